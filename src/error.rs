@@ -1,0 +1,223 @@
+//! Refusals: every way to say no, and the one mapping of them to HTTP.
+//!
+//! Making a refusal has no side effect. It carries what the caller may know and nothing else: never an upstream's
+//! body, a key, or a path of this machine.
+
+use std::time::Duration;
+
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use serde_json::{Value, json};
+
+/// The header that repeats a refusal's code, for clients that drop the body of a failed stream.
+pub const CODE_HEADER: &str = "x-tollgate-error";
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident = $code:literal, $status:literal, $kind:literal;)+) => {
+        /// The reason of a refusal, as clients see it.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Code { $($(#[$doc])* $name,)+ }
+
+        impl Code {
+            /// Every code there is.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)+];
+
+            /// The code as it stands in `error.code` and in the header.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $code,)+ }
+            }
+
+            /// The HTTP status.
+            #[must_use]
+            pub const fn status(self) -> u16 {
+                match self { $(Self::$name => $status,)+ }
+            }
+
+            /// `error.type`, in OpenAI's words.
+            #[must_use]
+            pub const fn kind(self) -> &'static str {
+                match self { $(Self::$name => $kind,)+ }
+            }
+        }
+    };
+}
+
+codes! {
+    /// Wrong shape, type or range; `param` names the field.
+    InvalidRequest = "invalid_request", 400, "invalid_request_error";
+    /// A field, or a value of a known field, that costs money or keeps state.
+    UnsupportedField = "unsupported_field", 400, "invalid_request_error";
+    /// No bearer token.
+    MissingToken = "missing_token", 401, "authentication_error";
+    /// A token that is not a user's of this project.
+    InvalidToken = "invalid_token", 401, "authentication_error";
+    /// Nothing is wrong but its age: the app should refresh it.
+    TokenExpired = "token_expired", 401, "authentication_error";
+    /// A limit per day, month, period or lifetime, or a request that could never fit.
+    QuotaExceeded = "quota_exceeded", 402, "insufficient_quota";
+    /// A model that is not in the plan.
+    ModelNotAllowed = "model_not_allowed", 403, "permission_error";
+    /// Anonymous users have no plan here.
+    AnonymousNotAllowed = "anonymous_not_allowed", 403, "permission_error";
+    /// The operator blocked this user.
+    UserBlocked = "user_blocked", 403, "permission_error";
+    /// No such path, or no such model in this user's plan.
+    NotFound = "not_found", 404, "invalid_request_error";
+    /// A known path, another method.
+    MethodNotAllowed = "method_not_allowed", 405, "invalid_request_error";
+    /// More bytes than `body_bytes_max`.
+    BodyTooLarge = "body_too_large", 413, "invalid_request_error";
+    /// A content type other than JSON, or any content encoding.
+    UnsupportedMediaType = "unsupported_media_type", 415, "invalid_request_error";
+    /// More header bytes than `header_bytes_max`.
+    HeadersTooLarge = "headers_too_large", 431, "invalid_request_error";
+    /// A limit per minute or hour.
+    RateLimited = "rate_limited", 429, "rate_limit_error";
+    /// More open requests than the plan allows.
+    TooManyConcurrent = "too_many_concurrent", 429, "rate_limit_error";
+    /// The upstream failed, answered nonsense, or refused the operator's key or budget.
+    UpstreamError = "upstream_error", 502, "api_error";
+    /// The ledger cannot be written.
+    StoreUnavailable = "store_unavailable", 503, "api_error";
+    /// The keys that verify tokens could not be fetched.
+    AuthUnavailable = "auth_unavailable", 503, "api_error";
+    /// Nobody can say which plan the user has.
+    DirectoryUnavailable = "directory_unavailable", 503, "api_error";
+    /// The upstream cannot be reached, or said 429 or 503.
+    UpstreamUnavailable = "upstream_unavailable", 503, "api_error";
+    /// The operator paused the app, or the day's ceiling is reached.
+    Paused = "paused", 503, "api_error";
+    /// Too many open requests on this server.
+    Overloaded = "overloaded", 503, "api_error";
+    /// The upstream did not answer in time.
+    UpstreamTimeout = "upstream_timeout", 504, "api_error";
+}
+
+/// A refusal: what the caller is told, and no more.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Refusal {
+    /// Why.
+    pub code: Code,
+    /// For people; plain words, with the fix where there is one.
+    pub message: String,
+    /// The field at fault (`tools[0].type`).
+    pub param: Option<String>,
+    /// When to try again. Every 429 and 503 has one.
+    pub retry_after: Option<Duration>,
+    /// More members of the `error` object, such as `limit` and `plan`.
+    pub details: Vec<(&'static str, Value)>,
+    /// A status and an error code of the upstream, passed on when its 400, 404 or 422 is about the user's own request.
+    pub passed_on: Option<(StatusCode, String)>,
+    /// The methods that a known path takes (405 only).
+    pub allow: Option<&'static str>,
+}
+
+impl Refusal {
+    /// A refusal with a code and a message.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        let retry_after = match code.status() {
+            429 => Some(Duration::from_secs(1)),
+            503 => Some(Duration::from_secs(5)),
+            _ => None,
+        };
+        Self {
+            code,
+            message: message.into(),
+            param: None,
+            retry_after,
+            details: Vec::new(),
+            passed_on: None,
+            allow: None,
+        }
+    }
+
+    /// `invalid_request` about a field.
+    pub fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::new(Code::InvalidRequest, message).at(param)
+    }
+
+    /// `unsupported_field` about a field.
+    pub fn unsupported(param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::new(Code::UnsupportedField, message).at(param)
+    }
+
+    /// Names the field at fault.
+    #[must_use]
+    pub fn at(mut self, param: impl Into<String>) -> Self {
+        self.param = Some(param.into());
+        self
+    }
+
+    /// Says when to try again.
+    #[must_use]
+    pub fn retry_after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
+    }
+
+    /// Adds a member to the `error` object.
+    #[must_use]
+    pub fn with(mut self, name: &'static str, value: Value) -> Self {
+        self.details.push((name, value));
+        self
+    }
+
+    /// The HTTP status it is answered with.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        match &self.passed_on {
+            Some((status, _)) => *status,
+            None => StatusCode::from_u16(self.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+        }
+    }
+
+    /// The code as clients see it: ours, or the upstream's where its answer is passed on.
+    #[must_use]
+    pub fn code_str(&self) -> &str {
+        self.passed_on.as_ref().map_or(self.code.as_str(), |(_, code)| code)
+    }
+
+    /// `{"error": {…}}`, the shape that OpenAI's clients decode.
+    #[must_use]
+    pub fn body(&self) -> Value {
+        let mut error = json!({
+            "message": self.message,
+            "type": self.code.kind(),
+            "code": self.code_str(),
+            "param": self.param,
+        });
+        if let Some(members) = error.as_object_mut() {
+            members.extend(self.details.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+        }
+        json!({ "error": error })
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let mut response = (self.status(), self.body().to_string()).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(
+            CODE_HEADER,
+            HeaderValue::from_str(self.code_str()).unwrap_or(HeaderValue::from_static("upstream_error")),
+        );
+        if self.code.status() == 401 {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if let Some(wait) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(wait)));
+        }
+        if let Some(allow) = self.allow {
+            headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+        }
+        response
+    }
+}
+
+/// Seconds to wait, rounded up, at least one (RFC 9110 §10.2.3 takes whole seconds).
+fn whole_seconds(wait: Duration) -> u64 {
+    let rest = u64::from(wait.subsec_nanos() > 0);
+    wait.as_secs().saturating_add(rest).max(1)
+}
