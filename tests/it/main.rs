@@ -26,3 +26,10 @@
 mod support;
 
 mod fakes;
+mod fields;
+mod hostile_client;
+mod hostile_upstream;
+mod identity;
+mod limits;
+mod routes;
+mod streams;
