@@ -58,6 +58,32 @@ pub struct RequestRow {
     pub ttft_ms: Option<i64>,
 }
 
+/// A row of the local subscription table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SubscriptionRow {
+    /// The plan's name; `None` where the row only blocks.
+    pub plan: Option<String>,
+    /// The subscription's period, for `period` limits.
+    pub period: Option<Period>,
+    /// The plan counts up to here; `None` for good.
+    pub until: Option<Timestamp>,
+    /// The operator blocked this user.
+    pub blocked: bool,
+}
+
+impl SubscriptionRow {
+    /// The row as it counts at `now`: a plan that has run out counts as none.
+    #[must_use]
+    pub fn at(&self, now: Timestamp) -> Subscription {
+        let in_force = self.until.is_none_or(|until| now < until);
+        Subscription {
+            plan: self.plan.clone().filter(|_| in_force),
+            period: self.period.filter(|_| in_force),
+            blocked: self.blocked,
+        }
+    }
+}
+
 /// What ended requests of one model add up to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelSum {
@@ -103,16 +129,15 @@ impl Reports {
         Ok(Self { db })
     }
 
-    /// The row of the local subscription table, if it is in force at `now`. A plan that has run out counts as none.
+    /// A user's row in the local subscription table.
     ///
     /// # Errors
     /// The ledger cannot be read.
-    pub fn subscription(&self, user_id: Uuid, now: Timestamp) -> Result<Option<Subscription>, Failure> {
+    pub fn subscription(&self, user_id: Uuid) -> Result<Option<SubscriptionRow>, Failure> {
         let mut read = self.db.prepare_cached(
             "select plan, period_start, period_end, until, blocked from subscriptions where user_id = ?1",
         )?;
-        let row = read.query_row([user_id.to_string()], |row| subscription_of(row, now)).optional()?;
-        Ok(row)
+        Ok(read.query_row([user_id.to_string()], subscription_of).optional()?)
     }
 
     /// What a user's ended requests add up to in `[from, until)`, by model, in the order of their names.
@@ -199,15 +224,13 @@ fn bounds(which: Which) -> (String, i64, i64) {
     (subject, from.millis(), until.millis())
 }
 
-fn subscription_of(row: &Row<'_>, now: Timestamp) -> rusqlite::Result<Subscription> {
-    let (start, end): (Option<i64>, Option<i64>) = (row.get(1)?, row.get(2)?);
-    let until: Option<i64> = row.get(3)?;
-    let in_force = until.is_none_or(|until| now.millis() < until);
-    let period = start.zip(end).filter(|_| in_force);
-    Ok(Subscription {
-        plan: row.get::<_, Option<String>>(0)?.filter(|_| in_force),
-        period: period
-            .map(|(start, end)| Period { start: Timestamp::from_millis(start), end: Timestamp::from_millis(end) }),
+fn subscription_of(row: &Row<'_>) -> rusqlite::Result<SubscriptionRow> {
+    let time = |ms: Option<i64>| ms.map(Timestamp::from_millis);
+    let period = time(row.get(1)?).zip(time(row.get(2)?));
+    Ok(SubscriptionRow {
+        plan: row.get(0)?,
+        period: period.map(|(start, end)| Period { start, end }),
+        until: time(row.get(3)?),
         blocked: row.get(4)?,
     })
 }
@@ -257,22 +280,27 @@ impl Desk {
         Ok(Self { db: connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)? })
     }
 
-    /// Gives a user a plan until a moment, or for good; with a period for `period` limits.
+    /// Gives a user a plan (until a moment, or for good; with a period for `period` limits), or takes it away. A block
+    /// stays as it is.
     ///
     /// # Errors
     /// The ledger cannot be written.
-    pub fn set_plan(
-        &self,
-        user_id: Uuid,
-        plan: Option<&str>,
-        until: Option<Timestamp>,
-        now: Timestamp,
-    ) -> Result<(), Failure> {
+    pub fn set_plan(&self, user_id: Uuid, row: &SubscriptionRow, now: Timestamp) -> Result<(), Failure> {
+        let period = row.period;
         self.db.execute(
-            "insert into subscriptions (user_id, plan, until, updated_at) values (?1, ?2, ?3, ?4)
+            "insert into subscriptions (user_id, plan, until, period_start, period_end, updated_at)
+             values (?1, ?2, ?3, ?4, ?5, ?6)
              on conflict (user_id) do update set plan = excluded.plan, until = excluded.until,
-                 period_start = null, period_end = null, updated_at = excluded.updated_at",
-            params![user_id.to_string(), plan, until.map(Timestamp::millis), now.millis()],
+                 period_start = excluded.period_start, period_end = excluded.period_end,
+                 updated_at = excluded.updated_at",
+            params![
+                user_id.to_string(),
+                row.plan,
+                row.until.map(Timestamp::millis),
+                period.map(|period| period.start.millis()),
+                period.map(|period| period.end.millis()),
+                now.millis()
+            ],
         )?;
         Ok(())
     }
