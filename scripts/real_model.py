@@ -179,7 +179,8 @@ def estimated(row, _counted, raw):
     expect("the caller left before the end", b"[DONE]" in raw, False)
     expect("state", row["state"], "settled")
     expect("estimated", "estimated" in row["flags"], True)
-    expect("something is charged", row["cost_micros"] > 0 and row["output_tokens"] > 0, True)
+    expect("something is charged", row["cost_micros"] > 0 and row["input_tokens"] > 0, True)
+    expect("the delivered words are charged", row["output_tokens"] > 0 or not words(raw), True)
     expect("above the hold", row["cost_micros"] > row["held_micros"], False)
 
 

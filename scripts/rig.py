@@ -80,7 +80,7 @@ class Tollgate:
         self.url = f"http://127.0.0.1:{self.port}"
         self.secret = secrets.token_urlsafe(48)
         # Nothing of the caller's environment decides anything: a stray OPENAI_API_KEY must not reach the test.
-        self.env = {"PATH": os.environ["PATH"], "HOME": folder, "JWT_SECRET": self.secret, "RUST_LOG": "info", **env}
+        self.env = {"PATH": os.environ["PATH"], "HOME": folder, "JWT_SECRET": self.secret, **env}
         with open(os.path.join(folder, "tollgate.toml"), "w", encoding="utf-8") as file:
             file.write(f'[server]\nbind = "127.0.0.1:{self.port}"\n\n{config}')
 
