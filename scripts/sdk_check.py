@@ -16,7 +16,7 @@ import time
 import openai
 from openai import AsyncOpenAI, OpenAI
 
-from rig import HERE, Checks, Tollgate, cost_micros, expect, fake_openai, free_port
+from rig import Checks, Tollgate, cost_micros, expect, fake_openai, free_port
 
 KEY = "sk-canary-operator-key"
 MODEL = "gpt-4o-mini"
