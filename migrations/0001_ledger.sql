@@ -57,7 +57,7 @@ create table subscriptions (
     updated_at   integer not null
 ) strict, without rowid;
 
--- Switches of the operator; `paused` with its reason is the only one.
+-- `paused` with its reason, while the operator has the app paused; `identifier_key`, a random key as old as the ledger.
 create table switches (
     name       text    not null primary key,
     value      text    not null,

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use aws_lc_rs::hmac;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -107,6 +108,7 @@ pub struct Ledger {
     jobs: std::sync::mpsc::Sender<writer::Job>,
     shared: Arc<Shared>,
     path: PathBuf,
+    identifier_key: Arc<hmac::Key>,
 }
 
 /// The writer thread; whoever has it flushes the ledger by [`Writer::close`].
@@ -136,8 +138,9 @@ impl Ledger {
         let path = settings.path.clone();
         let shared = Arc::new(Shared::default());
         let (jobs, queue) = std::sync::mpsc::channel();
-        let thread = writer::start(settings, clock, shared.clone(), queue)?;
-        let handle = Self { jobs: jobs.clone(), shared, path };
+        let (thread, key) = writer::start(settings, clock, shared.clone(), queue)?;
+        let identifier_key = Arc::new(hmac::Key::new(hmac::HMAC_SHA256, key.as_bytes()));
+        let handle = Self { jobs: jobs.clone(), shared, path, identifier_key };
         Ok((handle, Writer { jobs, thread }))
     }
 
@@ -191,6 +194,13 @@ impl Ledger {
     #[must_use]
     pub fn epoch(&self) -> u64 {
         self.shared.epoch.load(Ordering::Acquire)
+    }
+
+    /// A user's id as an upstream may know it: a keyed hash (64 hexadecimal digits), the same for as long as the ledger.
+    #[must_use]
+    pub fn hash_user(&self, user_id: Uuid) -> String {
+        let tag = hmac::sign(&self.identifier_key, user_id.as_bytes());
+        tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// The file, for [`report`].

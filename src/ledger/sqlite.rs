@@ -123,6 +123,16 @@ impl Book {
         Ok(read.query_row([], |row| row.get(0)).optional()?)
     }
 
+    /// A random key, as old as the ledger: what is derived from it stays the same across restarts and machines.
+    pub(super) fn identifier_key(&self) -> Result<String, Failure> {
+        self.db.execute(
+            "insert or ignore into switches (name, value, updated_at)
+             values ('identifier_key', lower(hex(randomblob(32))), 0)",
+            [],
+        )?;
+        Ok(self.db.query_row("select value from switches where name = 'identifier_key'", [], |row| row.get(0))?)
+    }
+
     /// Says that this process lives.
     pub(super) fn renew_lease(&self, now: Timestamp, lease: Duration) -> Result<(), Failure> {
         let mut write = self.db.prepare_cached("insert or replace into owners (id, lease_until) values (?1, ?2)")?;

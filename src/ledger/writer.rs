@@ -63,10 +63,11 @@ pub(super) fn start(
     clock: Clock,
     shared: Arc<Shared>,
     queue: Receiver<Job>,
-) -> Result<JoinHandle<()>, Failure> {
+) -> Result<(JoinHandle<()>, String), Failure> {
     let lock = lock(&settings)?;
     let owner = Uuid::now_v7();
     let book = Book::open(&settings.path, owner)?;
+    let identifier_key = book.identifier_key()?;
     let mut writer = Writer {
         book,
         settings,

@@ -67,15 +67,19 @@ pub struct Limits {
 
 /// Reads a stream to its end with nobody listening, for its exact usage.
 ///
-/// Ends as `Complete` at `[DONE]`, as `Failed` with anything else, at the latest at the deadline.
-pub async fn drain<B>(rest: Rest<B>, limits: Limits) -> (End, Measured)
+/// Ends as `Complete` at `[DONE]`, as `Failed` with anything else, at the latest at the deadline or when `stop` ends.
+pub async fn drain<B>(rest: Rest<B>, limits: Limits, stop: impl Future<Output = ()>) -> (End, Measured)
 where
     B: Body<Data = Bytes> + Unpin,
 {
     let Rest { mut body, mut meter } = rest;
     let mut nowhere = BytesMut::new();
+    let mut stop = std::pin::pin!(stop);
     while !meter.is_done() {
-        let next = timeout_at(limits.deadline, timeout(limits.idle_timeout, body.frame())).await;
+        let next = tokio::select! {
+            next = timeout_at(limits.deadline, timeout(limits.idle_timeout, body.frame())) => next,
+            () = &mut stop => return (End::Failed, meter.into_measured()),
+        };
         let read = match next {
             Ok(Ok(Some(Ok(frame)))) => match frame.into_data() {
                 Ok(data) => meter.push(&data, &mut nowhere),

@@ -32,9 +32,6 @@ use crate::upstream::{Exchange, SendError};
 
 /// The longest answer that is not a stream.
 const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// After so much silence a stream says that it is alive.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
-
 /// Sends an admitted request and answers the caller.
 pub(super) async fn send(app: Arc<App>, admitted: Admitted, line: Line) -> Response {
     let Admitted { config, user_hash, order, mut reservation, upstream, place } = admitted;
@@ -163,20 +160,16 @@ impl Dispatched {
 
     /// A completion as a stream of events.
     fn stream(self, answer: Answer) -> Response {
-        let timing = body::Timing {
-            keep_alive: KEEP_ALIVE,
-            idle_timeout: self.config.proxy.idle_timeout,
-            deadline: self.deadline,
-        };
+        let limits = body::Limits { idle_timeout: self.config.proxy.idle_timeout, deadline: self.deadline };
         let meter = Meter::new(self.order.wants_usage());
         let first_byte = self.first_byte_ms.clone();
         let so_far = self.elapsed_ms();
         let since = Instant::now();
-        let on_first = Box::new(move || {
+        let on_first = move || {
             let waited = i64::try_from(since.elapsed().as_millis()).unwrap_or(i64::MAX);
             first_byte.store(so_far.saturating_add(waited), Ordering::Relaxed);
-        });
-        let metered = Metered::new(answer.body, meter, timing, on_first, move |ended: Ended<_>| self.streamed(ended));
+        };
+        let metered = Metered::new(answer.body, meter, limits, move |ended| self.streamed(ended)).on_first(on_first);
         let headers = [
             (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
             (header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform")),
@@ -187,7 +180,7 @@ impl Dispatched {
     }
 
     /// The stream has ended, or its caller has left it.
-    fn streamed(mut self, ended: Ended<hyper::body::Incoming>) {
+    fn streamed(mut self, ended: Ended) {
         match (ended.end, ended.rest) {
             (End::Complete, _) => {
                 self.health(None);
@@ -206,12 +199,13 @@ impl Dispatched {
     }
 
     /// Reads a left stream on to its end, for its usage; at most until `drain_timeout` after the caller left.
-    async fn drain(mut self, rest: Rest<hyper::body::Incoming>) {
+    async fn drain(mut self, rest: Rest) {
         let left = *self.caller_left.get_or_init(Instant::now);
         let until = left.checked_add(self.config.proxy.drain_timeout).unwrap_or(left).min(self.deadline);
         let cut = self.app.cut.clone();
         let idle = self.config.proxy.idle_timeout;
-        let (end, measured) = body::drain(rest, idle, until, cut.cancelled()).await;
+        let limits = body::Limits { idle_timeout: idle, deadline: until };
+        let (end, measured) = body::drain(rest, limits, cut.cancelled()).await;
         let flags: &[&str] = if end == End::Failed { &["cancelled", "cut"] } else { &["cancelled"] };
         self.finish(measured, flags);
     }

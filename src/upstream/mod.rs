@@ -233,6 +233,12 @@ impl Exchange {
     pub fn sent(&self) -> bool {
         self.sent.load(Ordering::Acquire)
     }
+
+    /// [`Exchange::sent`], for one who gives the exchange away.
+    #[must_use]
+    pub fn sent_flag(&self) -> Arc<AtomicBool> {
+        self.sent.clone()
+    }
 }
 
 impl fmt::Debug for Exchange {
