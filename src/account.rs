@@ -35,9 +35,8 @@ pub async fn me(State(app): State<Arc<App>>, caller: Principal) -> Result<Json<V
     let windows = windows(&granted, &config, now);
     let standing = app.ledger.standing(caller.user_id(), now, windows.clone()).await?;
     let states = granted.plan.limits.iter().zip(windows).zip(standing.windows);
-    let limits: Vec<Value> = states
-        .map(|((limit, window), standing)| limit_json(&LimitState { limit: *limit, window, standing }))
-        .collect();
+    let limits: Vec<Value> =
+        states.map(|((limit, window), standing)| limit_json(&LimitState { limit: *limit, window, standing })).collect();
     Ok(Json(json!({
         "user": { "id": caller.user_id(), "email": caller.email(), "is_anonymous": caller.is_anonymous() },
         "plan": {
@@ -107,7 +106,8 @@ pub async fn model(
     let granted = app.directory.plan_of(&caller, &config, app.clock.now()).await?;
     let canonical = config.prices.resolve(&id).map(|(name, _)| name);
     let known = granted.plan.models.iter().find(|name| canonical == Some(name.as_str()));
-    let name = known.ok_or_else(|| Refusal::new(Code::ModelNotAllowed, "This model is not in your plan.").at("model"))?;
+    let name =
+        known.ok_or_else(|| Refusal::new(Code::ModelNotAllowed, "This model is not in your plan.").at("model"))?;
     Ok(Json(model_json(name)))
 }
 
@@ -191,7 +191,12 @@ impl Pages {
     }
 
     /// One page, and the cursor of the next.
-    fn read(self, reports: &Reports, user_id: Uuid, zone: &TimeZone) -> Result<(Vec<Value>, Option<String>), crate::ledger::Failure> {
+    fn read(
+        self,
+        reports: &Reports,
+        user_id: Uuid,
+        zone: &TimeZone,
+    ) -> Result<(Vec<Value>, Option<String>), crate::ledger::Failure> {
         let mut rows = Vec::new();
         let (mut day, mut skip) = (self.newest, self.skip);
         // Days before the first request are empty, however many they are.

@@ -124,7 +124,9 @@ pub fn router(app: &Arc<App>) -> Router {
     open_routes()
         .merge(user_routes())
         .fallback(|| async { Refusal::new(Code::NotFound, "There is nothing at this path.") })
-        .method_not_allowed_fallback(|| async { Refusal::new(Code::MethodNotAllowed, "This path takes another method.") })
+        .method_not_allowed_fallback(|| async {
+            Refusal::new(Code::MethodNotAllowed, "This path takes another method.")
+        })
         .layer(from_fn_with_state(app.clone(), requests::log_request))
         .layer(requests::cors(&app.config().server.cors_origins))
         .layer(from_fn_with_state(app.clone(), requests::name_request))

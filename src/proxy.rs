@@ -15,6 +15,7 @@
 mod admission;
 mod dispatch;
 mod line;
+mod settle;
 
 use std::sync::Arc;
 
@@ -74,7 +75,8 @@ async fn admit(app: &App, line: &mut Line, request: Request) -> Result<Admitted,
     let order = Order::parse(&body, &Terms { plan: &granted.plan, prices: &config.prices })?;
     line.model(order.model());
     let upstream = upstream::route(&config.upstreams, order.model()).cloned().ok_or_else(no_upstream)?;
-    let asking = admission::Asking { app, config: &config, granted: &granted, caller: &caller, upstream: &upstream.name };
+    let asking =
+        admission::Asking { app, config: &config, granted: &granted, caller: &caller, upstream: &upstream.name };
     let (order, reservation) = admission::reserve(&asking, order, line).await?;
     let user_hash = app.ledger.hash_user(caller.user_id());
     Ok(Admitted { config, user_hash, order, reservation, upstream, place })
@@ -92,10 +94,9 @@ async fn read_body(headers: &HeaderMap, body: Body, server: &Server) -> Result<B
     let slow = || Refusal::new(Code::InvalidRequest, "The body took too long to arrive.");
     match tokio::time::timeout(server.body_timeout, reading).await.map_err(|_| slow())? {
         Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(Refusal::new(
-            Code::BodyTooLarge,
-            format!("The body is larger than {} bytes.", server.body_bytes_max),
-        )),
+        Err(error) if error.is::<LengthLimitError>() => {
+            Err(Refusal::new(Code::BodyTooLarge, format!("The body is larger than {} bytes.", server.body_bytes_max)))
+        }
         Err(_) => Err(Refusal::new(Code::InvalidRequest, "The body did not arrive whole.")),
     }
 }

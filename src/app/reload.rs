@@ -31,10 +31,12 @@ pub async fn keep_reloaded(app: Arc<App>, sources: Sources) {
 }
 
 async fn hung_up(hangup: &mut Option<Signal>) {
-    match hangup {
-        Some(signal) if signal.recv().await.is_some() => {}
-        _ => std::future::pending().await,
+    if let Some(signal) = hangup
+        && signal.recv().await.is_some()
+    {
+        return;
     }
+    std::future::pending().await
 }
 
 type Stamp = Option<(SystemTime, u64)>;

@@ -86,9 +86,9 @@ pub(super) fn start(
     writer.look_for_changes()?;
     writer.shared.writable.store(true, Ordering::Release);
     let builder = std::thread::Builder::new().name("ledger".to_owned());
-    builder
-        .spawn(move || writer.run(&queue))
-        .map_err(|error| Failure::new(format!("no thread for the ledger: {error}")))
+    let thread = builder.spawn(move || writer.run(&queue));
+    let thread = thread.map_err(|error| Failure::new(format!("no thread for the ledger: {error}")))?;
+    Ok((thread, identifier_key))
 }
 
 /// One server a file: the lock goes with the process, however it ends.

@@ -107,10 +107,10 @@ fn refusal(no: &NoHold, asking: &Asking<'_>, now: Timestamp) -> Refusal {
             tracing::error!("the ceiling of the day is reached: requests are refused until it ends or is raised");
             Refusal::new(Code::Paused, "The service is paused for today.").retry_after(ends.since(now))
         }
-        NoHold::Paused(_) => {
-            Refusal::new(Code::Paused, "The service is paused.").retry_after(Duration::from_mins(1))
+        NoHold::Paused(_) => Refusal::new(Code::Paused, "The service is paused.").retry_after(Duration::from_mins(1)),
+        NoHold::Store => {
+            Refusal::new(Code::StoreUnavailable, "Usage cannot be recorded right now, so nothing was sent.")
         }
-        NoHold::Store => Refusal::new(Code::StoreUnavailable, "Usage cannot be recorded right now, so nothing was sent."),
     }
 }
 

@@ -17,15 +17,14 @@ use tokio::time::Instant;
 
 use super::Admitted;
 use super::line::Line;
+use super::settle::{Open, Settle};
 use crate::app::{App, Place};
 use crate::config::{Config, OnDisconnect, UpstreamConfig};
 use crate::error::{Code, Refusal};
-use crate::ledger::{Reservation, Settlement, charge};
+use crate::ledger::Settlement;
 use crate::meter::body::{self, End, Ended, Metered, Rest};
 use crate::meter::{Measured, Meter, measure_json};
 use crate::order::Order;
-use crate::price::{Price, Usage};
-use crate::tokens;
 use crate::upstream::answer::{self, Answer};
 use crate::upstream::health::Failure;
 use crate::upstream::{Exchange, SendError};
@@ -59,12 +58,6 @@ pub(super) async fn send(app: Arc<App>, admitted: Admitted, line: Line) -> Respo
 fn after(wait: Duration) -> Instant {
     let now = Instant::now();
     now.checked_add(wait).unwrap_or(now)
-}
-
-/// What is owed once for every request: the end of its hold, and its log line.
-struct Open {
-    reservation: Reservation,
-    line: Line,
 }
 
 /// A request that the upstream may have been told.
@@ -115,18 +108,16 @@ impl Dispatched {
         if refused.may_have_run {
             return self.estimate_and_refuse(refused.refusal, Measured::default(), "nonsense");
         }
-        let settlement = if refused.was_4xx {
-            Settlement::refused_upstream()
-        } else {
-            Settlement::void().flag("upstream_failed")
-        };
+        let settlement =
+            if refused.was_4xx { Settlement::refused_upstream() } else { Settlement::void().flag("upstream_failed") };
         self.refuse(refused.refusal, settlement)
     }
 
     /// A 200 that is not what was asked for.
     fn nonsense(self) -> Response {
         self.health(Some(Failure::Error));
-        let refusal = Refusal::new(Code::UpstreamError, "The model's provider answered something that is no completion.");
+        let refusal =
+            Refusal::new(Code::UpstreamError, "The model's provider answered something that is no completion.");
         self.estimate_and_refuse(refusal, Measured::default(), "nonsense")
     }
 
@@ -144,7 +135,8 @@ impl Dispatched {
         let measured = measure_json(&body);
         if !measured.is_completion {
             self.health(Some(Failure::Error));
-            let refusal = Refusal::new(Code::UpstreamError, "The model's provider answered something that is no completion.");
+            let refusal =
+                Refusal::new(Code::UpstreamError, "The model's provider answered something that is no completion.");
             return self.estimate_and_refuse(refusal, measured, "nonsense");
         }
         self.health(None);
@@ -212,36 +204,20 @@ impl Dispatched {
 
     /// Ends the hold by what was measured: the upstream's own usage, or an estimate.
     fn finish(&mut self, measured: Measured, flags: &[&'static str]) {
-        let Some(open) = self.open.take() else { return };
-        let settle = Settle {
-            config: self.config.clone(),
-            order: self.order.clone(),
-            ttft_ms: self.ttft_ms(),
-            measured,
-            flags: flags.to_vec(),
-            open,
-            status: 200,
-            code: None,
-        };
-        settle.run(&self.app);
+        self.settle(measured, flags, (200, None));
     }
 
     /// Ends the hold as estimated and tells the caller that it failed.
     fn estimate_and_refuse(mut self, refusal: Refusal, measured: Measured, flag: &'static str) -> Response {
-        if let Some(open) = self.open.take() {
-            let settle = Settle {
-                config: self.config.clone(),
-                order: self.order.clone(),
-                ttft_ms: None,
-                measured,
-                flags: vec![flag],
-                open,
-                status: refusal.status().as_u16(),
-                code: Some(refusal.code),
-            };
-            settle.run(&self.app);
-        }
+        self.settle(measured, &[flag], (refusal.status().as_u16(), Some(refusal.code)));
         refusal.into_response()
+    }
+
+    fn settle(&mut self, measured: Measured, flags: &[&'static str], told: (u16, Option<Code>)) {
+        let Some(open) = self.open.take() else { return };
+        let (config, order) = (self.config.clone(), self.order.clone());
+        let settle = Settle { config, order, measured, ttft_ms: self.ttft_ms(), flags: flags.to_vec(), told };
+        settle.run(open, &self.app);
     }
 
     /// Ends the hold as it is known to end and tells the caller that it failed.
@@ -288,74 +264,6 @@ impl Drop for Dispatched {
         } else {
             let lost = Settlement::lost().flag("cancelled");
             drop(self.refuse(Refusal::new(Code::UpstreamTimeout, "cancelled"), lost));
-        }
-    }
-}
-
-/// The last step: what was measured becomes a settlement.
-struct Settle {
-    config: Arc<Config>,
-    order: Arc<Order>,
-    measured: Measured,
-    ttft_ms: Option<i64>,
-    flags: Vec<&'static str>,
-    open: Open,
-    status: u16,
-    code: Option<Code>,
-}
-
-impl Settle {
-    /// At once where the upstream reported its usage; else on a thread that may count for long.
-    fn run(self, app: &App) {
-        if self.measured.usage.is_some() || self.charges_hold() {
-            return self.end(None);
-        }
-        app.work.spawn_blocking(move || {
-            let estimate = self.estimate();
-            self.end(Some(estimate));
-        });
-    }
-
-    /// What cannot be counted from outside is charged as it was held.
-    const fn charges_hold(&self) -> bool {
-        self.order.price().reasoning || self.measured.text_overflow
-    }
-
-    fn estimate(&self) -> Usage {
-        let output_tokens = tokens::count(self.order.price().tokenizer, &self.measured.text);
-        Usage { input_tokens: self.order.estimate_input_tokens(), output_tokens, ..Usage::default() }
-    }
-
-    fn end(self, estimate: Option<Usage>) {
-        let (price, other_model) = self.price();
-        let Open { reservation, line } = self.open;
-        let hold = reservation.hold();
-        let mut settlement = charge(price, &hold, self.measured.usage, estimate).first_byte_after(self.ttft_ms);
-        let other_tier = self.measured.service_tier.as_deref().is_some_and(|tier| tier != "default" && tier != "auto");
-        let seen = [
-            (other_model, "other_model"),
-            (other_tier, "other_tier"),
-            (self.measured.usage_nonsense, "usage_nonsense"),
-        ];
-        let seen = seen.into_iter().filter_map(|(is, flag)| is.then_some(flag));
-        for flag in self.flags.into_iter().chain(seen) {
-            settlement = settlement.flag(flag);
-        }
-        if settlement.flags.contains(&"overrun") {
-            tracing::error!(request_id = %reservation.id(), "the upstream reports more than it was capped to");
-        }
-        line.ended(self.status, self.code.map(Code::as_str), &settlement);
-        reservation.end(settlement);
-    }
-
-    /// The price of the model that the upstream says it used, and whether that is another than was asked for. One
-    /// without a price is charged as the one asked for.
-    fn price(&self) -> (&Price, bool) {
-        let asked = (self.order.model(), self.order.price());
-        let Some(said) = self.measured.model.as_deref() else { return (asked.1, false) };
-        match self.config.prices.resolve(said) {
-            Some((name, price)) => (price, name != asked.0),
-            None => (asked.1, said != asked.0),
         }
     }
 }
