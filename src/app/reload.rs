@@ -47,7 +47,8 @@ fn stamps(sources: &Sources) -> Vec<Stamp> {
         let facts = std::fs::metadata(path).ok()?;
         Some((facts.modified().ok()?, facts.len()))
     };
-    sources.files().iter().map(|path| stamp(path)).collect()
+    let file = sources.file.as_deref().unwrap_or(Path::new("tollgate.toml"));
+    [sources.directory.join(file), sources.directory.join(".env")].iter().map(|path| stamp(path)).collect()
 }
 
 impl App {

@@ -85,7 +85,7 @@ fn connection(
         tracing::debug!(%error, "no TCP_NODELAY");
     }
     let mut timed = TimeoutStream::new(stream);
-    timed.set_write_timeout(Some(server.write_timeout));
+    timed.set_write_timeout(Some(server.body_timeout));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(server.header_timeout)
