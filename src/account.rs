@@ -58,7 +58,7 @@ pub(crate) fn windows(granted: &Granted, config: &Config, now: Timestamp) -> Vec
 }
 
 /// A limit as a paywall shows it: money as decimal strings, counts as numbers.
-fn limit_json(state: &LimitState) -> Value {
+pub(crate) fn limit_json(state: &LimitState) -> Value {
     json!({
         "per": state.limit.per.as_str(),
         "unit": state.limit.unit.as_str(),

@@ -1,1 +1,6 @@
-//! (being written)
+//! tmp
+pub mod pause;
+mod print;
+pub mod serve;
+pub mod usage;
+pub mod user;

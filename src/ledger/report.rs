@@ -9,14 +9,15 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 use serde::Serialize;
 use uuid::Uuid;
 
+use super::UserStanding;
 use super::sqlite::{Book, Failure, connect, id_at};
 use crate::clock::Timestamp;
-use crate::plan::{Period, Subscription};
+use crate::plan::{Period, Subscription, Window};
 
 /// The read side of the ledger.
 #[derive(Debug)]
 pub struct Reports {
-    db: Connection,
+    book: Book,
 }
 
 /// A row of the ledger, as `tollgate usage --requests --json` prints it.
@@ -124,9 +125,15 @@ impl Reports {
                 path.display()
             )));
         }
-        let db = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-        db.pragma_update(None, "query_only", true)?;
-        Ok(Self { db })
+        Ok(Self { book: Book::reader(path)? })
+    }
+
+    /// What a user has used and holds in each of `windows`.
+    ///
+    /// # Errors
+    /// The ledger cannot be read.
+    pub fn standing(&self, user_id: Uuid, now: Timestamp, windows: &[Window]) -> Result<UserStanding, Failure> {
+        self.book.standing(user_id, now, windows)
     }
 
     /// A user's row in the local subscription table.
@@ -134,7 +141,7 @@ impl Reports {
     /// # Errors
     /// The ledger cannot be read.
     pub fn subscription(&self, user_id: Uuid) -> Result<Option<SubscriptionRow>, Failure> {
-        let mut read = self.db.prepare_cached(
+        let mut read = self.book.db.prepare_cached(
             "select plan, period_start, period_end, until, blocked from subscriptions where user_id = ?1",
         )?;
         Ok(read.query_row([user_id.to_string()], subscription_of).optional()?)
@@ -150,7 +157,7 @@ impl Reports {
              from requests {} and state in ('settled', 'lost') group by model order by model",
             filter(which)
         );
-        let mut read = self.db.prepare_cached(&sql)?;
+        let mut read = self.book.db.prepare_cached(&sql)?;
         let rows = read.query_map(bounds(which), |row| {
             Ok(ModelSum {
                 model: row.get(0)?,
@@ -180,7 +187,7 @@ impl Reports {
             filter(which),
             if which.user_id.is_some() { "started_at, id" } else { "id" }
         );
-        let mut read = self.db.prepare(&sql).map_err(Failure::from)?;
+        let mut read = self.book.db.prepare(&sql).map_err(Failure::from)?;
         let mut rows = read.query(bounds(which)).map_err(Failure::from)?;
         while let Some(row) = rows.next().map_err(Failure::from)? {
             each(request_of(row).map_err(Failure::from)?)?;
@@ -193,7 +200,7 @@ impl Reports {
     /// # Errors
     /// The ledger cannot be read.
     pub fn paused(&self) -> Result<Option<String>, Failure> {
-        let mut read = self.db.prepare_cached("select value from switches where name = 'paused'")?;
+        let mut read = self.book.db.prepare_cached("select value from switches where name = 'paused'")?;
         Ok(read.query_row([], |row| row.get(0)).optional()?)
     }
 
@@ -203,7 +210,7 @@ impl Reports {
     /// The ledger cannot be read.
     pub fn first_request(&self, which: Which) -> Result<Option<Timestamp>, Failure> {
         let sql = format!("select min(started_at) from requests {}", filter(which));
-        let first: Option<i64> = self.db.prepare_cached(&sql)?.query_row(bounds(which), |row| row.get(0))?;
+        let first: Option<i64> = self.book.db.prepare_cached(&sql)?.query_row(bounds(which), |row| row.get(0))?;
         Ok(first.map(Timestamp::from_millis))
     }
 }

@@ -60,8 +60,14 @@ impl From<rusqlite::Error> for Failure {
 
 /// The ledger's file, open for writing.
 pub(super) struct Book {
-    db: Connection,
+    pub(super) db: Connection,
     owner: String,
+}
+
+impl std::fmt::Debug for Book {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Book").finish_non_exhaustive()
+    }
 }
 
 /// What the ended and the open rows of a window add up to.
@@ -83,6 +89,13 @@ impl Book {
         db.set_prepared_statement_cache_capacity(32);
         migrate(&db)?;
         Ok(Self { db, owner: owner.to_string() })
+    }
+
+    /// Opens an existing file, only for reading.
+    pub(super) fn reader(path: &Path) -> Result<Self, Failure> {
+        let db = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        db.pragma_update(None, "query_only", true)?;
+        Ok(Self { db, owner: String::new() })
     }
 
     /// For the tests of the laws, which crash the process and not the machine.
