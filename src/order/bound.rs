@@ -9,7 +9,8 @@ use crate::price::Tokenizer;
 use crate::tokens;
 
 use super::image;
-use super::wire::{Function, JsonSchema, Message, Part, Request, Schema, TextOr, ToolCall};
+use super::schema::Schema;
+use super::wire::{Function, JsonSchema, Message, Part, Request, TextOr, ToolCall};
 
 /// What every request may be framed with. OpenAI bills 3 tokens for the start of the answer.
 const REQUEST: u64 = 64;

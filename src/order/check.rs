@@ -3,6 +3,8 @@
 //! By OpenAI's description of `CreateChatCompletionRequest`. What is not written here is refused by its path. Nothing is
 //! changed here; that a request passed these checks is what [`super::Order`] stands for.
 
+use serde_json::Number;
+
 use crate::plan::Plan;
 
 use super::fault::{Checked, Fault};
@@ -245,12 +247,13 @@ fn caps(request: &Request) -> Checked {
 
 fn numbers(request: &Request, plan: &Plan) -> Checked {
     let ranges = [
-        ("temperature", request.temperature, 0.0, 2.0),
-        ("top_p", request.top_p, 0.0, 1.0),
-        ("presence_penalty", request.presence_penalty, -2.0, 2.0),
-        ("frequency_penalty", request.frequency_penalty, -2.0, 2.0),
+        ("temperature", &request.temperature, 0.0, 2.0),
+        ("top_p", &request.top_p, 0.0, 1.0),
+        ("presence_penalty", &request.presence_penalty, -2.0, 2.0),
+        ("frequency_penalty", &request.frequency_penalty, -2.0, 2.0),
     ];
     for (name, number, least, most) in ranges {
+        let number = number.as_ref().and_then(Number::as_f64);
         if number.is_some_and(|number| !(least..=most).contains(&number)) {
             return Err(Fault::invalid(name, format!("must be between {least} and {most}")));
         }

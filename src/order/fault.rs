@@ -98,7 +98,7 @@ fn what_is_wrong(message: &str) -> String {
     }
     match message.rsplit_once(", expected ") {
         Some((_, "i64" | "u64" | "u32")) => "must be an integer".to_owned(),
-        Some((_, "f64")) => "must be a number".to_owned(),
+        Some((_, "a JSON number")) => "must be a number".to_owned(),
         Some((_, expected)) => format!("must be {expected}"),
         None if message.starts_with("must ") => message.to_owned(),
         None => "has the wrong shape".to_owned(),

@@ -8,6 +8,7 @@ mod bound;
 mod check;
 mod fault;
 mod image;
+mod schema;
 #[cfg(test)]
 mod tests;
 mod wire;

@@ -1,20 +1,18 @@
 //! The request as it is written: every member that may be passed on, by OpenAI's names.
 //!
-//! Read strictly: an object is an object (never an array of its values), a known member stands once, JSON Schemas are
-//! checked to be unambiguous. Members nobody knows are noted and refused by `check`, which knows their path; their values
+//! Read strictly: an object is an object (never an array of its values), a known member stands once. Members nobody knows are noted and refused by `check`, which knows their path; their values
 //! are skipped. `null` is the same as absent. What is written out again is what was understood, never the caller's bytes.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
-use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::value::RawValue;
+use serde_json::Number;
 
-/// The deepest nesting of a JSON Schema.
-const DEPTH_MAX: u32 = 64;
+use super::schema::Schema;
 
 /// Members that OpenAI knows and that are not passed on: clients send them as `null`, which says nothing.
 const MAY_BE_NULL: [&str; 13] = [
@@ -83,14 +81,14 @@ object! {
         messages = "messages": List<Message, 2048>,
         stream = "stream": bool,
         stream_options = "stream_options": StreamOptions,
-        temperature = "temperature": f64,
-        top_p = "top_p": f64,
+        temperature = "temperature": Number,
+        top_p = "top_p": Number,
         n = "n": i64,
         stop = "stop": TextOr<List<String, 4>>,
         max_tokens = "max_tokens": i64,
         max_completion_tokens = "max_completion_tokens": i64,
-        presence_penalty = "presence_penalty": f64,
-        frequency_penalty = "frequency_penalty": f64,
+        presence_penalty = "presence_penalty": Number,
+        frequency_penalty = "frequency_penalty": Number,
         logit_bias = "logit_bias": BTreeMap<u32, i64>,
         logprobs = "logprobs": bool,
         top_logprobs = "top_logprobs": i64,
@@ -337,129 +335,4 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for TextOr<T> {
 
         deserializer.deserialize_any(Either(PhantomData))
     }
-}
-
-/// A JSON Schema: free in form, kept in the caller's order, without blanks. It has no doubled members, no lone
-/// surrogates and at most 64 levels, so whoever reads it reads the same.
-#[derive(Clone)]
-pub(super) struct Schema(Box<RawValue>);
-
-impl Schema {
-    /// As it is sent.
-    pub(super) fn text(&self) -> &str {
-        self.0.get()
-    }
-}
-
-impl PartialEq for Schema {
-    fn eq(&self, other: &Self) -> bool {
-        self.text() == other.text()
-    }
-}
-
-impl Serialize for Schema {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.0.serialize(serializer)
-    }
-}
-
-impl<'de> Deserialize<'de> for Schema {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let raw = Box::<RawValue>::deserialize(deserializer)?;
-        if !raw.get().starts_with('{') {
-            return Err(D::Error::custom("must be an object: a JSON Schema"));
-        }
-        let mut reader = serde_json::Deserializer::from_str(raw.get());
-        Unambiguous { depth: 1 }.deserialize(&mut reader).map_err(|fault| D::Error::custom(schema_fault(&fault)))?;
-        RawValue::from_string(without_blanks(raw.get())).map(Self).map_err(D::Error::custom)
-    }
-}
-
-/// Ours start with `must`; the parser's own say what is wrong with the JSON and quote nothing.
-fn schema_fault(fault: &serde_json::Error) -> String {
-    let text = fault.to_string();
-    let text = text.split(" at line ").next().unwrap_or_default();
-    if text.starts_with("must ") { text.to_owned() } else { format!("must be a JSON Schema: {text}") }
-}
-
-/// Reads any JSON value and keeps nothing of it, but refuses what two readers could understand in two ways.
-struct Unambiguous {
-    depth: u32,
-}
-
-impl Unambiguous {
-    fn inner<E: Error>(&self) -> Result<Self, E> {
-        if self.depth > DEPTH_MAX {
-            return Err(E::custom(format_args!("must not be nested deeper than {DEPTH_MAX} levels")));
-        }
-        Ok(Self { depth: self.depth.saturating_add(1) })
-    }
-}
-
-impl<'de> DeserializeSeed<'de> for Unambiguous {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Unambiguous {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON")
-    }
-
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        while seq.next_element_seed(self.inner()?)?.is_some() {}
-        Ok(())
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let mut names = HashSet::new();
-        while let Some(name) = map.next_key::<String>()? {
-            if !names.insert(name) {
-                return Err(A::Error::custom("must not have a member twice"));
-            }
-            map.next_value_seed(self.inner()?)?;
-        }
-        Ok(())
-    }
-}
-
-/// Valid JSON without the blanks between its tokens.
-fn without_blanks(json: &str) -> String {
-    let (mut in_string, mut escaped) = (false, false);
-    let keep = |character: &char| {
-        let kept = in_string || !matches!(character, ' ' | '\t' | '\n' | '\r');
-        in_string ^= *character == '"' && !escaped;
-        escaped = in_string && *character == '\\' && !escaped;
-        kept
-    };
-    json.chars().filter(keep).collect()
 }
