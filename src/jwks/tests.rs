@@ -224,7 +224,7 @@ async fn an_answer_that_is_too_long_a_redirect_or_an_error_is_a_failure() {
     assert_eq!(other.hits(), 0);
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn an_answer_that_never_comes_is_given_up() {
     let tracker = TaskTracker::new();
     let server = KeyServer::start(&tracker, String::new()).await;
