@@ -236,6 +236,12 @@ impl Jwks {
         }
     }
 
+    /// Whether a fetch is under way.
+    #[cfg(test)]
+    pub(crate) fn is_fetching(&self) -> bool {
+        self.state().flight().is_some()
+    }
+
     fn step(&self, kid: Option<&str>, algorithm: Algorithm, now: Timestamp) -> Step {
         let mut state = self.state();
         if let Some(set) = state.usable(now).filter(|set| set.knows(kid, algorithm)).map(Arc::clone) {
