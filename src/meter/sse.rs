@@ -15,6 +15,8 @@ pub const NOISE_BYTES_MAX: usize = 64 * 1024;
 const SPARE_BYTES: usize = 16 * 1024;
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 const DATA: &[u8] = b"data:";
+/// `data:` and its two line endings.
+const EMPTY_EVENT_BYTES: usize = 7;
 
 /// Where it is in the stream.
 #[derive(Clone, Debug, Default)]
@@ -31,6 +33,12 @@ pub(super) struct Splitter {
 }
 
 impl Splitter {
+    /// How many bytes it holds.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.line.capacity().saturating_add(self.data.capacity())
+    }
+
     /// Reads on. Gives each whole payload to `event`, in order; stops at the first fault.
     pub(super) fn push<F>(&mut self, mut chunk: &[u8], mut event: F) -> Result<(), Fault>
     where
@@ -123,10 +131,10 @@ impl Splitter {
     where
         F: FnMut(&[u8]) -> Result<(), Fault>,
     {
-        self.has_data = false;
+        let had_data = std::mem::take(&mut self.has_data);
         // An event of nothing is a heartbeat of some servers, and counts like a comment.
         if self.data.is_empty() {
-            return self.noise(1);
+            return self.noise(if had_data { EMPTY_EVENT_BYTES } else { 1 });
         }
         self.noise_bytes = 0;
         let outcome = event(&self.data);
