@@ -29,8 +29,8 @@ use uuid::Uuid;
 const PACE: Duration = Duration::from_millis(30);
 /// The longest request, in bytes; a little more than Tollgate's own default.
 const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// How much of a question is repeated, in words.
-const ECHO_WORDS_MAX: usize = 40;
+/// How much of a question is repeated, in characters.
+const ECHO_CHARS_MAX: usize = 300;
 /// The most choices of a request (OpenAI's own limit).
 const CHOICES_MAX: usize = 128;
 /// What OpenAI counts for each message and for the answer's beginning, in tokens.
@@ -69,12 +69,17 @@ async fn models() -> Response {
     json_response(StatusCode::OK, &json!({"object": "list", "data": MODELS.iter().map(model).collect::<Vec<_>>()}))
 }
 
+/// It stands in for any of OpenAI's chat models.
+fn is_known(model: &str) -> bool {
+    ["gpt-", "o1", "o3", "o4"].iter().any(|start| model.starts_with(start))
+}
+
 async fn chat(body: Bytes) -> Response {
     let request: Request = match serde_json::from_slice(&body) {
         Ok(request) => request,
         Err(reason) => return error(StatusCode::BAD_REQUEST, &format!("Not a chat request: {reason}."), None),
     };
-    if !MODELS.contains(&request.model.as_str()) {
+    if !is_known(&request.model) {
         let message = format!("The model `{}` does not exist.", request.model);
         return error(StatusCode::NOT_FOUND, &message, Some("model_not_found"));
     }
@@ -156,7 +161,8 @@ struct Answer {
 
 impl Answer {
     fn to(request: &Request, question: &str) -> Self {
-        let echo: Vec<&str> = question.split_whitespace().take(ECHO_WORDS_MAX).collect();
+        let start: String = question.chars().take(ECHO_CHARS_MAX).collect();
+        let echo: Vec<&str> = start.split_whitespace().collect();
         let text = format!("I am Tollgate's stand-in model, not a real one. You said: {}", echo.join(" "));
         let cap = request.max_completion_tokens.or(request.max_tokens).unwrap_or(usize::MAX);
         let all: Vec<&str> = text.split_inclusive(' ').collect();
@@ -277,4 +283,72 @@ fn error(status: StatusCode, message: &str, code: Option<&str>) -> Response {
 fn json_response(status: StatusCode, body: &Value) -> Response {
     let kind = [(header::CONTENT_TYPE, "application/json")];
     (status, kind, body.to_string()).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::meter::{Measured, Meter, measure_json};
+
+    async fn ask(body: &str) -> (StatusCode, Bytes) {
+        let request = http::Request::post("/v1/chat/completions").header("content-type", "application/json");
+        let request = request.body(axum::body::Body::from(body.to_owned())).unwrap();
+        let response = router().oneshot(request).await.unwrap();
+        (response.status(), response.into_body().collect().await.unwrap().to_bytes())
+    }
+
+    async fn stream(body: &str) -> Measured {
+        let (status, bytes) = ask(body).await;
+        assert_eq!(status, StatusCode::OK);
+        let mut meter = Meter::new(true);
+        meter.push(&bytes, &mut bytes::BytesMut::new()).unwrap();
+        meter.into_measured()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_says_the_same_streamed_and_whole_and_reports_what_it_sent() {
+        let question = r#""model":"gpt-4o-mini","n":2,"messages":[{"role":"system","content":[{"type":"text","text":"be"}]},
+            {"role":"user","content":"good day"}]"#;
+        let options = r#""stream":true,"stream_options":{"include_usage":true}"#;
+        let streamed = stream(&format!("{{{question},{options}}}")).await;
+        let whole = measure_json(&ask(&format!("{{{question}}}")).await.1);
+        assert_eq!(streamed.usage, whole.usage);
+        assert_eq!(whole.usage.unwrap().input_tokens, 3 + 3 + 3 + 3);
+        assert!(whole.text.ends_with("You said: good day"), "{}", whole.text);
+        let words = whole.text.split_inclusive(' ').count() + 1;
+        assert_eq!(whole.usage.unwrap().output_tokens, u64::try_from(words).unwrap());
+        assert!(streamed.done && streamed.finished);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_keeps_to_the_cap_and_says_so() {
+        let body = r#"{"model":"gpt-4o","messages":[{"content":"hi"}],"max_completion_tokens":3}"#;
+        let answer: Value = serde_json::from_slice(&ask(body).await.1).unwrap();
+        assert_eq!(answer["choices"][0]["finish_reason"], "length");
+        assert_eq!(answer["choices"][0]["message"]["content"], "I am Tollgate's ");
+        assert_eq!(answer["usage"]["completion_tokens"], 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_fails_when_told_to() {
+        let asked = |text: &str| format!(r#"{{"model":"gpt-4o","stream":true,"messages":[{{"content":"{text}"}}]}}"#);
+        for (body, status) in [
+            (asked("/error 429"), 429),
+            (asked("/error 500"), 500),
+            (asked("/error 200"), 400),
+            (asked("").replace("gpt-4o", "cat"), 404),
+            ("{".to_owned(), 400),
+        ] {
+            let (answered, bytes) = ask(&body).await;
+            assert_eq!(answered.as_u16(), status, "{body}");
+            assert!(serde_json::from_slice::<Value>(&bytes).unwrap()["error"]["message"].is_string());
+        }
+        let mut script = Script::new(VecDeque::from(vec![Bytes::from_static(b"a"); 4]), true);
+        for is_ok in [true, true, false] {
+            assert_eq!(script.frame().await.unwrap().is_ok(), is_ok);
+        }
+    }
 }

@@ -341,18 +341,4 @@ where
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::Dialect;
-
-    pub(super) fn upstream(base_url: &str, key: Option<&str>) -> UpstreamConfig {
-        UpstreamConfig {
-            name: "openai".to_owned(),
-            base_url: base_url.to_owned(),
-            api_key: key.map(secrecy::SecretString::from),
-            models: vec!["gpt-*".to_owned()],
-            dialect: Dialect::Openai,
-            keep_alive: Duration::from_secs(30),
-        }
-    }
-}
+mod tests;
