@@ -194,6 +194,12 @@ impl<B: Body<Data = Bytes> + Unpin> Metered<B> {
         }
     }
 
+    fn tell_first(&mut self) {
+        if let Some(first) = self.on_first.take() {
+            first();
+        }
+    }
+
     /// Tells the owner the end, once.
     fn end(&mut self, end: End, fault: Option<Fault>) {
         let Some(Open { rest, on_end }) = self.open.take() else { return };
@@ -251,9 +257,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Metered<B> {
                 },
             };
             if is_event && !this.out.is_empty() {
-                if let Some(first) = this.on_first.take() {
-                    first();
-                }
+                this.tell_first();
             }
             // The end is told before the caller can see it.
             if let Err(fault) = outcome {
@@ -339,7 +343,7 @@ mod tests {
     type Told = Arc<Mutex<Vec<Ended<Script>>>>;
 
     fn limits() -> Limits {
-        Limits { idle_timeout: Duration::from_secs(60), deadline: Instant::now() + Duration::from_secs(300) }
+        Limits { idle_timeout: Duration::from_mins(1), deadline: later(Instant::now(), Duration::from_mins(5)) }
     }
 
     fn stream(steps: impl IntoIterator<Item = Step>) -> (Metered<Script>, Told) {
@@ -427,13 +431,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_drain_ends_in_time() {
-        let cases: [(fn() -> Vec<Step>, u64); 3] = [
-            (|| vec![Say(TEXT), Hang], 60),
-            (|| (0..99).flat_map(|_| [Wait(50), Say(":\n")]).collect(), 300),
-            (|| vec![Say(TEXT), Break], 0),
+        let cases = [
+            (vec![Say(TEXT), Hang], 60),
+            ((0..99).flat_map(|_| [Wait(50), Say(":\n")]).collect(), 300),
+            (vec![Say(TEXT), Break], 0),
         ];
         for (steps, seconds) in cases {
-            let (body, told) = stream(steps());
+            let (body, told) = stream(steps);
             drop(body);
             let rest = told.lock().unwrap().pop().unwrap().rest.unwrap();
             let start = Instant::now();

@@ -72,6 +72,7 @@ impl Fault {
 
 /// What an answer said of itself, and what of it was seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts, each asked for by itself")]
 pub struct Measured {
     /// The last valid usage reported at an end; none if it was missing or cannot be right.
     pub usage: Option<Usage>,

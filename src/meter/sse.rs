@@ -20,6 +20,7 @@ const EMPTY_EVENT_BYTES: usize = 7;
 
 /// Where it is in the stream.
 #[derive(Clone, Debug, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "four independent facts of a line, not states of one machine")]
 pub(super) struct Splitter {
     /// The line that has not ended yet; empty while its rest is noise.
     line: Vec<u8>,
@@ -108,23 +109,19 @@ impl Splitter {
         if self.line.is_empty() {
             return self.event_ends(event);
         }
-        match self.line.strip_prefix(DATA) {
-            Some(value) => {
-                if self.has_data {
-                    self.data.push(b'\n');
-                }
-                self.has_data = true;
-                self.data.extend_from_slice(value.strip_prefix(b" ").unwrap_or(value));
-                self.line.clear();
-                Ok(())
-            }
+        let Some(value) = self.line.strip_prefix(DATA) else {
             // A part of the word `data`: a field without a value, of which none matters.
-            None => {
-                let length = self.line.len();
-                self.line.clear();
-                self.noise(length.saturating_add(1))
-            }
+            let length = self.line.len();
+            self.line.clear();
+            return self.noise(length.saturating_add(1));
+        };
+        if self.has_data {
+            self.data.push(b'\n');
         }
+        self.has_data = true;
+        self.data.extend_from_slice(value.strip_prefix(b" ").unwrap_or(value));
+        self.line.clear();
+        Ok(())
     }
 
     fn event_ends<F>(&mut self, event: &mut F) -> Result<(), Fault>

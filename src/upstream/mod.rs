@@ -112,7 +112,6 @@ impl Upstreams {
     ///
     /// Nothing is dialled before the [`Exchange`] is polled. It ends within `first_byte_timeout`. A redirect is an
     /// answer like any other; a request is repeated only on another connection, when nothing of it had been sent.
-    #[must_use]
     pub fn send(&self, to: &UpstreamConfig, body: Bytes, stream: bool, request_id: Uuid) -> Exchange {
         let sent = Arc::new(AtomicBool::new(false));
         let watched = Watched { bytes: Some(body), sent: sent.clone() };
