@@ -22,6 +22,8 @@ use super::{Fault, Measured, Meter};
 /// After so long without anything else, the caller gets a comment (iOS gives up after 60 s of silence).
 pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const KEEP_ALIVE_COMMENT: &[u8] = b": keep-alive\n\n";
+/// How long the upstream may take from `[DONE]` to the end of its body, so that its connection can be used again.
+const TAIL_TIMEOUT: Duration = Duration::from_millis(100);
 /// How many reads that give nothing to the caller one poll may do, before it lets others run.
 const READS_PER_POLL: usize = 32;
 
@@ -95,6 +97,8 @@ where
             return (End::Failed, meter.into_measured());
         }
     }
+    // An error means that the connection is lost, which is no matter now.
+    drop(timeout(TAIL_TIMEOUT, body.frame()).await);
     (End::Complete, meter.into_measured())
 }
 
@@ -104,6 +108,8 @@ type OnEnd<B> = Box<dyn FnOnce(Ended<B>) + Send>;
 pub struct Metered<B: Body<Data = Bytes> + Unpin = Incoming> {
     /// Gone once the end was told.
     open: Option<Open<B>>,
+    /// The upstream's body after `[DONE]`.
+    tail: Option<B>,
     out: BytesMut,
     on_first: Option<Box<dyn FnOnce() + Send>>,
     limits: Limits,
@@ -130,6 +136,7 @@ impl<B: Body<Data = Bytes> + Unpin> Metered<B> {
         let now = Instant::now();
         Self {
             open: Some(Open { rest: Rest { body, meter }, on_end: Box::new(on_end) }),
+            tail: None,
             out: BytesMut::new(),
             on_first: None,
             limits,
@@ -191,12 +198,21 @@ impl<B: Body<Data = Bytes> + Unpin> Metered<B> {
         }
     }
 
+    fn tell_first(&mut self) {
+        if let Some(first) = self.on_first.take() {
+            first();
+        }
+    }
+
     /// Tells the owner the end, once.
     fn end(&mut self, end: End, fault: Option<Fault>) {
         let Some(Open { rest, on_end }) = self.open.take() else { return };
-        let ended = match end {
-            End::Cancelled => Ended { end, fault, measured: rest.meter.measured(), rest: Some(rest) },
-            End::Complete | End::Failed => Ended { end, fault, measured: rest.meter.into_measured(), rest: None },
+        let ended = if end == End::Cancelled {
+            Ended { end, fault, measured: rest.meter.measured(), rest: Some(rest) }
+        } else {
+            let Rest { body, meter } = rest;
+            self.tail = Some(body).filter(|_| end == End::Complete);
+            Ended { end, fault, measured: meter.into_measured(), rest: None }
         };
         on_end(ended);
     }
@@ -207,6 +223,17 @@ impl<B: Body<Data = Bytes> + Unpin> Metered<B> {
         self.out.put_slice(event.as_bytes());
         self.out.put_slice(b"\n\n");
         self.end(End::Failed, Some(fault));
+    }
+
+    /// All is told and handed out. A connection whose body is not at its end cannot be used again, so this waits a
+    /// moment for the end, and for nothing else.
+    fn poll_tail(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let Some(body) = &mut self.tail else { return Poll::Ready(()) };
+        if Pin::new(body).poll_frame(context).is_pending() && self.alarm.as_mut().poll(context).is_pending() {
+            return Poll::Pending;
+        }
+        self.tail = None;
+        Poll::Ready(())
     }
 
     /// What is ready for the caller.
@@ -224,7 +251,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Metered<B> {
         let this = self.get_mut();
         for _ in 0..READS_PER_POLL {
             if this.open.is_none() {
-                return Poll::Ready(None);
+                return this.poll_tail(context).map(|()| None);
             }
             let (outcome, is_event) = match this.read(context) {
                 Poll::Ready(outcome) => (outcome, true),
@@ -234,15 +261,14 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Metered<B> {
                 },
             };
             if is_event && !this.out.is_empty() {
-                if let Some(first) = this.on_first.take() {
-                    first();
-                }
+                this.tell_first();
             }
             // The end is told before the caller can see it.
             if let Err(fault) = outcome {
                 this.fail(fault);
             } else if this.open.as_ref().is_some_and(|open| open.rest.meter.is_done()) {
                 this.end(End::Complete, None);
+                this.alarm.as_mut().reset(later(this.last_read, TAIL_TIMEOUT));
             }
             if !this.out.is_empty() {
                 return Poll::Ready(Some(Ok(this.take())));
@@ -262,4 +288,199 @@ impl<B: Body<Data = Bytes> + Unpin> Drop for Metered<B> {
 /// A moment far away when there is no such moment.
 fn later(from: Instant, wait: Duration) -> Instant {
     from.checked_add(wait).unwrap_or_else(|| later(from, Duration::from_hours(24 * 365)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    const TEXT: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"hi\"}}]}\n\n";
+    const USAGE: &str = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":2}}\n\n";
+    const DONE: &str = "data: [DONE]\n\n";
+
+    enum Step {
+        Say(&'static str),
+        Wait(u64),
+        Break,
+        Hang,
+    }
+    use Step::{Break, Hang, Say, Wait};
+
+    /// An upstream that does as it is told, and ends.
+    struct Script {
+        steps: VecDeque<Step>,
+        sleep: Option<Pin<Box<Sleep>>>,
+    }
+
+    impl Body for Script {
+        type Data = Bytes;
+        type Error = &'static str;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, &'static str>>> {
+            loop {
+                if let Some(sleep) = &mut self.sleep {
+                    std::task::ready!(sleep.as_mut().poll(context));
+                    self.sleep = None;
+                }
+                match self.steps.pop_front() {
+                    Some(Say(text)) => return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(text.as_bytes()))))),
+                    Some(Wait(seconds)) => {
+                        self.sleep = Some(Box::pin(tokio::time::sleep(Duration::from_secs(seconds))));
+                    }
+                    Some(Break) => return Poll::Ready(Some(Err("broken"))),
+                    Some(Hang) => {
+                        self.steps.push_front(Hang);
+                        return Poll::Pending;
+                    }
+                    None => return Poll::Ready(None),
+                }
+            }
+        }
+    }
+
+    type Told = Arc<Mutex<Vec<Ended<Script>>>>;
+
+    fn limits() -> Limits {
+        Limits { idle_timeout: Duration::from_mins(1), deadline: later(Instant::now(), Duration::from_mins(5)) }
+    }
+
+    fn stream(steps: impl IntoIterator<Item = Step>) -> (Metered<Script>, Told) {
+        let told = Told::default();
+        let tell = told.clone();
+        let script = Script { steps: steps.into_iter().collect(), sleep: None };
+        let body = Metered::new(script, Meter::new(false), limits(), move |end| tell.lock().unwrap().push(end));
+        (body, told)
+    }
+
+    async fn next(body: &mut Metered<Script>) -> Option<String> {
+        let frame = body.frame().await?.unwrap();
+        Some(String::from_utf8(frame.into_data().unwrap().to_vec()).unwrap())
+    }
+
+    async fn all(body: &mut Metered<Script>) -> String {
+        let mut text = String::new();
+        while let Some(part) = next(body).await {
+            text.push_str(&part);
+        }
+        text
+    }
+
+    fn only(told: &Told) -> (End, Option<Fault>, u64) {
+        let told = told.lock().unwrap();
+        assert_eq!(told.len(), 1, "told once");
+        (told[0].end, told[0].fault, told[0].measured.usage.map_or(0, |usage| usage.output_tokens))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_is_told_before_the_caller_can_see_it() {
+        let (mut body, told) = stream([Say(TEXT), Say(USAGE), Say(DONE)]);
+        assert_eq!(next(&mut body).await.as_deref(), Some(TEXT));
+        assert!(told.lock().unwrap().is_empty());
+        assert_eq!(next(&mut body).await.as_deref(), Some(DONE));
+        assert_eq!(only(&told), (End::Complete, None, 2));
+        assert_eq!(next(&mut body).await, None);
+        drop(body);
+        assert_eq!(only(&told), (End::Complete, None, 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_is_one_event_and_the_end_without_done() {
+        let cases = [
+            (vec![Say(TEXT), Break], Fault::Broken),
+            (vec![Say(TEXT)], Fault::Cut),
+            (vec![Say(TEXT), Say("data: <html>\n\n"), Say(DONE)], Fault::Nonsense),
+            (vec![Say(TEXT), Say("data: {\"error\":{\"message\":\"sk-1\"}}\n\n"), Say(DONE)], Fault::Upstream),
+            (vec![Say(TEXT), Wait(61), Say(DONE)], Fault::Idle),
+            (std::iter::once(Say(TEXT)).chain((0..9).flat_map(|_| [Wait(50), Say(":\n")])).collect(), Fault::Deadline),
+        ];
+        for (steps, fault) in cases {
+            let (mut body, told) = stream(steps);
+            let text = all(&mut body).await.replace(": keep-alive\n\n", "");
+            let event = format!("data: {}\n\n", fault.refusal().body());
+            assert_eq!(text, format!("{TEXT}{event}"), "{fault:?}");
+            drop(body);
+            assert_eq!(only(&told), (End::Failed, Some(fault), 0));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_came_before_a_failure_in_one_read_is_delivered() {
+        let (mut body, _) = stream([Say(concat!("data: {\"choices\":[]}\n\n", "data: x\n\n"))]);
+        let text = all(&mut body).await;
+        assert!(text.starts_with("data: {\"choices\":[]}\n\ndata: {\"error\":"), "{text}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_who_leaves_at_any_event_is_told_once_with_the_rest() {
+        for read in 0..4 {
+            let (mut body, told) = stream([Say(TEXT), Say(TEXT), Say(TEXT), Wait(30), Say(USAGE), Say(DONE)]);
+            for _ in 0..read {
+                next(&mut body).await.unwrap();
+            }
+            drop(body);
+            assert_eq!(only(&told), (End::Cancelled, None, 0));
+            let ended = told.lock().unwrap().pop().unwrap();
+            assert_eq!(ended.measured.content_events, read);
+            let (end, measured) = drain(ended.rest.unwrap(), limits()).await;
+            assert_eq!((end, measured.content_events), (End::Complete, 3));
+            assert_eq!(measured.usage.unwrap().output_tokens, 2);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_ends_in_time() {
+        let cases = [
+            (vec![Say(TEXT), Hang], 60),
+            ((0..99).flat_map(|_| [Wait(50), Say(":\n")]).collect(), 300),
+            (vec![Say(TEXT), Break], 0),
+        ];
+        for (steps, seconds) in cases {
+            let (body, told) = stream(steps);
+            drop(body);
+            let rest = told.lock().unwrap().pop().unwrap().rest.unwrap();
+            let start = Instant::now();
+            assert_eq!(drain(rest, limits()).await.0, End::Failed);
+            assert_eq!(start.elapsed().as_secs(), seconds);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_is_broken_every_fifteen_seconds() {
+        let (mut body, _) = stream([Wait(40), Say(":upstream's own\n\n"), Wait(4), Say(DONE)]);
+        let start = Instant::now();
+        for at in [15, 30] {
+            assert_eq!(next(&mut body).await.as_deref(), Some(": keep-alive\n\n"));
+            assert_eq!(start.elapsed().as_secs(), at);
+        }
+        assert_eq!(next(&mut body).await.as_deref(), Some(DONE));
+        assert_eq!(start.elapsed().as_secs(), 44);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upstream_that_stays_open_after_done_keeps_nobody() {
+        let (mut body, told) = stream([Say(DONE), Hang]);
+        let start = Instant::now();
+        assert_eq!(all(&mut body).await, DONE);
+        assert!(start.elapsed() <= Duration::from_millis(110));
+        assert_eq!(only(&told).0, End::Complete);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_event_is_told_and_a_comment_is_none() {
+        let first = Arc::new(Mutex::new(0));
+        let count = first.clone();
+        let (body, _) = stream([Wait(16), Say(TEXT), Say(TEXT), Hang]);
+        let mut body = body.on_first(move || *count.lock().unwrap() += 1);
+        assert_eq!(next(&mut body).await.as_deref(), Some(": keep-alive\n\n"));
+        assert_eq!(*first.lock().unwrap(), 0);
+        next(&mut body).await;
+        assert_eq!(*first.lock().unwrap(), 1);
+        next(&mut body).await;
+    }
 }

@@ -5,26 +5,20 @@
 //! count, and the owner estimates instead. Invariant: memory is bounded whatever the upstream sends.
 
 pub mod body;
+mod chat;
 pub mod sse;
 
-use std::borrow::Cow;
-use std::fmt;
-
 use bytes::{BufMut, BytesMut};
-use serde::Deserialize;
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::DeserializeSeed;
 use serde_json::value::RawValue;
 
+use self::chat::{Choice, Choices, Delivered, Seen, keep, usage};
 use self::sse::Splitter;
 use crate::error::{Code, Refusal};
 use crate::price::Usage;
 
 /// The most text that is kept for an estimate, in bytes.
 pub const TEXT_BYTES_MAX: usize = 1024 * 1024;
-/// The largest count of tokens that is believed.
-const TOKENS_MAX: u64 = 10_000_000;
-/// The longest name of a model or service tier that is kept, in characters.
-const NAME_CHARS_MAX: usize = 128;
 const DONE: &[u8] = b"[DONE]";
 
 /// Why a stream failed.
@@ -78,6 +72,7 @@ impl Fault {
 
 /// What an answer said of itself, and what of it was seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts, each asked for by itself")]
 pub struct Measured {
     /// The last valid usage reported at an end; none if it was missing or cannot be right.
     pub usage: Option<Usage>,
@@ -287,176 +282,289 @@ fn write_event(payload: &[u8], out: &mut BytesMut) {
     out.put_slice(b"\n");
 }
 
-/// What is looked at of a chunk or a completion. Raw, so that a strange field breaks nothing but itself.
-#[derive(Deserialize)]
-struct Seen<'a> {
-    #[serde(borrow)]
-    choices: Option<&'a RawValue>,
-    #[serde(borrow)]
-    usage: Option<&'a RawValue>,
-    #[serde(borrow)]
-    error: Option<&'a RawValue>,
-    #[serde(borrow)]
-    model: Option<&'a RawValue>,
-    #[serde(borrow)]
-    service_tier: Option<&'a RawValue>,
-}
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
 
-impl<'a> Seen<'a> {
-    /// None if it is no JSON object. (A derived struct would also take an array.)
-    fn parse(json: &'a [u8]) -> Option<Self> {
-        let is_object = json.trim_ascii_start().first() == Some(&b'{');
-        if is_object { serde_json::from_slice(json).ok() } else { None }
-    }
-}
+    use super::*;
 
-#[derive(Deserialize)]
-struct Choice<'a> {
-    #[serde(borrow)]
-    index: Option<&'a RawValue>,
-    #[serde(borrow)]
-    delta: Option<&'a RawValue>,
-    #[serde(borrow)]
-    message: Option<&'a RawValue>,
-    #[serde(borrow)]
-    text: Option<&'a RawValue>,
-    #[serde(borrow)]
-    finish_reason: Option<&'a RawValue>,
-}
+    const WHOLE: &str = concat!(
+        "\u{feff}: hi\n\n",
+        r#"data: {"model":"gpt-4o-mini-2024-07-18","choices":[{"index":0,"delta":{"role":"assistant","content":""}}]}"#,
+        "\r\n\r\n",
+        "event: message\rid: 7\r",
+        r#"data:{"service_tier":"default","choices":[{"index":0,"delta":{"content":"Grüße "}}],"usage":null}"#,
+        "\r\r",
+        "data: {\"choices\":\ndata: [{\"index\":0,\"delta\":{\"content\":\"Welt\"},\"finish_reason\":\"stop\"}]}\n\n",
+        r#"data: {"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":4,"total_tokens":13}}"#,
+        "\n\n",
+        "data:[DONE]\n\n",
+        "data: after the end\n\n",
+    );
 
-/// Reads choices one by one, as an event may hold very many; whether there are any.
-struct Choices<'m>(&'m mut Watch);
+    const PASSED: &str = concat!(
+        r#"data: {"model":"gpt-4o-mini-2024-07-18","choices":[{"index":0,"delta":{"role":"assistant","content":""}}]}"#,
+        "\n\n",
+        r#"data: {"service_tier":"default","choices":[{"index":0,"delta":{"content":"Grüße "}}],"usage":null}"#,
+        "\n\n",
+        "data: {\"choices\":\ndata: [{\"index\":0,\"delta\":{\"content\":\"Welt\"},\"finish_reason\":\"stop\"}]}\n\n",
+        "data: [DONE]\n\n",
+    );
 
-impl<'de> DeserializeSeed<'de> for Choices<'_> {
-    type Value = bool;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
-        deserializer.deserialize_seq(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Choices<'_> {
-    type Value = bool;
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("a list of choices")
+    fn meter_all<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> (Result<(), Fault>, String, Measured) {
+        let mut meter = Meter::new(false);
+        let mut out = BytesMut::new();
+        let outcome = parts.into_iter().try_for_each(|part| meter.push(part, &mut out));
+        (outcome, String::from_utf8(out.to_vec()).unwrap(), meter.into_measured())
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<bool, A::Error> {
-        let mut any = false;
-        while let Some(choice) = items.next_element::<Choice<'de>>()? {
-            self.0.choice(&choice);
-            any = true;
+    fn one(payload: &str) -> (Result<(), Fault>, String, Measured) {
+        meter_all([format!("data: {payload}\n\n").as_bytes()])
+    }
+
+    fn event(text: &str) -> String {
+        format!("data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{text}\"}}}}]}}\n\n")
+    }
+
+    #[test]
+    fn payloads_pass_as_they_are_in_our_framing() {
+        let (outcome, out, measured) = meter_all([WHOLE.as_bytes()]);
+        assert_eq!(outcome, Ok(()));
+        assert_eq!(out, PASSED);
+        let usage = Usage { input_tokens: 9, output_tokens: 4, ..Usage::default() };
+        let wanted = Measured {
+            usage: Some(usage),
+            text: "Grüße Welt".to_owned(),
+            model: Some("gpt-4o-mini-2024-07-18".to_owned()),
+            service_tier: Some("default".to_owned()),
+            finished: true,
+            done: true,
+            is_completion: true,
+            content_events: 2,
+            ..Measured::default()
+        };
+        assert_eq!(measured, wanted);
+    }
+
+    #[test]
+    fn a_stream_split_at_any_byte_is_the_same_stream() {
+        let whole = meter_all([WHOLE.as_bytes()]);
+        for at in 0..=WHOLE.len() {
+            let (start, end) = WHOLE.as_bytes().split_at(at);
+            assert_eq!(meter_all([start, end]), whole, "split at {at}");
         }
-        Ok(any)
-    }
-}
-
-/// Remembers the last name said, cut to what a name may be.
-fn keep(name: &mut Option<String>, raw: Option<&RawValue>) {
-    let Some(said) = raw.and_then(|raw| serde_json::from_str::<Cow<'_, str>>(raw.get()).ok()) else { return };
-    if !said.is_empty() && name.as_deref() != Some(said.as_ref()) {
-        *name = Some(said.chars().take(NAME_CHARS_MAX).collect());
-    }
-}
-
-/// OpenAI's usage, if it can be right: whole numbers that are not negative, no more than ten million, a prompt of
-/// more than nothing. Parts are cut to their whole.
-fn usage(raw: &RawValue) -> Option<Usage> {
-    #[derive(Deserialize)]
-    struct Reported {
-        prompt_tokens: u64,
-        completion_tokens: u64,
-        prompt_tokens_details: Option<PromptDetails>,
-        completion_tokens_details: Option<CompletionDetails>,
-    }
-    #[derive(Default, Deserialize)]
-    struct PromptDetails {
-        cached_tokens: Option<u64>,
-        cache_write_tokens: Option<u64>,
-    }
-    #[derive(Default, Deserialize)]
-    struct CompletionDetails {
-        reasoning_tokens: Option<u64>,
-    }
-    if !raw.get().starts_with('{') {
-        return None;
-    }
-    let said: Reported = serde_json::from_str(raw.get()).ok()?;
-    let prompt = said.prompt_tokens_details.unwrap_or_default();
-    let completion = said.completion_tokens_details.unwrap_or_default();
-    let parts = [prompt.cached_tokens, prompt.cache_write_tokens, completion.reasoning_tokens];
-    let counts = [said.prompt_tokens, said.completion_tokens].into_iter().chain(parts.into_iter().flatten());
-    if said.prompt_tokens == 0 || counts.max().is_some_and(|most| most > TOKENS_MAX) {
-        return None;
-    }
-    let cached = prompt.cached_tokens.unwrap_or(0).min(said.prompt_tokens);
-    let uncached = said.prompt_tokens.saturating_sub(cached);
-    Some(Usage {
-        input_tokens: said.prompt_tokens,
-        cached_input_tokens: cached,
-        cache_write_tokens: prompt.cache_write_tokens.unwrap_or(0).min(uncached),
-        output_tokens: said.completion_tokens,
-        reasoning_tokens: completion.reasoning_tokens.unwrap_or(0).min(said.completion_tokens),
-    })
-}
-
-/// Every string in a delta or message but those that nobody generated: so no new kind of output is free.
-struct Delivered<'m>(&'m mut Measured);
-
-impl<'de> DeserializeSeed<'de> for Delivered<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Delivered<'_> {
-    type Value = ();
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("any JSON")
+        assert_eq!(meter_all(WHOLE.as_bytes().chunks(1)), whole);
     }
 
-    fn visit_str<E>(self, text: &str) -> Result<(), E> {
-        self.0.deliver(text);
-        Ok(())
-    }
-
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
-        while items.next_element_seed(Delivered(self.0))?.is_some() {}
-        Ok(())
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
-        while let Some(name) = members.next_key::<Cow<'de, str>>()? {
-            if matches!(name.as_ref(), "role" | "id" | "type" | "object" | "index") {
-                members.next_value::<IgnoredAny>()?;
-                continue;
-            }
-            members.next_value_seed(Delivered(self.0))?;
+    proptest! {
+        #[test]
+        fn any_bytes_in_any_parts_are_the_same_stream(
+            bytes in proptest::collection::vec(prop_oneof![
+                Just(b'\n'), Just(b'\r'), Just(b':'), Just(b'd'), Just(b' '), any::<u8>()
+            ], 0..300),
+            size in 1_usize..40,
+        ) {
+            prop_assert_eq!(meter_all([bytes.as_slice()]), meter_all(bytes.chunks(size)));
         }
-        Ok(())
+
+        #[test]
+        fn text_passes_byte_for_byte_in_any_parts(text in "[^\"\\\\\u{0}-\u{1f}]{0,60}", size in 1_usize..40) {
+            let stream = event(&text);
+            let (outcome, out, measured) = meter_all(stream.as_bytes().chunks(size));
+            prop_assert_eq!(outcome, Ok(()));
+            prop_assert_eq!(out, stream);
+            prop_assert_eq!(measured.text, text);
+        }
+    }
+
+    #[test]
+    fn the_usage_chunk_passes_only_to_a_caller_who_asked() {
+        let stream = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":1}}\n\n";
+        for (wants_usage, wanted) in [(true, stream), (false, "")] {
+            let mut out = BytesMut::new();
+            Meter::new(wants_usage).push(stream.as_bytes(), &mut out).unwrap();
+            assert_eq!(out, wanted);
+        }
+        // What has no choices and no usage is something else, and passes.
+        assert_ne!(one(r#"{"choices":[],"prompt_filter_results":[]}"#).1, "");
+    }
+
+    #[test]
+    fn an_event_of_a_mebibyte_is_cut_and_one_below_passes() {
+        let (outcome, out, _) = meter_all([event(&"a".repeat(sse::EVENT_BYTES_MAX - 100)).as_bytes()]);
+        assert_eq!((outcome, out.len() > sse::EVENT_BYTES_MAX - 100), (Ok(()), true));
+        let line = [b"data: ".as_slice(), &vec![b'a'; sse::EVENT_BYTES_MAX]].concat();
+        assert_eq!(meter_all(line.chunks(1000)).0, Err(Fault::EventTooLarge), "an unbroken line");
+        let lines = b"data: a\n".repeat(sse::EVENT_BYTES_MAX / 2);
+        assert_eq!(meter_all(lines.chunks(1000)).0, Err(Fault::EventTooLarge), "many lines");
+    }
+
+    #[test]
+    fn noise_without_end_is_cut_with_memory_flat() {
+        let flood = sse::NOISE_BYTES_MAX + 1;
+        let floods = [
+            vec![b'\n'; flood],
+            vec![b':'; flood],
+            vec![b'x'; flood],
+            b": comment\n\n".repeat(flood / 10),
+            b"data:\n\n".repeat(flood / 2),
+            b"data\n".repeat(flood / 4),
+            b"event: x\r\n".repeat(flood / 8),
+        ];
+        for bytes in floods {
+            let mut splitter = Splitter::default();
+            let outcome = bytes.chunks(100).try_for_each(|part| splitter.push(part, |_| Ok(())));
+            assert_eq!(outcome, Err(Fault::Noise));
+            assert!(splitter.held() < 1000, "{} bytes held", splitter.held());
+        }
+        let slow = format!("{}{}", ": c\n\n".repeat(9000), event("a")).repeat(9);
+        assert_eq!(meter_all([slow.as_bytes()]).0, Ok(()), "an event starts anew");
+    }
+
+    #[test]
+    fn what_is_no_chunk_is_not_passed() {
+        let cases = [
+            ("nonsense", Fault::Nonsense),
+            ("[1]", Fault::Nonsense),
+            ("{\"choices\":", Fault::Nonsense),
+            (r#"{"choices":"abc"}"#, Fault::Nonsense),
+            (r#"{"choices":[7]}"#, Fault::Nonsense),
+            (r#"{"error":{"message":"key sk-1 is over"}}"#, Fault::Upstream),
+            (r#"{"choices":[],"error":"org-1"}"#, Fault::Upstream),
+        ];
+        for (payload, fault) in cases {
+            let (outcome, out, _) = one(payload);
+            assert_eq!((outcome, out.as_str()), (Err(fault), ""), "{payload}");
+        }
+        assert_eq!(one(r#"{"error":null,"choices":[]}"#).0, Ok(()));
+        assert_eq!(meter_all([b"data: \xff\n\n".as_slice()]).0, Err(Fault::Nonsense));
+    }
+
+    #[test]
+    fn a_stream_ends_at_done_or_when_nothing_can_be_missing() {
+        let text = event("a");
+        let stop = "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
+        let other = "data: {\"choices\":[{\"index\":1,\"delta\":{\"content\":\"b\"}}]}\n\n";
+        let usage = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":1}}\n\n";
+        let cases = [
+            (String::new(), Err(Fault::Cut)),
+            (text.clone(), Err(Fault::Cut)),
+            (format!("{text}{stop}"), Err(Fault::Cut)),
+            (format!("{text}{usage}"), Err(Fault::Cut)),
+            (format!("{text}{other}{stop}{usage}"), Err(Fault::Cut)),
+            (format!("{text}{stop}{usage}data: {{\"cho"), Err(Fault::Nonsense)),
+            (format!("{text}data: {{\"error\":{{}}}}"), Err(Fault::Upstream)),
+            (format!("{text}{stop}{usage}"), Ok(())),
+            (format!("{text}{stop}{}", usage.trim_end()), Ok(())),
+            (format!("{text}data: [DONE]"), Ok(())),
+        ];
+        for (stream, wanted) in cases {
+            let mut meter = Meter::new(false);
+            let mut out = BytesMut::new();
+            meter.push(stream.as_bytes(), &mut out).unwrap();
+            assert!(!meter.is_done());
+            assert_eq!(meter.finish(&mut out), wanted, "{stream}");
+            assert_eq!((meter.is_done(), out.ends_with(b"data: [DONE]\n\n")), (wanted.is_ok(), wanted.is_ok()));
+        }
+    }
+
+    #[test]
+    fn all_that_was_generated_is_text() {
+        let (outcome, _, measured) = one(
+            r#"{"choices":[{"index":0,"delta":{"role":"assistant","content":"a","refusal":"b","reasoning_content":"c",
+            "reasoning":"d","new_kind":[{"type":"x","deep":{"text":"e"}}],"n":1,"tool_calls":[{"index":0,"id":"call_1",
+            "type":"function","function":{"name":"f","arguments":"{\"g\":1}"}}]},"logprobs":{"content":["no"]}},
+            {"index":1,"delta":{"content":"h"}}]}"#
+                .replace('\n', "")
+                .as_str(),
+        );
+        assert_eq!((outcome, measured.text.as_str()), (Ok(()), r#"abcdef{"g":1}h"#));
+        let half = r#"{"choices":[{"delta":{"content":"half \ud800"}}]}"#;
+        let (outcome, out, measured) = one(half);
+        assert_eq!((outcome, out), (Ok(()), format!("data: {half}\n\n")), "a lone surrogate passes");
+        assert!(measured.text.contains("half"), "and is counted");
+    }
+
+    #[test]
+    fn text_is_kept_up_to_a_bound() {
+        let part = event(&"é".repeat(300_000));
+        let (outcome, _, measured) = meter_all([part.as_bytes(), part.as_bytes()]);
+        assert_eq!(outcome, Ok(()));
+        assert!(measured.text_overflow);
+        assert_eq!(measured.text.len(), TEXT_BYTES_MAX);
+        let (_, _, measured) = one(&format!(r#"{{"model":"{}","choices":[]}}"#, "m".repeat(9999)));
+        assert_eq!(measured.model.unwrap().len(), 128);
+    }
+
+    #[test]
+    fn usage_that_cannot_be_right_is_no_usage() {
+        let good = |usage: &str| {
+            let text = r#"{"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":"stop"}],"usage":"#;
+            let (outcome, _, measured) = one(&format!("{text}{usage}}}"));
+            assert_eq!(outcome, Ok(()), "usage never breaks a stream");
+            assert_eq!(measured.usage.is_some(), !measured.usage_nonsense, "{usage}");
+            let whole = measure_json(format!("{}{usage}}}", text.replace("delta", "message")).as_bytes());
+            assert_eq!((whole.usage, whole.is_completion), (measured.usage, true), "{usage}");
+            measured.usage
+        };
+        let nonsense = [
+            r#"{"prompt_tokens":-1,"completion_tokens":1}"#,
+            r#"{"prompt_tokens":1.0,"completion_tokens":1}"#,
+            r#"{"prompt_tokens":1,"completion_tokens":1e3}"#,
+            r#"{"prompt_tokens":"1","completion_tokens":1}"#,
+            r#"{"prompt_tokens":1}"#,
+            r#"{"completion_tokens":1}"#,
+            r#"{"prompt_tokens":0,"completion_tokens":1}"#,
+            r#"{"prompt_tokens":1,"completion_tokens":0}"#,
+            r#"{"prompt_tokens":10000001,"completion_tokens":1}"#,
+            r#"{"prompt_tokens":1,"completion_tokens":18446744073709551616}"#,
+            r#"{"prompt_tokens":1,"completion_tokens":1,"prompt_tokens":1}"#,
+            r#"{"prompt_tokens":1,"completion_tokens":1,"prompt_tokens_details":{"cached_tokens":-1}}"#,
+            "[1,1]",
+            "\"none\"",
+            "{}",
+        ];
+        for usage in nonsense {
+            assert_eq!(good(usage), None, "{usage}");
+        }
+        let details = r#"{"prompt_tokens":10,"completion_tokens":5,"prompt_tokens_details":{"cached_tokens":8,
+            "cache_write_tokens":9,"audio_tokens":null},"completion_tokens_details":{"reasoning_tokens":6}}"#;
+        let usage = Usage {
+            input_tokens: 10,
+            cached_input_tokens: 8,
+            cache_write_tokens: 2,
+            output_tokens: 5,
+            reasoning_tokens: 5,
+        };
+        assert_eq!(good(&details.replace('\n', "")), Some(usage));
+        assert!(good(r#"{"prompt_tokens":10000000,"completion_tokens":1,"prompt_tokens_details":null}"#).is_some());
+    }
+
+    #[test]
+    fn the_last_valid_usage_at_an_end_counts() {
+        let usage = |choices: &str, tokens: &str| {
+            format!(
+                "data: {{\"choices\":[{choices}],\"usage\":{{\"prompt_tokens\":3,\"completion_tokens\":{tokens}}}}}\n\n"
+            )
+        };
+        let running = r#"{"index":0,"delta":{"content":"a"}}"#;
+        let ended = r#"{"index":0,"delta":{},"finish_reason":"stop"}"#;
+        let cases = [
+            (vec![usage(running, "1")], None),
+            (vec![usage(running, "1"), usage(ended, "2")], Some(2)),
+            (vec![usage(ended, "2"), usage("", "7")], Some(7)),
+            (vec![usage(ended, "2"), usage("", "-7")], Some(2)),
+        ];
+        for (events, wanted) in cases {
+            let (_, _, measured) = meter_all([events.concat().as_bytes()]);
+            assert_eq!(measured.usage.map(|usage| usage.output_tokens), wanted);
+        }
+    }
+
+    #[test]
+    fn an_answer_that_is_no_completion_is_told_apart() {
+        for body in ["", "[]", "{}", "<html>", r#"{"choices":{}}"#, r#"{"error":{},"choices":[]}"#] {
+            assert!(!measure_json(body.as_bytes()).is_completion, "{body}");
+        }
     }
 }

@@ -15,9 +15,12 @@ pub const NOISE_BYTES_MAX: usize = 64 * 1024;
 const SPARE_BYTES: usize = 16 * 1024;
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 const DATA: &[u8] = b"data:";
+/// `data:` and its two line endings.
+const EMPTY_EVENT_BYTES: usize = 7;
 
 /// Where it is in the stream.
 #[derive(Clone, Debug, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "four independent facts of a line, not states of one machine")]
 pub(super) struct Splitter {
     /// The line that has not ended yet; empty while its rest is noise.
     line: Vec<u8>,
@@ -31,6 +34,12 @@ pub(super) struct Splitter {
 }
 
 impl Splitter {
+    /// How many bytes it holds.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.line.capacity().saturating_add(self.data.capacity())
+    }
+
     /// Reads on. Gives each whole payload to `event`, in order; stops at the first fault.
     pub(super) fn push<F>(&mut self, mut chunk: &[u8], mut event: F) -> Result<(), Fault>
     where
@@ -100,33 +109,29 @@ impl Splitter {
         if self.line.is_empty() {
             return self.event_ends(event);
         }
-        match self.line.strip_prefix(DATA) {
-            Some(value) => {
-                if self.has_data {
-                    self.data.push(b'\n');
-                }
-                self.has_data = true;
-                self.data.extend_from_slice(value.strip_prefix(b" ").unwrap_or(value));
-                self.line.clear();
-                Ok(())
-            }
+        let Some(value) = self.line.strip_prefix(DATA) else {
             // A part of the word `data`: a field without a value, of which none matters.
-            None => {
-                let length = self.line.len();
-                self.line.clear();
-                self.noise(length.saturating_add(1))
-            }
+            let length = self.line.len();
+            self.line.clear();
+            return self.noise(length.saturating_add(1));
+        };
+        if self.has_data {
+            self.data.push(b'\n');
         }
+        self.has_data = true;
+        self.data.extend_from_slice(value.strip_prefix(b" ").unwrap_or(value));
+        self.line.clear();
+        Ok(())
     }
 
     fn event_ends<F>(&mut self, event: &mut F) -> Result<(), Fault>
     where
         F: FnMut(&[u8]) -> Result<(), Fault>,
     {
-        self.has_data = false;
+        let had_data = std::mem::take(&mut self.has_data);
         // An event of nothing is a heartbeat of some servers, and counts like a comment.
         if self.data.is_empty() {
-            return self.noise(1);
+            return self.noise(if had_data { EMPTY_EVENT_BYTES } else { 1 });
         }
         self.noise_bytes = 0;
         let outcome = event(&self.data);

@@ -279,3 +279,35 @@ where
         whole.extend_from_slice(&data);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::Full;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_is_read_within_its_bounds() {
+        struct Silent;
+        impl Body for Silent {
+            type Data = Bytes;
+            type Error = std::convert::Infallible;
+            fn poll_frame(
+                self: std::pin::Pin<&mut Self>,
+                _: &mut std::task::Context<'_>,
+            ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
+                std::task::Poll::Pending
+            }
+        }
+        let second = Duration::from_secs(1);
+        let deadline = Instant::now() + second * 10;
+        let body = || Full::new(Bytes::from_static(b"four"));
+        assert_eq!(read(body(), 4, second, deadline).await.unwrap(), "four");
+        assert_eq!(read(body(), 3, second, deadline).await, Err(ReadError::TooLarge));
+        let start = Instant::now();
+        assert_eq!(read(Silent, 9, second * 3, deadline).await, Err(ReadError::TimedOut));
+        assert_eq!(start.elapsed(), second * 3, "silence");
+        assert_eq!(read(Silent, 9, second * 30, deadline).await, Err(ReadError::TimedOut));
+        assert_eq!(start.elapsed(), second * 10, "the deadline");
+    }
+}

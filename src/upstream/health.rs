@@ -1,6 +1,6 @@
 //! What the last traffic with an upstream saw. Pure: it dials nobody, and `now` is an argument.
 
-use serde::{Serialize, Serializer};
+use serde::ser::{Serialize, SerializeStruct, Serializer};
 
 use crate::clock::Timestamp;
 
@@ -48,17 +48,14 @@ impl Failure {
 }
 
 /// Whether an upstream is in use, and its last failure.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {
     /// False after three outcomes in a row that say that it is out of use; true again with the first success.
     pub ok: bool,
     /// The last failure, until a success.
-    #[serde(serialize_with = "word")]
     pub last_error: Option<Failure>,
     /// When the last outcome was seen.
-    #[serde(serialize_with = "rfc3339")]
     pub at: Option<Timestamp>,
-    #[serde(skip)]
     outages: u32,
 }
 
@@ -82,12 +79,15 @@ impl Health {
     }
 }
 
-fn word<S: Serializer>(failure: &Option<Failure>, serializer: S) -> Result<S::Ok, S::Error> {
-    failure.map(Failure::as_str).serialize(serializer)
-}
-
-fn rfc3339<S: Serializer>(at: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
-    at.map(Timestamp::rfc3339).serialize(serializer)
+/// `{"ok", "last_error", "at"}`: a word and RFC 3339, or null.
+impl Serialize for Health {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut object = serializer.serialize_struct("Health", 3)?;
+        object.serialize_field("ok", &self.ok)?;
+        object.serialize_field("last_error", &self.last_error.map(Failure::as_str))?;
+        object.serialize_field("at", &self.at.map(Timestamp::rfc3339))?;
+        object.end()
+    }
 }
 
 #[cfg(test)]

@@ -112,7 +112,6 @@ impl Upstreams {
     ///
     /// Nothing is dialled before the [`Exchange`] is polled. It ends within `first_byte_timeout`. A redirect is an
     /// answer like any other; a request is repeated only on another connection, when nothing of it had been sent.
-    #[must_use]
     pub fn send(&self, to: &UpstreamConfig, body: Bytes, stream: bool, request_id: Uuid) -> Exchange {
         let sent = Arc::new(AtomicBool::new(false));
         let watched = Watched { bytes: Some(body), sent: sent.clone() };
@@ -347,18 +346,4 @@ where
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::Dialect;
-
-    pub(super) fn upstream(base_url: &str, key: Option<&str>) -> UpstreamConfig {
-        UpstreamConfig {
-            name: "openai".to_owned(),
-            base_url: base_url.to_owned(),
-            api_key: key.map(secrecy::SecretString::from),
-            models: vec!["gpt-*".to_owned()],
-            dialect: Dialect::Openai,
-            keep_alive: Duration::from_secs(30),
-        }
-    }
-}
+mod tests;
