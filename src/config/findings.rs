@@ -33,6 +33,9 @@ pub(super) struct Complaint {
     pub(super) fix: String,
 }
 
+/// Something is wrong, and it was noted: the reader may read on, but will not get a value.
+pub(super) struct Noted;
+
 /// A complaint from its two sentences (no full stop at their ends).
 pub(super) fn complaint(problem: impl Into<String>, fix: impl Into<String>) -> Complaint {
     Complaint { problem: problem.into(), fix: fix.into() }
@@ -47,9 +50,10 @@ pub(super) struct Findings {
 }
 
 impl Findings {
-    pub(super) fn error(&self, key: impl Into<String>, place: impl ToString, what: Complaint) {
+    pub(super) fn error(&self, key: impl Into<String>, place: &(impl ToString + ?Sized), what: Complaint) -> Noted {
         let error = ConfigError { key: key.into(), place: place.to_string(), problem: what.problem, fix: what.fix };
         self.errors.borrow_mut().push(error);
+        Noted
     }
 
     pub(super) fn warn(&self, warning: impl Into<String>) {

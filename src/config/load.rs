@@ -7,7 +7,7 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 use tracing_subscriber::EnvFilter;
 
-use super::findings::{Complaint, Findings, complaint};
+use super::findings::{Complaint, Findings, Noted, complaint};
 use super::reader::Section;
 use super::source::{Gathered, SECTIONS, empty, gather};
 use super::tree::{Node, Value};
@@ -29,21 +29,23 @@ impl Config {
         let findings = Findings::default();
         let config = read(sources, &findings);
         let warnings = findings.finish()?;
-        // A reader that gives nothing has noted why, so this is never reached without an error above.
-        let mut config = config.ok_or_else(|| ConfigErrors(Vec::new()))?;
+        // Whoever says `Noted` has noted an error, so this is never reached without an error above.
+        let mut config = config.map_err(|Noted| ConfigErrors(Vec::new()))?;
         config.warnings = warnings;
         Ok(config)
     }
 }
 
 /// Reads every source; what is wrong is in the findings.
-pub(super) fn read(sources: &Sources, findings: &Findings) -> Option<Config> {
+pub(super) fn read(sources: &Sources, findings: &Findings) -> Result<Config, Noted> {
     config(&gather(sources, findings)?, sources, findings)
 }
 
-fn config(gathered: &Gathered, sources: &Sources, findings: &Findings) -> Option<Config> {
+fn config(gathered: &Gathered, sources: &Sources, findings: &Findings) -> Result<Config, Noted> {
     let root = Section::of(String::new(), &gathered.root, findings)?;
-    SECTIONS.iter().for_each(|section| drop(root.get(section)));
+    for section in SECTIONS {
+        root.get(section);
+    }
     root.finish();
     let nothing = empty();
     let section = |name| match root.get(name) {
@@ -59,7 +61,7 @@ fn config(gathered: &Gathered, sources: &Sources, findings: &Findings) -> Option
     let prices = section("prices").and_then(|section| plans::prices(&section));
     let upstreams = upstreams::upstreams(&root, gathered);
     let plans = section("plans").and_then(|section| {
-        plans::plans(&section, &plans::Served { prices: prices.as_ref(), upstreams: upstreams.as_deref() })
+        plans::plans(&section, &plans::Served { prices: prices.as_ref().ok(), upstreams: upstreams.as_deref().ok() })
     });
     gathered.refuse_strays(findings);
     let config = Config {
@@ -76,7 +78,7 @@ fn config(gathered: &Gathered, sources: &Sources, findings: &Findings) -> Option
         warnings: Vec::new(),
     };
     check_between(&config, findings);
-    Some(config)
+    Ok(config)
 }
 
 /// What no section can see alone.
@@ -97,7 +99,7 @@ fn millis_to(least: u64, most: Duration) -> RangeInclusive<Duration> {
     Duration::from_millis(least)..=most
 }
 
-fn server(section: &Section<'_>) -> Option<Server> {
+fn server(section: &Section<'_>) -> Result<Server, Noted> {
     let bind = section.parsed("bind", "0.0.0.0:8080", urls::listener);
     let admin_bind = section.parsed("admin_bind", "127.0.0.1:9090", |text| match text {
         "" => Ok(None),
@@ -121,7 +123,7 @@ fn server(section: &Section<'_>) -> Option<Server> {
     }
     let (admin_bind, admin_token) = (admin_bind?, admin_token?);
     section.note("admin_bind", admin_is_guarded(admin_bind.as_deref(), admin_token.as_ref()));
-    Some(Server {
+    Ok(Server {
         bind: bind?,
         admin_bind,
         admin_token,
@@ -173,7 +175,7 @@ pub(super) fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, Co
     })
 }
 
-fn auth(section: &Section<'_>, gathered: &Gathered) -> Option<Auth> {
+fn auth(section: &Section<'_>, gathered: &Gathered) -> Result<Auth, Noted> {
     const PROJECT: &str = "https://<project>.supabase.co";
     let url = section.maybe("supabase_url", PROJECT, supabase_url);
     let jwt_secret = section.secret("jwt_secret");
@@ -191,12 +193,11 @@ fn auth(section: &Section<'_>, gathered: &Gathered) -> Option<Auth> {
             "set SUPABASE_URL ({PROJECT}), or JWT_SECRET for HS256 tokens, or both; to look around without: tollgate demo"
         );
         let what = complaint("is missing, and so is auth.jwt_secret: nothing could verify a token", fix);
-        section.findings.error("auth.supabase_url", &gathered.place, what);
-        return None;
+        return Err(section.findings.error("auth.supabase_url", &gathered.place, what));
     }
     let supabase_url = url.map(|address| address.text);
     let default_issuer = supabase_url.as_ref().map(|url| format!("{url}/auth/v1"));
-    Some(Auth {
+    Ok(Auth {
         supabase_url,
         jwt_secret,
         issuer: issuer?.or(default_issuer).unwrap_or_default(),
@@ -230,12 +231,12 @@ fn plan_claim(text: &str) -> Result<Vec<String>, Complaint> {
     Ok(path)
 }
 
-fn store(section: &Section<'_>, directory: &Path) -> Option<Store> {
+fn store(section: &Section<'_>, directory: &Path) -> Result<Store, Noted> {
     let path = section.parsed("url", "sqlite:data/tollgate.db", |text| store_path(text, directory));
     let lease = section.duration("lease", seconds(5..=3600));
     let keep_requests = section.duration("keep_requests", KEEP_REQUESTS_MIN..=DAY.saturating_mul(3660));
     section.finish();
-    Some(Store { path: path?, lease: lease?, keep_requests: keep_requests? })
+    Ok(Store { path: path?, lease: lease?, keep_requests: keep_requests? })
 }
 
 fn store_path(text: &str, directory: &Path) -> Result<PathBuf, Complaint> {
@@ -252,7 +253,7 @@ fn store_path(text: &str, directory: &Path) -> Result<PathBuf, Complaint> {
     Ok(directory.join(path))
 }
 
-fn directory(section: &Section<'_>) -> Option<Directory> {
+fn directory(section: &Section<'_>) -> Result<Directory, Noted> {
     let via = section.parsed("via", "none", |text| match text {
         "none" => Ok(()),
         "rest" | "postgres" => {
@@ -272,10 +273,10 @@ fn directory(section: &Section<'_>) -> Option<Directory> {
         section.wrong("plan_stale", complaint("is shorter than plan_cache", fix));
     }
     via?;
-    Some(Directory { plan_cache, plan_stale, supabase_service_key: supabase_service_key? })
+    Ok(Directory { plan_cache, plan_stale, supabase_service_key: supabase_service_key? })
 }
 
-fn proxy(section: &Section<'_>) -> Option<Proxy> {
+fn proxy(section: &Section<'_>) -> Result<Proxy, Noted> {
     let on_disconnect = section.parsed("on_disconnect", "drain", |text| {
         choice(text, &[("drain", OnDisconnect::Drain), ("abort", OnDisconnect::Abort)])
     });
@@ -286,7 +287,7 @@ fn proxy(section: &Section<'_>) -> Option<Proxy> {
     let total_timeout = section.duration("total_timeout", millis_to(100, DAY));
     let min_output_tokens = section.integer("min_output_tokens", 1..=plans::TOKENS_MAX);
     section.finish();
-    Some(Proxy {
+    Ok(Proxy {
         on_disconnect: on_disconnect?,
         drain_timeout: drain_timeout?,
         connect_timeout: connect_timeout?,
@@ -297,13 +298,13 @@ fn proxy(section: &Section<'_>) -> Option<Proxy> {
     })
 }
 
-fn ceiling(section: &Section<'_>) -> Option<Option<MicroUsd>> {
+fn ceiling(section: &Section<'_>) -> Result<Option<MicroUsd>, Noted> {
     let ceiling = section.maybe("cost_usd_per_day", "50", |text| match text {
         "none" => Ok(None),
         _ => dollars(text).map(Some),
     });
     section.finish();
-    ceiling.map(Option::flatten)
+    Ok(ceiling?.flatten())
 }
 
 /// Reads US dollars, more than nothing.

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::UpstreamConfig;
-use super::findings::{Complaint, complaint};
+use super::findings::{Complaint, Noted, complaint};
 use super::load::dollars;
 use super::reader::Section;
 use super::tree::{Node, Value, parse_value};
@@ -36,16 +36,12 @@ pub(super) fn names(plans: &Plans) -> String {
 }
 
 /// `[plans.*]`
-pub(super) fn plans(section: &Section<'_>, served: &Served<'_>) -> Option<Plans> {
+pub(super) fn plans(section: &Section<'_>, served: &Served<'_>) -> Result<Plans, Noted> {
     let mut by_name = BTreeMap::new();
     let mut defaults = Vec::new();
     let mut complete = true;
     for key in section.keys() {
-        let plan = section.note(key, name(key)).and_then(|_| section.section(key)).and_then(|plan| {
-            let is_default = plan.flag("default");
-            Some((read_plan(key, &plan, served)?, is_default?))
-        });
-        let Some((plan, is_default)) = plan else {
+        let Ok((plan, is_default)) = named_plan(key, section, served) else {
             complete = false;
             continue;
         };
@@ -56,15 +52,22 @@ pub(super) fn plans(section: &Section<'_>, served: &Served<'_>) -> Option<Plans>
         by_name.insert(key.to_owned(), plan);
     }
     if !complete {
-        return None;
+        return Err(Noted);
     }
-    match defaults.as_slice() {
-        [default] => Some(Plans { by_name, default: default.clone() }),
-        _ => {
-            section.findings.error("plans", section.origin, one_default(&defaults));
-            None
-        }
-    }
+    let [default] = defaults.as_slice() else {
+        return Err(section.findings.error("plans", section.origin, one_default(&defaults)));
+    };
+    Ok(Plans { by_name, default: default.clone() })
+}
+
+/// A plan, and whether it is the default.
+fn named_plan(key: &str, section: &Section<'_>, served: &Served<'_>) -> Result<(Plan, bool), Noted> {
+    let valid = section.note(key, name(key));
+    let plan = section.section(key)?;
+    let is_default = plan.flag("default");
+    let plan = read_plan(key, &plan, served)?;
+    valid?;
+    Ok((plan, is_default?))
 }
 
 fn one_default(defaults: &[Arc<Plan>]) -> Complaint {
@@ -83,7 +86,7 @@ pub(super) struct Served<'a> {
     pub(super) upstreams: Option<&'a [UpstreamConfig]>,
 }
 
-fn read_plan(name: &str, section: &Section<'_>, served: &Served<'_>) -> Option<Plan> {
+fn read_plan(name: &str, section: &Section<'_>, served: &Served<'_>) -> Result<Plan, Noted> {
     let models = models(section, served);
     let max_output_tokens = section.maybe_integer("max_output_tokens", 1..=TOKENS_MAX);
     let max_input_tokens = section.maybe_integer("max_input_tokens", 1..=TOKENS_MAX);
@@ -91,7 +94,7 @@ fn read_plan(name: &str, section: &Section<'_>, served: &Served<'_>) -> Option<P
     let concurrent_requests = section.maybe_integer("concurrent_requests", 1..=1_000_000);
     let limits = limits(section);
     section.finish();
-    Some(Plan {
+    Ok(Plan {
         name: name.to_owned(),
         models: models?,
         max_output_tokens: max_output_tokens?.unwrap_or(OUTPUT_TOKENS),
@@ -103,23 +106,22 @@ fn read_plan(name: &str, section: &Section<'_>, served: &Served<'_>) -> Option<P
 }
 
 /// The canonical names of a plan's models, each once, in order.
-fn models(section: &Section<'_>, served: &Served<'_>) -> Option<Vec<String>> {
+fn models(section: &Section<'_>, served: &Served<'_>) -> Result<Vec<String>, Noted> {
     let written = section.texts("models")?;
     if written.is_empty() {
         let fix = "list at least one, such as models = [\"gpt-4o-mini\"]; the first is the default";
-        section.wrong("models", complaint("is empty or missing", fix));
-        return None;
+        return Err(section.wrong("models", complaint("is empty or missing", fix)));
     }
     let mut canonical = Vec::new();
     let mut complete = true;
     for model in &written {
         match section.note("models", served.model(model)) {
-            Some(name) if canonical.contains(&name) => {}
-            Some(name) => canonical.push(name),
-            None => complete = false,
+            Ok(name) if canonical.contains(&name) => {}
+            Ok(name) => canonical.push(name),
+            Err(Noted) => complete = false,
         }
     }
-    complete.then_some(canonical)
+    if complete { Ok(canonical) } else { Err(Noted) }
 }
 
 impl Served<'_> {
@@ -140,7 +142,7 @@ impl Served<'_> {
     }
 }
 
-fn limits(section: &Section<'_>) -> Option<Vec<Limit>> {
+fn limits(section: &Section<'_>) -> Result<Vec<Limit>, Noted> {
     let mut limits = Vec::new();
     let mut taken = BTreeSet::new();
     let elements = section.elements("limits")?;
@@ -150,19 +152,19 @@ fn limits(section: &Section<'_>) -> Option<Vec<Limit>> {
         section.findings.warn(format!("{path} is empty: only [ceiling] bounds what its users may spend"));
     }
     for (path, node) in &elements {
-        let Some(entry) = Section::of(path.clone(), node, section.findings) else { continue };
-        let Some(limit) = read_limit(&entry) else { continue };
+        let entry = Section::of(path.clone(), node, section.findings);
+        let Ok(limit) = entry.and_then(|entry| read_limit(&entry)) else { continue };
         if !taken.insert((limit.per, limit.unit)) {
             let problem = format!("is a second limit of {} per {}", limit.unit.as_str(), limit.per.as_str());
             section.findings.error(path, &node.origin, complaint(problem, "keep one of the two"));
         }
         limits.push(limit);
     }
-    (limits.len() == wanted).then_some(limits)
+    if limits.len() == wanted { Ok(limits) } else { Err(Noted) }
 }
 
 /// `{ per = "day", requests = 50 }`: one window, one unit.
-fn read_limit(section: &Section<'_>) -> Option<Limit> {
+fn read_limit(section: &Section<'_>) -> Result<Limit, Noted> {
     let per = section.parsed("per", "day", per);
     let requests = section.maybe_integer("requests", 1..=AMOUNT_MAX);
     let tokens = section.maybe_integer("tokens", 1..=AMOUNT_MAX);
@@ -171,12 +173,11 @@ fn read_limit(section: &Section<'_>) -> Option<Limit> {
     let amounts = [(Unit::Requests, requests?), (Unit::Tokens, tokens?), (Unit::CostUsd, cost?)];
     let mut given = amounts.into_iter().filter_map(|(unit, amount)| Some((unit, amount?)));
     match (given.next(), given.next()) {
-        (Some((unit, amount)), None) => Some(Limit { per: per?, unit, amount }),
+        (Some((unit, amount)), None) => Ok(Limit { per: per?, unit, amount }),
         (first, _) => {
             let problem = if first.is_none() { "limits nothing" } else { "limits more than one thing" };
             let fix = "write exactly one of requests, tokens and cost_usd, such as { per = \"day\", requests = 50 }";
-            section.findings.error(section.path(), section.origin, complaint(problem, fix));
-            None
+            Err(section.findings.error(section.path(), section.origin, complaint(problem, fix)))
         }
     }
 }
@@ -187,19 +188,19 @@ fn per(text: &str) -> Result<Per, Complaint> {
 }
 
 /// The shipped table with `[prices.*]` over it.
-pub(super) fn prices(section: &Section<'_>) -> Option<PriceTable> {
+pub(super) fn prices(section: &Section<'_>) -> Result<PriceTable, Noted> {
     let mut table = PriceTable::shipped();
     let mut complete = true;
     for key in section.keys() {
-        match section.get(key).and_then(|node| price(section, key, node)) {
-            Some(price) => drop(table.models.insert(key.to_owned(), price)),
-            None => complete = false,
+        match section.get(key).ok_or(Noted).and_then(|node| price(section, key, node)) {
+            Ok(price) => drop(table.models.insert(key.to_owned(), price)),
+            Err(Noted) => complete = false,
         }
     }
-    complete.then_some(table)
+    if complete { Ok(table) } else { Err(Noted) }
 }
 
-fn price(section: &Section<'_>, key: &str, node: &Node) -> Option<Price> {
+fn price(section: &Section<'_>, key: &str, node: &Node) -> Result<Price, Noted> {
     let entry: PriceEntry = section.note(key, deserialized(node))?;
     let fix = "write US dollars a million tokens in quotes: input = \"0.15\", output = \"0.60\"; or free = true";
     section.note(key, Price::try_from(entry).map_err(|problem| complaint(problem, fix)))
@@ -224,13 +225,10 @@ fn deserialized(node: &Node) -> Result<PriceEntry, Complaint> {
 }
 
 fn is_raw(node: &Node, path: &str) -> bool {
-    let step = |node: Option<&'_ Node>, name: &str| -> Option<Node> {
-        match &node?.value {
-            Value::Table(table) => table.get(name).cloned(),
-            _ => None,
-        }
-    };
-    let found = path.split('.').fold(Some(node.clone()), |node, name| step(node.as_ref(), name));
+    let found = path.split('.').try_fold(node, |node, name| match &node.value {
+        Value::Table(table) => table.get(name),
+        _ => None,
+    });
     found.is_some_and(|node| matches!(node.value, Value::Raw(_)))
 }
 

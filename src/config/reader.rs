@@ -1,7 +1,7 @@
 //! Reads typed values out of a table of settings, and says what is wrong with them.
 //!
 //! A key exists because something asked for it: what was never asked for is unknown, and refused with the nearest
-//! name that was. Each reader gives `None` when it has noted an error, so that the caller can read on and say all
+//! name that was. Each reader gives [`Noted`] when it has noted an error, so that the caller can read on and say all
 //! that is wrong at once.
 
 use std::cell::RefCell;
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-use super::findings::{Complaint, Findings, complaint, nearest};
+use super::findings::{Complaint, Findings, Noted, complaint, nearest};
 use super::tree::{Node, Origin, Table, Value, parse_value};
 use super::units;
 
@@ -33,14 +33,13 @@ fn spelled(key: &str) -> String {
 
 impl<'a> Section<'a> {
     /// The table in `node`; notes an error if it is none.
-    pub(super) fn of(path: String, node: &'a Node, findings: &'a Findings) -> Option<Self> {
+    pub(super) fn of(path: String, node: &'a Node, findings: &'a Findings) -> Result<Self, Noted> {
         let Value::Table(table) = &node.value else {
             let problem = format!("is {}, not a table", node.value.kind());
             let fix = format!("write it as a section: [{path}]");
-            findings.error(path, &node.origin, complaint(problem, fix));
-            return None;
+            return Err(findings.error(path, &node.origin, complaint(problem, fix)));
         };
-        Some(Self { path, table, origin: &node.origin, findings, asked: RefCell::default() })
+        Ok(Self { path, table, origin: &node.origin, findings, asked: RefCell::default() })
     }
 
     /// The full path of a key in it.
@@ -65,15 +64,15 @@ impl<'a> Section<'a> {
         self.table.get(key)
     }
 
-    /// The table under a key; `None` if it is not there or is none.
-    pub(super) fn section(&self, key: &str) -> Option<Section<'a>> {
-        Section::of(self.path_of(key), self.get(key)?, self.findings)
+    /// The table under a key that is there.
+    pub(super) fn section(&self, key: &str) -> Result<Section<'a>, Noted> {
+        Section::of(self.path_of(key), self.get(key).ok_or(Noted)?, self.findings)
     }
 
     /// Notes that something is wrong with a key.
-    pub(super) fn wrong(&self, key: &str, what: Complaint) {
+    pub(super) fn wrong(&self, key: &str, what: Complaint) -> Noted {
         let place = self.table.get(key).map_or(self.origin, |node| &node.origin);
-        self.findings.error(self.path_of(key), place, what);
+        self.findings.error(self.path_of(key), place, what)
     }
 
     /// Refuses every key that nothing asked for.
@@ -95,8 +94,8 @@ impl<'a> Section<'a> {
         key: &str,
         example: &str,
         read: impl FnOnce(&str) -> Result<T, Complaint>,
-    ) -> Option<Option<T>> {
-        let Some(node) = self.get(key) else { return Some(None) };
+    ) -> Result<Option<T>, Noted> {
+        let Some(node) = self.get(key) else { return Ok(None) };
         let read = match &node.value {
             Value::Text(text) | Value::Raw(text) => read(text),
             other => {
@@ -113,65 +112,60 @@ impl<'a> Section<'a> {
         key: &str,
         example: &str,
         read: impl FnOnce(&str) -> Result<T, Complaint>,
-    ) -> Option<T> {
+    ) -> Result<T, Noted> {
         let found = self.maybe(key, example, read)?;
-        if found.is_none() {
-            self.wrong(key, complaint("is missing", format!("add {key} = \"{example}\"")));
-        }
-        found
+        found.ok_or_else(|| self.wrong(key, complaint("is missing", format!("add {key} = \"{example}\""))))
     }
 
     /// A length of time within bounds.
-    pub(super) fn duration(&self, key: &str, bounds: RangeInclusive<Duration>) -> Option<Duration> {
+    pub(super) fn duration(&self, key: &str, bounds: RangeInclusive<Duration>) -> Result<Duration, Noted> {
         let found = self.maybe_duration(key, bounds)?;
-        if found.is_none() {
-            self.wrong(key, complaint("is missing", format!("add {key} = \"60s\"")));
-        }
-        found
+        found.ok_or_else(|| self.wrong(key, complaint("is missing", format!("add {key} = \"60s\""))))
     }
 
     /// A length of time within bounds, where there is one.
-    pub(super) fn maybe_duration(&self, key: &str, bounds: RangeInclusive<Duration>) -> Option<Option<Duration>> {
+    pub(super) fn maybe_duration(
+        &self,
+        key: &str,
+        bounds: RangeInclusive<Duration>,
+    ) -> Result<Option<Duration>, Noted> {
         self.maybe(key, "60s", |text| within(units::duration(text)?, &bounds, |length| units::show_duration(*length)))
     }
 
     /// A size within bounds.
-    pub(super) fn size(&self, key: &str, bounds: RangeInclusive<usize>) -> Option<usize> {
+    pub(super) fn size(&self, key: &str, bounds: RangeInclusive<usize>) -> Result<usize, Noted> {
         self.parsed(key, &units::show_size(*bounds.start()), |text| {
             within(units::size(text)?, &bounds, |bytes| units::show_size(*bytes))
         })
     }
 
     /// A secret, where there is one. An empty one is refused.
-    pub(super) fn secret(&self, key: &str) -> Option<Option<SecretString>> {
+    pub(super) fn secret(&self, key: &str) -> Result<Option<SecretString>, Noted> {
         self.maybe(key, "…", secret)
     }
 
     /// A whole number within bounds, where there is one.
-    pub(super) fn maybe_integer<T>(&self, key: &str, bounds: RangeInclusive<T>) -> Option<Option<T>>
+    pub(super) fn maybe_integer<T>(&self, key: &str, bounds: RangeInclusive<T>) -> Result<Option<T>, Noted>
     where
         T: TryFrom<i64> + PartialOrd + std::fmt::Display,
     {
-        let Some(node) = self.get(key) else { return Some(None) };
+        let Some(node) = self.get(key) else { return Ok(None) };
         self.note(key, integer(&node.value, &bounds)).map(Some)
     }
 
     /// A whole number within bounds; it must be there.
-    pub(super) fn integer<T>(&self, key: &str, bounds: RangeInclusive<T>) -> Option<T>
+    pub(super) fn integer<T>(&self, key: &str, bounds: RangeInclusive<T>) -> Result<T, Noted>
     where
         T: TryFrom<i64> + PartialOrd + std::fmt::Display,
     {
         let least = bounds.start().to_string();
         let found = self.maybe_integer(key, bounds)?;
-        if found.is_none() {
-            self.wrong(key, complaint("is missing", format!("add {key} = {least}")));
-        }
-        found
+        found.ok_or_else(|| self.wrong(key, complaint("is missing", format!("add {key} = {least}"))))
     }
 
     /// `true` or `false`; `false` where nothing is said.
-    pub(super) fn flag(&self, key: &str) -> Option<bool> {
-        let Some(node) = self.get(key) else { return Some(false) };
+    pub(super) fn flag(&self, key: &str) -> Result<bool, Noted> {
+        let Some(node) = self.get(key) else { return Ok(false) };
         let value = match &node.value {
             Value::Boolean(value) => Ok(*value),
             Value::Raw(text) if text == "true" => Ok(true),
@@ -185,22 +179,22 @@ impl<'a> Section<'a> {
     }
 
     /// A list of texts; a variable may also separate them by commas. Nothing said is an empty list.
-    pub(super) fn texts(&self, key: &str) -> Option<Vec<String>> {
-        let Some(node) = self.get(key) else { return Some(Vec::new()) };
+    pub(super) fn texts(&self, key: &str) -> Result<Vec<String>, Noted> {
+        let Some(node) = self.get(key) else { return Ok(Vec::new()) };
         self.note(key, texts(key, node))
     }
 
     /// The elements of a list with the path of each, where there is a list.
-    pub(super) fn elements(&self, key: &str) -> Option<Vec<(String, Node)>> {
-        let Some(node) = self.get(key) else { return Some(Vec::new()) };
+    pub(super) fn elements(&self, key: &str) -> Result<Vec<(String, Node)>, Noted> {
+        let Some(node) = self.get(key) else { return Ok(Vec::new()) };
         let items = self.note(key, list(key, node))?;
         let path = self.path_of(key);
-        Some(items.into_iter().enumerate().map(|(index, item)| (format!("{path}[{index}]"), item)).collect())
+        Ok(items.into_iter().enumerate().map(|(index, item)| (format!("{path}[{index}]"), item)).collect())
     }
 
     /// Gives a value, or notes what is wrong with it.
-    pub(super) fn note<T>(&self, key: &str, result: Result<T, Complaint>) -> Option<T> {
-        result.map_err(|what| self.wrong(key, what)).ok()
+    pub(super) fn note<T>(&self, key: &str, result: Result<T, Complaint>) -> Result<T, Noted> {
+        result.map_err(|what| self.wrong(key, what))
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::findings::{Findings, complaint, nearest};
+use super::findings::{Findings, Noted, complaint, nearest};
 use super::tree::{Node, Origin, Table, Value, parse_defaults, parse_document, parse_value};
 use super::{EXAMPLE, Sources};
 
@@ -51,8 +51,8 @@ const QUICK: [(&str, [&str; 2]); 6] = [
 pub(super) const SECTIONS: [&str; 9] =
     ["server", "auth", "store", "directory", "proxy", "ceiling", "upstreams", "plans", "prices"];
 
-/// Reads every source. `None`: a source cannot be read, which was noted.
-pub(super) fn gather(sources: &Sources, findings: &Findings) -> Option<Gathered> {
+/// Reads every source.
+pub(super) fn gather(sources: &Sources, findings: &Findings) -> Result<Gathered, Noted> {
     let file = config_file(sources, findings);
     let dot_env = dot_env(&sources.directory, findings);
     let (file, dot_env) = (file?, dot_env?);
@@ -74,7 +74,7 @@ pub(super) fn gather(sources: &Sources, findings: &Findings) -> Option<Gathered>
     for variable in variables {
         gathered.lay(variable, findings);
     }
-    Some(gathered)
+    Ok(gathered)
 }
 
 /// Whoever names plans does not want the built-in one beside them.
@@ -89,39 +89,44 @@ fn forget(root: &mut Node, key: &str) {
     }
 }
 
-/// The file of settings. Outer `None`: it was noted that it cannot be read.
-fn config_file(sources: &Sources, findings: &Findings) -> Option<Option<(PathBuf, Node)>> {
+/// The file of settings, where there is one.
+fn config_file(sources: &Sources, findings: &Findings) -> Result<Option<(PathBuf, Node)>, Noted> {
     let path = sources.directory.join(sources.file.as_deref().unwrap_or(Path::new(FILE)));
     let name = path.display().to_string();
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && sources.file.is_none() => return Some(None),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && sources.file.is_none() => return Ok(None),
         Err(error) => {
             let fix = "check the path and its permissions; it must be a UTF-8 text";
-            findings.error("--config", &name, complaint(format!("cannot be read: {error}"), fix));
-            return None;
+            return Err(findings.error("--config", &name, complaint(format!("cannot be read: {error}"), fix)));
         }
     };
     match parse_document(&text, &Arc::from(name.as_str())) {
-        Ok(node) => Some(Some((path, node))),
+        Ok(node) => Ok(Some((path, node))),
         Err(bad) => {
             let place = format!("{name}:{}", bad.line);
-            findings.error("syntax", place, complaint(format!("is not TOML: {}", bad.message), "correct this line"));
-            None
+            Err(findings.error(
+                "syntax",
+                &place,
+                complaint(format!("is not TOML: {}", bad.message), "correct this line"),
+            ))
         }
     }
 }
 
-/// The variables in `.env`, in its order. `None`: it was noted that it cannot be read.
-fn dot_env(directory: &Path, findings: &Findings) -> Option<Vec<Variable>> {
+/// The variables in `.env`, in its order.
+fn dot_env(directory: &Path, findings: &Findings) -> Result<Vec<Variable>, Noted> {
     let path = directory.join(DOT_ENV);
     let name = path.display().to_string();
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Some(Vec::new()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => {
-            findings.error(DOT_ENV, &name, complaint(format!("cannot be read: {error}"), "check its permissions"));
-            return None;
+            return Err(findings.error(
+                DOT_ENV,
+                &name,
+                complaint(format!("cannot be read: {error}"), "check its permissions"),
+            ));
         }
     };
     let mut variables = Vec::new();
@@ -130,13 +135,12 @@ fn dot_env(directory: &Path, findings: &Findings) -> Option<Vec<Variable>> {
         let Ok((key, value)) = entry else {
             let fix = "write NAME=value, with 'single quotes' around a value of more than letters and digits";
             let problem = format!("the line after {} cannot be read", last_name(&variables));
-            findings.error(DOT_ENV, &name, complaint(problem, fix));
-            return None;
+            return Err(findings.error(DOT_ENV, &name, complaint(problem, fix)));
         };
         let origin = Origin::Variable(format!("{key} in {name}"));
         variables.push(Variable { name: key, value, origin });
     }
-    Some(variables)
+    Ok(variables)
 }
 
 fn last_name(variables: &[Variable]) -> &str {
@@ -191,7 +195,7 @@ impl Gathered {
             self.strays.push(variable.clone());
             return;
         }
-        let Some(node) = leaf(&path, &section, variable, findings) else { return };
+        let Ok(node) = leaf(&path, &section, variable, findings) else { return };
         if !self.root.set(&path, node) {
             let fix = "name a table or an index of a list in every step but the last";
             findings.error(path.join(".").to_lowercase(), &variable.origin, complaint("leads nowhere", fix));
@@ -235,22 +239,21 @@ fn is_from_kubernetes(rest: &str, value: &str) -> bool {
 }
 
 /// The value of a variable: a whole section, plan, price or upstream is a TOML value; anything else is read by its key.
-fn leaf(path: &[&str], section: &str, variable: &Variable, findings: &Findings) -> Option<Node> {
+fn leaf(path: &[&str], section: &str, variable: &Variable, findings: &Findings) -> Result<Node, Noted> {
     let whole = match path.len() {
         1 => true,
         2 => ["upstreams", "plans", "prices"].contains(&section),
         _ => false,
     };
     if !whole {
-        return Some(Node { value: Value::Raw(variable.value.clone()), origin: variable.origin.clone() });
+        return Ok(Node { value: Value::Raw(variable.value.clone()), origin: variable.origin.clone() });
     }
     let read = parse_value(&variable.value, &variable.origin);
     read.map_err(|bad| {
         let fix = "write an inline table, such as { bind = \"127.0.0.1:8080\" }, or set one key of it";
         let problem = format!("is not a TOML value: {}", bad.message);
-        findings.error(path.join(".").to_lowercase(), &variable.origin, complaint(problem, fix));
+        findings.error(path.join(".").to_lowercase(), &variable.origin, complaint(problem, fix))
     })
-    .ok()
 }
 
 /// The empty table, for a section that nobody wrote.

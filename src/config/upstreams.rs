@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::findings::{Complaint, complaint};
+use super::findings::{Complaint, Noted, complaint};
 use super::load::{choice, text_of};
 use super::plans::name;
 use super::reader::{Section, secret};
@@ -25,15 +25,14 @@ const KEEP_ALIVE_OPENAI: Duration = Duration::from_mins(1);
 const KEEP_ALIVE_COMPATIBLE: Duration = Duration::from_secs(4);
 
 /// `[[upstreams]]`, in order.
-pub(super) fn upstreams(root: &Section<'_>, gathered: &Gathered) -> Option<Vec<UpstreamConfig>> {
+pub(super) fn upstreams(root: &Section<'_>, gathered: &Gathered) -> Result<Vec<UpstreamConfig>, Noted> {
     let elements = root.elements("upstreams")?;
     if elements.is_empty() {
         let fix = "write at least one [[upstreams]], or take the key out for OpenAI";
-        root.wrong("upstreams", complaint("is empty", fix));
-        return None;
+        return Err(root.wrong("upstreams", complaint("is empty", fix)));
     }
     let read = |(path, node): &(String, Node)| upstream(&Section::of(path.clone(), node, root.findings)?, gathered);
-    let upstreams: Vec<UpstreamConfig> = elements.iter().filter_map(read).collect();
+    let upstreams: Vec<UpstreamConfig> = elements.iter().filter_map(|element| read(element).ok()).collect();
     for (index, upstream) in upstreams.iter().enumerate() {
         if upstreams.iter().take(index).any(|other| other.name == upstream.name) {
             let problem = format!("has two upstreams named `{}`", upstream.name);
@@ -43,7 +42,7 @@ pub(super) fn upstreams(root: &Section<'_>, gathered: &Gathered) -> Option<Vec<U
     if base_url_variable(gathered).is_some() && !upstreams.iter().any(|upstream| upstream.name == OPENAI) {
         root.findings.warn(format!("{OPENAI_BASE_URL} is set but moves nothing: no upstream is named `{OPENAI}`"));
     }
-    (upstreams.len() == elements.len()).then_some(upstreams)
+    if upstreams.len() == elements.len() { Ok(upstreams) } else { Err(Noted) }
 }
 
 /// `OPENAI_BASE_URL`, unless empty.
@@ -51,7 +50,7 @@ fn base_url_variable(gathered: &Gathered) -> Option<(&str, &super::tree::Origin)
     gathered.variable(OPENAI_BASE_URL).filter(|(value, _)| !value.is_empty())
 }
 
-fn upstream(section: &Section<'_>, gathered: &Gathered) -> Option<UpstreamConfig> {
+fn upstream(section: &Section<'_>, gathered: &Gathered) -> Result<UpstreamConfig, Noted> {
     let name = section.parsed("name", OPENAI, name);
     let base = base_url(section, gathered);
     let models = section.texts("models");
@@ -71,28 +70,27 @@ fn upstream(section: &Section<'_>, gathered: &Gathered) -> Option<UpstreamConfig
     });
     let models = models?;
     section.note("models", patterns(&models))?;
-    Some(UpstreamConfig { base_url: base.text, api_key: api_key?, name, models, dialect, keep_alive })
+    Ok(UpstreamConfig { base_url: base.text, api_key: api_key?, name, models, dialect, keep_alive })
 }
 
 /// `OPENAI_BASE_URL` moves the upstream named `openai`; any other says its own.
-fn base_url(section: &Section<'_>, gathered: &Gathered) -> Option<Address> {
+fn base_url(section: &Section<'_>, gathered: &Gathered) -> Result<Address, Noted> {
     let example =
         if section.get("name").and_then(text_of) == Some(OPENAI) { OPENAI_URL } else { "http://127.0.0.1:11434/v1" };
     let written = section.maybe("base_url", example, |text| address(text, example))?;
-    if example != OPENAI_URL {
-        if written.is_none() {
-            section.wrong("base_url", complaint("is missing", format!("add base_url = \"{example}\"")));
+    let moved = base_url_variable(gathered).filter(|_| example == OPENAI_URL);
+    let base = match (moved, written) {
+        (Some((text, origin)), _) => address(text, OPENAI_URL)
+            .map_err(|what| section.findings.error(section.path_of("base_url"), origin, what))?,
+        (None, Some(written)) => written,
+        (None, None) if example == OPENAI_URL => section.note("base_url", address(OPENAI_URL, OPENAI_URL))?,
+        (None, None) => {
+            let what = complaint("is missing", format!("add base_url = \"{example}\""));
+            return Err(section.wrong("base_url", what));
         }
-        return written.inspect(|base| warn_about(section, base));
-    }
-    let base = match (base_url_variable(gathered), written) {
-        (Some((text, origin)), _) => address(text, OPENAI_URL).map_err(|what| {
-            section.findings.error(section.path_of("base_url"), origin, what);
-        }),
-        (None, Some(written)) => Ok(written),
-        (None, None) => section.note("base_url", address(OPENAI_URL, OPENAI_URL)).ok_or(()),
     };
-    base.ok().inspect(|base| warn_about(section, base))
+    warn_about(section, &base);
+    Ok(base)
 }
 
 fn warn_about(section: &Section<'_>, base: &Address) {
@@ -140,28 +138,25 @@ struct Wanted<'a> {
     variable: Option<String>,
 }
 
-/// The operator's key. Outer `None`: one is needed and there is none, or it is no key.
-fn api_key(section: &Section<'_>, wanted: &Wanted<'_>, gathered: &Gathered) -> Option<Option<SecretString>> {
+/// The operator's key. An error where one is needed and there is none.
+fn api_key(section: &Section<'_>, wanted: &Wanted<'_>, gathered: &Gathered) -> Result<Option<SecretString>, Noted> {
     let is_openai = wanted.dialect == Dialect::Openai;
     let (variable, needed) = match &wanted.variable {
         Some(variable) => (variable.as_str(), true),
         None if is_openai || wanted.name == OPENAI => (OPENAI_KEY, is_openai && !wanted.base.is_loopback()),
-        None => return Some(None),
+        None => return Ok(None),
     };
     match gathered.variable(variable) {
-        Some((text, origin)) => key(text)
-            .map_err(|what| {
-                section.findings.error(format!("{} ({variable})", section.path_of("api_key_env")), origin, what)
-            })
-            .ok()
-            .map(Some),
+        Some((text, origin)) => {
+            let path = format!("{} ({variable})", section.path_of("api_key_env"));
+            key(text).map(Some).map_err(|what| section.findings.error(path, origin, what))
+        }
         None if needed => {
             let fix = format!("set {variable} in the environment or in .env to the key of `{}`", wanted.name);
             let what = complaint(format!("needs a key, and {variable} is not set"), fix);
-            section.findings.error(section.path_of("api_key_env"), &gathered.place, what);
-            None
+            Err(section.findings.error(section.path_of("api_key_env"), &gathered.place, what))
         }
-        None => Some(None),
+        None => Ok(None),
     }
 }
 
