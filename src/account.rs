@@ -222,8 +222,16 @@ impl Pages {
 }
 
 fn row_json(day: Date, sum: &ModelSum) -> Value {
+    let mut row = json!({ "day": day.to_string() });
+    if let (Some(row), Value::Object(sum)) = (row.as_object_mut(), sum_json(sum)) {
+        row.extend(sum);
+    }
+    row
+}
+
+/// What requests of one model add up to.
+pub(crate) fn sum_json(sum: &ModelSum) -> Value {
     json!({
-        "day": day.to_string(),
         "model": sum.model,
         "requests": sum.requests,
         "input_tokens": sum.input_tokens,

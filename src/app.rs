@@ -21,6 +21,7 @@ use http::request::Parts;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tower::util::option_layer;
 
 use crate::auth::{Authenticator, Principal};
 use crate::clock::Clock;
@@ -128,7 +129,7 @@ pub fn router(app: &Arc<App>) -> Router {
             Refusal::new(Code::MethodNotAllowed, "This path takes another method.")
         })
         .layer(from_fn_with_state(app.clone(), requests::log_request))
-        .layer(requests::cors(&app.config().server.cors_origins))
+        .layer(option_layer(requests::cors(&app.config().server.cors_origins)))
         .layer(from_fn_with_state(app.clone(), requests::name_request))
         .with_state(app.clone())
 }

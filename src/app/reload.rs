@@ -36,7 +36,7 @@ async fn hung_up(hangup: &mut Option<Signal>) {
     {
         return;
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 type Stamp = Option<(SystemTime, u64)>;

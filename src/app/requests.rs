@@ -76,20 +76,21 @@ pub(super) async fn log_request(State(app): State<Arc<App>>, request: Request, n
     response
 }
 
-/// Browsers may call from the configured origins; without any, the layer says nothing.
-pub(super) fn cors(origins: &[String]) -> CorsLayer {
+/// Browsers may call from the configured origins; without any there is no such layer.
+pub(super) fn cors(origins: &[String]) -> Option<CorsLayer> {
     if origins.is_empty() {
-        return CorsLayer::new();
+        return None;
     }
     let origin = if origins.iter().any(|origin| origin == "*") {
         AllowOrigin::any()
     } else {
         AllowOrigin::list(origins.iter().filter_map(|origin| origin.parse().ok()))
     };
-    CorsLayer::new()
+    let layer = CorsLayer::new()
         .allow_origin(origin)
         .allow_methods([Method::GET, Method::POST])
         .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, HeaderName::from_static("x-client-info")])
         .expose_headers([ID_HEADER, HeaderName::from_static(CODE_HEADER), header::RETRY_AFTER])
-        .max_age(std::time::Duration::from_mins(10))
+        .max_age(std::time::Duration::from_mins(10));
+    Some(layer)
 }

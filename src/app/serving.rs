@@ -91,8 +91,8 @@ fn connection(
         .header_read_timeout(server.header_timeout)
         .max_buf_size(server.header_bytes_max)
         .half_close(false);
-    let served = http.serve_connection(TokioIo::new(Box::pin(timed)), TowerToHyperService::new(router));
-    let watched = graceful.watch(served);
+    let handled = http.serve_connection(TokioIo::new(Box::pin(timed)), TowerToHyperService::new(router));
+    let watched = graceful.watch(handled);
     let cut = app.cut.clone();
     async move {
         tokio::select! {

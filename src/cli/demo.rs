@@ -4,9 +4,9 @@
 //! a token and commands to try, and sends one streamed request itself through the front door.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::time::Duration;
 
+use base64::Engine as _;
 use bytes::Bytes;
 use http::{Method, Request, header};
 use http_body_util::{BodyExt, Full};
@@ -53,7 +53,13 @@ pub async fn run(demo: &Demo, environment: &BTreeMap<String, String>) -> Result<
     let listener = listen(&config.server.bind).await.map_err(|error| format!("{error} (here: --port)"))?;
     let (app, writer) = App::open(config, Clock::system()).map_err(|error| error.to_string())?;
     let secret = app.config().auth.jwt_secret.clone().ok_or("the demo has no secret")?;
-    let claims = MintClaims { user_id: USER, plan: None, email: Some("demo@example.com".to_owned()), expires_in: TOKEN_LIFE, issuer: "" };
+    let claims = MintClaims {
+        user_id: USER,
+        plan: None,
+        email: Some("demo@example.com".to_owned()),
+        expires_in: TOKEN_LIFE,
+        issuer: "",
+    };
     let token = mint(&secret, claims, app.clock.now())?;
     let serving = serve(app.clone(), writer, listener, stop.clone());
     let show = async {
@@ -71,7 +77,11 @@ pub async fn run(demo: &Demo, environment: &BTreeMap<String, String>) -> Result<
 }
 
 /// Where the model is, and what it is called on screen.
-async fn upstream(demo: &Demo, environment: &BTreeMap<String, String>, stop: &CancellationToken) -> Result<(Upstream, String), String> {
+async fn upstream(
+    demo: &Demo,
+    environment: &BTreeMap<String, String>,
+    stop: &CancellationToken,
+) -> Result<(Upstream, String), String> {
     let said = |name: &str| environment.get(name).filter(|value| !value.is_empty()).cloned();
     let key = said("OPENAI_API_KEY");
     let url = demo.upstream.clone().or_else(|| said("OPENAI_BASE_URL").filter(|_| key.is_some()));
@@ -100,7 +110,7 @@ struct Upstream {
 fn config(demo: &Demo, upstream: &Upstream) -> Result<Config, String> {
     let mut secret = [0; 32];
     aws_lc_rs::rand::fill(&mut secret).map_err(|_| "the system gives no random numbers")?;
-    let secret: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+    let secret = base64::engine::general_purpose::STANDARD.encode(secret);
     let folder = std::path::absolute("data").map_err(|error| format!("no working directory: {error}"))?;
     let mut env = BTreeMap::from([
         ("PORT".to_owned(), demo.port.to_string()),
@@ -130,13 +140,16 @@ async fn show(port: u16, token: &str, model: &str) -> Result<(), String> {
     let usage = get(port, token, "/api/usage").await?;
     let mut text = format!("\n\nIt took {took} ms and moved the limits of the plan:\n\n");
     limits(&mut text, &before, &after);
-    let total = usage.pointer("/rows/0").map(|row| (text_of(row, "requests"), text_of(row, "cost_usd"))).unwrap_or_default();
-    let mut line = |said: &str| drop(writeln!(text, "{said}"));
+    let total =
+        usage.pointer("/rows/0").map(|row| (text_of(row, "requests"), text_of(row, "cost_usd"))).unwrap_or_default();
+    let mut line = |said: &str| text.extend([said, "\n"]);
     line(&format!("\nToday so far: {} requests, ${}.\n\nTry it yourself:\n", total.0, total.1));
     line(&format!("  export TOKEN={token}\n"));
     line(&format!("  curl -N http://localhost:{port}/v1/chat/completions -H \"Authorization: Bearer $TOKEN\" \\"));
     line("    -H 'Content-Type: application/json' \\");
-    line("    -d '{\"model\": \"gpt-4o-mini\", \"stream\": true, \"messages\": [{\"role\": \"user\", \"content\": \"Hello!\"}]}'\n");
+    line(
+        "    -d '{\"model\": \"gpt-4o-mini\", \"stream\": true, \"messages\": [{\"role\": \"user\", \"content\": \"Hello!\"}]}'\n",
+    );
     line(&format!("  curl http://localhost:{port}/api/me -H \"Authorization: Bearer $TOKEN\"\n"));
     line(&format!("  curl http://localhost:{port}/api/usage -H \"Authorization: Bearer $TOKEN\"\n"));
     line("Usage is kept in data/tollgate.db. For your own app: README.md, \"Quick start\". Ctrl-C stops.\n");
@@ -149,7 +162,7 @@ fn limits(text: &mut String, before: &Value, after: &Value) {
     for (old, new) in list(before).iter().zip(list(after)) {
         let name = format!("{} per {}", text_of(&new, "unit"), text_of(&new, "per"));
         let (was, is, limit) = (text_of(old, "used"), text_of(&new, "used"), text_of(&new, "limit"));
-        drop(writeln!(text, "  {name:22} {was:>9} → {is:>9}  of {limit}"));
+        text.extend([format!("  {name:22} {was:>9} → {is:>9}  of {limit}\n")]);
     }
 }
 
@@ -197,7 +210,13 @@ async fn get(port: u16, token: &str, path: &str) -> Result<Value, String> {
     serde_json::from_slice(&body).map_err(|error| format!("{path} answered no JSON: {error}"))
 }
 
-async fn send(port: u16, token: &str, method: Method, path: &str, body: String) -> Result<http::Response<hyper::body::Incoming>, String> {
+async fn send(
+    port: u16,
+    token: &str,
+    method: Method,
+    path: &str,
+    body: String,
+) -> Result<http::Response<hyper::body::Incoming>, String> {
     let failed = |error: &dyn std::fmt::Display| format!("the demo cannot reach its own server: {error}");
     let stream = TcpStream::connect(("127.0.0.1", port)).await.map_err(|error| failed(&error))?;
     let (mut sender, connection) =

@@ -1,4 +1,5 @@
 //! tmp
+pub mod demo;
 pub mod pause;
 mod print;
 pub mod serve;

@@ -1,13 +1,13 @@
 //! `tollgate usage`: the usage log, summed up by model or request by request.
 
-use serde_json::json;
 use uuid::Uuid;
 
-use super::print::{Lines, out};
+use super::print::Lines;
+use crate::account::sum_json;
 use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::ledger::Failure;
-use crate::ledger::report::{Reports, RequestRow, Which};
+use crate::ledger::report::{ModelSum, Reports, RequestRow, Which};
 use crate::price::MicroUsd;
 
 /// What is asked for.
@@ -34,35 +34,23 @@ pub fn run(config: &Config, question: &Question) -> Result<(), String> {
         return requests(&reports, which, question.json).map_err(|Stopped(why)| why);
     }
     let sums = reports.by_model(which).map_err(|error| error.to_string())?;
-    let mut text = String::new();
+    let mut lines = Lines::new();
     if !question.json {
-        text.push_str(&format!(
-            "{:28} {:>9} {:>12} {:>12} {:>12} {:>14}\n",
-            "model", "requests", "input", "cached", "output", "cost"
-        ));
+        lines.line(HEAD)?;
     }
     for sum in &sums {
-        let cost = MicroUsd(sum.cost_micros);
-        let row = if question.json {
-            json!({ "model": sum.model, "requests": sum.requests, "input_tokens": sum.input_tokens,
-                "cached_input_tokens": sum.cached_input_tokens, "output_tokens": sum.output_tokens,
-                "cost_usd": cost.to_string() })
-            .to_string()
-        } else {
-            format!(
-                "{:28} {:>9} {:>12} {:>12} {:>12} {:>14}",
-                sum.model,
-                sum.requests,
-                sum.input_tokens,
-                sum.cached_input_tokens,
-                sum.output_tokens,
-                format!("${cost}")
-            )
-        };
-        text.push_str(&row);
-        text.push('\n');
+        lines.line(&if question.json { sum_json(sum).to_string() } else { sum_text(sum) })?;
     }
-    out(&text)
+    lines.finish()
+}
+
+const HEAD: &str = "model                         requests        input       cached       output           cost";
+
+/// The columns of [`HEAD`].
+pub(super) fn sum_text(sum: &ModelSum) -> String {
+    let ModelSum { model, requests, input_tokens, cached_input_tokens, output_tokens, cost_micros } = sum;
+    let cost = format!("${}", MicroUsd(*cost_micros));
+    format!("{model:28} {requests:>9} {input_tokens:>12} {cached_input_tokens:>12} {output_tokens:>12} {cost:>14}")
 }
 
 /// Printing stopped: the ledger cannot be read, or nobody listens any more.

@@ -1,15 +1,15 @@
 //! `tollgate user show|plan|block|unblock`: what one user has, and the local subscription table.
 
-use std::fmt::Write as _;
-
-use serde_json::json;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::print::out;
+use crate::account::{limit_json, sum_json, windows};
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
-use crate::ledger::report::{Desk, Reports, SubscriptionRow, Which};
-use crate::plan::{self, LimitState, Looked, Period, Unit, plan_for};
+use crate::ledger::Failure;
+use crate::ledger::report::{Desk, ModelSum, Reports, SubscriptionRow, Which};
+use crate::plan::{Granted, Limit, LimitState, Looked, Period, Unit, plan_for};
 use crate::price::MicroUsd;
 
 /// What `user plan` sets.
@@ -58,80 +58,78 @@ pub(super) fn desk(config: &Config) -> Result<Desk, String> {
     Desk::open(&config.store.path).map_err(|error| error.to_string())
 }
 
+/// What is known of a user.
+struct Facts {
+    user_id: Uuid,
+    row: Option<SubscriptionRow>,
+    granted: Granted,
+    states: Vec<LimitState>,
+    open: i64,
+    sums: Vec<ModelSum>,
+}
+
 /// Shows a user: the local subscription, the limits of the plan it gives, and what was used.
 ///
 /// # Errors
 /// There is no ledger, or it cannot be read.
 pub fn show(config: &Config, user_id: Uuid, as_json: bool) -> Result<(), String> {
-    let failed = |error: crate::ledger::Failure| error.to_string();
-    let reports = Reports::open(&config.store.path).map_err(failed)?;
+    let facts = facts(config, user_id).map_err(|error| error.to_string())?;
+    out(&if as_json { format!("{}\n", facts.json()) } else { facts.text() })
+}
+
+fn facts(config: &Config, user_id: Uuid) -> Result<Facts, Failure> {
+    let reports = Reports::open(&config.store.path)?;
     let now = Clock::system().now();
-    let row = reports.subscription(user_id).map_err(failed)?;
+    let row = reports.subscription(user_id)?;
     let local = row.as_ref().map(|row| row.at(now));
     let granted = plan_for(&Looked { local, ..Looked::default() }, &config.plans);
-    let window = |limit: &plan::Limit| plan::window(limit.per, now, &config.server.time_zone, granted.period);
-    let windows: Vec<_> = granted.plan.limits.iter().map(window).collect();
-    let standing = reports.standing(user_id, now, &windows).map_err(failed)?;
-    let states: Vec<LimitState> = granted
-        .plan
-        .limits
-        .iter()
-        .zip(windows)
-        .zip(standing.windows)
-        .map(|((limit, window), standing)| LimitState { limit: *limit, window, standing })
-        .collect();
-    let sums = reports.by_model(Which { user_id: Some(user_id), ..Which::default() }).map_err(failed)?;
-    let blocked = row.as_ref().is_some_and(|row| row.blocked);
-    if as_json {
-        let limits: Vec<_> = states.iter().map(crate::account::limit_json).collect();
-        let models: Vec<_> = sums
-            .iter()
-            .map(|sum| {
-                json!({
-                    "model": sum.model, "requests": sum.requests, "input_tokens": sum.input_tokens,
-                    "cached_input_tokens": sum.cached_input_tokens, "output_tokens": sum.output_tokens,
-                    "cost_usd": MicroUsd(sum.cost_micros).to_string(),
-                })
-            })
-            .collect();
-        let body = json!({
-            "user_id": user_id, "plan": granted.plan.name, "source": granted.source.as_str(), "blocked": blocked,
-            "until": row.as_ref().and_then(|row| row.until).map(Timestamp::rfc3339),
-            "limits": limits, "open": standing.open, "models": models,
-        });
-        return out(&format!("{body}\n"));
+    let windows = windows(&granted, config, now);
+    let standing = reports.standing(user_id, now, &windows)?;
+    let limits = granted.plan.limits.iter().zip(windows).zip(standing.windows);
+    let state = |((limit, window), standing): ((&Limit, _), _)| LimitState { limit: *limit, window, standing };
+    let states = limits.map(state).collect();
+    let sums = reports.by_model(Which { user_id: Some(user_id), ..Which::default() })?;
+    Ok(Facts { user_id, row, states, open: standing.open, sums, granted })
+}
+
+impl Facts {
+    fn blocked(&self) -> bool {
+        self.row.as_ref().is_some_and(|row| row.blocked)
     }
-    let mut text = String::new();
-    let mut line = |said: String| drop(writeln!(text, "{said}"));
-    line(format!("user     {user_id}{}", if blocked { "   BLOCKED" } else { "" }));
-    line(format!(
-        "plan     {} ({}; a plan named in the token would go first)",
-        granted.plan.name,
-        granted.source.as_str()
-    ));
-    line(format!("open     {}", standing.open));
-    for state in &states {
-        let show = |amount| show_amount(state.limit.unit, amount);
-        line(format!(
-            "limit    {:9} {:9} {:>12} of {:>12} used, {} held",
-            state.limit.per.as_str(),
-            state.limit.unit.as_str(),
-            show(state.used()),
-            show(state.limit.amount),
-            show(state.held())
-        ));
+
+    fn json(&self) -> Value {
+        let limits: Vec<_> = self.states.iter().map(limit_json).collect();
+        let models: Vec<_> = self.sums.iter().map(sum_json).collect();
+        json!({
+            "user_id": self.user_id,
+            "plan": self.granted.plan.name,
+            "source": self.granted.source.as_str(),
+            "until": self.row.as_ref().and_then(|row| row.until).map(Timestamp::rfc3339),
+            "blocked": self.blocked(),
+            "open": self.open,
+            "limits": limits,
+            "models": models,
+        })
     }
-    for sum in &sums {
-        line(format!(
-            "used     {:24} {:>7} requests {:>10} in {:>10} out  ${}",
-            sum.model,
-            sum.requests,
-            sum.input_tokens,
-            sum.output_tokens,
-            MicroUsd(sum.cost_micros)
-        ));
+
+    fn text(&self) -> String {
+        let mut text = String::new();
+        let mut line = |said: String| text.extend([said.as_str(), "\n"]);
+        line(format!("user   {}{}", self.user_id, if self.blocked() { "   BLOCKED" } else { "" }));
+        let (plan, source) = (&self.granted.plan.name, self.granted.source.as_str());
+        line(format!("plan   {plan} ({source}; a plan named in the token would go first)"));
+        line(format!("open   {} requests", self.open));
+        for state in &self.states {
+            let show = |amount| show_amount(state.limit.unit, amount);
+            let name = format!("{} per {}", state.limit.unit.as_str(), state.limit.per.as_str());
+            let (used, limit, held) = (show(state.used()), show(state.limit.amount), show(state.held()));
+            line(format!("limit  {name:22} {used:>12} of {limit:>12} used, {held} held"));
+        }
+        for sum in &self.sums {
+            line(format!("used   {}", super::usage::sum_text(sum)));
+        }
+        text
     }
-    out(&text)
 }
 
 pub(super) fn show_amount(unit: Unit, amount: i64) -> String {

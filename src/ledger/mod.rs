@@ -200,7 +200,10 @@ impl Ledger {
     #[must_use]
     pub fn hash_user(&self, user_id: Uuid) -> String {
         let tag = hmac::sign(&self.identifier_key, user_id.as_bytes());
-        tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+        // A 256-bit tag is two 128-bit halves.
+        let mut halves = tag.as_ref().chunks_exact(16).map(|half| half.try_into().map_or(0, u128::from_be_bytes));
+        let mut half = || halves.next().unwrap_or(0);
+        format!("{:032x}{:032x}", half(), half())
     }
 
     /// The file, for [`report`].

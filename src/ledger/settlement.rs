@@ -110,9 +110,9 @@ pub fn charge(price: &Price, hold: &Hold, reported: Option<Usage>, estimated: Op
 }
 
 /// An estimate cut to the tokens that were held.
-fn within(usage: &Usage, hold: &Hold) -> Usage {
-    let held = u64::try_from(hold.amounts.tokens).unwrap_or(0);
-    let input_tokens = usage.input_tokens.min(held);
-    let output_tokens = usage.output_tokens.min(held.saturating_sub(input_tokens));
-    Usage { input_tokens, output_tokens, ..Usage::default() }
+fn within(estimate: &Usage, hold: &Hold) -> Usage {
+    let all = u64::try_from(hold.amounts.tokens).unwrap_or(0);
+    let prompt = estimate.input_tokens.min(all);
+    let answer = estimate.output_tokens.min(all.saturating_sub(prompt));
+    Usage { input_tokens: prompt, output_tokens: answer, ..Usage::default() }
 }

@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::{Charge, Ending, HoldRequest, NoHold, UserStanding, decide};
 use crate::clock::Timestamp;
 use crate::plan::{Amounts, Hold, Per, Standing, Window};
+use crate::price::{MicroUsd, Usage};
 
 /// The windows of the whole app stand under this name in place of a user's id.
 const APP: &str = "app";
@@ -68,6 +69,15 @@ impl std::fmt::Debug for Book {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Book").finish_non_exhaustive()
     }
+}
+
+/// A hold that has just ended: what it held and what it came to.
+struct Ended {
+    user: String,
+    at: Timestamp,
+    held: Amounts,
+    used: Amounts,
+    load: bool,
 }
 
 /// What the ended and the open rows of a window add up to.
@@ -217,18 +227,13 @@ impl Book {
             Charge::Settled { .. } | Charge::WholeHold => ("settled", false),
             Charge::Lost => ("lost", false),
         };
-        let ended = match settlement.charge {
-            Charge::Voided { .. } => Some([0; 5]),
-            Charge::Settled { usage, cost } => Some([
-                to_i64(usage.input_tokens),
-                to_i64(usage.cached_input_tokens),
-                to_i64(usage.output_tokens),
-                to_i64(usage.reasoning_tokens),
-                cost.0,
-            ]),
+        let charged = match settlement.charge {
+            Charge::Voided { .. } => Some((Usage::default(), MicroUsd(0))),
+            Charge::Settled { usage, cost } => Some((usage, cost)),
             Charge::WholeHold | Charge::Lost => None,
         };
-        let [input, cached, output, reasoning, cost] = ended.unwrap_or([0; 5]);
+        let whole = charged.is_none();
+        let (usage, cost) = charged.unwrap_or_default();
         let mut update = self.db.prepare_cached(
             "update requests set state = ?2, flags = ?3, load = ?4, ended_at = max(?5, started_at), ttft_ms = ?6,
                     input_tokens = iif(?7, held_input_tokens, ?8), cached_input_tokens = ?9,
@@ -238,40 +243,37 @@ impl Book {
              returning user_id, started_at, held_input_tokens + held_output_tokens, held_micros,
                        input_tokens + output_tokens, cost_micros",
         )?;
-        let id = ending.id.to_string();
-        let flags = settlement.flags.join(",");
-        let whole = ended.is_none();
         let values = params![
-            id,
+            ending.id.to_string(),
             state,
-            flags,
+            settlement.flags.join(","),
             load,
             now.millis(),
             settlement.ttft_ms,
             whole,
-            input,
-            cached,
-            output,
-            reasoning,
-            cost
+            to_i64(usage.input_tokens),
+            to_i64(usage.cached_input_tokens),
+            to_i64(usage.output_tokens),
+            to_i64(usage.reasoning_tokens),
+            cost.0
         ];
-        let row = update
-            .query_row(values, |row| {
-                let user: String = row.get(0)?;
-                let (at, held_tokens, held_cost) = (row.get::<_, i64>(1)?, row.get(2)?, row.get(3)?);
-                let counted = i64::from(state != "voided");
-                let held = Amounts { requests: 1, tokens: held_tokens, cost: held_cost };
-                let used = Amounts { requests: counted, tokens: row.get(4)?, cost: row.get(5)? };
-                Ok((user, Timestamp::from_millis(at), held, used))
+        let counted = i64::from(state != "voided");
+        let ended = update.query_row(values, |row| {
+            Ok(Ended {
+                user: row.get(0)?,
+                at: Timestamp::from_millis(row.get(1)?),
+                held: Amounts { requests: 1, tokens: row.get(2)?, cost: row.get(3)? },
+                used: Amounts { requests: counted, tokens: row.get(4)?, cost: row.get(5)? },
+                load,
             })
-            .optional()?;
-        let Some((user, at, held, used)) = row else { return Ok(false) };
-        self.move_to_used(&user, at, held, used, load)?;
+        });
+        let Some(ended) = ended.optional()? else { return Ok(false) };
+        self.move_to_used(&ended)?;
         Ok(true)
     }
 
-    /// Moves an ended hold to what is used, in every window that contains `at`.
-    fn move_to_used(&self, user: &str, at: Timestamp, held: Amounts, used: Amounts, load: bool) -> Result<(), Failure> {
+    /// Moves an ended hold to what is used, in every window that contains it.
+    fn move_to_used(&self, ended: &Ended) -> Result<(), Failure> {
         let mut update = self.db.prepare_cached(
             "update windows set
                 requests_held = requests_held - ?3, tokens_held = tokens_held - ?4, micros_held = micros_held - ?5,
@@ -279,7 +281,7 @@ impl Book {
                 tokens_used = tokens_used + ?8, micros_used = micros_used + ?9
              where user_id in (?1, 'app') and ends_at > ?2 and starts_at <= ?2",
         )?;
-        let rate = used.requests.max(i64::from(load));
+        let Ended { user, at, held, used, load } = ended;
         update.execute(params![
             user,
             at.millis(),
@@ -287,7 +289,7 @@ impl Book {
             held.tokens,
             held.cost,
             used.requests,
-            rate,
+            used.requests.max(i64::from(*load)),
             used.tokens,
             used.cost
         ])?;
@@ -334,8 +336,8 @@ impl Book {
         )?;
         let rows = read.query_map(params![user, now.millis()], |row| {
             let per = per_of(row.get_ref(0)?.as_str()?);
-            let (start, end) = (Timestamp::from_millis(row.get(1)?), Timestamp::from_millis(row.get(2)?));
-            Ok((Window { per, start, end }, standing_at(row, 3)?))
+            let time = |column| Ok::<_, rusqlite::Error>(Timestamp::from_millis(row.get(column)?));
+            Ok((Window { per, start: time(1)?, end: time(2)? }, standing_at(row, 3)?))
         })?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
@@ -346,13 +348,13 @@ impl Book {
                                   requests_held, tokens_held, micros_held)
              values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
         )?;
-        let (used, held) = (standing.used, standing.held);
-        let (start, end) = (window.start.millis(), window.end.millis());
+        let Standing { used, held } = standing;
+        let (from, until) = (window.start.millis(), window.end.millis());
         insert.execute(params![
             user,
-            end,
+            until,
             window.per.as_str(),
-            start,
+            from,
             used.requests,
             used.tokens,
             used.cost,
@@ -439,7 +441,7 @@ pub(super) fn id_at(moment: Timestamp) -> String {
     format!("{high}-{low}-7000-8000-000000000000")
 }
 
-fn standing_at(row: &rusqlite::Row<'_>, first: usize) -> rusqlite::Result<Standing> {
+fn standing_at(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Standing> {
     let amounts = |from: usize| -> rusqlite::Result<Amounts> {
         Ok(Amounts {
             requests: row.get(from)?,
@@ -447,7 +449,7 @@ fn standing_at(row: &rusqlite::Row<'_>, first: usize) -> rusqlite::Result<Standi
             cost: row.get(from.saturating_add(2))?,
         })
     };
-    Ok(Standing { used: amounts(first)?, held: amounts(first.saturating_add(3))? })
+    Ok(Standing { used: amounts(column)?, held: amounts(column.saturating_add(3))? })
 }
 
 fn per_of(name: &str) -> Per {

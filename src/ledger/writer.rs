@@ -24,7 +24,7 @@ const BATCH_MAX: usize = 1024;
 /// How often an idle writer looks for changes by others, and a failed write is tried again.
 const TICK: Duration = Duration::from_millis(200);
 /// How often old rows are looked for.
-const PRUNE_EVERY: Duration = Duration::from_secs(600);
+const PRUNE_EVERY: Duration = Duration::from_mins(10);
 /// Windows that ended so long ago can only be asked for by a clock that stepped back; they would be made anew.
 const KEEP_WINDOWS: Duration = Duration::from_hours(48);
 
@@ -137,7 +137,7 @@ impl Writer {
             match job {
                 Job::Hold(request, answer) => holds.push_back((request, answer)),
                 // A hold of this batch that its caller has already let go need not be made.
-                Job::End(ending) if self.withdraw(&mut holds, &ending) => {}
+                Job::End(ending) if withdraw(&mut holds, &ending) => {}
                 Job::End(ending) => self.endings.push_back(ending),
                 Job::Standing { user_id, now, windows, answer } => questions.push((user_id, now, windows, answer)),
                 Job::Stop => going = false,
@@ -156,11 +156,6 @@ impl Writer {
             drop(answer.send(standing.ok()));
         }
         going
-    }
-
-    fn withdraw(&self, holds: &mut VecDeque<Waiting>, ending: &Ending) -> bool {
-        let place = holds.iter().position(|(request, _)| request.id == ending.id);
-        place.and_then(|place| holds.remove(place)).is_some()
     }
 
     /// Reloads the pause switch when another process wrote to the file.
@@ -328,4 +323,10 @@ impl Writer {
             tracing::error!(requests = self.endings.len(), "not written: the next start ends these requests as lost");
         }
     }
+}
+
+/// Takes a hold that its caller has let go out of the batch; false if it is not in it.
+fn withdraw(holds: &mut VecDeque<Waiting>, ending: &Ending) -> bool {
+    let place = holds.iter().position(|(request, _)| request.id == ending.id);
+    place.and_then(|place| holds.remove(place)).is_some()
 }

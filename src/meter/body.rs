@@ -427,7 +427,7 @@ mod tests {
             assert_eq!(only(&told), (End::Cancelled, None, 0));
             let ended = told.lock().unwrap().pop().unwrap();
             assert_eq!(ended.measured.content_events, read);
-            let (end, measured) = drain(ended.rest.unwrap(), limits()).await;
+            let (end, measured) = drain(ended.rest.unwrap(), limits(), std::future::pending()).await;
             assert_eq!((end, measured.content_events), (End::Complete, 3));
             assert_eq!(measured.usage.unwrap().output_tokens, 2);
         }
@@ -445,7 +445,7 @@ mod tests {
             drop(body);
             let rest = told.lock().unwrap().pop().unwrap().rest.unwrap();
             let start = Instant::now();
-            assert_eq!(drain(rest, limits()).await.0, End::Failed);
+            assert_eq!(drain(rest, limits(), std::future::pending()).await.0, End::Failed);
             assert_eq!(start.elapsed().as_secs(), seconds);
         }
     }
