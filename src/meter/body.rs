@@ -410,6 +410,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn the_deadline_holds_whoever_is_slow() {
+        let (mut body, _) = stream((0..99).flat_map(|_| [Wait(45), Say(":\n")]));
+        let start = Instant::now();
+        all(&mut body).await;
+        assert_eq!(start.elapsed().as_secs(), 300, "the upstream");
+        let (mut body, told) = stream([Say(TEXT), Say(TEXT), Say(DONE)]);
+        next(&mut body).await.unwrap();
+        tokio::time::sleep(Duration::from_mins(6)).await;
+        all(&mut body).await;
+        assert_eq!(only(&told).1, Some(Fault::Deadline), "the caller");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn what_came_before_a_failure_in_one_read_is_delivered() {
         let (mut body, _) = stream([Say(concat!("data: {\"choices\":[]}\n\n", "data: x\n\n"))]);
         let text = all(&mut body).await;

@@ -289,13 +289,13 @@ mod tests {
     use super::*;
 
     const WHOLE: &str = concat!(
-        "\u{feff}: hi\n\n",
+        "\u{feff}",
         r#"data: {"model":"gpt-4o-mini-2024-07-18","choices":[{"index":0,"delta":{"role":"assistant","content":""}}]}"#,
         "\r\n\r\n",
-        "event: message\rid: 7\r",
+        ": hi\n\nevent: message\rid: 7\r",
         r#"data:{"service_tier":"default","choices":[{"index":0,"delta":{"content":"Grüße "}}],"usage":null}"#,
         "\r\r",
-        "data: {\"choices\":\ndata: [{\"index\":0,\"delta\":{\"content\":\"Welt\"},\"finish_reason\":\"stop\"}]}\n\n",
+        "data: {\"choices\":\r\ndata: [{\"index\":0,\"delta\":{\"content\":\"Welt\"},\"finish_reason\":\"stop\"}]}\n\n",
         r#"data: {"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":4,"total_tokens":13}}"#,
         "\n\n",
         "data:[DONE]\n\n",
@@ -425,7 +425,7 @@ mod tests {
     fn what_is_no_chunk_is_not_passed() {
         let cases = [
             ("nonsense", Fault::Nonsense),
-            ("[1]", Fault::Nonsense),
+            ("[null,null,null,null,null]", Fault::Nonsense),
             ("{\"choices\":", Fault::Nonsense),
             (r#"{"choices":"abc"}"#, Fault::Nonsense),
             (r#"{"choices":[7]}"#, Fault::Nonsense),

@@ -179,8 +179,18 @@ async fn what_was_sent_and_not_answered_may_be_running() {
 
 #[tokio::test]
 async fn a_head_without_end_is_cut() {
-    let (url, _) = server(format!("HTTP/1.1 200 OK\r\nx: {}", "a".repeat(1024 * 1024))).await;
-    assert_eq!(send(&url).await.0.err(), Some(SendError::Broken));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/v1", listener.local_addr().unwrap());
+    let serve = async {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        request_of(&mut socket).await;
+        let head = format!("HTTP/1.1 200 OK\r\nx: {}", "a".repeat(1024 * 1024));
+        // The client breaks off in the middle of it.
+        drop(socket.write_all(head.as_bytes()).await);
+        socket
+    };
+    let ((outcome, _), _socket) = tokio::join!(send(&url), serve);
+    assert_eq!(outcome.err(), Some(SendError::Broken));
 }
 
 #[tokio::test]
