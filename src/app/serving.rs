@@ -36,6 +36,8 @@ pub async fn listen(bind: &str) -> Result<TcpListener, Failure> {
 pub async fn serve(app: Arc<App>, writer: Writer, listener: TcpListener, stop: CancellationToken) {
     let server = app.config().server.clone();
     let router = super::router(&app);
+    let auth = app.auth.clone();
+    app.work.spawn(stop.clone().run_until_cancelled_owned(async move { auth.keep_fresh().await }));
     let graceful = GracefulShutdown::new();
     let connections = TaskTracker::new();
     let places = Arc::new(Semaphore::new(server.open_requests_max.saturating_add(SPARE_CONNECTIONS)));

@@ -983,6 +983,7 @@ async fn a_minted_token_is_a_users() {
     let user_id = Uuid::parse_str(USER).unwrap();
     let issuer = project.auth.issuer.clone();
     let claims = MintClaims {
+        is_anonymous: false,
         user_id,
         plan: Some("pro".into()),
         email: Some("ada@example.com".into()),

@@ -101,6 +101,8 @@ pub struct MintClaims<'a> {
     pub plan: Option<String>,
     /// `email`
     pub email: Option<String>,
+    /// `is_anonymous`
+    pub is_anonymous: bool,
     /// How long it is good for.
     pub expires_in: Duration,
     /// `iss`; left out when empty.
@@ -142,7 +144,7 @@ fn supabase_claims(claims: MintClaims<'_>, now: Timestamp) -> Value {
         "aal": "aal1",
         "amr": [{"method": "password", "timestamp": now.secs()}],
         "session_id": Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, seconds, 0)),
-        "is_anonymous": false,
+        "is_anonymous": claims.is_anonymous,
     });
     if let Some(members) = all.as_object_mut().filter(|_| !claims.issuer.is_empty()) {
         members.insert("iss".to_owned(), Value::String(claims.issuer.to_owned()));

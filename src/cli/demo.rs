@@ -10,19 +10,20 @@ use base64::Engine as _;
 use bytes::Bytes;
 use http::{Method, Request, header};
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::print::out;
 use super::serve::stop_on_signal;
+use super::{Failure, print};
 use crate::app::{App, listen, serve};
 use crate::auth::{MintClaims, mint};
 use crate::clock::Clock;
 use crate::config::{Config, Sources};
-use crate::standin;
+use crate::{ledger, standin, telemetry};
 
 /// Who calls in the demo.
 const USER: Uuid = Uuid::from_u128(0x0d3e_0d3e_0d3e_4d3e_8d3e_0d3e_0d3e_0d3e);
@@ -30,37 +31,38 @@ const USER: Uuid = Uuid::from_u128(0x0d3e_0d3e_0d3e_4d3e_8d3e_0d3e_0d3e_0d3e);
 const TOKEN_LIFE: Duration = Duration::from_hours(24);
 const QUESTION: &str = "In one sentence: what does a toll gate do?";
 
-/// How the demo is run.
-#[derive(Debug)]
-pub struct Demo {
-    /// Where it serves.
-    pub port: u16,
-    /// A real model instead of the stand-in: the base URL of a server that speaks OpenAI's API.
-    pub upstream: Option<String>,
-    /// Stop after the one request.
-    pub once: bool,
+/// Look around: the whole thing, with nothing to install and nothing to set
+///
+/// Serves with the built-in plan, a secret made for this run, and a stand-in model unless `OPENAI_API_KEY` or --upstream
+/// gives a real one; sends one streamed request and shows what it cost.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  tollgate demo
+  OPENAI_API_KEY=sk-… tollgate demo --port 9000
+  tollgate demo --upstream http://localhost:11434/v1")]
+pub(super) struct Args {
+    /// Where it serves
+    #[arg(long, default_value_t = 8080, value_parser = clap::value_parser!(u16).range(1..))]
+    port: u16,
+    /// A real model in place of the stand-in: the base URL of a server that speaks OpenAI's API
+    #[arg(long, value_name = "URL")]
+    upstream: Option<String>,
+    /// Stop after the one request
+    #[arg(long)]
+    once: bool,
 }
 
 /// Runs the demo. `environment` is looked at for `OPENAI_API_KEY` and `OPENAI_BASE_URL` only.
-///
-/// # Errors
-/// The port is taken, the ledger cannot be written, or the demo's own request failed.
-pub async fn run(demo: &Demo, environment: &BTreeMap<String, String>) -> Result<(), String> {
+pub(super) async fn run(demo: &Args, environment: &BTreeMap<String, String>) -> Result<(), Failure> {
     let stop = CancellationToken::new();
     let signals = stop_on_signal(stop.clone())?;
     let (upstream, model) = upstream(demo, environment, &stop).await?;
     let config = config(demo, &upstream)?;
-    let listener = listen(&config.server.bind).await.map_err(|error| format!("{error} (here: --port)"))?;
-    let (app, writer) = App::open(config, Clock::system()).map_err(|error| error.to_string())?;
-    let secret = app.config().auth.jwt_secret.clone().ok_or("the demo has no secret")?;
-    let claims = MintClaims {
-        user_id: USER,
-        plan: None,
-        email: Some("demo@example.com".to_owned()),
-        expires_in: TOKEN_LIFE,
-        issuer: "",
-    };
-    let token = mint(&secret, claims, app.clock.now())?;
+    telemetry::init(config.server.log_format, &config.server.log_level);
+    let in_use = |error: ledger::Failure| Failure::new(error.to_string(), "try another port: --port 8081");
+    let listener = listen(&config.server.bind).await.map_err(in_use)?;
+    let (app, writer) = App::open(config, Clock::system())?;
+    let token = token(&app)?;
     let serving = serve(app.clone(), writer, listener, stop.clone());
     let show = async {
         let shown = show(demo.port, &token, &model).await;
@@ -76,12 +78,29 @@ pub async fn run(demo: &Demo, environment: &BTreeMap<String, String>) -> Result<
     }
 }
 
+fn token(app: &App) -> Result<String, Failure> {
+    let secret = app.config().auth.jwt_secret.clone().ok_or_else(|| failed("the demo has no secret"))?;
+    let claims = MintClaims {
+        user_id: USER,
+        plan: None,
+        email: Some("demo@example.com".to_owned()),
+        is_anonymous: false,
+        expires_in: TOKEN_LIFE,
+        issuer: "",
+    };
+    mint(&secret, claims, app.clock.now()).map_err(failed)
+}
+
+fn failed(problem: impl std::fmt::Display) -> Failure {
+    Failure::new(format!("the demo failed: {problem}"), "look at the log lines above; `tollgate demo --help` says more")
+}
+
 /// Where the model is, and what it is called on screen.
 async fn upstream(
-    demo: &Demo,
+    demo: &Args,
     environment: &BTreeMap<String, String>,
     stop: &CancellationToken,
-) -> Result<(Upstream, String), String> {
+) -> Result<(Upstream, String), Failure> {
     let said = |name: &str| environment.get(name).filter(|value| !value.is_empty()).cloned();
     let key = said("OPENAI_API_KEY");
     let url = demo.upstream.clone().or_else(|| said("OPENAI_BASE_URL").filter(|_| key.is_some()));
@@ -92,7 +111,6 @@ async fn upstream(
     if let Some(key) = key {
         return Ok((Upstream { url: None, key }, "OpenAI".to_owned()));
     }
-    let failed = |error: std::io::Error| format!("no port for the stand-in model: {error}");
     let listener = TcpListener::bind("127.0.0.1:0").await.map_err(failed)?;
     let url = format!("http://{}/v1", listener.local_addr().map_err(failed)?);
     #[allow(clippy::disallowed_methods, reason = "the stand-in ends with the demo, by `stop`")]
@@ -107,11 +125,11 @@ struct Upstream {
 }
 
 /// The defaults and nothing else: no file is read.
-fn config(demo: &Demo, upstream: &Upstream) -> Result<Config, String> {
+fn config(demo: &Args, upstream: &Upstream) -> Result<Config, Failure> {
     let mut secret = [0; 32];
-    aws_lc_rs::rand::fill(&mut secret).map_err(|_| "the system gives no random numbers")?;
+    aws_lc_rs::rand::fill(&mut secret).map_err(|_| failed("no random numbers"))?;
     let secret = base64::engine::general_purpose::STANDARD.encode(secret);
-    let folder = std::path::absolute("data").map_err(|error| format!("no working directory: {error}"))?;
+    let folder = std::path::absolute("data").map_err(failed)?;
     let mut env = BTreeMap::from([
         ("PORT".to_owned(), demo.port.to_string()),
         ("JWT_SECRET".to_owned(), secret),
@@ -123,12 +141,12 @@ fn config(demo: &Demo, upstream: &Upstream) -> Result<Config, String> {
     }
     // A folder without files: whatever tollgate.toml says in this one is not the demo's.
     let sources = Sources { file: None, env, directory: folder.join("demo") };
-    Config::load(&sources).map_err(|errors| errors.to_string())
+    Config::load(&sources).map_err(Failure::from)
 }
 
 /// The tour: what is served, one request, what it cost, what to try.
-async fn show(port: u16, token: &str, model: &str) -> Result<(), String> {
-    out(&format!(
+async fn show(port: u16, token: &str, model: &str) -> Result<(), Failure> {
+    print::text(&format!(
         "\nTollgate {} on http://localhost:{port}, with the plan `free` and {model}.\n\nOne request, streamed:\n\n  > {QUESTION}\n\n  ",
         env!("CARGO_PKG_VERSION")
     ))?;
@@ -153,7 +171,7 @@ async fn show(port: u16, token: &str, model: &str) -> Result<(), String> {
     line(&format!("  curl http://localhost:{port}/api/me -H \"Authorization: Bearer $TOKEN\"\n"));
     line(&format!("  curl http://localhost:{port}/api/usage -H \"Authorization: Bearer $TOKEN\"\n"));
     line("Usage is kept in data/tollgate.db. For your own app: README.md, \"Quick start\". Ctrl-C stops.\n");
-    out(&text)
+    Ok(print::text(&text)?)
 }
 
 /// Each limit before and after.
@@ -175,39 +193,39 @@ fn text_of(value: &Value, key: &str) -> String {
 }
 
 /// Sends the one request and prints its words as they come.
-async fn ask(port: u16, token: &str) -> Result<(), String> {
+async fn ask(port: u16, token: &str) -> Result<(), Failure> {
     let body = json!({ "stream": true, "messages": [{ "role": "user", "content": QUESTION }] }).to_string();
     let mut response = send(port, token, Method::POST, "/v1/chat/completions", body).await?;
     let status = response.status();
     let mut seen = String::new();
     while let Some(frame) = response.frame().await {
-        let frame = frame.map_err(|error| format!("the answer broke off: {error}"))?;
+        let frame = frame.map_err(failed)?;
         let Ok(data) = frame.into_data() else { continue };
         seen.push_str(&String::from_utf8_lossy(&data));
         while let Some((event, rest)) = seen.split_once("\n\n") {
             let word = words(event)?;
             let rest = rest.to_owned();
             seen = rest;
-            out(&word)?;
+            print::text(&word)?;
         }
     }
-    if status.is_success() { Ok(()) } else { Err(format!("the demo's request was refused with {status}: {seen}")) }
+    if status.is_success() { Ok(()) } else { Err(failed(format!("its request was refused with {status}: {seen}"))) }
 }
 
 /// The words in one event.
-fn words(event: &str) -> Result<String, String> {
+fn words(event: &str) -> Result<String, Failure> {
     let Some(data) = event.strip_prefix("data: ").filter(|data| *data != "[DONE]") else { return Ok(String::new()) };
     let chunk: Value = serde_json::from_str(data).unwrap_or_default();
     if let Some(error) = chunk.get("error") {
-        return Err(format!("the demo's request failed: {error}"));
+        return Err(failed(error));
     }
     Ok(chunk.pointer("/choices/0/delta/content").and_then(Value::as_str).unwrap_or_default().to_owned())
 }
 
-async fn get(port: u16, token: &str, path: &str) -> Result<Value, String> {
+async fn get(port: u16, token: &str, path: &str) -> Result<Value, Failure> {
     let response = send(port, token, Method::GET, path, String::new()).await?;
-    let body = response.into_body().collect().await.map_err(|error| error.to_string())?.to_bytes();
-    serde_json::from_slice(&body).map_err(|error| format!("{path} answered no JSON: {error}"))
+    let body = response.into_body().collect().await.map_err(failed)?.to_bytes();
+    serde_json::from_slice(&body).map_err(failed)
 }
 
 async fn send(
@@ -216,11 +234,9 @@ async fn send(
     method: Method,
     path: &str,
     body: String,
-) -> Result<http::Response<hyper::body::Incoming>, String> {
-    let failed = |error: &dyn std::fmt::Display| format!("the demo cannot reach its own server: {error}");
-    let stream = TcpStream::connect(("127.0.0.1", port)).await.map_err(|error| failed(&error))?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
+) -> Result<http::Response<Incoming>, Failure> {
+    let stream = TcpStream::connect(("127.0.0.1", port)).await.map_err(failed)?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
     #[allow(clippy::disallowed_methods, reason = "the connection ends with its answer")]
     tokio::spawn(connection);
     let request = Request::builder()
@@ -230,6 +246,6 @@ async fn send(
         .header(header::AUTHORIZATION, format!("Bearer {token}"))
         .header(header::CONTENT_TYPE, "application/json")
         .body(Full::new(Bytes::from(body)))
-        .map_err(|error| failed(&error))?;
-    sender.send_request(request).await.map_err(|error| failed(&error))
+        .map_err(failed)?;
+    sender.send_request(request).await.map_err(failed)
 }

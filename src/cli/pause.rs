@@ -1,24 +1,35 @@
 //! `tollgate pause` and `tollgate resume`: the kill switch.
 
-use super::print::out;
-use super::user::desk;
+use super::{Failure, print};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::ledger::report::Desk;
 
-/// Pauses the app: every new request is refused, with 503 `paused`, until `resume`.
-///
-/// # Errors
-/// The ledger cannot be written.
-pub fn pause(config: &Config, reason: &str) -> Result<(), String> {
-    desk(config)?.pause(reason, Clock::system().now()).map_err(|error| error.to_string())?;
-    out("Paused: new requests are refused within a second; open ones go on. `tollgate resume` ends it.\n")
+/// Refuse every new request of every user, with 503 `paused`, until `tollgate resume`
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:
+  tollgate pause --reason \"the bill looks wrong\"")]
+pub(super) struct Args {
+    /// Why; for whoever looks next
+    #[arg(long, default_value = "paused by the operator")]
+    reason: String,
+}
+
+/// Let the app go on after `pause`
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:
+  tollgate resume")]
+pub(super) struct ResumeArgs {}
+
+/// Pauses the app.
+pub(super) fn pause(args: &Args, config: &Config) -> Result<(), Failure> {
+    Desk::open(&config.store.path)?.pause(&args.reason, Clock::system().now())?;
+    let said = "Paused: new requests are refused within a second; open ones go on. To end it: tollgate resume";
+    Ok(print::line(said)?)
 }
 
 /// Lets the app go on.
-///
-/// # Errors
-/// The ledger cannot be written.
-pub fn resume(config: &Config) -> Result<(), String> {
-    let was_paused = desk(config)?.resume().map_err(|error| error.to_string())?;
-    out(if was_paused { "Going on.\n" } else { "It was not paused.\n" })
+pub(super) fn resume(config: &Config) -> Result<(), Failure> {
+    let was_paused = Desk::open(&config.store.path)?.resume()?;
+    Ok(print::line(if was_paused { "Going on." } else { "It was not paused." })?)
 }

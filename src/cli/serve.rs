@@ -5,20 +5,28 @@ use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use super::Failure;
 use crate::app::{App, keep_reloaded, listen, serve};
 use crate::clock::Clock;
 use crate::config::{Config, Sources};
+use crate::telemetry;
+
+/// Serve: everything, until SIGTERM or Ctrl-C
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:
+  SUPABASE_URL=https://<project>.supabase.co OPENAI_API_KEY=sk-… tollgate serve
+
+A changed tollgate.toml or .env, or SIGHUP, reloads plans, prices and keys; a wrong one changes nothing.")]
+pub(super) struct Args {}
 
 /// Serves until it is told to stop.
-///
-/// # Errors
-/// The settings are wrong, the ledger cannot be opened, or the address is taken; each with its fix.
-pub async fn run(config: Config, sources: Sources) -> Result<(), String> {
+pub(super) async fn run(config: Config, sources: Sources) -> Result<(), Failure> {
+    telemetry::init(config.server.log_format, &config.server.log_level);
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    let listener = listen(&config.server.bind).await.map_err(|error| error.to_string())?;
-    let (app, writer) = App::open(config, Clock::system()).map_err(|error| error.to_string())?;
+    let listener = listen(&config.server.bind).await?;
+    let (app, writer) = App::open(config, Clock::system())?;
     let stop = CancellationToken::new();
     let stopping = stop_on_signal(stop.clone())?;
     tracing::info!(
@@ -38,8 +46,8 @@ pub async fn run(config: Config, sources: Sources) -> Result<(), String> {
 }
 
 /// Cancels `stop` at the first SIGTERM or Ctrl-C; a second one ends the wait for open requests at once.
-pub(super) fn stop_on_signal(stop: CancellationToken) -> Result<impl Future<Output = ()>, String> {
-    let failed = |error: std::io::Error| format!("signals cannot be received: {error}");
+pub(super) fn stop_on_signal(stop: CancellationToken) -> Result<impl Future<Output = ()>, Failure> {
+    let failed = |error: std::io::Error| Failure::new(format!("signals cannot be received: {error}"), "try again");
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     Ok(async move {

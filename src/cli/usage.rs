@@ -2,46 +2,54 @@
 
 use uuid::Uuid;
 
+use super::Failure;
 use super::print::Lines;
 use crate::account::sum_json;
 use crate::clock::Timestamp;
 use crate::config::Config;
-use crate::ledger::Failure;
 use crate::ledger::report::{ModelSum, Reports, RequestRow, Which};
 use crate::price::MicroUsd;
 
-/// What is asked for.
-#[derive(Debug)]
-pub struct Question {
-    /// Request by request.
-    pub requests: bool,
-    /// One JSON object a line.
-    pub json: bool,
-    /// Of this user only.
-    pub user_id: Option<Uuid>,
-    /// Held at this moment or later.
-    pub since: Option<Timestamp>,
+/// The usage log: summed up by model, or request by request
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  tollgate usage                              what each model cost so far
+  tollgate usage --since 2026-11-01T00:00:00Z --user 7c0e8f52-5d0e-4a4e-9d43-0f4f4d1c6b11
+  tollgate usage --requests --json | jq .     every request, one JSON object a line")]
+pub(super) struct Args {
+    /// Request by request, oldest first
+    #[arg(long)]
+    requests: bool,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+    /// Of this user only
+    #[arg(long, value_name = "UUID")]
+    user: Option<Uuid>,
+    /// From this moment on: 2026-11-01T00:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = Timestamp::parse)]
+    since: Option<Timestamp>,
 }
 
 /// Prints the usage log.
-///
-/// # Errors
-/// There is no ledger, or it cannot be read.
-pub fn run(config: &Config, question: &Question) -> Result<(), String> {
-    let reports = Reports::open(&config.store.path).map_err(|error| error.to_string())?;
-    let which = Which { user_id: question.user_id, from: question.since, until: None };
-    if question.requests {
-        return requests(&reports, which, question.json).map_err(|Stopped(why)| why);
-    }
-    let sums = reports.by_model(which).map_err(|error| error.to_string())?;
+pub(super) fn run(args: &Args, config: &Config) -> Result<(), Failure> {
+    let reports = Reports::open(&config.store.path)?;
+    let which = Which { user_id: args.user, from: args.since, until: None };
     let mut lines = Lines::new();
-    if !question.json {
+    if args.requests {
+        reports.requests(which, |row| {
+            let line = if args.json { serde_json::to_string(&row).unwrap_or_default() } else { plain(&row) };
+            Ok::<(), Failure>(lines.line(&line)?)
+        })?;
+        return Ok(lines.finish()?);
+    }
+    if !args.json {
         lines.line(HEAD)?;
     }
-    for sum in &sums {
-        lines.line(&if question.json { sum_json(sum).to_string() } else { sum_text(sum) })?;
+    for sum in &reports.by_model(which)? {
+        lines.line(&if args.json { sum_json(sum).to_string() } else { sum_text(sum) })?;
     }
-    lines.finish()
+    Ok(lines.finish()?)
 }
 
 const HEAD: &str = "model                         requests        input       cached       output           cost";
@@ -51,24 +59,6 @@ pub(super) fn sum_text(sum: &ModelSum) -> String {
     let ModelSum { model, requests, input_tokens, cached_input_tokens, output_tokens, cost_micros } = sum;
     let cost = format!("${}", MicroUsd(*cost_micros));
     format!("{model:28} {requests:>9} {input_tokens:>12} {cached_input_tokens:>12} {output_tokens:>12} {cost:>14}")
-}
-
-/// Printing stopped: the ledger cannot be read, or nobody listens any more.
-struct Stopped(String);
-
-impl From<Failure> for Stopped {
-    fn from(failure: Failure) -> Self {
-        Self(failure.to_string())
-    }
-}
-
-fn requests(reports: &Reports, which: Which, as_json: bool) -> Result<(), Stopped> {
-    let mut lines = Lines::new();
-    let done = reports.requests(which, |row| {
-        let line = if as_json { serde_json::to_string(&row).unwrap_or_default() } else { plain(&row) };
-        lines.line(&line).map_err(Stopped)
-    });
-    done.and_then(|()| lines.finish().map_err(Stopped))
 }
 
 fn plain(row: &RequestRow) -> String {

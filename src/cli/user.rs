@@ -3,59 +3,106 @@
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::print::out;
+use super::{Failure, print};
 use crate::account::{limit_json, sum_json, windows};
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
-use crate::ledger::Failure;
+use crate::ledger;
 use crate::ledger::report::{Desk, ModelSum, Reports, SubscriptionRow, Which};
 use crate::plan::{Granted, Limit, LimitState, Looked, Period, Unit, plan_for};
 use crate::price::MicroUsd;
 
-/// What `user plan` sets.
-#[derive(Debug)]
-pub struct PlanChange {
-    /// The plan's name; `None` takes the subscription away.
-    pub plan: Option<String>,
-    /// The plan counts up to here.
-    pub until: Option<Timestamp>,
-    /// The subscription's period, for `period` limits.
-    pub period: Option<Period>,
+/// Look at one user, give them a plan, block them
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  tollgate user show 7c0e8f52-5d0e-4a4e-9d43-0f4f4d1c6b11
+  tollgate user plan 7c0e8f52-5d0e-4a4e-9d43-0f4f4d1c6b11 pro --until 2027-01-01T00:00:00Z
+  tollgate user block 7c0e8f52-5d0e-4a4e-9d43-0f4f4d1c6b11")]
+pub(super) struct Args {
+    #[command(subcommand)]
+    action: Action,
 }
 
-/// Gives a user a plan, or takes it away.
-///
-/// # Errors
-/// No plan has this name, or the ledger cannot be written.
-pub fn set_plan(config: &Config, user_id: Uuid, change: PlanChange) -> Result<(), String> {
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// The plan, the limits and what was used
+    Show {
+        /// The user's id
+        user: Uuid,
+        /// As one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Put the user on a plan in the local subscription table, or take them off it
+    Plan(PlanArgs),
+    /// Refuse the user, with 403 `user_blocked`
+    Block {
+        /// The user's id
+        user: Uuid,
+    },
+    /// Let the user in again
+    Unblock {
+        /// The user's id
+        user: Uuid,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct PlanArgs {
+    /// The user's id
+    user: Uuid,
+    /// The plan's name
+    #[arg(required_unless_present = "none")]
+    plan: Option<String>,
+    /// Take the local subscription away
+    #[arg(long, conflicts_with = "plan")]
+    none: bool,
+    /// The plan counts up to here: 2027-01-01T00:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = Timestamp::parse)]
+    until: Option<Timestamp>,
+    /// The subscription's period, for `period` limits: its first moment
+    #[arg(long, value_name = "TIME", requires = "period_end", value_parser = Timestamp::parse)]
+    period_start: Option<Timestamp>,
+    /// The first moment after the period
+    #[arg(long, value_name = "TIME", requires = "period_start", value_parser = Timestamp::parse)]
+    period_end: Option<Timestamp>,
+}
+
+/// Does what was asked about a user.
+pub(super) fn run(args: Args, config: &Config) -> Result<(), Failure> {
+    match args.action {
+        Action::Show { user, json } => show(config, user, json),
+        Action::Plan(change) => set_plan(config, change),
+        Action::Block { user } => set_blocked(config, user, true),
+        Action::Unblock { user } => set_blocked(config, user, false),
+    }
+}
+
+fn set_plan(config: &Config, change: PlanArgs) -> Result<(), Failure> {
     let plans = &config.plans.by_name;
     if let Some(name) = change.plan.as_deref().filter(|name| !plans.contains_key(*name)) {
         let known: Vec<&str> = plans.keys().map(String::as_str).collect();
-        return Err(format!("there is no plan `{name}`; the plans are: {}", known.join(", ")));
+        return Err(Failure::new(format!("there is no plan `{name}`"), format!("choose one of: {}", known.join(", "))));
     }
-    let desk = desk(config)?;
+    let period = change.period_start.zip(change.period_end).map(|(start, end)| Period { start, end });
+    if period.is_some_and(|period| period.end <= period.start) {
+        return Err(Failure::new("the period ends before it starts", "swap --period-start and --period-end"));
+    }
+    let user = change.user;
     let said = match (&change.plan, change.until) {
-        (None, _) => format!("{user_id} has no local subscription any more"),
-        (Some(name), None) => format!("{user_id} is on the plan {name}"),
-        (Some(name), Some(until)) => format!("{user_id} is on the plan {name} until {}", until.rfc3339()),
+        (None, _) => format!("{user} has no local subscription any more"),
+        (Some(name), None) => format!("{user} is on the plan {name}"),
+        (Some(name), Some(until)) => format!("{user} is on the plan {name} until {}", until.rfc3339()),
     };
-    let row = SubscriptionRow { plan: change.plan, period: change.period, until: change.until, blocked: false };
-    desk.set_plan(user_id, &row, Clock::system().now()).map_err(|error| error.to_string())?;
-    out(&format!("{said}\nA running server sees it within a second; a plan named in the user's token goes first.\n"))
+    let row = SubscriptionRow { plan: change.plan, period, until: change.until, blocked: false };
+    Desk::open(&config.store.path)?.set_plan(user, &row, Clock::system().now())?;
+    let when = "A running server sees it within a second. A plan that the user's token names goes first.";
+    Ok(print::line(&format!("{said}\n{when}"))?)
 }
 
-/// Blocks a user, or lifts the block.
-///
-/// # Errors
-/// The ledger cannot be written.
-pub fn set_blocked(config: &Config, user_id: Uuid, blocked: bool) -> Result<(), String> {
-    let desk = desk(config)?;
-    desk.set_blocked(user_id, blocked, Clock::system().now()).map_err(|error| error.to_string())?;
-    out(&format!("{user_id} is {}\n", if blocked { "blocked" } else { "not blocked" }))
-}
-
-pub(super) fn desk(config: &Config) -> Result<Desk, String> {
-    Desk::open(&config.store.path).map_err(|error| error.to_string())
+fn set_blocked(config: &Config, user: Uuid, blocked: bool) -> Result<(), Failure> {
+    Desk::open(&config.store.path)?.set_blocked(user, blocked, Clock::system().now())?;
+    Ok(print::line(&format!("{user} is {}", if blocked { "blocked" } else { "not blocked" }))?)
 }
 
 /// What is known of a user.
@@ -69,15 +116,13 @@ struct Facts {
 }
 
 /// Shows a user: the local subscription, the limits of the plan it gives, and what was used.
-///
-/// # Errors
-/// There is no ledger, or it cannot be read.
-pub fn show(config: &Config, user_id: Uuid, as_json: bool) -> Result<(), String> {
-    let facts = facts(config, user_id).map_err(|error| error.to_string())?;
-    out(&if as_json { format!("{}\n", facts.json()) } else { facts.text() })
+fn show(config: &Config, user_id: Uuid, as_json: bool) -> Result<(), Failure> {
+    let facts = facts(config, user_id)?;
+    let text = if as_json { format!("{}\n", facts.json()) } else { facts.text() };
+    Ok(print::text(&text)?)
 }
 
-fn facts(config: &Config, user_id: Uuid) -> Result<Facts, Failure> {
+fn facts(config: &Config, user_id: Uuid) -> Result<Facts, ledger::Failure> {
     let reports = Reports::open(&config.store.path)?;
     let now = Clock::system().now();
     let row = reports.subscription(user_id)?;
@@ -132,7 +177,7 @@ impl Facts {
     }
 }
 
-pub(super) fn show_amount(unit: Unit, amount: i64) -> String {
+fn show_amount(unit: Unit, amount: i64) -> String {
     match unit {
         Unit::CostUsd => format!("${}", MicroUsd(amount)),
         Unit::Requests | Unit::Tokens => amount.to_string(),

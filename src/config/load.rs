@@ -9,7 +9,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::findings::{Complaint, Findings, Noted, complaint};
 use super::reader::Section;
-use super::source::{Gathered, SECTIONS, empty, gather};
+use super::source::{Gathered, SECTIONS, empty, from_variables, gather};
 use super::tree::{Node, Value};
 use super::{Auth, Config, ConfigErrors, Directory, LogFormat, OnDisconnect, Proxy, Server, Sources, Store};
 use super::{plans, secrets, upstreams, urls};
@@ -28,12 +28,53 @@ impl Config {
     pub fn load(sources: &Sources) -> Result<Self, ConfigErrors> {
         let findings = Findings::default();
         let config = read(sources, &findings);
-        let warnings = findings.finish()?;
-        // Whoever says `Noted` has noted an error, so this is never reached without an error above.
-        let mut config = config.map_err(|Noted| ConfigErrors(Vec::new()))?;
-        config.warnings = warnings;
-        Ok(config)
+        finish(config, findings)
     }
+
+    /// The settings of `tollgate demo`: no file and no variable of the operator's is read; a development secret is
+    /// made up for this process, and the ledger is its own, so that a demo never stands in the real one.
+    ///
+    /// Without `upstream` it is OpenAI, and the key is needed.
+    ///
+    /// # Errors
+    /// As [`Config::load`]; also when the machine has no random numbers.
+    pub fn for_demo(bind: &str, upstream: Option<&str>, api_key: Option<&SecretString>) -> Result<Self, ConfigErrors> {
+        let findings = Findings::default();
+        let mut env = std::collections::BTreeMap::new();
+        let mut set = |name: &str, value: &str| drop(env.insert(name.to_owned(), value.to_owned()));
+        set("TOLLGATE_SERVER__BIND", bind);
+        set("TOLLGATE_SERVER__ADMIN_BIND", "");
+        set("TOLLGATE_STORE__URL", "sqlite:data/demo.db");
+        set("JWT_SECRET", &random_secret(&findings));
+        if let Some(url) = upstream {
+            set("OPENAI_BASE_URL", url);
+        }
+        if let Some(key) = api_key {
+            set("OPENAI_API_KEY", key.expose_secret());
+        }
+        let gathered = from_variables(&env, &findings);
+        let config = config(&gathered, &Sources::default(), &findings);
+        finish(config, findings)
+    }
+}
+
+fn finish(config: Result<Config, Noted>, findings: Findings) -> Result<Config, ConfigErrors> {
+    let warnings = findings.finish()?;
+    // Whoever says `Noted` has noted an error, so this is never reached without an error above.
+    let mut config = config.map_err(|Noted| ConfigErrors(Vec::new()))?;
+    config.warnings = warnings;
+    Ok(config)
+}
+
+/// 48 random bytes in base64.
+fn random_secret(findings: &Findings) -> String {
+    use base64::Engine as _;
+    let mut bytes = [0_u8; 48];
+    if aws_lc_rs::rand::fill(&mut bytes).is_err() {
+        let what = complaint("cannot be made up: this machine gives no random numbers", "set JWT_SECRET and use serve");
+        findings.error("auth.jwt_secret", "the demo", what);
+    }
+    base64::engine::general_purpose::STANDARD.encode(bytes)
 }
 
 /// Reads every source; what is wrong is in the findings.
@@ -118,11 +159,12 @@ fn server(section: &Section<'_>) -> Result<Server, Noted> {
     let log_format = section.parsed("log_format", "auto", log_format);
     let log_level = section.parsed("log_level", "info", log_level);
     section.finish();
-    for origin in cors_origins.iter().flatten() {
-        section.note("cors_origins", urls::origin(origin));
-    }
+    let cors_origins = cors_origins.and_then(|origins| {
+        section.note("cors_origins", origins.iter().try_for_each(|text| urls::origin(text)).map(|()| origins))
+    });
     let (admin_bind, admin_token) = (admin_bind?, admin_token?);
-    section.note("admin_bind", admin_is_guarded(admin_bind.as_deref(), admin_token.as_ref()));
+    let guarded = section.note("admin_bind", admin_is_guarded(admin_bind.as_deref(), admin_token.as_ref()));
+    guarded?;
     Ok(Server {
         bind: bind?,
         admin_bind,

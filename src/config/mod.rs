@@ -52,6 +52,15 @@ impl Sources {
     }
 }
 
+impl Sources {
+    /// `OPENAI_API_KEY`, from the environment or else from `.env`, unless it is empty. For the demo, which reads no
+    /// other setting.
+    #[must_use]
+    pub fn openai_api_key(&self) -> Option<SecretString> {
+        source::lookup(self, "OPENAI_API_KEY").filter(|key| !key.is_empty()).map(SecretString::from)
+    }
+}
+
 /// One thing that is wrong: which key, where it was said, what is wrong with it, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {

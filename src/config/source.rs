@@ -56,8 +56,17 @@ pub(super) fn gather(sources: &Sources, findings: &Findings) -> Result<Gathered,
     let file = config_file(sources, findings);
     let dot_env = dot_env(&sources.directory, findings);
     let (file, dot_env) = (file?, dot_env?);
+    Ok(assemble(file, dot_env.into_iter().chain(environment(&sources.env)).collect(), findings))
+}
+
+/// Variables alone, over the defaults: no file is looked at.
+pub(super) fn from_variables(env: &BTreeMap<String, String>, findings: &Findings) -> Gathered {
+    assemble(None, environment(env).collect(), findings)
+}
+
+/// Lays every source on the defaults.
+fn assemble(file: Option<(PathBuf, Node)>, variables: Vec<Variable>, findings: &Findings) -> Gathered {
     let mut root = parse_defaults(EXAMPLE);
-    let variables: Vec<Variable> = dot_env.into_iter().chain(environment(&sources.env)).collect();
     let place = match &file {
         Some((path, _)) => path.display().to_string(),
         None => format!("there is no {FILE}, and no variable says it"),
@@ -74,7 +83,7 @@ pub(super) fn gather(sources: &Sources, findings: &Findings) -> Result<Gathered,
     for variable in variables {
         gathered.lay(variable, findings);
     }
-    Ok(gathered)
+    gathered
 }
 
 /// Whoever names plans does not want the built-in one beside them.
@@ -141,6 +150,15 @@ fn dot_env(directory: &Path, findings: &Findings) -> Result<Vec<Variable>, Noted
         variables.push(Variable { name: key, value, origin });
     }
     Ok(variables)
+}
+
+/// A variable from the environment, or else from `.env`.
+pub(super) fn lookup(sources: &Sources, name: &str) -> Option<String> {
+    let said = sources.env.get(name).cloned();
+    said.or_else(|| {
+        let variables = dot_env(&sources.directory, &Findings::default()).ok()?;
+        variables.into_iter().rev().find(|variable| variable.name == name).map(|variable| variable.value)
+    })
 }
 
 fn last_name(variables: &[Variable]) -> &str {

@@ -75,7 +75,7 @@ fn two_variables_are_enough() {
     assert_eq!(config.file, None);
     let upstream = &config.upstreams[0];
     assert_eq!((upstream.name.as_str(), upstream.base_url.as_str()), ("openai", "https://api.openai.com/v1"));
-    assert_eq!((upstream.dialect, upstream.keep_alive), (Dialect::Openai, Duration::from_secs(60)));
+    assert_eq!((upstream.dialect, upstream.keep_alive), (Dialect::Openai, Duration::from_mins(1)));
     assert_eq!(upstream.api_key.as_ref().unwrap().expose_secret(), KEY);
     assert!(config.warnings.is_empty(), "{:?}", config.warnings);
     let free = &config.plans.default;
@@ -494,7 +494,9 @@ fn plans_must_be_usable_and_one_of_them_the_default() {
         ),
     ] {
         let told = complaint(&file, &[]);
-        words.iter().for_each(|word| assert!(told.contains(word), "{file}\n  says: {told}\n  and not: {word}"));
+        for word in words {
+            assert!(told.contains(word), "{file}\n  says: {told}\n  and not: {word}");
+        }
     }
 }
 
@@ -527,7 +529,9 @@ const BAD_UPSTREAMS: &[(&str, &[&str])] = &[
 fn a_bad_upstream_is_refused_with_the_key_and_the_fix() {
     for (lines, words) in BAD_UPSTREAMS {
         let told = complaint(&format!("[[upstreams]]\nname = \"local\"\n{lines}"), &[]);
-        words.iter().for_each(|word| assert!(told.contains(word), "{lines}\n  says: {told}\n  and not: {word}"));
+        for word in *words {
+            assert!(told.contains(word), "{lines}\n  says: {told}\n  and not: {word}");
+        }
     }
     let twice = "[[upstreams]]\nname = \"a\"\nbase_url = \"http://127.0.0.1:1/v1\"\nmodels = [\"*\"]\n".repeat(2);
     assert!(complaint(&twice, &[]).contains("two upstreams named `a`"));
@@ -580,4 +584,32 @@ fn what_is_missing_is_named_with_the_variable_that_sets_it() {
     assert!(told.contains("upstreams[0].api_key_env") && told.contains("set OPENAI_API_KEY"), "{told}");
     let told = without("JWT_SECRET");
     assert!(told.contains("SUPABASE_URL") && told.contains("JWT_SECRET") && told.contains("tollgate demo"), "{told}");
+}
+
+#[test]
+fn the_demo_needs_nothing_and_keeps_to_itself() {
+    let demo = |upstream, key: Option<&str>| {
+        Config::for_demo("127.0.0.1:8080", upstream, key.map(SecretString::from).as_ref())
+    };
+    let local = demo(Some("http://127.0.0.1:9/v1"), None).unwrap();
+    assert_eq!((local.store.path.as_path(), local.server.admin_bind), (std::path::Path::new("data/demo.db"), None));
+    assert_eq!(local.plans.default.name, "free");
+    let secret = |config: &Config| config.auth.jwt_secret.as_ref().unwrap().expose_secret().to_owned();
+    let openai = demo(None, Some(KEY)).unwrap();
+    assert_eq!(openai.upstreams[0].base_url, "https://api.openai.com/v1");
+    assert!(secret(&openai).len() == 64 && secret(&openai) != secret(&demo(None, Some(KEY)).unwrap()));
+    assert!(demo(None, None).unwrap_err().to_string().contains("OPENAI_API_KEY"));
+}
+
+#[test]
+fn the_demo_finds_the_key_in_the_environment_or_in_dot_env() {
+    let dir = Dir::new();
+    dir.write(".env", "OPENAI_API_KEY=from-file");
+    let sources = |env: &[(&str, &str)]| {
+        let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Sources { file: None, env, directory: dir.0.clone() }
+    };
+    assert_eq!(sources(&[]).openai_api_key().unwrap().expose_secret(), "from-file");
+    assert_eq!(sources(&[("OPENAI_API_KEY", "from-env")]).openai_api_key().unwrap().expose_secret(), "from-env");
+    assert!(sources(&[("OPENAI_API_KEY", "")]).openai_api_key().is_none());
 }

@@ -15,6 +15,14 @@ pub(super) fn duration(text: &str) -> Result<Duration, Complaint> {
     })
 }
 
+/// Reads a length of time, as the command line does.
+///
+/// # Errors
+/// What is wrong with it, and how to write it.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    duration(text).map_err(|what| format!("{}; {}", what.problem, what.fix))
+}
+
 /// Reads `512B`, `32KiB`, `8MiB` or `1GiB`. A number without a unit is refused.
 pub(super) fn size(text: &str) -> Result<usize, Complaint> {
     let bytes = measure(text, &SIZES).and_then(|bytes| usize::try_from(bytes).ok());
