@@ -3,6 +3,8 @@
 //! The model is a list of requests; what a window says is the sum over that list, by the law's own words. After each
 //! step the book must say the same.
 
+#![allow(clippy::arithmetic_side_effects, clippy::as_conversions, reason = "a model of small numbers, in a test")]
+
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -41,7 +43,7 @@ enum Step {
     Lose { which: usize },
     EndAgain { which: usize },
     Crash,
-    ClockStep { seconds: i64 },
+    MoveClock { seconds: i64 },
     Prune,
 }
 
@@ -62,7 +64,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => which().prop_map(|which| Step::Lose { which }),
         1 => which().prop_map(|which| Step::EndAgain { which }),
         1 => Just(Step::Crash),
-        4 => clock.prop_map(|seconds| Step::ClockStep { seconds }),
+        4 => clock.prop_map(|seconds| Step::MoveClock { seconds }),
         1 => Just(Step::Prune)
     ];
     prop::collection::vec(step, 1..60)
@@ -261,7 +263,7 @@ impl World {
             Step::Lose { which } => self.end(which, |_| Charge::Lost),
             Step::EndAgain { which } => self.end_again(which),
             Step::Crash => self.crash(),
-            Step::ClockStep { seconds } => self.now = Timestamp::from_millis(self.now.millis() + seconds * 1000),
+            Step::MoveClock { seconds } => self.now = Timestamp::from_millis(self.now.millis() + seconds * 1000),
             // Windows that ended are forgotten and made anew from the rows if the clock comes back to them.
             Step::Prune => drop(self.in_transaction(|book| book.prune(Timestamp::EPOCH, self.now)).unwrap()),
         }
