@@ -520,6 +520,16 @@ mod tests {
     }
 
     #[test]
+    fn a_bound_covers_a_prompt_that_turns_out_short_where_short_is_dearer() {
+        let mut price = shipped("gpt-5.4");
+        if let Some(long) = &mut price.long {
+            (long.input, long.cached_input, long.cache_write, long.output) = Default::default();
+        }
+        let short = Usage { input_tokens: 272_000, output_tokens: 5, ..Usage::default() };
+        assert_eq!(price.bound(300_000, 5), price.cost(&short));
+    }
+
+    #[test]
     fn huge_numbers_saturate() {
         let price = Price { input: PerMillion(u64::MAX), output: PerMillion(u64::MAX), ..Price::FREE };
         assert_eq!(price.bound(u64::MAX, u64::MAX), MicroUsd(i64::MAX));

@@ -341,6 +341,7 @@ fn answers_have_a_known_format() {
         with(json!({"response_format": {"type": kind}})).unwrap();
     }
     let format = |format: Value| with(json!({"response_format": format}));
+    unsupported(format(json!({"type": "text", "x": 1})), "response_format.x");
     unsupported(format(json!({"type": "grammar", "grammar": "x"})), "response_format.type");
     invalid(format(json!({})), "response_format.type");
     invalid(format(json!("json")), "response_format");
@@ -669,6 +670,91 @@ fn every_text_of_a_prompt_is_weighed() {
         *request.pointer_mut(pointer).unwrap() = json!("x".repeat(64));
         assert!(parse(&request.to_string()).unwrap().ask(1).input_tokens >= base.ask(1).input_tokens + 56, "{pointer}");
     }
+}
+
+#[test]
+fn the_margin_on_a_count_is_one_part_in_32() {
+    let mut order = message(json!({"role": "user", "content": "word ".repeat(3_199)})).unwrap();
+    order.count_exactly();
+    assert_eq!(order.ask(1).input_tokens, 3_200 + 100 + 64 + 16);
+}
+
+#[test]
+fn counting_never_widens_the_bound() {
+    // A token a byte: with the margin, the count is above the bytes.
+    let mut order = message(json!({"role": "user", "content": "𓀀".repeat(40_000)})).unwrap();
+    let bytes = order.ask(1).input_tokens;
+    order.count_exactly();
+    assert_eq!(order.ask(1).input_tokens, bytes);
+    assert!(order.estimate_input_tokens() <= bytes);
+}
+
+/// The tools of a request, as OpenAI's models have been seen to read them.
+fn as_typescript(tools: &Value) -> String {
+    let types = |schema: &Value| match schema["enum"].as_array() {
+        Some(items) => items.iter().map(Value::to_string).collect::<Vec<_>>().join(" | "),
+        None => schema["type"].as_str().unwrap().to_owned(),
+    };
+    let comment = |text: &Value| match text.as_str().unwrap() {
+        "" => String::new(),
+        text => format!("// {}\n", text.replace('\n', "\n// ")),
+    };
+    let mut lines = vec!["# Tools\n\n## functions\n\nnamespace functions {\n".to_owned()];
+    for function in tools.as_array().unwrap().iter().map(|tool| &tool["function"]) {
+        lines.push(format!(
+            "{}type {} = (_: {{",
+            comment(&function["description"]),
+            function["name"].as_str().unwrap()
+        ));
+        for (name, member) in function["parameters"]["properties"].as_object().unwrap() {
+            lines.push(format!("{}{name}?: {},", comment(&member["description"]), types(member)));
+        }
+        lines.push("}) => any;\n".to_owned());
+    }
+    lines.push("} // namespace functions".to_owned());
+    lines.join("\n")
+}
+
+fn tools_of_every_shape() -> Vec<Value> {
+    let lines = "1\n2\n".repeat(40);
+    let enums: Vec<String> = (0..200).map(|item| format!("{item}")).collect();
+    let members: serde_json::Map<String, Value> =
+        (0..200).map(|item| (format!("m{item}"), json!({"type": "string", "description": "A b\nC"}))).collect();
+    let function = |properties: Value| {
+        let parameters = json!({"type": "object", "properties": properties});
+        json!([{"type": "function", "function": {"name": "f", "description": lines, "parameters": parameters}}])
+    };
+    vec![
+        json!([{"type": "function", "function": {"name": "f", "description": "", "parameters": {"properties": {}}}}]),
+        function(json!({})),
+        function(json!({"a": {"type": "string", "description": "", "enum": enums}})),
+        function(json!({"a": {"type": "string", "description": lines}})),
+        function(Value::Object(members)),
+    ]
+}
+
+#[test]
+fn tools_weigh_more_than_any_way_they_are_shown() {
+    for tools in tools_of_every_shape() {
+        let without = |model: &str| with(json!({"model": model})).unwrap();
+        let weigh = |model: &str, tools: &Value| with(json!({"model": model, "tools": tools})).unwrap();
+        let (mut order, mut plain) = (weigh("gpt-4o", &tools), without("gpt-4o"));
+        order.count_exactly();
+        plain.count_exactly();
+        let shown = tokens::count(Tokenizer::O200k, &as_typescript(&tools));
+        let weight = order.ask(1).input_tokens - plain.ask(1).input_tokens;
+        assert!(weight >= shown + 100, "{weight} for {shown}: {:.200}", tools.to_string());
+        // A template that prints JSON within JSON, safe for HTML, and a tokenizer that knows single bytes only.
+        let escaped = json!(tools.to_string()).to_string();
+        let weight = weigh("local", &tools).ask(1).input_tokens - without("local").ask(1).input_tokens;
+        assert!(weight >= tokens::bytes_bound(&escaped), "{weight}: {:.200}", tools.to_string());
+    }
+    let quotes = message(json!({"role": "tool", "tool_call_id": "a", "content": "<".repeat(1000)}));
+    let quotes = quotes.unwrap();
+    let local = with(
+        json!({"model": "local", "messages": [{"role": "tool", "tool_call_id": "a", "content": "<".repeat(1000)}]}),
+    );
+    assert!(local.unwrap().ask(1).input_tokens >= 6000 && quotes.ask(1).input_tokens < 1200);
 }
 
 #[test]
