@@ -215,7 +215,7 @@ impl World {
             }
             Err(NoHold::Concurrent { .. }) => assert!(open >= CONCURRENT as usize),
             Err(_) => {
-                assert!(!everything_fits(ask.amounts(ask.output_floor)), "law 7: refused although the floor fits")
+                assert!(!everything_fits(ask.amounts(ask.output_floor)), "law 7: refused although the floor fits");
             }
         }
     }
@@ -251,8 +251,8 @@ impl World {
         }
     }
 
-    fn apply(&mut self, step: Step) {
-        match step {
+    fn apply(&mut self, step: &Step) {
+        match *step {
             Step::Hold { user, plan, input, cap } => self.hold(user, plan, input, cap),
             Step::Settle { which, input, output } => self.end(which, |_| {
                 let usage = Usage { input_tokens: input, output_tokens: output, ..Usage::default() };
@@ -305,7 +305,7 @@ proptest! {
     fn the_laws_hold_after_every_step(steps in steps()) {
         let mut world = World::new();
         for step in steps {
-            world.apply(step);
+            world.apply(&step);
         }
     }
 }
