@@ -1,1 +1,188 @@
-//! (being written)
+//! The composition root: the parts, the routes, the layers in one visible list; serving with limits; draining.
+//!
+//! Every route asks for a [`Principal`] but for those named in [`open_routes`]. The listener accepts on its own loop,
+//! because `axum::serve` bounds neither heads nor idle connections (STYLE.md). What must outlive a caller runs on
+//! `work`, which `serve` waits for.
+
+mod reload;
+mod requests;
+mod serving;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use arc_swap::ArcSwap;
+use axum::Router;
+use axum::extract::{FromRequestParts, State};
+use axum::middleware::from_fn_with_state;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use http::request::Parts;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::util::option_layer;
+
+use crate::auth::{Authenticator, Principal};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::directory::Directory;
+use crate::error::{Code, Refusal};
+use crate::ledger::{Failure, Ledger, Settings, Writer};
+use crate::upstream::Upstreams;
+use crate::{account, proxy};
+
+pub use reload::keep_reloaded;
+pub use requests::RequestId;
+pub use serving::{listen, serve};
+
+/// Everything a request may use.
+pub struct App {
+    config: ArcSwap<Config>,
+    /// Wall time.
+    pub clock: Clock,
+    /// Bearer → principal.
+    pub auth: Authenticator,
+    /// Principal → plan.
+    pub directory: Directory,
+    /// Money.
+    pub ledger: Ledger,
+    /// Providers.
+    pub upstreams: Upstreams,
+    /// Tasks that outlive their caller: drained answers, fetched keys, counted estimates.
+    pub work: TaskTracker,
+    /// Cancelled when the shutdown's grace is over: what still runs settles at once.
+    pub cut: CancellationToken,
+    open: Arc<AtomicUsize>,
+}
+
+/// One of the `open_requests_max` places; given back when dropped.
+#[derive(Debug)]
+pub struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl App {
+    /// Puts the parts together and opens the ledger. Dials nobody but the JWKS, in the background.
+    ///
+    /// # Errors
+    /// The ledger cannot be opened.
+    pub fn open(config: Config, clock: Clock) -> Result<(Arc<Self>, Writer), Failure> {
+        let settings = Settings {
+            path: config.store.path.clone(),
+            lease: config.store.lease,
+            keep_requests: config.store.keep_requests,
+        };
+        let (ledger, writer) = Ledger::open(settings, clock.clone())?;
+        let work = TaskTracker::new();
+        let app = Self {
+            auth: Authenticator::new(&config.auth, work.clone(), clock.clone()),
+            directory: Directory::new(ledger.clone()),
+            upstreams: Upstreams::new(&config.proxy),
+            config: ArcSwap::from_pointee(config),
+            clock,
+            ledger,
+            work,
+            cut: CancellationToken::new(),
+            open: Arc::new(AtomicUsize::new(0)),
+        };
+        app.auth.warm_up();
+        Ok((Arc::new(app), writer))
+    }
+
+    /// The settings in force.
+    #[must_use]
+    pub fn config(&self) -> Arc<Config> {
+        self.config.load_full()
+    }
+
+    /// A place among the open requests.
+    ///
+    /// # Errors
+    /// `overloaded`: all are taken.
+    pub fn place(&self) -> Result<Place, Refusal> {
+        let most = self.config.load().server.open_requests_max;
+        let place = Place(self.open.clone());
+        if self.open.fetch_add(1, Ordering::AcqRel) < most {
+            return Ok(place);
+        }
+        Err(Refusal::new(Code::Overloaded, "The server is busy; try again in a moment."))
+    }
+
+    /// How many places are taken.
+    #[must_use]
+    pub fn open_requests(&self) -> usize {
+        self.open.load(Ordering::Acquire)
+    }
+}
+
+/// All routes, with the layers outermost last.
+pub fn router(app: &Arc<App>) -> Router {
+    open_routes()
+        .merge(user_routes())
+        .fallback(|| async { Refusal::new(Code::NotFound, "There is nothing at this path.") })
+        .method_not_allowed_fallback(|| async {
+            Refusal::new(Code::MethodNotAllowed, "This path takes another method.")
+        })
+        .layer(from_fn_with_state(app.clone(), requests::log_request))
+        .layer(option_layer(requests::cors(&app.config().server.cors_origins)))
+        .layer(from_fn_with_state(app.clone(), requests::name_request))
+        .with_state(app.clone())
+}
+
+/// What needs no token.
+fn open_routes() -> Router<Arc<App>> {
+    Router::new().route("/", get(alive)).route("/health/ready", get(ready))
+}
+
+/// What needs a user's token.
+fn user_routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/api/me", get(account::me))
+        .route("/api/usage", get(account::usage))
+        .route("/api/chat", post(proxy::chat))
+        .route("/v1/chat/completions", post(proxy::chat))
+        .route("/v1/models", get(account::models))
+        .route("/v1/models/{id}", get(account::model))
+}
+
+async fn alive() -> Response {
+    let body = json!({ "status": "ok", "service": "tollgate", "version": env!("CARGO_PKG_VERSION") });
+    axum::Json(body).into_response()
+}
+
+/// Tells what the last traffic saw; dials nobody.
+async fn ready(State(app): State<Arc<App>>) -> Response {
+    let config = app.config();
+    let now = app.clock.now();
+    let keys = app.auth.health(now);
+    let upstreams = app.upstreams.health(&config.upstreams);
+    let writable = app.ledger.is_writable();
+    let an_upstream = upstreams.values().any(|health| health.ok);
+    let is_ready = writable && keys.ok && an_upstream;
+    let body = json!({
+        "status": if is_ready { "ready" } else { "not_ready" },
+        "parts": {
+            "store": { "ok": writable, "kind": "sqlite" },
+            "jwks": keys,
+            "directory": { "ok": true, "via": "none" },
+            "upstreams": upstreams,
+        },
+    });
+    let status = if is_ready { http::StatusCode::OK } else { http::StatusCode::SERVICE_UNAVAILABLE };
+    (status, axum::Json(body)).into_response()
+}
+
+/// A handler that names a [`Principal`] cannot run without one.
+impl FromRequestParts<Arc<App>> for Principal {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Refusal> {
+        let config = app.config();
+        app.auth.verify(&parts.headers, &config.auth, app.clock.now()).await
+    }
+}

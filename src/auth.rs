@@ -1,19 +1,54 @@
 //! Bearer token → [`Principal`].
+//!
+//! It knows what a Supabase access token is and whom it names; it does not know plans, limits or requests. Invariants:
+//! a [`Principal`] exists only for a token whose signature and claims were verified here; the algorithm belongs to the
+//! key, so the shared secret verifies HS256 and nothing else; whatever a stranger sends costs at most a digest, one
+//! look at 8 KiB and a few signature checks, and never more fetches of keys than `jwks` allows.
 
-use http::HeaderMap;
+mod claims;
+mod token;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use aws_lc_rs::{digest, hmac};
+use http::{HeaderMap, header};
+use quick_cache::sync::Cache;
+use secrecy::ExposeSecret;
+use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
 use crate::config::Auth;
-use crate::error::Refusal;
+use crate::error::{Code, Refusal};
+use crate::jwks::{self, Jwks, KeysHealth};
+use claims::Grant;
+use token::{Parts, Scheme};
 
-/// A verified caller. Made only in this file: a handler that names it cannot run without one.
+pub use token::{MintClaims, mint};
+
+/// The longest token, with its scheme, that is looked at. Supabase's are 1 to 2 KiB.
+const BEARER_BYTES_MAX: usize = 8 * 1024;
+/// How far clocks may differ when `exp`, `nbf` and `iat` are checked.
+const LEEWAY: Duration = Duration::from_secs(30);
+/// How many verified tokens are remembered.
+const REMEMBERED_MAX: usize = 16 * 1024;
+/// Said of anon, service-role, publishable and secret keys.
+const API_KEY_MESSAGE: &str = "This is an API key of the project, not a user's access token: sign in and send the \
+                               session's access token.";
+
+type Digest = [u8; 32];
+
+/// A verified caller. Made only in this room: a handler that names it cannot run without one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Principal {
     user_id: Uuid,
     email: Option<String>,
     is_anonymous: bool,
     plan_claim: Option<String>,
+    session_id: Option<Uuid>,
+    expires_at: Timestamp,
 }
 
 impl Principal {
@@ -22,4 +57,297 @@ impl Principal {
     pub const fn user_id(&self) -> Uuid {
         self.user_id
     }
+
+    /// The user's e-mail address, if the token has one.
+    #[must_use]
+    pub fn email(&self) -> Option<&str> {
+        self.email.as_deref()
+    }
+
+    /// Whether the user never signed in with anything. Only so where `[auth] anonymous_plan` is set.
+    #[must_use]
+    pub const fn is_anonymous(&self) -> bool {
+        self.is_anonymous
+    }
+
+    /// The plan that the token names at `[auth] plan_claim`; nobody has checked that there is such a plan.
+    #[must_use]
+    pub fn plan_claim(&self) -> Option<&str> {
+        self.plan_claim.as_deref()
+    }
+
+    /// The session that the token belongs to.
+    #[must_use]
+    pub const fn session_id(&self) -> Option<Uuid> {
+        self.session_id
+    }
+
+    /// When the token expires (`exp`, without leeway).
+    #[must_use]
+    pub const fn expires_at(&self) -> Timestamp {
+        self.expires_at
+    }
 }
+
+/// Verifies callers. Clones share keys and memory.
+#[derive(Clone)]
+pub struct Authenticator {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    current: ArcSwap<Verifier>,
+    changing: Mutex<()>,
+    tracker: TaskTracker,
+    clock: Clock,
+}
+
+impl Authenticator {
+    /// Fetches nothing yet; fetches will run on the tracker.
+    #[must_use]
+    pub fn new(auth: &Auth, tracker: TaskTracker, clock: Clock) -> Self {
+        let jwks = jwks_url(auth).map(|url| Jwks::new(url, tracker.clone(), clock.clone()));
+        let current = ArcSwap::from_pointee(Verifier::new(auth, jwks));
+        Self { shared: Arc::new(Shared { current, changing: Mutex::new(()), tracker, clock }) }
+    }
+
+    /// Who sent these headers. `auth` is the settings of the moment: when they differ from the last ones, everything
+    /// remembered under the old ones is forgotten.
+    ///
+    /// # Errors
+    /// `missing_token`, `invalid_token`, `token_expired`, `anonymous_not_allowed`; `auth_unavailable` when the keys
+    /// could not be fetched.
+    pub async fn verify(&self, headers: &HeaderMap, auth: &Auth, now: Timestamp) -> Result<Principal, Refusal> {
+        let token = bearer(headers)?;
+        let verifier = self.verifier(auth);
+        let name = digest_bytes(&digest::digest(&digest::SHA256, token.as_bytes()));
+        if let Some(principal) = verifier.recall(&name, now) {
+            return Ok(principal);
+        }
+        let parts = Parts::split(token).map_err(invalid)?;
+        let proof = verifier.prove(&parts, now).await?;
+        let claims = parts.claims().ok_or_else(|| invalid("The token's claims are not a JSON object."))?;
+        let grant = claims::judge(&claims, auth, now)?;
+        let principal = grant.principal.clone();
+        verifier.verified.insert(name, Arc::new(Verified { grant, proof }));
+        Ok(principal)
+    }
+
+    /// Starts the first fetch of the keys in the background. Needs a tokio runtime.
+    pub fn warm_up(&self) {
+        if let Some(jwks) = &self.shared.current.load().jwks {
+            jwks.tick(self.shared.clock.now());
+        }
+    }
+
+    /// Takes new settings over at once, rather than at the next request, and fetches their keys.
+    pub fn reload(&self, auth: &Auth) {
+        drop(self.verifier(auth));
+        self.warm_up();
+    }
+
+    /// Keeps the keys fresh without any request, so that an idle server stays ready and one that started without keys
+    /// becomes so. Never ends: its owner drops it at shutdown.
+    pub async fn keep_fresh(&self) {
+        loop {
+            self.warm_up();
+            tokio::time::sleep(jwks::TICK).await;
+        }
+    }
+
+    /// What readiness tells about the keys; asks nobody.
+    #[must_use]
+    pub fn health(&self, now: Timestamp) -> KeysHealth {
+        let verifier = self.shared.current.load();
+        let mut health = match &verifier.jwks {
+            Some(jwks) => jwks.health(now),
+            None => no_jwks_health(),
+        };
+        if verifier.secret.is_some() {
+            health.algorithms.insert(0, "HS256");
+        }
+        if health.ok && health.algorithms.is_empty() {
+            health.ok = false;
+            health.error =
+                Some("there is no key to verify any token by: the set is empty and no JWT_SECRET is set".into());
+        }
+        health
+    }
+
+    /// The verifier for these settings: the current one, or a new one that keeps the keys if their URL is the same.
+    fn verifier(&self, auth: &Auth) -> Arc<Verifier> {
+        let settings = settings_digest(auth);
+        let current = self.shared.current.load_full();
+        if current.settings == settings {
+            return current;
+        }
+        let _changing = self.shared.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = self.shared.current.load_full();
+        if current.settings == settings {
+            return current;
+        }
+        let kept = |url: &String| current.jwks.clone().filter(|jwks| jwks.url() == url);
+        let jwks = jwks_url(auth).map(|url| {
+            kept(&url).unwrap_or_else(|| Jwks::new(url, self.shared.tracker.clone(), self.shared.clock.clone()))
+        });
+        let next = Arc::new(Verifier::new(auth, jwks));
+        self.shared.current.store(Arc::clone(&next));
+        next
+    }
+}
+
+/// Everything that one state of the settings verifies by, and what it has verified.
+struct Verifier {
+    settings: Digest,
+    secret: Option<hmac::Key>,
+    jwks: Option<Jwks>,
+    verified: Cache<Digest, Arc<Verified>>,
+}
+
+/// A token that was verified.
+struct Verified {
+    grant: Grant,
+    proof: Proof,
+}
+
+/// What a token was verified by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Proof {
+    Secret,
+    /// A key of this generation of the set.
+    Key(u64),
+}
+
+impl Verifier {
+    fn new(auth: &Auth, jwks: Option<Jwks>) -> Self {
+        // Supabase takes the secret's text as it is; it is not base64 of anything. An empty one would verify anybody's.
+        let secret = auth.jwt_secret.as_ref().map(ExposeSecret::expose_secret).filter(|secret| !secret.is_empty());
+        Self {
+            settings: settings_digest(auth),
+            secret: secret.map(|secret| hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes())),
+            jwks,
+            verified: Cache::new(REMEMBERED_MAX),
+        }
+    }
+
+    /// A token verified before, if its claims hold now and the keys that verified it are still the project's.
+    fn recall(&self, name: &Digest, now: Timestamp) -> Option<Principal> {
+        let verified = self.verified.get(name)?;
+        let still_proven = match verified.proof {
+            Proof::Secret => true,
+            Proof::Key(generation) => self.jwks.as_ref()?.usable(now).is_some_and(|set| set.generation() == generation),
+        };
+        if still_proven && verified.grant.holds_at(now) {
+            return Some(verified.grant.principal.clone());
+        }
+        self.verified.remove(name);
+        None
+    }
+
+    async fn prove(&self, parts: &Parts<'_>, now: Timestamp) -> Result<Proof, Refusal> {
+        match parts.scheme {
+            Scheme::Secret => self.prove_by_secret(parts),
+            Scheme::Key(algorithm) => self.prove_by_key(parts, algorithm, now).await,
+        }
+    }
+
+    fn prove_by_secret(&self, parts: &Parts<'_>) -> Result<Proof, Refusal> {
+        let secret = self
+            .secret
+            .as_ref()
+            .ok_or_else(|| invalid("The token is signed with HS256, and this server has no JWT_SECRET."))?;
+        hmac::verify(secret, parts.message, &parts.signature)
+            .map_err(|_| invalid("The token's signature is not this project's."))?;
+        Ok(Proof::Secret)
+    }
+
+    async fn prove_by_key(
+        &self,
+        parts: &Parts<'_>,
+        algorithm: jwks::key::Algorithm,
+        now: Timestamp,
+    ) -> Result<Proof, Refusal> {
+        let jwks = self
+            .jwks
+            .as_ref()
+            .ok_or_else(|| invalid("The token is signed with a public key, and this server has no SUPABASE_URL."))?;
+        let kid = parts.kid.as_deref();
+        let set = jwks.set_for(kid, algorithm, now).await.map_err(|jwks::Unavailable| {
+            Refusal::new(Code::AuthUnavailable, "The keys that verify tokens cannot be fetched at the moment.")
+        })?;
+        if !set.verifies(kid, algorithm, (parts.message, &parts.signature)) {
+            return Err(invalid("The token's signature is not this project's, or its key is unknown."));
+        }
+        Ok(Proof::Key(set.generation()))
+    }
+}
+
+/// The one bearer token of a request (RFC 6750 §2.1). Bounded before anything is decoded; that it is one token and not
+/// two shows when it is taken apart, as neither a space nor a comma is base64url.
+fn bearer(headers: &HeaderMap) -> Result<&str, Refusal> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let Some(value) = values.next().filter(|value| !value.is_empty()) else {
+        let message = "Send the user's access token: Authorization: Bearer <token>.";
+        return Err(Refusal::new(Code::MissingToken, message));
+    };
+    if values.next().is_some() {
+        return Err(invalid("There is more than one Authorization header."));
+    }
+    if value.len() > BEARER_BYTES_MAX {
+        return Err(invalid("The token is longer than 8 KiB."));
+    }
+    let text = value.to_str().map_err(|_| invalid("The Authorization header is not ASCII."))?;
+    let (scheme, token) = text.split_once(' ').unwrap_or((text, ""));
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Err(invalid("The Authorization header is not of the form: Bearer <token>."));
+    }
+    let token = token.trim_matches(' ');
+    if token.starts_with("sb_publishable_") || token.starts_with("sb_secret_") {
+        return Err(invalid(API_KEY_MESSAGE));
+    }
+    Ok(token)
+}
+
+fn jwks_url(auth: &Auth) -> Option<String> {
+    let url = auth.supabase_url.as_deref()?.trim_end_matches('/');
+    Some(format!("{url}/auth/v1/.well-known/jwks.json"))
+}
+
+fn no_jwks_health() -> KeysHealth {
+    KeysHealth {
+        ok: true,
+        keys: 0,
+        algorithms: Vec::new(),
+        fetched_at: None,
+        error: None,
+        note: Some("no SUPABASE_URL is set: only HS256 tokens are verified"),
+    }
+}
+
+/// A digest of all that decides what a token is worth. Each field goes in with its length, so that none can flow into
+/// the next; the secret is in it only as a digest.
+fn settings_digest(auth: &Auth) -> Digest {
+    let secret = auth.jwt_secret.as_ref().map(ExposeSecret::expose_secret);
+    let path = auth.plan_claim.iter().map(|name| Some(name.as_str()));
+    let fields = [auth.supabase_url.as_deref(), secret, Some(auth.issuer.as_str()), auth.anonymous_plan.as_deref()];
+    let mut context = digest::Context::new(&digest::SHA256);
+    for field in fields.into_iter().chain(path) {
+        context.update(&[u8::from(field.is_some())]);
+        context.update(&field.unwrap_or_default().len().to_be_bytes());
+        context.update(field.unwrap_or_default().as_bytes());
+    }
+    digest_bytes(&context.finish())
+}
+
+fn digest_bytes(digest: &digest::Digest) -> Digest {
+    let mut bytes = [0; 32];
+    bytes.iter_mut().zip(digest.as_ref()).for_each(|(to, from)| *to = *from);
+    bytes
+}
+
+fn invalid(message: &str) -> Refusal {
+    Refusal::new(Code::InvalidToken, message)
+}
+
+#[cfg(test)]
+mod tests;

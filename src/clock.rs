@@ -12,8 +12,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub struct Timestamp(i64);
 
 impl Timestamp {
-    /// The last moment that [`Timestamp::rfc3339`] can write (the end of the year 9999).
-    pub const MAX: Self = Self(253_402_300_799_999);
+    /// The last moment that [`Timestamp::rfc3339`] can write (near the end of the year 9999).
+    pub const MAX: Self = Self(253_402_207_200_000);
     /// 1970-01-01T00:00:00Z.
     pub const EPOCH: Self = Self(0);
 

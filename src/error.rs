@@ -109,8 +109,6 @@ pub struct Refusal {
     pub details: Vec<(&'static str, Value)>,
     /// A status and an error code of the upstream, passed on when its 400, 404 or 422 is about the user's own request.
     pub passed_on: Option<(StatusCode, String)>,
-    /// The methods that a known path takes (405 only).
-    pub allow: Option<&'static str>,
 }
 
 impl Refusal {
@@ -121,15 +119,7 @@ impl Refusal {
             503 => Some(Duration::from_secs(5)),
             _ => None,
         };
-        Self {
-            code,
-            message: message.into(),
-            param: None,
-            retry_after,
-            details: Vec::new(),
-            passed_on: None,
-            allow: None,
-        }
+        Self { code, message: message.into(), param: None, retry_after, details: Vec::new(), passed_on: None }
     }
 
     /// `invalid_request` about a field.
@@ -208,9 +198,6 @@ impl IntoResponse for Refusal {
         }
         if let Some(wait) = self.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(wait)));
-        }
-        if let Some(allow) = self.allow {
-            headers.insert(header::ALLOW, HeaderValue::from_static(allow));
         }
         response
     }

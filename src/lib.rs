@@ -4,6 +4,7 @@
 //! the body becomes an [`order::Order`], its worst cost becomes a durable [`ledger::Reservation`], the upstream answers,
 //! and the [`ledger::Settlement`] says what it really cost. Start reading in [`proxy`].
 
+pub mod account;
 pub mod app;
 pub mod auth;
 pub mod cli;

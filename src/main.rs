@@ -1,1 +1,32 @@
-fn main() {}
+//! The binary: parses the command line, runs it, and tells how it ended.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tollgate::cli::{Cli, Failure, print, run};
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(told) => return usage(&told),
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&Failure::new(format!("no threads: {error}"), "raise the limits of this process")),
+    };
+    match runtime.block_on(run(cli)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failed(&failure),
+    }
+}
+
+/// Help and version go to stdout and are success; wrong use goes to stderr and is 2.
+fn usage(told: &clap::Error) -> ExitCode {
+    drop(told.print());
+    ExitCode::from(u8::try_from(told.exit_code()).unwrap_or(2))
+}
+
+fn failed(failure: &Failure) -> ExitCode {
+    print::error_line(&failure.to_string());
+    ExitCode::FAILURE
+}

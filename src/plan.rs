@@ -245,22 +245,30 @@ fn calendar_month(now: Timestamp, zone: &TimeZone) -> (Timestamp, Timestamp) {
     calendar(now, zone, Date::first_of_month, |first| first.last_of_month().tomorrow())
 }
 
-/// The calendar unit around `now`. A day begins when its zone says so, which is not always at midnight.
+/// The calendar unit around `now`.
 fn calendar(
     now: Timestamp,
     zone: &TimeZone,
     first: impl Fn(Date) -> Date,
     next: impl Fn(Date) -> Result<Date, jiff::Error>,
 ) -> (Timestamp, Timestamp) {
-    let start_of = |day: Date| -> Result<Timestamp, jiff::Error> {
-        Ok(Timestamp::from_millis(day.to_zoned_datetime(zone.clone())?.timestamp().as_millisecond()))
-    };
-    let bounds = || -> Result<(Timestamp, Timestamp), jiff::Error> {
-        let at = jiff::Timestamp::from_millisecond(now.millis())?.to_zoned_datetime(zone.clone());
-        let first_day = first(at.date());
-        Ok((start_of(first_day)?, start_of(next(first_day)?)?))
-    };
-    bounds().unwrap_or((Timestamp::EPOCH, Timestamp::MAX))
+    let Ok(moment) = jiff::Timestamp::from_millisecond(now.millis()) else { return (Timestamp::EPOCH, Timestamp::MAX) };
+    let first_day = first(moment.to_zoned_datetime(zone.clone()).date());
+    let end = next(first_day).map_or(Timestamp::MAX, |day| start_of(day, zone));
+    (start_of(first_day, zone), end)
+}
+
+/// The first moment of a day, and the first moment after it.
+#[must_use]
+pub fn day_of(day: Date, zone: &TimeZone) -> (Timestamp, Timestamp) {
+    let end = day.tomorrow().map_or(Timestamp::MAX, |next| start_of(next, zone));
+    (start_of(day, zone), end)
+}
+
+/// A day begins when its zone says so, which is not always at midnight.
+fn start_of(day: Date, zone: &TimeZone) -> Timestamp {
+    let start = day.to_zoned_datetime(zone.clone());
+    start.map_or(Timestamp::MAX, |start| Timestamp::from_millis(start.timestamp().as_millisecond()))
 }
 
 /// Requests, tokens and micro-dollars together.

@@ -1,1 +1,166 @@
-//! (being written)
+//! The command line: one file a command, thin over the functions that the server uses.
+//!
+//! It knows how commands are written and how they end: 0, 1 (it failed, with what to do next) or 2 (wrong use).
+
+mod check;
+mod demo;
+mod health;
+mod pause;
+pub mod print;
+mod serve;
+mod token;
+mod usage;
+mod user;
+
+use std::fmt;
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{Config, ConfigErrors, Sources};
+
+/// The LLM proxy between a mobile app and OpenAI: Supabase sign-in, plans, hard spending limits.
+#[derive(Debug, Parser)]
+#[command(name = "tollgate", version, arg_required_else_help = true, after_help = EXAMPLES)]
+pub struct Cli {
+    /// The file of settings; it must exist. Default: tollgate.toml in the working directory, if it is there
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  tollgate demo                          look around: nothing to install, nothing to set
+  tollgate serve                         serve, with what tollgate.toml, .env and the environment say
+  tollgate check                         what the settings mean, or all that is wrong with them
+  tollgate token --user 7c0e8f52-…       a token to try the API with
+  tollgate user show 7c0e8f52-…          one user's plan, limits and usage
+  tollgate usage                         what each model cost so far
+  tollgate health                        is the server on this machine ready?
+
+Settings come from tollgate.toml, .env and the environment; every one of them stands in tollgate.example.toml.
+Exit codes: 0, 1 (it failed; the last line says what to do), 2 (wrong use).";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Demo(demo::Args),
+    Serve(serve::Args),
+    Check(check::Args),
+    Token(token::Args),
+    User(user::Args),
+    Usage(usage::Args),
+    Pause(pause::Args),
+    Resume(pause::ResumeArgs),
+    Health(health::Args),
+}
+
+/// Why a command failed, and what to do next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// What went wrong.
+    pub problem: String,
+    /// What to do about it.
+    pub next: String,
+}
+
+impl Failure {
+    /// From its two sentences.
+    pub fn new(problem: impl Into<String>, next: impl Into<String>) -> Self {
+        Self { problem: problem.into(), next: next.into() }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "error: {}\nnext: {}", self.problem, self.next)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl From<std::io::Error> for Failure {
+    /// Writing to stdout failed, which is where commands meet the world.
+    fn from(error: std::io::Error) -> Self {
+        Self::new(format!("the answer could not be written: {error}"), "check where stdout leads (a full disk?)")
+    }
+}
+
+impl From<crate::ledger::Failure> for Failure {
+    fn from(failure: crate::ledger::Failure) -> Self {
+        let next = "look at [store] url: the path, its permissions, and the space that is left";
+        Self::new(failure.to_string(), next)
+    }
+}
+
+impl From<ConfigErrors> for Failure {
+    fn from(errors: ConfigErrors) -> Self {
+        Self::new(errors.to_string(), "correct the settings, and try them with: tollgate check")
+    }
+}
+
+/// Does what the command line asks for.
+///
+/// # Errors
+/// The command failed; exit with 1.
+pub async fn run(cli: Cli) -> Result<(), Failure> {
+    let sources = Sources::from_process(cli.config);
+    match cli.command {
+        Command::Demo(args) => demo::run(&args, &sources.env).await,
+        Command::Serve(_) => serve::run(Config::load(&sources)?, sources).await,
+        Command::User(args) => user::run(args, &Config::load(&sources)?),
+        Command::Usage(args) => usage::run(&args, &Config::load(&sources)?),
+        Command::Pause(args) => pause::pause(&args, &Config::load(&sources)?),
+        Command::Resume(_) => pause::resume(&Config::load(&sources)?),
+        Command::Check(_) => check::run(&Config::load(&sources)?),
+        Command::Token(args) => token::run(&args, &Config::load(&sources)?),
+        Command::Health(args) => health::run(&args, &sources).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+    use clap::error::ErrorKind;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn wrong_use_ends_with_2_and_help_with_0() {
+        let code =
+            |args: &[&str]| Cli::try_parse_from([&["tollgate"], args].concat()).map_err(|error| error.exit_code());
+        for wrong in [&["frobnicate"][..], &[], &["token"], &["token", "--user", "7"], &["check", "--no-such-flag"]] {
+            assert_eq!(code(wrong).unwrap_err(), 2, "{wrong:?}");
+        }
+        let user = "7c0e8f52-5d0e-4a4e-9d43-0f4f4d1c6b11";
+        for expires in ["10", "0s", "1 fortnight", "401d"] {
+            assert_eq!(code(&["token", "--user", user, "--expires", expires]).unwrap_err(), 2, "{expires}");
+        }
+        assert_eq!(code(&["--help"]).unwrap_err(), 0);
+        assert!(code(&["check", "--config", "x.toml"]).is_ok());
+        assert!(code(&["--config", "x.toml", "token", "--user", user, "--plan", "pro", "--anonymous"]).is_ok());
+    }
+
+    #[test]
+    fn every_command_explains_itself_with_an_example() {
+        for command in Cli::command().get_subcommands() {
+            let mut command = command.clone();
+            let help = command.render_long_help().to_string();
+            assert!(help.contains("Example"), "{help}");
+        }
+        let help = Cli::try_parse_from(["tollgate", "token", "--help"]).unwrap_err();
+        assert_eq!(help.kind(), ErrorKind::DisplayHelp);
+    }
+
+    #[test]
+    fn a_failure_says_what_to_do_next() {
+        let told = Failure::new("it broke", "mend it").to_string();
+        assert_eq!(told, "error: it broke\nnext: mend it");
+    }
+}

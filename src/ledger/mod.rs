@@ -1,21 +1,51 @@
-//! The only writer of money.
+//! The ledger: the only writer of money.
+//!
+//! A [`Ledger`] is a handle on one writer thread that owns the database. Many holds and endings share a commit; a hold is
+//! answered only after its row is durable. The row that holds the money is the row of the usage log, so they cannot
+//! disagree. The handle knows no HTTP, no prices and no time zones: windows and amounts are arguments.
+//!
+//! Invariants (the laws in the README's words): used + held ≤ limit; every hold ends exactly once; the ended rows of a
+//! window add up to what the window says; nothing held when nothing is open.
 
+mod reservation;
+mod settlement;
+mod sqlite;
+mod writer;
+
+pub mod report;
+
+#[cfg(test)]
+mod laws;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use aws_lc_rs::hmac;
+use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use crate::clock::Timestamp;
-use crate::error::Refusal;
-use crate::plan::{Ask, Hold, Limit, LimitState, Period};
-use crate::price::{Price, Usage};
+use crate::clock::{Clock, Timestamp};
+use crate::error::{Code, Refusal};
+use crate::plan::{Ask, Exceeded, Hold, Limit, LimitState, Standing, Window};
+
+pub use reservation::Reservation;
+pub use settlement::{Charge, Ending, Settlement, charge};
+pub use sqlite::Failure;
+
+/// How long a hold waits for its commit before the store counts as unavailable.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What is asked of the ledger before an upstream is dialled.
 #[derive(Clone, Debug)]
 pub struct HoldRequest {
-    /// The id of the request, and of its row.
+    /// The id of the request, and of its row (`UUIDv7`).
     pub id: Uuid,
     /// Whose limits.
     pub user_id: Uuid,
+    /// The moment of the hold; every window given here contains it.
+    pub now: Timestamp,
     /// The plan's name, for the row.
     pub plan: String,
     /// The path that was called, for the row.
@@ -26,12 +56,192 @@ pub struct HoldRequest {
     pub upstream: String,
     /// What is held.
     pub ask: Ask,
-    /// Every limit of the caller's plan.
-    pub limits: Vec<Limit>,
+    /// Every limit of the caller's plan, with its current window.
+    pub limits: Vec<(Limit, Window)>,
     /// How many requests of this caller may be open.
     pub concurrent: Option<u32>,
-    /// The subscription's period.
-    pub period: Option<Period>,
-    /// What the whole app may spend in a day, in micro-dollars.
-    pub ceiling: Option<i64>,
+    /// What the whole app may spend: micro-dollars, and the current day.
+    pub ceiling: Option<(i64, Window)>,
+}
+
+/// Why nothing was held.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoHold {
+    /// A limit of the plan.
+    Limit(Exceeded),
+    /// So many requests are open, and the plan allows no more.
+    Concurrent {
+        /// Open requests.
+        open: i64,
+        /// The plan's bound.
+        limit: u32,
+    },
+    /// The app's ceiling for the day, which ends then.
+    Ceiling(Timestamp),
+    /// The operator paused the app, for this reason.
+    Paused(String),
+    /// The ledger cannot be written.
+    Store,
+}
+
+/// What a user has used and holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserStanding {
+    /// In the order in which the windows were asked for.
+    pub windows: Vec<Standing>,
+    /// Open requests.
+    pub open: i64,
+}
+
+/// What the writer shares with its handles.
+#[derive(Debug, Default)]
+struct Shared {
+    /// The last write succeeded.
+    writable: AtomicBool,
+    /// Grows when another process changed the file: subscriptions and switches may differ.
+    epoch: AtomicU64,
+}
+
+/// A handle on the ledger. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Ledger {
+    jobs: std::sync::mpsc::Sender<writer::Job>,
+    shared: Arc<Shared>,
+    path: PathBuf,
+    identifier_key: Arc<hmac::Key>,
+}
+
+/// The writer thread; whoever has it flushes the ledger by [`Writer::close`].
+#[derive(Debug)]
+pub struct Writer {
+    jobs: std::sync::mpsc::Sender<writer::Job>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+/// How the ledger is kept.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The SQLite file.
+    pub path: PathBuf,
+    /// How long a hold outlives the last sign of life of its process.
+    pub lease: Duration,
+    /// How long ended requests are kept.
+    pub keep_requests: Duration,
+}
+
+impl Ledger {
+    /// Opens the ledger for writing, makes or migrates its tables, and ends what an earlier process left open.
+    ///
+    /// # Errors
+    /// The file cannot be made, read or written, or another server has it open.
+    pub fn open(settings: Settings, clock: Clock) -> Result<(Self, Writer), Failure> {
+        let path = settings.path.clone();
+        let shared = Arc::new(Shared::default());
+        let (jobs, queue) = std::sync::mpsc::channel();
+        let (thread, key) = writer::start(settings, clock, shared.clone(), queue)?;
+        let identifier_key = Arc::new(hmac::Key::new(hmac::HMAC_SHA256, key.as_bytes()));
+        let handle = Self { jobs: jobs.clone(), shared, path, identifier_key };
+        Ok((handle, Writer { jobs, thread }))
+    }
+
+    /// Holds the worst cost of a request against every limit, durably.
+    ///
+    /// The reservation exists before the writer is asked, so a caller that leaves while waiting leaves no hold behind.
+    ///
+    /// # Errors
+    /// Why nothing was held.
+    pub async fn hold(&self, request: HoldRequest) -> Result<Reservation, NoHold> {
+        let (answer, wait) = oneshot::channel();
+        let mut reservation = Reservation::new(request.id, request.now, self.jobs.clone());
+        if self.jobs.send(writer::Job::Hold(Box::new(request), answer)).is_err() {
+            reservation.forget();
+            return Err(NoHold::Store);
+        }
+        match tokio::time::timeout(COMMIT_TIMEOUT, wait).await {
+            Ok(Ok(Ok(hold))) => {
+                reservation.granted(hold);
+                Ok(reservation)
+            }
+            Ok(Ok(Err(no))) => {
+                reservation.forget();
+                Err(no)
+            }
+            // Nobody knows whether the row is there: the reservation's drop voids it if it is.
+            Ok(Err(_)) | Err(_) => Err(NoHold::Store),
+        }
+    }
+
+    /// What a user has used and holds in each of `windows`; sees everything that was ended before the call.
+    ///
+    /// # Errors
+    /// The ledger cannot be read.
+    pub async fn standing(&self, user_id: Uuid, now: Timestamp, windows: Vec<Window>) -> Result<UserStanding, Refusal> {
+        let (answer, wait) = oneshot::channel();
+        let unavailable = || Refusal::new(Code::StoreUnavailable, "The usage ledger cannot be read right now.");
+        let job = writer::Job::Standing { user_id, now, windows, answer };
+        self.jobs.send(job).map_err(|_| unavailable())?;
+        let answered = tokio::time::timeout(COMMIT_TIMEOUT, wait).await;
+        answered.ok().and_then(Result::ok).flatten().ok_or_else(unavailable)
+    }
+
+    /// The last write succeeded.
+    #[must_use]
+    pub fn is_writable(&self) -> bool {
+        self.shared.writable.load(Ordering::Acquire)
+    }
+
+    /// A number that grows when another process changed subscriptions or switches.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.shared.epoch.load(Ordering::Acquire)
+    }
+
+    /// A user's id as an upstream may know it: a keyed hash (64 hexadecimal digits), the same for as long as the ledger.
+    #[must_use]
+    pub fn hash_user(&self, user_id: Uuid) -> String {
+        let tag = hmac::sign(&self.identifier_key, user_id.as_bytes());
+        // A 256-bit tag is two 128-bit halves.
+        let mut halves = tag.as_ref().chunks_exact(16).map(|half| half.try_into().map_or(0, u128::from_be_bytes));
+        let mut half = || halves.next().unwrap_or(0);
+        format!("{:032x}{:032x}", half(), half())
+    }
+
+    /// The file, for [`report`].
+    #[must_use]
+    pub fn path(&self) -> &std::path::Path {
+        &self.path
+    }
+}
+
+impl Writer {
+    /// Writes what is queued and stops the thread. Blocks until then.
+    pub fn close(self) {
+        let stopped = self.jobs.send(writer::Job::Stop).is_ok() && self.thread.join().is_ok();
+        if !stopped {
+            tracing::error!("the ledger's writer had already stopped");
+        }
+    }
+}
+
+/// Limits with where their windows stand, for [`crate::plan::admit`].
+fn limit_states(limits: &[(Limit, Window)], standings: &[Standing]) -> Vec<LimitState> {
+    let states = limits.iter().zip(standings);
+    states
+        .map(|((limit, window), standing)| LimitState { limit: *limit, window: *window, standing: *standing })
+        .collect()
+}
+
+/// Decides a hold from what the windows say. Pure: the one place where law 1 is kept.
+fn decide(request: &HoldRequest, standings: &[Standing], ceiling: Option<Standing>, open: i64) -> Result<Hold, NoHold> {
+    if let Some(limit) = request.concurrent.filter(|limit| open >= i64::from(*limit)) {
+        return Err(NoHold::Concurrent { open, limit });
+    }
+    let mut states = limit_states(&request.limits, standings);
+    let hold = crate::plan::admit(&request.ask, &states).map_err(NoHold::Limit)?;
+    let (Some((amount, window)), Some(standing)) = (request.ceiling, ceiling) else {
+        return Ok(hold);
+    };
+    let limit = Limit { per: window.per, unit: crate::plan::Unit::CostUsd, amount };
+    states.push(LimitState { limit, window, standing });
+    crate::plan::admit(&request.ask, &states).map_err(|_| NoHold::Ceiling(window.end))
 }

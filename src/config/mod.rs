@@ -3,6 +3,20 @@
 //! Defaults, then `tollgate.toml`, then `.env`, then the environment; the later wins. Nothing else in the program
 //! reads a file of settings or an environment variable. A [`Config`] that exists is valid.
 
+mod findings;
+mod load;
+mod plans;
+mod reader;
+mod secrets;
+mod source;
+#[cfg(test)]
+mod tests;
+mod tree;
+pub mod units;
+mod upstreams;
+mod urls;
+
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,6 +25,58 @@ use secrecy::SecretString;
 
 use crate::plan::Plans;
 use crate::price::{MicroUsd, PriceTable};
+
+/// Every key with its default, in the words of people: what a new installation copies and edits.
+pub const EXAMPLE: &str = include_str!("../../tollgate.example.toml");
+
+/// Where settings come from. No `Debug`: the environment holds secrets.
+#[derive(Clone, Default)]
+pub struct Sources {
+    /// `--config`: a file that must exist. Without it, `tollgate.toml` in `directory`, if it is there.
+    pub file: Option<PathBuf>,
+    /// The environment.
+    pub env: BTreeMap<String, String>,
+    /// The working directory; empty for the process's own.
+    pub directory: PathBuf,
+}
+
+impl Sources {
+    /// The process's environment and working directory. Variables that are not UTF-8 are left out.
+    #[must_use]
+    #[allow(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
+    pub fn from_process(config_flag: Option<PathBuf>) -> Self {
+        let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        };
+        Self { file: config_flag, env: std::env::vars_os().filter_map(text).collect(), directory: PathBuf::new() }
+    }
+}
+
+impl Sources {
+    /// `OPENAI_API_KEY`, from the environment or else from `.env`, unless it is empty. For the demo, which reads no
+    /// other setting.
+    #[must_use]
+    pub fn openai_api_key(&self) -> Option<SecretString> {
+        source::lookup(self, "OPENAI_API_KEY").filter(|key| !key.is_empty()).map(SecretString::from)
+    }
+}
+
+/// One thing that is wrong: which key, where it was said, what is wrong with it, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    /// The dotted path of the key: `plans.free.limits[0].requests`.
+    pub key: String,
+    /// Where it was said: `tollgate.toml:12`, `the variable PORT`.
+    pub place: String,
+    /// What is wrong.
+    pub problem: String,
+    /// What to do about it.
+    pub fix: String,
+}
+
+/// Everything that is wrong with the settings; never empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigErrors(pub Vec<ConfigError>);
 
 /// Everything that can be set. Made only by `load`, checked.
 #[derive(Clone, Debug)]
@@ -35,6 +101,19 @@ pub struct Config {
     pub prices: PriceTable,
     /// The file it came from, where there was one.
     pub file: Option<PathBuf>,
+    /// What is odd, but not wrong; said at start and by `check`.
+    pub warnings: Vec<String>,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// `Pretty` on a terminal, `Json` otherwise.
+    Auto,
+    /// For people.
+    Pretty,
+    /// One object a line.
+    Json,
 }
 
 /// `[server]`
@@ -42,6 +121,10 @@ pub struct Config {
 pub struct Server {
     /// Where it listens, `host:port`.
     pub bind: String,
+    /// Where the operator's listener listens; `None` for none. Never open to the network without `admin_token`.
+    pub admin_bind: Option<String>,
+    /// What the operator's listener asks for.
+    pub admin_token: Option<SecretString>,
     /// Origins that browsers may call from; `*` for all.
     pub cors_origins: Vec<String>,
     /// Where days and months begin.
@@ -58,6 +141,10 @@ pub struct Server {
     pub open_requests_max: usize,
     /// How long open requests may go on after SIGTERM.
     pub shutdown_grace: Duration,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// Which of them are written: a level, or directives such as `info,tollgate=debug`.
+    pub log_level: String,
 }
 
 /// `[auth]`
@@ -93,6 +180,8 @@ pub struct Directory {
     pub plan_cache: Duration,
     /// How long an answer serves while the database is down.
     pub plan_stale: Duration,
+    /// Supabase's service key (`SUPABASE_SERVICE_KEY`).
+    pub supabase_service_key: Option<SecretString>,
 }
 
 /// What happens to the upstream's answer when the caller hangs up.
@@ -149,4 +238,22 @@ pub struct UpstreamConfig {
     pub dialect: Dialect,
     /// How long an idle connection to it is kept for the next request.
     pub keep_alive: Duration,
+}
+
+impl UpstreamConfig {
+    /// Whether it serves a model, by one of its names or patterns; each `*` stands for any text, also none.
+    #[must_use]
+    pub fn serves(&self, model: &str) -> bool {
+        self.models.iter().any(|pattern| matches(pattern, model))
+    }
+}
+
+fn matches(pattern: &str, name: &str) -> bool {
+    let Some((start, rest)) = pattern.split_once('*') else { return pattern == name };
+    let Some(name) = name.strip_prefix(start) else { return false };
+    let mut parts: Vec<&str> = rest.split('*').collect();
+    let end = parts.pop().unwrap_or_default();
+    let Some(mut left) = name.strip_suffix(end) else { return false };
+    // The leftmost place of each part leaves the most to those after it.
+    parts.into_iter().all(|part| left.split_once(part).map(|(_, after)| left = after).is_some())
 }

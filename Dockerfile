@@ -1,0 +1,34 @@
+# Tollgate in an image without a shell, running as a user without rights.
+#
+#   docker build -t tollgate .
+#   docker run -p 8080:8080 -v tollgate-ledger:/tollgate/data --env-file .env tollgate
+
+FROM rust:1.95-bookworm AS builder
+WORKDIR /src
+
+# The dependencies first, on an empty program: their layer is built again only when the lock file changes.
+COPY Cargo.toml Cargo.lock ./
+RUN mkdir -p src tests/it \
+    && touch src/lib.rs \
+    && echo 'fn main() {}' > src/main.rs \
+    && cp src/main.rs tests/it/main.rs \
+    && cargo build --profile dist --locked --bin tollgate \
+    && rm -r src
+
+COPY . .
+# Cargo goes by the time of change, and the empty program may be newer than the sources.
+RUN touch src/lib.rs src/main.rs \
+    && cargo build --profile dist --locked --bin tollgate \
+    && mkdir /data
+
+FROM gcr.io/distroless/cc-debian12:nonroot
+COPY --from=builder /src/target/dist/tollgate /usr/local/bin/tollgate
+# Relative paths begin here: a tollgate.toml goes here, and the ledger is data/tollgate.db.
+WORKDIR /tollgate
+# A new volume takes its owner from this folder; without it only root could write the ledger.
+COPY --from=builder --chown=nonroot:nonroot /data data
+VOLUME /tollgate/data
+EXPOSE 8080
+HEALTHCHECK --interval=15s --timeout=5s --start-period=20s CMD ["/usr/local/bin/tollgate", "health"]
+ENTRYPOINT ["/usr/local/bin/tollgate"]
+CMD ["serve"]

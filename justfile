@@ -1,0 +1,42 @@
+# `just` lists these; each is also a plain command that you can type.
+
+_list:
+    @just --list --unsorted
+
+# Serve with a stand-in model and show one request's price
+demo:
+    cargo run --release -- demo
+
+# Build with optimisations
+build:
+    cargo build --release --locked
+
+# Every test
+test:
+    cargo test --locked
+
+# What CI checks of the code itself
+lint:
+    cargo fmt --check
+    cargo clippy --locked --all-targets -- -D warnings
+    shellcheck scripts/*.sh .ci/run
+
+# Put the code in its one format
+fmt:
+    cargo fmt
+
+# Licences, bans and sources of the dependencies (cargo install cargo-deny)
+deny:
+    cargo deny check bans licenses sources
+
+# OpenAI's Python and Node SDKs against the running binary
+sdk:
+    scripts/sdk-check.sh
+
+# A real model behind Tollgate, and what it charges beside what the model's server counted
+real-model:
+    scripts/real-model.sh
+
+# Everything CI does
+ci:
+    .ci/run

@@ -1,0 +1,298 @@
+#!/usr/bin/env python3
+"""A stand-in for OpenAI's chat completions, with nothing but Python's standard library.
+
+It knows: chat completions streamed and not, tool calls, JSON answers, the list of models, usage, and OpenAI's errors.
+It does not know a language: it answers with numbered words. What it should do is asked for in the last user message:
+
+    [[words=40]]   answer with so many words (default 8); one word is one token
+    [[pace=50]]    wait so many milliseconds before each word
+    [[status=503]] refuse with this status and OpenAI's body for it
+    [[cut=3]]      break the connection after so many words of a stream
+    [[error=3]]    send an error event after so many words of a stream, and end it
+
+Invariant: each request it served is one line of JSON in the log, with the usage that it would bill. That log is the
+ground truth that a ledger is compared with: a stream whose reader left is billed in full, as if it had been read.
+"""
+
+import argparse
+import json
+import os
+import re
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+MODELS = ["gpt-4o-mini", "gpt-4o", "gpt-5-mini"]
+# OpenAI names the dated model that it used, not the alias that was asked for.
+DATED = {"gpt-4o-mini": "gpt-4o-mini-2024-07-18", "gpt-4o": "gpt-4o-2024-08-06"}
+
+REFUSALS = {
+    400: ("invalid_request_error", "context_length_exceeded", "Your messages are too long for this model."),
+    401: ("invalid_request_error", "invalid_api_key", "Incorrect API key provided: sk-canary****. "),
+    404: ("invalid_request_error", "model_not_found", "The model does not exist."),
+    429: ("requests", "rate_limit_exceeded", "Rate limit reached for organization org-canary."),
+    500: ("server_error", None, "The server had an error while processing your request."),
+    503: ("server_error", "server_is_overloaded", "The engine is currently overloaded."),
+}
+
+
+class Log:
+    """Appends one object a line; one writer at a time."""
+
+    def __init__(self, path):
+        self.file = open(path, "a", encoding="utf-8")
+        self.lock = threading.Lock()
+        self.count = 0
+
+    def number(self):
+        """The number of the next request."""
+        with self.lock:
+            self.count += 1
+            return self.count
+
+    def write(self, entry):
+        """One line, flushed at once: readers look while the server runs."""
+        with self.lock:
+            self.file.write(json.dumps(entry) + "\n")
+            self.file.flush()
+
+
+def text_of(message):
+    """The text of a message, whether its content is a string or a list of parts."""
+    content = message.get("content")
+    if isinstance(content, list):
+        return " ".join(part.get("text", "") for part in content)
+    return content or ""
+
+
+def directives(messages):
+    """What the last user message asks for, as numbers by name."""
+    said = [text_of(m) for m in messages if m.get("role") == "user"]
+    return {name: int(value) for name, value in re.findall(r"\[\[(\w+)=(\d+)\]\]", said[-1] if said else "")}
+
+
+def usage_of(messages, completion_tokens):
+    """Usage as OpenAI reports it; half the prompt counts as read from the cache, so that its price is tried too."""
+    prompt_tokens = 3 + sum(2 + len(text_of(m).split()) for m in messages)
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": prompt_tokens // 2, "audio_tokens": 0},
+        "completion_tokens_details": {
+            "reasoning_tokens": 0,
+            "audio_tokens": 0,
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+        },
+    }
+
+
+class Answer:
+    """What one request gets: the words or the tool call, and the usage."""
+
+    def __init__(self, body):
+        self.messages = body["messages"]
+        self.wants = directives(self.messages)
+        self.tool_calls = None
+        self.words = self._words(body)
+        cap = body.get("max_completion_tokens") or body.get("max_tokens") or 1 << 31
+        self.finish = "tool_calls" if self.tool_calls else "length" if len(self.words) > cap else "stop"
+        self.words = self.words[:cap]
+        self.usage = usage_of(self.messages, len(self.words) or 12)
+
+    def _words(self, body):
+        last = self.messages[-1]
+        if last.get("role") == "tool":
+            return f"The tool said {text_of(last)}".split()
+        if body.get("tools"):
+            name = body["tools"][0]["function"]["name"]
+            call = {"name": name, "arguments": '{"city":"Paris"}'}
+            self.tool_calls = [{"id": "call_1", "type": "function", "function": call}]
+            return []
+        if (body.get("response_format") or {}).get("type") == "json_schema":
+            return ['{"city":"Paris"}']
+        return [f"word{n}" for n in range(1, self.wants.get("words", 8) + 1)]
+
+    def text(self):
+        """The whole text, or none when a tool is called."""
+        return " ".join(self.words) if self.words else None
+
+    def deltas(self):
+        """The deltas of a stream, one token each; a tool call comes in two, its arguments cut in the middle."""
+        for n, word in enumerate(self.words):
+            yield {"content": word if n == 0 else " " + word}
+        for call in self.tool_calls or []:
+            first, second = '{"ci', 'ty":"Paris"}'
+            yield {"tool_calls": [{"index": 0, **call, "function": {**call["function"], "arguments": first}}]}
+            yield {"tool_calls": [{"index": 0, "function": {"arguments": second}}]}
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Speaks HTTP/1.1 with kept connections, as OpenAI does."""
+
+    protocol_version = "HTTP/1.1"
+    # Headers and body leave in two writes: without this, Nagle and delayed ACK add 40 ms to every answer.
+    disable_nagle_algorithm = True
+    log = None
+    key = ""
+
+    def log_message(self, *_):
+        """No access log: the request log says more."""
+
+    def do_GET(self):
+        """The models."""
+        if self.path.rstrip("/") != "/v1/models":
+            self.refuse(404, {})
+            return
+        data = [{"id": m, "object": "model", "created": 1700000000, "owned_by": "system"} for m in MODELS]
+        self.send_json(200, {"object": "list", "data": data})
+
+    def do_POST(self):
+        """A chat completion."""
+        raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        entry = {"number": self.log.number(), "path": self.path, "at": time.time(), "usage": None, "read_to_end": None}
+        try:
+            body = json.loads(raw)
+        except ValueError:
+            body = None
+        if self.path != "/v1/chat/completions" or not isinstance(body, dict) or not body.get("messages"):
+            self.refuse(404 if isinstance(body, dict) else 400, entry)
+            return
+        entry["sent"] = {name: value for name, value in body.items() if name != "messages"}
+        if self.headers.get("Authorization") != f"Bearer {self.key}":
+            self.refuse(401, entry)
+            return
+        answer = Answer(body)
+        if "status" in answer.wants:
+            self.refuse(answer.wants["status"], entry)
+            return
+        entry["id"] = f"chatcmpl-{os.getpid()}-{entry['number']}"
+        entry["status"] = 200
+        if body.get("stream"):
+            self.stream(body, answer, entry)
+        else:
+            self.whole(body, answer, entry)
+
+    def refuse(self, status, entry):
+        """OpenAI's error for a status, with what only the operator may see in headers and message."""
+        kind, code, message = REFUSALS.get(status, REFUSALS[500])
+        headers = {"openai-organization": "org-canary", "Set-Cookie": "canary=1"}
+        if status in (429, 503):
+            headers["Retry-After"] = "7"
+        self.log.write({**entry, "status": status})
+        error = {"message": message, "type": kind, "param": "messages" if status == 400 else None, "code": code}
+        self.send_json(status, {"error": error}, headers)
+
+    def send_json(self, status, value, headers=None):
+        """One JSON answer with its length."""
+        raw = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(raw)))
+        for name, text in (headers or {}).items():
+            self.send_header(name, text)
+        self.end_headers()
+        self.wfile.write(raw)
+
+    def head(self, body, entry, kind):
+        """The members that every completion and every chunk has."""
+        model = DATED.get(body["model"], body["model"])
+        return {
+            "id": entry["id"],
+            "object": kind,
+            "created": int(entry["at"]),
+            "model": model,
+            "service_tier": "default",
+            "system_fingerprint": "fp_standin",
+        }
+
+    def whole(self, body, answer, entry):
+        """The answer in one piece."""
+        time.sleep(answer.wants.get("pace", 0) * len(answer.words) / 1000)
+        message = {"role": "assistant", "content": answer.text(), "refusal": None, "annotations": []}
+        if answer.tool_calls:
+            message["tool_calls"] = answer.tool_calls
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": answer.finish}
+        self.log.write({**entry, "usage": answer.usage, "read_to_end": True})
+        completion = self.head(body, entry, "chat.completion")
+        self.send_json(200, {**completion, "choices": [choice], "usage": answer.usage})
+
+    def stream(self, body, answer, entry):
+        """The answer as events; whoever leaves is billed all the same."""
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream; charset=utf-8")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        entry = {**entry, "usage": answer.usage, "read_to_end": True}
+        try:
+            self.events(body, answer, entry)
+        except OSError:
+            entry["read_to_end"] = False
+            self.close_connection = True
+        self.log.write(entry)
+
+    def events(self, body, answer, entry):
+        """Every event of a stream."""
+        counted = bool((body.get("stream_options") or {}).get("include_usage"))
+        chunk = self.head(body, entry, "chat.completion.chunk")
+        if counted:
+            chunk["usage"] = None
+
+        def choice(delta, finish=None):
+            self.event({**chunk, "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}]})
+
+        choice({"role": "assistant", "content": "" if answer.words else None, "refusal": None})
+        for n, delta in enumerate(answer.deltas()):
+            if n == answer.wants.get("cut"):
+                raise ConnectionAbortedError("asked to cut the stream")
+            if n == answer.wants.get("error"):
+                kind, code, message = REFUSALS[500]
+                self.event({"error": {"message": message, "type": kind, "param": None, "code": code}})
+                self.write_chunk(b"")
+                return
+            time.sleep(answer.wants.get("pace", 0) / 1000)
+            choice(delta)
+        choice({}, answer.finish)
+        if counted:
+            self.event({**chunk, "choices": [], "usage": answer.usage})
+        self.write_chunk(b"data: [DONE]\n\n")
+        self.write_chunk(b"")
+
+    def event(self, value):
+        """One `data:` line."""
+        self.write_chunk(b"data: " + json.dumps(value).encode() + b"\n\n")
+
+    def write_chunk(self, data):
+        """One chunk of a chunked body; an empty one ends it."""
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+        self.wfile.flush()
+
+    def handle(self):
+        """As inherited, but a peer that is gone is no news."""
+        try:
+            super().handle()
+        except ConnectionError:
+            pass
+
+
+def main():
+    """Serves until it is stopped; says where on its first line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    parser.add_argument("--log", default=os.devnull, help="where each request is written, one object a line")
+    parser.add_argument("--key", default="sk-standin", help="the only API key it takes")
+    asked = parser.parse_args()
+    Handler.log = Log(asked.log)
+    Handler.key = asked.key
+    server = ThreadingHTTPServer(("127.0.0.1", asked.port), Handler)
+    server.daemon_threads = True
+    print(f"http://127.0.0.1:{server.server_address[1]}/v1", flush=True)
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        pass
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+//! Reloading: SIGHUP or a changed file brings new plans, prices and keys in; a bad file changes nothing.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::App;
+use crate::config::{Config, Sources};
+
+/// How often the file is looked at. (A poll of one file needs no watcher, and works on every mount.)
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Reloads on SIGHUP and whenever the file or `.env` differs, for as long as it is polled.
+pub async fn keep_reloaded(app: Arc<App>, sources: Sources) {
+    let mut hangup = signal(SignalKind::hangup()).map_err(|error| tracing::warn!(%error, "no SIGHUP")).ok();
+    let mut seen = stamps(&sources);
+    loop {
+        let asked = tokio::select! {
+            () = hung_up(&mut hangup) => true,
+            () = tokio::time::sleep(LOOK_EVERY) => false,
+        };
+        let now = stamps(&sources);
+        if !asked && now == seen {
+            continue;
+        }
+        seen = now;
+        app.reload(&sources);
+    }
+}
+
+async fn hung_up(hangup: &mut Option<Signal>) {
+    if let Some(signal) = hangup
+        && signal.recv().await.is_some()
+    {
+        return;
+    }
+    std::future::pending::<()>().await;
+}
+
+type Stamp = Option<(SystemTime, u64)>;
+
+/// What tells that a file differs: its time of change and its length.
+fn stamps(sources: &Sources) -> Vec<Stamp> {
+    let stamp = |path: &Path| {
+        let facts = std::fs::metadata(path).ok()?;
+        Some((facts.modified().ok()?, facts.len()))
+    };
+    let file = sources.file.as_deref().unwrap_or(Path::new("tollgate.toml"));
+    [sources.directory.join(file), sources.directory.join(".env")].iter().map(|path| stamp(path)).collect()
+}
+
+impl App {
+    /// Reads the settings again; a bad file keeps the old ones and says so.
+    pub fn reload(&self, sources: &Sources) {
+        let new = match Config::load(sources) {
+            Ok(new) => new,
+            Err(errors) => {
+                tracing::error!(%errors, "the new settings are wrong: the old ones stay");
+                return;
+            }
+        };
+        let old = self.config();
+        if new.server.bind != old.server.bind || new.store.path != old.store.path {
+            tracing::warn!("[server] bind and [store] url change only at a restart");
+        }
+        self.auth.reload(&new.auth);
+        tracing::info!(plans = new.plans.by_name.len(), upstreams = new.upstreams.len(), "settings reloaded");
+        self.config.store(Arc::new(new));
+    }
+}

@@ -1,0 +1,96 @@
+//! What every request gets on its way in and out: an id, a log line, CORS.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::extract::{FromRequestParts, Request, State};
+use axum::middleware::Next;
+use axum::response::Response;
+use http::request::Parts;
+use http::{HeaderName, HeaderValue, Method, header};
+use tower_http::cors::{AllowOrigin, CorsLayer};
+use uuid::Uuid;
+
+use super::App;
+use crate::clock::Timestamp;
+use crate::error::CODE_HEADER;
+
+const ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The id of a request, made by us: the `X-Request-Id` of its answer and the id of its row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestId(pub Uuid);
+
+/// Gives the request its id, whatever the client sent, and the answer the same.
+pub(super) async fn name_request(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+    let id = new_id(app.clock.now());
+    let Ok(value) = HeaderValue::from_str(id.hyphenated().encode_lower(&mut Uuid::encode_buffer())) else {
+        return next.run(request).await;
+    };
+    request.headers_mut().insert(ID_HEADER, value.clone());
+    let mut response = next.run(request).await;
+    response.headers_mut().insert(ID_HEADER, value);
+    response
+}
+
+/// A `UUIDv7` of our own clock (RFC 9562 §5.7).
+fn new_id(now: Timestamp) -> Uuid {
+    let ms = u64::try_from(now.millis()).unwrap_or(0);
+    let (seconds, rest) = (ms.div_euclid(1000), ms.rem_euclid(1000));
+    let nanos = u32::try_from(rest.saturating_mul(1_000_000)).unwrap_or(0);
+    Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, seconds, nanos))
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for RequestId {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        let named = parts.headers.get(ID_HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
+        Ok(Self(named.unwrap_or_else(Uuid::now_v7)))
+    }
+}
+
+/// One line a request. What is forwarded logs itself when it has ended (`proxy`), so here only the rest is told.
+pub(super) async fn log_request(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let path = request.uri().path();
+    if crate::proxy::ENDPOINTS.contains(&path) && request.method() == Method::POST {
+        return next.run(request).await;
+    }
+    // A path is the stranger's text: bounded, and escaped by the log's format.
+    let path: String = path.chars().take(128).collect();
+    let method = request.method().clone();
+    let id = request.headers().get(ID_HEADER).cloned();
+    let begun = Instant::now();
+    let response = next.run(request).await;
+    let code = response.headers().get(CODE_HEADER).and_then(|code| code.to_str().ok());
+    tracing::info!(
+        request_id = id.as_ref().and_then(|id| id.to_str().ok()),
+        %method,
+        path,
+        status = response.status().as_u16(),
+        code,
+        duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+        open = app.open_requests(),
+        "request"
+    );
+    response
+}
+
+/// Browsers may call from the configured origins; without any there is no such layer.
+pub(super) fn cors(origins: &[String]) -> Option<CorsLayer> {
+    if origins.is_empty() {
+        return None;
+    }
+    let origin = if origins.iter().any(|origin| origin == "*") {
+        AllowOrigin::any()
+    } else {
+        AllowOrigin::list(origins.iter().filter_map(|origin| origin.parse().ok()))
+    };
+    let layer = CorsLayer::new()
+        .allow_origin(origin)
+        .allow_methods([Method::GET, Method::POST])
+        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, HeaderName::from_static("x-client-info")])
+        .expose_headers([ID_HEADER, HeaderName::from_static(CODE_HEADER), header::RETRY_AFTER])
+        .max_age(std::time::Duration::from_mins(10));
+    Some(layer)
+}

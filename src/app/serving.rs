@@ -1,0 +1,140 @@
+//! The accept loop: connections with limits, and a shutdown that lets streams finish within the grace.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_io_timeout::TimeoutStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::App;
+use crate::config::Server;
+use crate::ledger::{Failure, Writer};
+
+/// Connections beyond the open requests: idle ones, and those that are still sending.
+const SPARE_CONNECTIONS: usize = 1024;
+/// How long what was cut may take to settle.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Binds the listener.
+///
+/// # Errors
+/// The address is taken or not ours.
+pub async fn listen(bind: &str) -> Result<TcpListener, Failure> {
+    let fix = "free the port, or set PORT or [server] bind to another";
+    TcpListener::bind(bind).await.map_err(|error| Failure::new(format!("cannot listen on {bind}: {error}; {fix}")))
+}
+
+/// Serves until `stop` is cancelled, drains, settles and closes the ledger.
+pub async fn serve(app: Arc<App>, writer: Writer, listener: TcpListener, stop: CancellationToken) {
+    let server = app.config().server.clone();
+    let router = super::router(&app);
+    let auth = app.auth.clone();
+    app.work.spawn(stop.clone().run_until_cancelled_owned(async move { auth.keep_fresh().await }));
+    let graceful = GracefulShutdown::new();
+    let connections = TaskTracker::new();
+    let places = Arc::new(Semaphore::new(server.open_requests_max.saturating_add(SPARE_CONNECTIONS)));
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = accept(&listener, &places) => accepted,
+        };
+        let Some((stream, place)) = accepted else { continue };
+        let connection = connection(&app, &server, stream, router.clone(), &graceful);
+        connections.spawn(async move {
+            connection.await;
+            drop(place);
+        });
+    }
+    drop(listener);
+    connections.close();
+    drain(&app, graceful, &connections, server.shutdown_grace).await;
+    close(&app, writer).await;
+}
+
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    let place = places.clone().acquire_owned().await.ok()?;
+    match listener.accept().await {
+        Ok((stream, _)) => Some((stream, place)),
+        Err(error) => {
+            // Out of descriptors, most likely: others will be closed soon.
+            tracing::warn!(%error, "cannot accept a connection");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            None
+        }
+    }
+}
+
+/// One connection with its limits: head size and time, idle time, and time for a reader that does not read.
+fn connection(
+    app: &Arc<App>,
+    server: &Server,
+    stream: TcpStream,
+    router: Router,
+    graceful: &GracefulShutdown,
+) -> impl Future<Output = ()> + Send + 'static {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "no TCP_NODELAY");
+    }
+    let mut timed = TimeoutStream::new(stream);
+    timed.set_write_timeout(Some(server.body_timeout));
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(server.header_timeout)
+        .max_buf_size(server.header_bytes_max)
+        .half_close(false);
+    let handled = http.serve_connection(TokioIo::new(Box::pin(timed)), TowerToHyperService::new(router));
+    let watched = graceful.watch(handled);
+    let cut = app.cut.clone();
+    async move {
+        tokio::select! {
+            () = cut.cancelled() => {}
+            done = watched => {
+                if let Err(error) = done {
+                    tracing::debug!(%error, "connection");
+                }
+            }
+        }
+    }
+}
+
+/// Lets open requests finish, then cuts them.
+async fn drain(app: &App, graceful: GracefulShutdown, connections: &TaskTracker, grace: Duration) {
+    tracing::info!(open = app.open_requests(), grace_s = grace.as_secs(), "stopping: no new connections");
+    let finished = async {
+        graceful.shutdown().await;
+        connections.wait().await;
+        app.work.close();
+        app.work.wait().await;
+    };
+    if tokio::time::timeout(grace, finished).await.is_err() {
+        tracing::warn!(open = app.open_requests(), "the grace is over: open requests are cut and settled");
+    }
+    app.cut.cancel();
+    app.work.close();
+    let settled = async {
+        connections.wait().await;
+        app.work.wait().await;
+    };
+    if tokio::time::timeout(SETTLE_TIMEOUT, settled).await.is_err() {
+        tracing::error!("some requests did not settle in time: the next start ends them as lost");
+    }
+}
+
+async fn close(_app: &App, writer: Writer) {
+    let closed = tokio::task::spawn_blocking(move || writer.close()).await;
+    if let Err(error) = closed {
+        tracing::error!(%error, "the ledger's writer did not stop");
+    }
+    tracing::info!("stopped");
+}

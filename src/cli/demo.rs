@@ -1,0 +1,251 @@
+//! `tollgate demo`: the whole thing with nothing installed and nothing configured.
+//!
+//! It serves with the built-in plan, a secret made for this run, and a stand-in model on loopback (or a real one), prints
+//! a token and commands to try, and sends one streamed request itself through the front door.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use base64::Engine as _;
+use bytes::Bytes;
+use http::{Method, Request, header};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::serve::stop_on_signal;
+use super::{Failure, print};
+use crate::app::{App, listen, serve};
+use crate::auth::{MintClaims, mint};
+use crate::clock::Clock;
+use crate::config::{Config, Sources};
+use crate::{ledger, standin, telemetry};
+
+/// Who calls in the demo.
+const USER: Uuid = Uuid::from_u128(0x0d3e_0d3e_0d3e_4d3e_8d3e_0d3e_0d3e_0d3e);
+/// How long the demo's token is good.
+const TOKEN_LIFE: Duration = Duration::from_hours(24);
+const QUESTION: &str = "In one sentence: what does a toll gate do?";
+
+/// Look around: the whole thing, with nothing to install and nothing to set
+///
+/// Serves with the built-in plan, a secret made for this run, and a stand-in model unless `OPENAI_API_KEY` or --upstream
+/// gives a real one; sends one streamed request and shows what it cost.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  tollgate demo
+  OPENAI_API_KEY=sk-… tollgate demo --port 9000
+  tollgate demo --upstream http://localhost:11434/v1")]
+pub(super) struct Args {
+    /// Where it serves
+    #[arg(long, default_value_t = 8080, value_parser = clap::value_parser!(u16).range(1..))]
+    port: u16,
+    /// A real model in place of the stand-in: the base URL of a server that speaks OpenAI's API
+    #[arg(long, value_name = "URL")]
+    upstream: Option<String>,
+    /// Stop after the one request
+    #[arg(long)]
+    once: bool,
+}
+
+/// Runs the demo. `environment` is looked at for `OPENAI_API_KEY` and `OPENAI_BASE_URL` only.
+pub(super) async fn run(demo: &Args, environment: &BTreeMap<String, String>) -> Result<(), Failure> {
+    let stop = CancellationToken::new();
+    let signals = stop_on_signal(stop.clone())?;
+    let (upstream, model) = upstream(demo, environment, &stop).await?;
+    let config = config(demo, &upstream)?;
+    telemetry::init(config.server.log_format, &config.server.log_level);
+    let in_use = |error: ledger::Failure| Failure::new(error.to_string(), "try another port: --port 8081");
+    let listener = listen(&config.server.bind).await.map_err(in_use)?;
+    let (app, writer) = App::open(config, Clock::system())?;
+    let token = token(&app)?;
+    let serving = serve(app.clone(), writer, listener, stop.clone());
+    let show = async {
+        let shown = show(demo.port, &token, &model).await;
+        if demo.once || shown.is_err() {
+            stop.cancel();
+        }
+        shown
+    };
+    let both = async { tokio::join!(serving, show).1 };
+    tokio::select! {
+        shown = both => shown,
+        () = signals => Ok(()),
+    }
+}
+
+fn token(app: &App) -> Result<String, Failure> {
+    let secret = app.config().auth.jwt_secret.clone().ok_or_else(|| failed("the demo has no secret"))?;
+    let claims = MintClaims {
+        user_id: USER,
+        plan: None,
+        email: Some("demo@example.com".to_owned()),
+        is_anonymous: false,
+        expires_in: TOKEN_LIFE,
+        issuer: "",
+    };
+    mint(&secret, claims, app.clock.now()).map_err(failed)
+}
+
+fn failed(problem: impl std::fmt::Display) -> Failure {
+    Failure::new(format!("the demo failed: {problem}"), "look at the log lines above; `tollgate demo --help` says more")
+}
+
+/// Where the model is, and what it is called on screen.
+async fn upstream(
+    demo: &Args,
+    environment: &BTreeMap<String, String>,
+    stop: &CancellationToken,
+) -> Result<(Upstream, String), Failure> {
+    let said = |name: &str| environment.get(name).filter(|value| !value.is_empty()).cloned();
+    let key = said("OPENAI_API_KEY");
+    let url = demo.upstream.clone().or_else(|| said("OPENAI_BASE_URL").filter(|_| key.is_some()));
+    if let Some(url) = url {
+        let name = format!("the model at {url}");
+        return Ok((Upstream { url: Some(url), key: key.unwrap_or_else(|| "unused".to_owned()) }, name));
+    }
+    if let Some(key) = key {
+        return Ok((Upstream { url: None, key }, "OpenAI".to_owned()));
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").await.map_err(failed)?;
+    let url = format!("http://{}/v1", listener.local_addr().map_err(failed)?);
+    #[allow(clippy::disallowed_methods, reason = "the stand-in ends with the demo, by `stop`")]
+    tokio::spawn(standin::serve(listener, stop.clone().cancelled_owned()));
+    let name = "a built-in stand-in, not a real model (set OPENAI_API_KEY, or pass --upstream URL, for one)".to_owned();
+    Ok((Upstream { url: Some(url), key: "stand-in".to_owned() }, name))
+}
+
+struct Upstream {
+    url: Option<String>,
+    key: String,
+}
+
+/// The defaults and nothing else: no file is read.
+fn config(demo: &Args, upstream: &Upstream) -> Result<Config, Failure> {
+    let mut secret = [0; 32];
+    aws_lc_rs::rand::fill(&mut secret).map_err(|_| failed("no random numbers"))?;
+    let secret = base64::engine::general_purpose::STANDARD.encode(secret);
+    let folder = std::path::absolute("data").map_err(failed)?;
+    let mut env = BTreeMap::from([
+        ("PORT".to_owned(), demo.port.to_string()),
+        ("JWT_SECRET".to_owned(), secret),
+        ("OPENAI_API_KEY".to_owned(), upstream.key.clone()),
+        ("TOLLGATE_STORE__URL".to_owned(), format!("sqlite:{}", folder.join("tollgate.db").display())),
+    ]);
+    if let Some(url) = &upstream.url {
+        env.insert("OPENAI_BASE_URL".to_owned(), url.clone());
+    }
+    // A folder without files: whatever tollgate.toml says in this one is not the demo's.
+    let sources = Sources { file: None, env, directory: folder.join("demo") };
+    Config::load(&sources).map_err(Failure::from)
+}
+
+/// The tour: what is served, one request, what it cost, what to try.
+async fn show(port: u16, token: &str, model: &str) -> Result<(), Failure> {
+    print::text(&format!(
+        "\nTollgate {} on http://localhost:{port}, with the plan `free` and {model}.\n\nOne request, streamed:\n\n  > {QUESTION}\n\n  ",
+        env!("CARGO_PKG_VERSION")
+    ))?;
+    let before = get(port, token, "/api/me").await?;
+    let started = std::time::Instant::now();
+    ask(port, token).await?;
+    let took = started.elapsed().as_millis();
+    let after = get(port, token, "/api/me").await?;
+    let usage = get(port, token, "/api/usage").await?;
+    let mut text = format!("\n\nIt took {took} ms and moved the limits of the plan:\n\n");
+    limits(&mut text, &before, &after);
+    let total =
+        usage.pointer("/rows/0").map(|row| (text_of(row, "requests"), text_of(row, "cost_usd"))).unwrap_or_default();
+    let mut line = |said: &str| text.extend([said, "\n"]);
+    line(&format!("\nToday so far: {} requests, ${}.\n\nTry it yourself:\n", total.0, total.1));
+    line(&format!("  export TOKEN={token}\n"));
+    line(&format!("  curl -N http://localhost:{port}/v1/chat/completions -H \"Authorization: Bearer $TOKEN\" \\"));
+    line("    -H 'Content-Type: application/json' \\");
+    line(
+        "    -d '{\"model\": \"gpt-4o-mini\", \"stream\": true, \"messages\": [{\"role\": \"user\", \"content\": \"Hello!\"}]}'\n",
+    );
+    line(&format!("  curl http://localhost:{port}/api/me -H \"Authorization: Bearer $TOKEN\"\n"));
+    line(&format!("  curl http://localhost:{port}/api/usage -H \"Authorization: Bearer $TOKEN\"\n"));
+    line("Usage is kept in data/tollgate.db. For your own app: README.md, \"Quick start\". Ctrl-C stops.\n");
+    Ok(print::text(&text)?)
+}
+
+/// Each limit before and after.
+fn limits(text: &mut String, before: &Value, after: &Value) {
+    let list = |answer: &Value| answer.get("limits").and_then(Value::as_array).cloned().unwrap_or_default();
+    for (old, new) in list(before).iter().zip(list(after)) {
+        let name = format!("{} per {}", text_of(&new, "unit"), text_of(&new, "per"));
+        let (was, is, limit) = (text_of(old, "used"), text_of(&new, "used"), text_of(&new, "limit"));
+        text.extend([format!("  {name:22} {was:>9} → {is:>9}  of {limit}\n")]);
+    }
+}
+
+fn text_of(value: &Value, key: &str) -> String {
+    match value.get(key) {
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+        None => String::new(),
+    }
+}
+
+/// Sends the one request and prints its words as they come.
+async fn ask(port: u16, token: &str) -> Result<(), Failure> {
+    let body = json!({ "stream": true, "messages": [{ "role": "user", "content": QUESTION }] }).to_string();
+    let mut response = send(port, token, Method::POST, "/v1/chat/completions", body).await?;
+    let status = response.status();
+    let mut seen = String::new();
+    while let Some(frame) = response.frame().await {
+        let frame = frame.map_err(failed)?;
+        let Ok(data) = frame.into_data() else { continue };
+        seen.push_str(&String::from_utf8_lossy(&data));
+        while let Some((event, rest)) = seen.split_once("\n\n") {
+            let word = words(event)?;
+            let rest = rest.to_owned();
+            seen = rest;
+            print::text(&word)?;
+        }
+    }
+    if status.is_success() { Ok(()) } else { Err(failed(format!("its request was refused with {status}: {seen}"))) }
+}
+
+/// The words in one event.
+fn words(event: &str) -> Result<String, Failure> {
+    let Some(data) = event.strip_prefix("data: ").filter(|data| *data != "[DONE]") else { return Ok(String::new()) };
+    let chunk: Value = serde_json::from_str(data).unwrap_or_default();
+    if let Some(error) = chunk.get("error") {
+        return Err(failed(error));
+    }
+    Ok(chunk.pointer("/choices/0/delta/content").and_then(Value::as_str).unwrap_or_default().to_owned())
+}
+
+async fn get(port: u16, token: &str, path: &str) -> Result<Value, Failure> {
+    let response = send(port, token, Method::GET, path, String::new()).await?;
+    let body = response.into_body().collect().await.map_err(failed)?.to_bytes();
+    serde_json::from_slice(&body).map_err(failed)
+}
+
+async fn send(
+    port: u16,
+    token: &str,
+    method: Method,
+    path: &str,
+    body: String,
+) -> Result<http::Response<Incoming>, Failure> {
+    let stream = TcpStream::connect(("127.0.0.1", port)).await.map_err(failed)?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
+    #[allow(clippy::disallowed_methods, reason = "the connection ends with its answer")]
+    tokio::spawn(connection);
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(header::HOST, "localhost")
+        .header(header::AUTHORIZATION, format!("Bearer {token}"))
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(Full::new(Bytes::from(body)))
+        .map_err(failed)?;
+    sender.send_request(request).await.map_err(failed)
+}

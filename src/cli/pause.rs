@@ -1,0 +1,35 @@
+//! `tollgate pause` and `tollgate resume`: the kill switch.
+
+use super::{Failure, print};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::ledger::report::Desk;
+
+/// Refuse every new request of every user, with 503 `paused`, until `tollgate resume`
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:
+  tollgate pause --reason \"the bill looks wrong\"")]
+pub(super) struct Args {
+    /// Why; for whoever looks next
+    #[arg(long, default_value = "paused by the operator")]
+    reason: String,
+}
+
+/// Let the app go on after `pause`
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:
+  tollgate resume")]
+pub(super) struct ResumeArgs {}
+
+/// Pauses the app.
+pub(super) fn pause(args: &Args, config: &Config) -> Result<(), Failure> {
+    Desk::open(&config.store.path)?.pause(&args.reason, Clock::system().now())?;
+    let said = "Paused: new requests are refused within a second; open ones go on. To end it: tollgate resume";
+    Ok(print::line(said)?)
+}
+
+/// Lets the app go on.
+pub(super) fn resume(config: &Config) -> Result<(), Failure> {
+    let was_paused = Desk::open(&config.store.path)?.resume()?;
+    Ok(print::line(if was_paused { "Going on." } else { "It was not paused." })?)
+}

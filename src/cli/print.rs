@@ -1,0 +1,95 @@
+//! Where commands write: stdout is data, stderr is for people.
+//!
+//! A reader that has heard enough (`tollgate usage | head`) is no failure.
+
+use std::io::{self, ErrorKind, Write};
+
+/// Writes a line to stdout.
+///
+/// # Errors
+/// It cannot be written, for another reason than that nobody reads on.
+pub fn line(text: &str) -> io::Result<()> {
+    line_to(&mut io::stdout().lock(), text)
+}
+
+/// Writes a line to stderr. Where even that fails there is nobody left to tell.
+pub fn error_line(text: &str) {
+    drop(line_to(&mut io::stderr().lock(), text));
+}
+
+/// Writes text to stdout as it is, and sees to it that it is on screen.
+///
+/// # Errors
+/// As [`line`].
+pub fn text(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    forgive(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+}
+
+/// Many lines for stdout, buffered.
+pub struct Lines(io::BufWriter<io::StdoutLock<'static>>);
+
+impl Lines {
+    /// Lines for stdout, which nobody else writes to meanwhile.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(io::BufWriter::new(io::stdout().lock()))
+    }
+
+    /// One line.
+    ///
+    /// # Errors
+    /// As [`line`].
+    pub fn line(&mut self, text: &str) -> io::Result<()> {
+        forgive(writeln!(self.0, "{text}"))
+    }
+
+    /// Writes what is buffered.
+    ///
+    /// # Errors
+    /// As [`line`].
+    pub fn finish(mut self) -> io::Result<()> {
+        forgive(self.0.flush())
+    }
+}
+
+impl Default for Lines {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Nobody reads on: no failure.
+fn forgive(written: io::Result<()>) -> io::Result<()> {
+    written.or_else(|error| if error.kind() == ErrorKind::BrokenPipe { Ok(()) } else { Err(error) })
+}
+
+fn line_to(out: &mut impl Write, text: &str) -> io::Result<()> {
+    forgive(out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Failing(ErrorKind);
+
+    impl Write for Failing {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(self.0.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Err(self.0.into())
+        }
+    }
+
+    #[test]
+    fn a_reader_that_left_is_no_failure_and_a_full_disk_is() {
+        assert!(line_to(&mut Failing(ErrorKind::BrokenPipe), "x").is_ok());
+        assert!(line_to(&mut Failing(ErrorKind::StorageFull), "x").is_err());
+        let mut written = Vec::new();
+        line_to(&mut written, "one").unwrap();
+        assert_eq!(written, b"one\n");
+    }
+}

@@ -1,0 +1,368 @@
+//! From what was said to a [`Config`]: one function a section, and the checks between them.
+
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use tracing_subscriber::EnvFilter;
+
+use super::findings::{Complaint, Findings, Noted, complaint};
+use super::reader::Section;
+use super::source::{Gathered, SECTIONS, empty, from_variables, gather};
+use super::tree::{Node, Value};
+use super::{Auth, Config, ConfigErrors, Directory, LogFormat, OnDisconnect, Proxy, Server, Sources, Store};
+use super::{plans, secrets, upstreams, urls};
+use crate::price::MicroUsd;
+
+const HOUR: Duration = Duration::from_hours(1);
+const DAY: Duration = Duration::from_hours(24);
+/// Two calendar months and a day: the window of a month can always be summed up again from the log.
+const KEEP_REQUESTS_MIN: Duration = Duration::from_hours(24 * 62);
+
+impl Config {
+    /// Reads and checks every source.
+    ///
+    /// # Errors
+    /// Everything that is wrong, each with its key, where it was said, and the fix.
+    pub fn load(sources: &Sources) -> Result<Self, ConfigErrors> {
+        let findings = Findings::default();
+        let config = read(sources, &findings);
+        finish(config, findings)
+    }
+
+    /// The settings of `tollgate demo`: no file and no variable of the operator's is read; a development secret is
+    /// made up for this process, and the ledger is its own, so that a demo never stands in the real one.
+    ///
+    /// Without `upstream` it is OpenAI, and the key is needed.
+    ///
+    /// # Errors
+    /// As [`Config::load`]; also when the machine has no random numbers.
+    pub fn for_demo(bind: &str, upstream: Option<&str>, api_key: Option<&SecretString>) -> Result<Self, ConfigErrors> {
+        let findings = Findings::default();
+        let mut env = std::collections::BTreeMap::new();
+        let mut set = |name: &str, value: &str| drop(env.insert(name.to_owned(), value.to_owned()));
+        set("TOLLGATE_SERVER__BIND", bind);
+        set("TOLLGATE_SERVER__ADMIN_BIND", "");
+        set("TOLLGATE_STORE__URL", "sqlite:data/demo.db");
+        set("JWT_SECRET", &random_secret(&findings));
+        if let Some(url) = upstream {
+            set("OPENAI_BASE_URL", url);
+        }
+        if let Some(key) = api_key {
+            set("OPENAI_API_KEY", key.expose_secret());
+        }
+        let gathered = from_variables(&env, &findings);
+        let config = config(&gathered, &Sources::default(), &findings);
+        finish(config, findings)
+    }
+}
+
+fn finish(config: Result<Config, Noted>, findings: Findings) -> Result<Config, ConfigErrors> {
+    let warnings = findings.finish()?;
+    // Whoever says `Noted` has noted an error, so this is never reached without an error above.
+    let mut config = config.map_err(|Noted| ConfigErrors(Vec::new()))?;
+    config.warnings = warnings;
+    Ok(config)
+}
+
+/// 48 random bytes in base64.
+fn random_secret(findings: &Findings) -> String {
+    use base64::Engine as _;
+    let mut bytes = [0_u8; 48];
+    if aws_lc_rs::rand::fill(&mut bytes).is_err() {
+        let what = complaint("cannot be made up: this machine gives no random numbers", "set JWT_SECRET and use serve");
+        findings.error("auth.jwt_secret", "the demo", what);
+    }
+    base64::engine::general_purpose::STANDARD.encode(bytes)
+}
+
+/// Reads every source; what is wrong is in the findings.
+pub(super) fn read(sources: &Sources, findings: &Findings) -> Result<Config, Noted> {
+    config(&gather(sources, findings)?, sources, findings)
+}
+
+fn config(gathered: &Gathered, sources: &Sources, findings: &Findings) -> Result<Config, Noted> {
+    let root = Section::of(String::new(), &gathered.root, findings)?;
+    for section in SECTIONS {
+        root.get(section);
+    }
+    root.finish();
+    let nothing = empty();
+    let section = |name| match root.get(name) {
+        Some(node) => Section::of(root.path_of(name), node, findings),
+        None => Section::of(root.path_of(name), &nothing, findings),
+    };
+    let server = section("server").and_then(|section| server(&section));
+    let auth = section("auth").and_then(|section| auth(&section, gathered));
+    let store = section("store").and_then(|section| store(&section, &sources.directory));
+    let directory = section("directory").and_then(|section| directory(&section));
+    let proxy = section("proxy").and_then(|section| proxy(&section));
+    let ceiling = section("ceiling").and_then(|section| ceiling(&section));
+    let prices = section("prices").and_then(|section| plans::prices(&section));
+    let upstreams = upstreams::upstreams(&root, gathered);
+    let plans = section("plans").and_then(|section| {
+        plans::plans(&section, &plans::Served { prices: prices.as_ref().ok(), upstreams: upstreams.as_deref().ok() })
+    });
+    gathered.refuse_strays(findings);
+    let config = Config {
+        server: server?,
+        auth: auth?,
+        store: store?,
+        directory: directory?,
+        proxy: proxy?,
+        ceiling: ceiling?,
+        upstreams: upstreams?,
+        plans: plans?,
+        prices: prices?,
+        file: gathered.file.clone(),
+        warnings: Vec::new(),
+    };
+    check_between(&config, findings);
+    Ok(config)
+}
+
+/// What no section can see alone.
+fn check_between(config: &Config, findings: &Findings) {
+    if let Some(name) = &config.auth.anonymous_plan
+        && !config.plans.by_name.contains_key(name)
+    {
+        let fix = format!("name one of: {}", plans::names(&config.plans));
+        findings.error("auth.anonymous_plan", "checked against [plans]", complaint("is a plan that there is not", fix));
+    }
+}
+
+fn seconds(range: RangeInclusive<u64>) -> RangeInclusive<Duration> {
+    Duration::from_secs(*range.start())..=Duration::from_secs(*range.end())
+}
+
+fn millis_to(least: u64, most: Duration) -> RangeInclusive<Duration> {
+    Duration::from_millis(least)..=most
+}
+
+fn server(section: &Section<'_>) -> Result<Server, Noted> {
+    let bind = section.parsed("bind", "0.0.0.0:8080", urls::listener);
+    let admin_bind = section.parsed("admin_bind", "127.0.0.1:9090", |text| match text {
+        "" => Ok(None),
+        _ => urls::listener(text).map(Some),
+    });
+    let admin_token = section.secret("admin_token");
+    let cors_origins = section.texts("cors_origins");
+    let time_zone = section.parsed("time_zone", "UTC", time_zone);
+    let body_bytes_max = section.size("body_bytes_max", 1 << 10..=256 << 20);
+    // hyper takes no smaller buffer than 8 KiB.
+    let header_bytes_max = section.size("header_bytes_max", 8 << 10..=1 << 20);
+    let header_timeout = section.duration("header_timeout", millis_to(100, HOUR));
+    let body_timeout = section.duration("body_timeout", millis_to(100, HOUR));
+    let open_requests_max = section.integer("open_requests_max", 1..=1_000_000);
+    let shutdown_grace = section.duration("shutdown_grace", millis_to(0, HOUR));
+    let log_format = section.parsed("log_format", "auto", log_format);
+    let log_level = section.parsed("log_level", "info", log_level);
+    section.finish();
+    let cors_origins = cors_origins.and_then(|origins| {
+        section.note("cors_origins", origins.iter().try_for_each(|text| urls::origin(text)).map(|()| origins))
+    });
+    let (admin_bind, admin_token) = (admin_bind?, admin_token?);
+    let guarded = section.note("admin_bind", admin_is_guarded(admin_bind.as_deref(), admin_token.as_ref()));
+    guarded?;
+    Ok(Server {
+        bind: bind?,
+        admin_bind,
+        admin_token,
+        cors_origins: cors_origins?,
+        time_zone: time_zone?,
+        body_bytes_max: body_bytes_max?,
+        header_bytes_max: header_bytes_max?,
+        header_timeout: header_timeout?,
+        body_timeout: body_timeout?,
+        open_requests_max: open_requests_max?,
+        shutdown_grace: shutdown_grace?,
+        log_format: log_format?,
+        log_level: log_level?,
+    })
+}
+
+fn admin_is_guarded(bind: Option<&str>, token: Option<&SecretString>) -> Result<(), Complaint> {
+    let is_open = bind.and_then(urls::host_of).is_some_and(|host| !urls::is_loopback(host));
+    if is_open && token.is_none() {
+        let fix = "set TOLLGATE_ADMIN_TOKEN, or bind it to this machine: admin_bind = \"127.0.0.1:9090\"";
+        return Err(complaint("opens the admin listener to the network without a token", fix));
+    }
+    Ok(())
+}
+
+fn time_zone(text: &str) -> Result<jiff::tz::TimeZone, Complaint> {
+    let unknown = |_| {
+        complaint(format!("`{text}` is not a time zone"), "write its IANA name, such as \"Europe/Paris\" or \"UTC\"")
+    };
+    jiff::tz::TimeZone::get(text).map_err(unknown)
+}
+
+fn log_format(text: &str) -> Result<LogFormat, Complaint> {
+    choice(text, &[("auto", LogFormat::Auto), ("pretty", LogFormat::Pretty), ("json", LogFormat::Json)])
+}
+
+fn log_level(text: &str) -> Result<String, Complaint> {
+    let fix = "write error, warn, info, debug or trace, or directives such as \"info,tollgate=debug\"";
+    let filter = EnvFilter::builder().parse(text);
+    filter.map(|_| text.to_owned()).map_err(|_| complaint(format!("`{text}` is not a log level"), fix))
+}
+
+/// One of a few words.
+pub(super) fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, Complaint> {
+    let chosen = choices.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
+    chosen.ok_or_else(|| {
+        let words: Vec<String> = choices.iter().map(|(word, _)| format!("\"{word}\"")).collect();
+        complaint(format!("`{text}` is not one of the choices"), format!("choose {}", words.join(" or ")))
+    })
+}
+
+fn auth(section: &Section<'_>, gathered: &Gathered) -> Result<Auth, Noted> {
+    const PROJECT: &str = "https://<project>.supabase.co";
+    let url = section.maybe("supabase_url", PROJECT, supabase_url);
+    let jwt_secret = section.secret("jwt_secret");
+    let issuer = section.maybe("issuer", "https://<project>.supabase.co/auth/v1", |text| Ok(text.to_owned()));
+    let plan_claim = section.parsed("plan_claim", "app_metadata.plan", plan_claim);
+    let anonymous_plan = section.maybe("anonymous_plan", "free", |text| Ok(text.to_owned()));
+    section.finish();
+    let (url, jwt_secret) = (url?, jwt_secret?);
+    if let Some(secret) = &jwt_secret {
+        let is_local = url.as_ref().is_some_and(urls::Address::is_loopback);
+        section.note("jwt_secret", secrets::jwt_secret(secret.expose_secret(), is_local))?;
+    }
+    if url.is_none() && jwt_secret.is_none() {
+        let fix = format!(
+            "set SUPABASE_URL ({PROJECT}), or JWT_SECRET for HS256 tokens, or both; to look around without: tollgate demo"
+        );
+        let what = complaint("is missing, and so is auth.jwt_secret: nothing could verify a token", fix);
+        return Err(section.findings.error("auth.supabase_url", &gathered.place, what));
+    }
+    let supabase_url = url.map(|address| address.text);
+    let default_issuer = supabase_url.as_ref().map(|url| format!("{url}/auth/v1"));
+    Ok(Auth {
+        supabase_url,
+        jwt_secret,
+        issuer: issuer?.or(default_issuer).unwrap_or_default(),
+        plan_claim: plan_claim?,
+        anonymous_plan: anonymous_plan?,
+    })
+}
+
+fn supabase_url(text: &str) -> Result<urls::Address, Complaint> {
+    let address = urls::address(text, "https://<project>.supabase.co")?;
+    if !address.path.is_empty() {
+        let fix = "leave the path out: https://<project>.supabase.co (/auth/v1 is added where it belongs)";
+        return Err(complaint("has a path", fix));
+    }
+    if !address.is_https && !address.is_loopback() {
+        let fix = "write https://; http:// is for a Supabase on this machine (127.0.0.1 or localhost) only";
+        return Err(complaint("would fetch the keys that verify tokens over plain http", fix));
+    }
+    Ok(address)
+}
+
+fn plan_claim(text: &str) -> Result<Vec<String>, Complaint> {
+    let path: Vec<String> = text.split('.').map(str::to_owned).collect();
+    if path.iter().any(String::is_empty) {
+        return Err(complaint(format!("`{text}` is not a path of claims"), "write it like \"app_metadata.plan\""));
+    }
+    if path.first().is_some_and(|first| first == "user_metadata") {
+        let fix = "use app_metadata, which only the server can write";
+        return Err(complaint("trusts user_metadata, which users write themselves", fix));
+    }
+    Ok(path)
+}
+
+fn store(section: &Section<'_>, directory: &Path) -> Result<Store, Noted> {
+    let path = section.parsed("url", "sqlite:data/tollgate.db", |text| store_path(text, directory));
+    let lease = section.duration("lease", seconds(5..=3600));
+    let keep_requests = section.duration("keep_requests", KEEP_REQUESTS_MIN..=DAY.saturating_mul(3660));
+    section.finish();
+    Ok(Store { path: path?, lease: lease?, keep_requests: keep_requests? })
+}
+
+fn store_path(text: &str, directory: &Path) -> Result<PathBuf, Complaint> {
+    const FIX: &str = "write \"sqlite:data/tollgate.db\", or take it out for that default";
+    if text.starts_with("postgres:") || text.starts_with("postgresql:") {
+        let fix = "unset DATABASE_URL (or take out [store] url); the ledger is then the file data/tollgate.db";
+        return Err(complaint("names Postgres, but this version keeps its ledger in SQLite only", fix));
+    }
+    let Some(path) = text.strip_prefix("sqlite:") else { return Err(complaint("is not the URL of a ledger", FIX)) };
+    let path = path.strip_prefix("//").unwrap_or(path);
+    if path.is_empty() || path.contains(":memory:") || path.contains(['?', '\0']) {
+        return Err(complaint("does not name a file: the ledger must survive a restart", FIX));
+    }
+    Ok(directory.join(path))
+}
+
+fn directory(section: &Section<'_>) -> Result<Directory, Noted> {
+    let via = section.parsed("via", "none", |text| match text {
+        "none" => Ok(()),
+        "rest" | "postgres" => {
+            let problem =
+                format!("`{text}` is not in this version: plans come from the token, the local table and the default");
+            Err(complaint(problem, "write via = \"none\", or take it out"))
+        }
+        _ => choice(text, &[("none", ())]),
+    });
+    let supabase_service_key = section.secret("supabase_service_key");
+    let plan_cache = section.duration("plan_cache", millis_to(0, HOUR));
+    let plan_stale = section.duration("plan_stale", millis_to(0, DAY.saturating_mul(7)));
+    section.finish();
+    let (plan_cache, plan_stale) = (plan_cache?, plan_stale?);
+    if plan_stale < plan_cache {
+        let fix = "choose a value of at least plan_cache";
+        section.wrong("plan_stale", complaint("is shorter than plan_cache", fix));
+    }
+    via?;
+    Ok(Directory { plan_cache, plan_stale, supabase_service_key: supabase_service_key? })
+}
+
+fn proxy(section: &Section<'_>) -> Result<Proxy, Noted> {
+    let on_disconnect = section.parsed("on_disconnect", "drain", |text| {
+        choice(text, &[("drain", OnDisconnect::Drain), ("abort", OnDisconnect::Abort)])
+    });
+    let drain_timeout = section.duration("drain_timeout", millis_to(0, HOUR));
+    let connect_timeout = section.duration("connect_timeout", millis_to(10, HOUR));
+    let first_byte_timeout = section.duration("first_byte_timeout", millis_to(10, HOUR));
+    let idle_timeout = section.duration("idle_timeout", millis_to(10, HOUR));
+    let total_timeout = section.duration("total_timeout", millis_to(100, DAY));
+    let min_output_tokens = section.integer("min_output_tokens", 1..=plans::TOKENS_MAX);
+    section.finish();
+    Ok(Proxy {
+        on_disconnect: on_disconnect?,
+        drain_timeout: drain_timeout?,
+        connect_timeout: connect_timeout?,
+        first_byte_timeout: first_byte_timeout?,
+        idle_timeout: idle_timeout?,
+        total_timeout: total_timeout?,
+        min_output_tokens: min_output_tokens?,
+    })
+}
+
+fn ceiling(section: &Section<'_>) -> Result<Option<MicroUsd>, Noted> {
+    let ceiling = section.maybe("cost_usd_per_day", "50", |text| match text {
+        "none" => Ok(None),
+        _ => dollars(text).map(Some),
+    });
+    section.finish();
+    Ok(ceiling?.flatten())
+}
+
+/// Reads US dollars, more than nothing.
+pub(super) fn dollars(text: &str) -> Result<MicroUsd, Complaint> {
+    const FIX: &str = "write US dollars in quotes, such as \"0.50\"";
+    match MicroUsd::parse(text) {
+        Ok(MicroUsd(0)) => Err(complaint("is nothing", FIX)),
+        Ok(amount) => Ok(amount),
+        Err(_) => Err(complaint(format!("`{text}` is not an amount of up to a billion dollars"), FIX)),
+    }
+}
+
+/// The text of a node, if it is one.
+pub(super) fn text_of(node: &Node) -> Option<&str> {
+    match &node.value {
+        Value::Text(text) | Value::Raw(text) => Some(text),
+        _ => None,
+    }
+}

@@ -1,0 +1,98 @@
+//! Which secrets are none: too short, published, or guessable.
+
+use super::findings::{Complaint, complaint};
+
+/// The secret that the Supabase CLI gives every local project. Known to everybody.
+const SUPABASE_LOCAL: &str = "super-secret-jwt-token-with-at-least-32-characters-long";
+/// HS256 wants a key at least as long as its digest (RFC 7518 §3.2).
+const BYTES_MIN: usize = 32;
+
+/// Secrets that stand in documentation and examples, and that [`WORDS`] does not cover.
+const PUBLISHED: [&str; 2] = [
+    "a-string-secret-at-least-256-bits-long",
+    "a-valid-string-secret-that-is-at-least-512-bits-long-which-is-very-long",
+];
+
+/// What guessable secrets are made of.
+const WORDS: [&str; 24] = [
+    "supersecret",
+    "changeme",
+    "changethis",
+    "characters",
+    "password",
+    "supabase",
+    "secret",
+    "please",
+    "super",
+    "token",
+    "least",
+    "change",
+    "this",
+    "with",
+    "your",
+    "long",
+    "1234567890",
+    "0123456789",
+    "12345678",
+    "abcdefgh",
+    "jwt",
+    "key",
+    "32",
+    "at",
+];
+
+/// Refuses a secret that others know or can guess. `is_local`: the Supabase project runs on this machine.
+pub(super) fn jwt_secret(text: &str, is_local: bool) -> Result<(), Complaint> {
+    let fix = "copy it from the Supabase dashboard (Settings, JWT keys), or make one with: openssl rand -base64 48";
+    if text.len() < BYTES_MIN {
+        return Err(complaint(format!("is shorter than {BYTES_MIN} bytes"), fix));
+    }
+    if text == SUPABASE_LOCAL {
+        let fix = format!("use it only with a SUPABASE_URL on this machine; otherwise {fix}");
+        return if is_local { Ok(()) } else { Err(complaint("is the secret of every local Supabase project", fix)) };
+    }
+    if is_guessable(text) {
+        return Err(complaint("is well known, or can be guessed", fix));
+    }
+    Ok(())
+}
+
+fn is_guessable(text: &str) -> bool {
+    let lower = text.to_ascii_lowercase();
+    let published = PUBLISHED.contains(&lower.as_str());
+    let letters: std::collections::BTreeSet<char> = lower.chars().collect();
+    let left = WORDS.iter().fold(lower.clone(), |left, word| left.replace(word, " "));
+    let own = left.chars().filter(char::is_ascii_alphanumeric).count();
+    // Random text of 32 letters has far more than eight different ones, and hardly any of these words.
+    published || letters.len() < 8 || own < 8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guessable_secrets_are_refused_and_random_ones_are_not() {
+        for weak in [
+            "",
+            "short",
+            "your-super-secret-jwt-token-with-at-least-32-characters-long",
+            "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+            "changeme-changeme-changeme-changeme-1234567890",
+            "secretsecretsecretsecretsecretsecret",
+            "SECRET-0123456789-0123456789-0123456789",
+            "a-string-secret-at-least-256-bits-long",
+            "abababababababababababababababababab",
+            SUPABASE_LOCAL,
+        ] {
+            assert!(jwt_secret(weak, false).is_err(), "{weak}");
+        }
+        for strong in
+            ["f3kP0s9ZQm1xT7vB2nR8cJ5wL4hD6gYa", "8d969eef6ecad3c29a3a629280e686cf0c3f5d5a86aff3ca12020c923adc6c92"]
+        {
+            assert!(jwt_secret(strong, false).is_ok(), "{strong}");
+        }
+        assert!(jwt_secret(SUPABASE_LOCAL, true).is_ok());
+        assert!(jwt_secret("changeme-changeme-changeme-changeme-1234567890", true).is_err());
+    }
+}

@@ -1,0 +1,280 @@
+//! Gathers what was said: the defaults, `tollgate.toml`, `.env`, the environment; the later covers the earlier.
+//!
+//! It knows where a variable belongs in the tree of settings, and not
+//! what may be said there.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::findings::{Findings, Noted, complaint, nearest};
+use super::tree::{Node, Origin, Table, Value, parse_defaults, parse_document, parse_value};
+use super::{EXAMPLE, Sources};
+
+/// The file of settings, looked for in the working directory.
+const FILE: &str = "tollgate.toml";
+const DOT_ENV: &str = ".env";
+const PREFIX: &str = "TOLLGATE_";
+
+/// A variable and where it was said.
+#[derive(Clone)]
+struct Variable {
+    name: String,
+    value: String,
+    origin: Origin,
+}
+
+/// Everything that was said.
+pub(super) struct Gathered {
+    /// The tree of settings.
+    pub(super) root: Node,
+    /// The file that was read, where there was one.
+    pub(super) file: Option<PathBuf>,
+    /// Where something should have been said that was not.
+    pub(super) place: String,
+    /// `TOLLGATE_…` variables that lead nowhere.
+    strays: Vec<Variable>,
+    variables: BTreeMap<String, Variable>,
+}
+
+/// Variables of the quick start, and the key that each of them is.
+const QUICK: [(&str, [&str; 2]); 6] = [
+    ("PORT", ["server", "bind"]),
+    ("DATABASE_URL", ["store", "url"]),
+    ("SUPABASE_URL", ["auth", "supabase_url"]),
+    ("SUPABASE_SERVICE_KEY", ["directory", "supabase_service_key"]),
+    ("JWT_SECRET", ["auth", "jwt_secret"]),
+    ("TOLLGATE_ADMIN_TOKEN", ["server", "admin_token"]),
+];
+
+/// The sections that there are.
+pub(super) const SECTIONS: [&str; 9] =
+    ["server", "auth", "store", "directory", "proxy", "ceiling", "upstreams", "plans", "prices"];
+
+/// Reads every source.
+pub(super) fn gather(sources: &Sources, findings: &Findings) -> Result<Gathered, Noted> {
+    let file = config_file(sources, findings);
+    let dot_env = dot_env(&sources.directory, findings);
+    let (file, dot_env) = (file?, dot_env?);
+    Ok(assemble(file, dot_env.into_iter().chain(environment(&sources.env)).collect(), findings))
+}
+
+/// Variables alone, over the defaults: no file is looked at.
+pub(super) fn from_variables(env: &BTreeMap<String, String>, findings: &Findings) -> Gathered {
+    assemble(None, environment(env).collect(), findings)
+}
+
+/// Lays every source on the defaults.
+fn assemble(file: Option<(PathBuf, Node)>, variables: Vec<Variable>, findings: &Findings) -> Gathered {
+    let mut root = parse_defaults(EXAMPLE);
+    let place = match &file {
+        Some((path, _)) => path.display().to_string(),
+        None => format!("there is no {FILE}, and no variable says it"),
+    };
+    let path = file.as_ref().map(|(path, _)| path.clone());
+    let said = file.map(|(_, node)| node);
+    if names_plans(said.as_ref(), &variables) {
+        forget(&mut root, "plans");
+    }
+    if let Some(node) = said {
+        root.cover(node);
+    }
+    let mut gathered = Gathered { root, file: path, place, strays: Vec::new(), variables: BTreeMap::new() };
+    for variable in variables {
+        gathered.lay(variable, findings);
+    }
+    gathered
+}
+
+/// Whoever names plans does not want the built-in one beside them.
+fn names_plans(file: Option<&Node>, variables: &[Variable]) -> bool {
+    let in_file = file.is_some_and(|node| matches!(&node.value, Value::Table(table) if table.contains_key("plans")));
+    in_file || variables.iter().any(|variable| variable.name.eq_ignore_ascii_case("TOLLGATE_PLANS"))
+}
+
+fn forget(root: &mut Node, key: &str) {
+    if let Value::Table(table) = &mut root.value {
+        table.remove(key);
+    }
+}
+
+/// The file of settings, where there is one.
+fn config_file(sources: &Sources, findings: &Findings) -> Result<Option<(PathBuf, Node)>, Noted> {
+    let path = sources.directory.join(sources.file.as_deref().unwrap_or(Path::new(FILE)));
+    let name = path.display().to_string();
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && sources.file.is_none() => return Ok(None),
+        Err(error) => {
+            let fix = "check the path and its permissions; it must be a UTF-8 text";
+            return Err(findings.error("--config", &name, complaint(format!("cannot be read: {error}"), fix)));
+        }
+    };
+    match parse_document(&text, &Arc::from(name.as_str())) {
+        Ok(node) => Ok(Some((path, node))),
+        Err(bad) => {
+            let place = format!("{name}:{}", bad.line);
+            Err(findings.error(
+                "syntax",
+                &place,
+                complaint(format!("is not TOML: {}", bad.message), "correct this line"),
+            ))
+        }
+    }
+}
+
+/// The variables in `.env`, in its order.
+fn dot_env(directory: &Path, findings: &Findings) -> Result<Vec<Variable>, Noted> {
+    let path = directory.join(DOT_ENV);
+    let name = path.display().to_string();
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => {
+            return Err(findings.error(
+                DOT_ENV,
+                &name,
+                complaint(format!("cannot be read: {error}"), "check its permissions"),
+            ));
+        }
+    };
+    let mut variables = Vec::new();
+    for entry in dotenvy::from_read_iter(text.as_bytes()) {
+        // The parser's own message would repeat the line, which may be a secret.
+        let Ok((key, value)) = entry else {
+            let fix = "write NAME=value, with 'single quotes' around a value of more than letters and digits";
+            let problem = format!("the line after {} cannot be read", last_name(&variables));
+            return Err(findings.error(DOT_ENV, &name, complaint(problem, fix)));
+        };
+        let origin = Origin::Variable(format!("{key} in {name}"));
+        variables.push(Variable { name: key, value, origin });
+    }
+    Ok(variables)
+}
+
+/// A variable from the environment, or else from `.env`.
+pub(super) fn lookup(sources: &Sources, name: &str) -> Option<String> {
+    let said = sources.env.get(name).cloned();
+    said.or_else(|| {
+        let variables = dot_env(&sources.directory, &Findings::default()).ok()?;
+        variables.into_iter().rev().find(|variable| variable.name == name).map(|variable| variable.value)
+    })
+}
+
+fn last_name(variables: &[Variable]) -> &str {
+    variables.last().map_or("the beginning", |variable| &variable.name)
+}
+
+fn environment(env: &BTreeMap<String, String>) -> impl Iterator<Item = Variable> {
+    env.iter().map(|(name, value)| Variable {
+        name: name.clone(),
+        value: value.clone(),
+        origin: Origin::Variable(name.clone()),
+    })
+}
+
+impl Gathered {
+    /// A variable by its exact name, where it is set, with its origin. An empty one is told as it is.
+    pub(super) fn variable(&self, name: &str) -> Option<(&str, &Origin)> {
+        self.variables.get(name).map(|variable| (variable.value.as_str(), &variable.origin))
+    }
+
+    /// Lays a variable on the tree, if it is one of ours.
+    fn lay(&mut self, variable: Variable, findings: &Findings) {
+        let quick = QUICK.iter().find(|(name, _)| *name == variable.name);
+        if let Some((name, path)) = quick {
+            self.lay_quick(name, path, &variable);
+        } else if let Some(rest) = after_prefix(&variable.name).map(str::to_owned)
+            && !is_from_kubernetes(&rest, &variable.value)
+        {
+            self.lay_key(&rest, &variable, findings);
+        }
+        self.variables.insert(variable.name.clone(), variable);
+    }
+
+    /// An empty variable counts as unset, unless it is a secret: an empty secret is a mistake, and refused.
+    fn lay_quick(&mut self, name: &str, path: &[&str], variable: &Variable) {
+        let is_secret = name.ends_with("SECRET") || name.ends_with("KEY") || name.ends_with("TOKEN");
+        if variable.value.is_empty() && !is_secret {
+            return;
+        }
+        let text = match name {
+            "PORT" => format!("0.0.0.0:{}", variable.value),
+            _ => variable.value.clone(),
+        };
+        self.root.set(path, Node { value: Value::Text(text), origin: variable.origin.clone() });
+    }
+
+    /// `SECTION__KEY`, `SECTION` for a whole one, and deeper.
+    fn lay_key(&mut self, rest: &str, variable: &Variable, findings: &Findings) {
+        let path: Vec<&str> = rest.split("__").collect();
+        let section = path.first().map(|section| section.to_ascii_lowercase()).unwrap_or_default();
+        if !SECTIONS.contains(&section.as_str()) || path.iter().any(|part| part.is_empty()) {
+            self.strays.push(variable.clone());
+            return;
+        }
+        let Ok(node) = leaf(&path, &section, variable, findings) else { return };
+        if !self.root.set(&path, node) {
+            let fix = "name a table or an index of a list in every step but the last";
+            findings.error(path.join(".").to_lowercase(), &variable.origin, complaint("leads nowhere", fix));
+        }
+    }
+
+    /// Refuses the variables that lead nowhere, with the name that was probably meant.
+    pub(super) fn refuse_strays(&self, findings: &Findings) {
+        let mut names: Vec<String> = SECTIONS.iter().map(|section| variable_of(section)).collect();
+        names.push("TOLLGATE_ADMIN_TOKEN".to_owned());
+        names.extend(findings.known().iter().map(|key| variable_of(key)));
+        for stray in &self.strays {
+            let upper = stray.name.to_ascii_uppercase();
+            let ending = |name: &&String| after_prefix(&upper).is_some_and(|rest| name.ends_with(&format!("__{rest}")));
+            let near = names.iter().find(ending).map(String::as_str);
+            let near = near.or_else(|| nearest(&upper, names.iter().map(String::as_str)));
+            let fix = match near {
+                Some(name) => format!("did you mean {name}? Otherwise unset it"),
+                None => "write TOLLGATE_SECTION__KEY, such as TOLLGATE_SERVER__BIND, or unset it".to_owned(),
+            };
+            findings.error(&stray.name, &stray.origin, complaint("is not a known setting", fix));
+        }
+    }
+}
+
+/// The variable of a dotted key.
+fn variable_of(key: &str) -> String {
+    format!("{PREFIX}{}", key.replace('.', "__").to_ascii_uppercase())
+}
+
+fn after_prefix(name: &str) -> Option<&str> {
+    let (prefix, rest) = name.split_at_checked(PREFIX.len())?;
+    prefix.eq_ignore_ascii_case(PREFIX).then_some(rest)
+}
+
+/// Kubernetes sets such variables in every pod beside a service named `tollgate`; they are no settings.
+fn is_from_kubernetes(rest: &str, value: &str) -> bool {
+    let service = rest == "SERVICE_HOST" || rest.starts_with("SERVICE_PORT");
+    let address = (rest == "PORT" || rest.starts_with("PORT_")) && !rest.contains("__");
+    service || (address && (rest.contains('_') || value.contains("://")))
+}
+
+/// The value of a variable: a whole section, plan, price or upstream is a TOML value; anything else is read by its key.
+fn leaf(path: &[&str], section: &str, variable: &Variable, findings: &Findings) -> Result<Node, Noted> {
+    let whole = match path.len() {
+        1 => true,
+        2 => ["upstreams", "plans", "prices"].contains(&section),
+        _ => false,
+    };
+    if !whole {
+        return Ok(Node { value: Value::Raw(variable.value.clone()), origin: variable.origin.clone() });
+    }
+    let read = parse_value(&variable.value, &variable.origin);
+    read.map_err(|bad| {
+        let fix = "write an inline table, such as { bind = \"127.0.0.1:8080\" }, or set one key of it";
+        let problem = format!("is not a TOML value: {}", bad.message);
+        findings.error(path.join(".").to_lowercase(), &variable.origin, complaint(problem, fix))
+    })
+}
+
+/// The empty table, for a section that nobody wrote.
+pub(super) fn empty() -> Node {
+    Node { value: Value::Table(Table::new()), origin: Origin::Default }
+}

@@ -1,0 +1,615 @@
+//! Settings at the door: files and variables in, a config or complaints out.
+
+use std::collections::BTreeSet;
+
+use secrecy::ExposeSecret;
+
+use super::*;
+use crate::plan::{Limit, Per, Unit};
+
+const SECRET: &str = "f3kP0s9ZQm1xT7vB2nR8cJ5wL4hD6gYa";
+const KEY: &str = "sk-canary-operator-key";
+
+/// A working directory of its own, gone at the end.
+struct Dir(PathBuf);
+
+impl Dir {
+    fn new() -> Self {
+        let path = std::env::temp_dir().join(format!("tollgate-config-{}", uuid::Uuid::now_v7()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.0.join(name), text).unwrap();
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.0).unwrap();
+    }
+}
+
+/// The quick start's variables, with `more` over them.
+fn env(more: &[(&str, &str)]) -> BTreeMap<String, String> {
+    let quick = [("JWT_SECRET", SECRET), ("OPENAI_API_KEY", KEY)];
+    quick.iter().chain(more).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+fn load_all(toml: &str, dot_env: &str, env: BTreeMap<String, String>) -> Result<Config, ConfigErrors> {
+    let dir = Dir::new();
+    if !toml.is_empty() {
+        dir.write("tollgate.toml", toml);
+    }
+    if !dot_env.is_empty() {
+        dir.write(".env", dot_env);
+    }
+    Config::load(&Sources { file: None, env, directory: dir.0.clone() })
+}
+
+fn load(toml: &str, more: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
+    load_all(toml, "", env(more))
+}
+
+fn good(toml: &str, more: &[(&str, &str)]) -> Config {
+    load(toml, more).unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+/// The one complaint about these settings, as people see it.
+fn complaint(toml: &str, more: &[(&str, &str)]) -> String {
+    let Err(errors) = load(toml, more) else { panic!("accepted: {toml} {more:?}") };
+    assert_eq!(errors.0.len(), 1, "{errors}");
+    errors.0[0].to_string()
+}
+
+#[test]
+fn two_variables_are_enough() {
+    let config = good("", &[]);
+    assert_eq!(config.server.bind, "0.0.0.0:8080");
+    assert_eq!(config.server.header_timeout, Duration::from_secs(10));
+    assert_eq!(config.store.path.file_name().unwrap(), "tollgate.db");
+    assert_eq!(config.auth.issuer, "");
+    assert_eq!(config.auth.plan_claim, ["app_metadata", "plan"]);
+    assert_eq!(config.ceiling, Some(MicroUsd(50_000_000)));
+    assert_eq!(config.file, None);
+    let upstream = &config.upstreams[0];
+    assert_eq!((upstream.name.as_str(), upstream.base_url.as_str()), ("openai", "https://api.openai.com/v1"));
+    assert_eq!((upstream.dialect, upstream.keep_alive), (Dialect::Openai, Duration::from_mins(1)));
+    assert_eq!(upstream.api_key.as_ref().unwrap().expose_secret(), KEY);
+    assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+    let free = &config.plans.default;
+    assert_eq!(free.models, ["gpt-4o-mini", "gpt-3.5-turbo", "gpt-5-mini", "gpt-5-nano"]);
+    assert_eq!((free.max_output_tokens, free.max_input_tokens, free.max_choices), (1024, 16000, 1));
+    assert_eq!(free.concurrent_requests, Some(2));
+    let limit = |per, unit, amount| Limit { per, unit, amount };
+    let expected = [
+        limit(Per::Minute, Unit::Requests, 10),
+        limit(Per::Day, Unit::Requests, 50),
+        limit(Per::Month, Unit::CostUsd, 500_000),
+    ];
+    assert_eq!(free.limits, expected);
+}
+
+#[test]
+fn the_example_file_means_exactly_the_defaults() {
+    let (from_file, from_nothing) = (good(EXAMPLE, &[]), good("", &[]));
+    let told = |config: &Config| {
+        let store = config.store.path.file_name().map(std::ffi::OsStr::to_owned);
+        format!(
+            "{:?} {:?} {store:?} {:?} {:?} {:?} {:?} {:?}",
+            config.server,
+            config.auth,
+            config.store.lease,
+            config.directory,
+            config.proxy,
+            config.ceiling,
+            (&config.upstreams, &config.plans)
+        )
+    };
+    assert_eq!(told(&from_file), told(&from_nothing));
+    assert_eq!(from_file.prices, from_nothing.prices);
+    assert!(from_file.file.is_some());
+}
+
+#[test]
+fn every_key_that_can_be_written_stands_in_the_example_file() {
+    let findings = findings::Findings::default();
+    let everything = format!("{EXAMPLE}\n[prices.x]\nfree = true");
+    let dir = Dir::new();
+    dir.write("tollgate.toml", &everything);
+    let sources = Sources { file: None, env: env(&[]), directory: dir.0.clone() };
+    assert!(load::read(&sources, &findings).is_ok());
+    let known: BTreeSet<String> =
+        findings.known().iter().filter_map(|key| key.rsplit('.').next()).map(str::to_owned).collect();
+    assert!(known.len() > 50, "{known:?}");
+    let prices = ["input", "cached_input", "cache_write", "output", "long", "above", "reasoning", "tokenizer", "free"];
+    for key in known.iter().map(String::as_str).chain(prices).filter(|key| !["x", "ceiling", "free"].contains(key)) {
+        let stands = EXAMPLE.lines().any(|line| {
+            let line = line.trim_start_matches(['#', ' ', '[']);
+            line.split(['=', ']', '.']).next().is_some_and(|name| name.trim() == key)
+                || EXAMPLE.contains(&format!("{key} ="))
+        });
+        let in_words = EXAMPLE.contains(&format!("{key}, ")) || EXAMPLE.contains(&format!(", {key}."));
+        assert!(stands || in_words, "{key} is missing in tollgate.example.toml");
+    }
+}
+
+#[test]
+fn the_later_source_wins() {
+    let file =
+        "[server]\nopen_requests_max = 1\nbody_timeout = \"1s\"\nheader_timeout = \"1s\"\nshutdown_grace = \"1s\"";
+    let dot_env = "TOLLGATE_SERVER__BODY_TIMEOUT=2s\nTOLLGATE_SERVER__HEADER_TIMEOUT='2s'\n";
+    let config = load_all(file, dot_env, env(&[("TOLLGATE_SERVER__HEADER_TIMEOUT", "3s")])).unwrap();
+    let server = config.server;
+    assert_eq!(server.shutdown_grace, Duration::from_secs(1));
+    assert_eq!(server.body_timeout, Duration::from_secs(2));
+    assert_eq!(server.header_timeout, Duration::from_secs(3));
+    assert_eq!((server.open_requests_max, server.body_bytes_max), (1, 8 << 20));
+}
+
+#[test]
+fn a_dot_env_file_is_read_and_not_put_into_the_environment() {
+    let dot_env = format!(
+        "# mine\nexport JWT_SECRET='{SECRET}'\nOPENAI_API_KEY=\"{KEY}\"\nPORT=9\nTOLLGATE_DOT_ENV_CANARY_OF_OTHERS_=1"
+    );
+    let dot_env = dot_env.replace("TOLLGATE_DOT_ENV_CANARY_OF_OTHERS_", "DOT_ENV_CANARY");
+    let config = load_all("", &dot_env, BTreeMap::new()).unwrap();
+    assert_eq!(config.server.bind, "0.0.0.0:9");
+    assert_eq!(config.upstreams[0].api_key.as_ref().unwrap().expose_secret(), KEY);
+    assert!(std::env::var_os("DOT_ENV_CANARY").is_none());
+}
+
+#[test]
+fn a_broken_dot_env_is_refused_without_repeating_its_lines() {
+    let Err(errors) = load_all("", "PORT=1\nJWT_SECRET='canary-unclosed", BTreeMap::new()) else { panic!("accepted") };
+    let told = errors.to_string();
+    assert!(told.contains(".env") && told.contains("after PORT"), "{told}");
+    assert!(!told.contains("canary"), "{told}");
+}
+
+#[test]
+fn every_key_is_a_variable_of_whatever_type_the_key_wants() {
+    let config = good(
+        "",
+        &[
+            ("TOLLGATE_SERVER__OPEN_REQUESTS_MAX", "7"),
+            ("TOLLGATE_SERVER__CORS_ORIGINS", r#"["https://a.example", "https://b.example"]"#),
+            ("tollgate_proxy__on_disconnect", "abort"),
+            ("TOLLGATE_CEILING__COST_USD_PER_DAY", "12"),
+            ("TOLLGATE_STORE", r#"{ lease = "30s" }"#),
+            ("TOLLGATE_PLANS__FREE__MAX_OUTPUT_TOKENS", "2048"),
+            ("TOLLGATE_PLANS__FREE__LIMITS", r#"[{ per = "day", tokens = 5 }]"#),
+            ("TOLLGATE_PLANS__PRO", r#"{ models = ["my-model"], limits = [{ per = "day", cost_usd = "1" }] }"#),
+            ("TOLLGATE_PRICES__MY-MODEL__INPUT", "1"),
+            ("TOLLGATE_PRICES__MY-MODEL__OUTPUT", "2.5"),
+            ("TOLLGATE_PRICES__MY-MODEL__REASONING", "true"),
+            ("TOLLGATE_PRICES__MY-MODEL__LONG", r#"{ above = 5, input = "3", output = "4" }"#),
+            ("TOLLGATE_UPSTREAMS__0__MODELS", "gpt-*,my-model"),
+        ],
+    );
+    assert_eq!(config.server.open_requests_max, 7);
+    assert_eq!(config.server.cors_origins, ["https://a.example", "https://b.example"]);
+    assert_eq!(config.proxy.on_disconnect, OnDisconnect::Abort);
+    assert_eq!(config.ceiling, Some(MicroUsd(12_000_000)));
+    assert_eq!(config.store.lease, Duration::from_secs(30));
+    assert_eq!(config.store.keep_requests, Duration::from_hours(24 * 400));
+    let free = &config.plans.by_name["free"];
+    assert_eq!((free.max_output_tokens, free.limits.len(), free.limits[0].amount), (2048, 1, 5));
+    assert_eq!(config.plans.by_name["pro"].models, ["my-model"]);
+    let price = &config.prices.models["my-model"];
+    assert!(price.reasoning && price.long.as_ref().unwrap().above == 5);
+    assert_eq!(config.upstreams[0].models, ["gpt-*", "my-model"]);
+}
+
+#[test]
+fn sections_are_filled_in_one_by_one() {
+    let plans = "[plans.starter]\ndefault = true\nmodels = [\"gpt-4o\"]\nlimits = [{ per = \"day\", requests = 1 }]";
+    let config = good(plans, &[]);
+    assert_eq!(config.plans.by_name.keys().collect::<Vec<_>>(), ["starter"]);
+    assert_eq!((config.plans.default.max_output_tokens, config.plans.default.concurrent_requests), (1024, None));
+    assert_eq!(config.upstreams.len(), 1);
+    let whole = r#"{ only = { default = true, models = ["gpt-4o"], limits = [] } }"#;
+    let config = good("", &[("TOLLGATE_PLANS", whole)]);
+    assert_eq!(config.plans.by_name.keys().collect::<Vec<_>>(), ["only"]);
+    assert!(config.warnings[0].contains("plans.only.limits"), "{:?}", config.warnings);
+}
+
+#[test]
+fn a_model_is_kept_under_its_canonical_name_once() {
+    let plans = "[plans.free]\ndefault = true\nmodels = [\"gpt-4o-2024-08-06\", \"gpt-4o\"]\nlimits = []";
+    assert_eq!(good(plans, &[]).plans.default.models, ["gpt-4o"]);
+}
+
+#[test]
+fn the_base_url_variable_moves_the_openai_upstream_and_its_dialect() {
+    let moved = |toml: &str| {
+        let mut env = env(&[("OPENAI_BASE_URL", "http://127.0.0.1:9/v1/")]);
+        env.remove("OPENAI_API_KEY");
+        load_all(toml, "", env).unwrap_or_else(|errors| panic!("{errors}")).upstreams.remove(0)
+    };
+    for toml in ["", EXAMPLE] {
+        let upstream = moved(toml);
+        assert_eq!(upstream.base_url, "http://127.0.0.1:9/v1");
+        assert_eq!((upstream.dialect, upstream.keep_alive), (Dialect::Compatible, Duration::from_secs(4)));
+        assert!(upstream.api_key.is_none());
+    }
+    let europe = good("", &[("OPENAI_BASE_URL", "https://eu.api.openai.com/v1")]).upstreams.remove(0);
+    assert_eq!(europe.dialect, Dialect::Openai);
+    let near_miss = good("", &[("OPENAI_BASE_URL", "https://notopenai.com/v1")]).upstreams.remove(0);
+    assert_eq!(near_miss.dialect, Dialect::Compatible);
+    let other = "[[upstreams]]\nname = \"local\"\nbase_url = \"http://127.0.0.1:1/v1\"\nmodels = [\"*\"]";
+    let config = good(other, &[("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")]);
+    assert_eq!(config.upstreams[0].base_url, "http://127.0.0.1:1/v1");
+    assert!(config.upstreams[0].api_key.is_none(), "OpenAI's key is not for other servers");
+    assert!(config.warnings[0].contains("OPENAI_BASE_URL"), "{:?}", config.warnings);
+}
+
+#[test]
+fn empty_variables_are_unset_unless_they_are_secrets() {
+    let config = good("", &[("SUPABASE_URL", ""), ("PORT", ""), ("DATABASE_URL", ""), ("OPENAI_BASE_URL", "")]);
+    assert_eq!((config.auth.supabase_url, config.server.bind.as_str()), (None, "0.0.0.0:8080"));
+    for secret in ["JWT_SECRET", "OPENAI_API_KEY", "SUPABASE_SERVICE_KEY", "TOLLGATE_ADMIN_TOKEN"] {
+        let told = complaint("", &[(secret, "")]);
+        assert!(told.contains(secret) && told.contains("empty secret"), "{told}");
+    }
+}
+
+#[test]
+fn supabase_local_secret_goes_with_a_local_supabase_only() {
+    const LOCAL: &str = "super-secret-jwt-token-with-at-least-32-characters-long";
+    let config = good("", &[("JWT_SECRET", LOCAL), ("SUPABASE_URL", "http://127.0.0.1:54321/")]);
+    assert_eq!(config.auth.supabase_url.as_deref(), Some("http://127.0.0.1:54321"));
+    assert_eq!(config.auth.issuer, "http://127.0.0.1:54321/auth/v1");
+    for elsewhere in ["https://x.supabase.co", "https://127.0.0.1.example.com", ""] {
+        let told = complaint("", &[("JWT_SECRET", LOCAL), ("SUPABASE_URL", elsewhere)]);
+        assert!(told.contains("auth.jwt_secret") && told.contains("local Supabase"), "{told}");
+    }
+}
+
+#[test]
+fn an_open_admin_listener_needs_a_token() {
+    let open = "[server]\nadmin_bind = \"0.0.0.0:9090\"";
+    let told = complaint(open, &[]);
+    assert!(told.contains("server.admin_bind") && told.contains("TOLLGATE_ADMIN_TOKEN"), "{told}");
+    assert!(good(open, &[("TOLLGATE_ADMIN_TOKEN", "some-token")]).server.admin_token.is_some());
+    assert_eq!(good("", &[("TOLLGATE_SERVER__ADMIN_BIND", "")]).server.admin_bind, None);
+    assert!(good("[server]\nadmin_bind = \"[::1]:9090\"", &[]).server.admin_bind.is_some());
+}
+
+#[test]
+fn a_named_file_must_exist() {
+    let dir = Dir::new();
+    dir.write("other.toml", "[server]\nbind = \"127.0.0.1:1\"");
+    let at = |file: &str| Sources { file: Some(file.into()), env: env(&[]), directory: dir.0.clone() };
+    assert_eq!(Config::load(&at("other.toml")).unwrap().server.bind, "127.0.0.1:1");
+    let told = Config::load(&at("missing.toml")).unwrap_err().to_string();
+    assert!(told.contains("missing.toml") && told.contains("--config"), "{told}");
+}
+
+#[test]
+fn everything_that_is_wrong_is_said_at_once_with_its_line() {
+    let file =
+        "[server]\nbind = 5\nbody_timeout = \"never\"\n[store]\nlease = \"1s\"\n[plans.free]\nmodels = [\"nope\"]\n";
+    let errors =
+        load(file, &[("TOLLGATE_PROXY__IDLE_TIMEOUT", "x"), ("TOLLGATE_PORT", "1"), ("PORT", "")]).unwrap_err();
+    let told = errors.to_string();
+    let lines = [
+        "tollgate.toml:2",
+        "tollgate.toml:3",
+        "tollgate.toml:5",
+        "tollgate.toml:7",
+        "TOLLGATE_PROXY__IDLE_TIMEOUT",
+        "TOLLGATE_PORT",
+    ];
+    for words in lines {
+        assert!(told.contains(words), "{words} in {told}");
+    }
+    assert!(told.starts_with("6 settings are wrong"), "{told}");
+}
+
+#[test]
+fn no_secret_is_ever_shown() {
+    let secrets = [
+        ("JWT_SECRET", SECRET),
+        ("OPENAI_API_KEY", KEY),
+        ("SUPABASE_SERVICE_KEY", "canary-service"),
+        ("TOLLGATE_ADMIN_TOKEN", "canary-admin"),
+    ];
+    let shown = format!("{:?}", good("", &secrets));
+    for (_, secret) in secrets {
+        assert!(!shown.contains(secret), "{shown}");
+    }
+    for (toml, more) in [
+        ("", ("JWT_SECRET", "canary-short")),
+        ("", ("OPENAI_API_KEY", "canary key")),
+        ("", ("OPENAI_BASE_URL", "https://user:canary@x/v1")),
+        ("", ("SUPABASE_URL", "https://user:canary@x")),
+        ("", ("DATABASE_URL", "postgres://user:canary@x/y")),
+        ("[auth]\njwt_secrets = \"canary\"", ("PORT", "1")),
+        ("[auth]\njwt_secret = \"canary", ("PORT", "1")),
+        ("[[upstreams]]\nname = \"openai\"\nmodels = [\"*\"]\napi_key = \"canary\"", ("PORT", "1")),
+        ("[[upstreams]]\nname = \"openai\"\nmodels = [\"*\"]\napi_key_env = \"sk-canary\"", ("PORT", "1")),
+    ] {
+        let told = complaint(toml, &[more]);
+        assert!(!told.contains("canary"), "{told}");
+    }
+}
+
+#[test]
+fn variables_of_a_kubernetes_service_are_left_alone() {
+    let config = good(
+        "",
+        &[
+            ("TOLLGATE_SERVICE_HOST", "10.0.0.1"),
+            ("TOLLGATE_SERVICE_PORT", "80"),
+            ("TOLLGATE_PORT", "tcp://10.0.0.1:80"),
+            ("TOLLGATE_PORT_80_TCP_ADDR", "10.0.0.1"),
+        ],
+    );
+    assert_eq!(config.server.bind, "0.0.0.0:8080");
+}
+
+#[test]
+fn models_are_matched_by_pattern() {
+    for (pattern, name, fits) in [
+        ("gpt-*", "gpt-4o", true),
+        ("gpt-*", "gpt-", true),
+        ("gpt-*", "ggpt-4", false),
+        ("o*", "o3-mini", true),
+        ("*", "", true),
+        ("a*a", "a", false),
+        ("*-4-*-mini", "gpt-4-x-4-mini", true),
+        ("gpt-4o", "gpt-4o-mini", false),
+    ] {
+        assert_eq!(matches(pattern, name), fits, "{pattern} {name}");
+    }
+}
+
+/// A file, and the words that its one complaint must hold: the key, the place, the fix.
+const BAD_FILES: &[(&str, &[&str])] = &[
+    ("[server]\nbnid = \"x\"", &["server.bnid", "tollgate.toml:2", "not a known key", "`bind`"]),
+    ("[servr]", &["servr", "not a known key", "`server`"]),
+    ("server = 1", &["server", "not a table", "[server]"]),
+    ("[server]\nbind = \"8080\"", &["server.bind", "tollgate.toml:2", "0.0.0.0:8080"]),
+    ("[server]\nbind = 8080", &["server.bind", "whole number", "in quotes"]),
+    ("[server]\n\nheader_timeout = 10", &["server.header_timeout", "tollgate.toml:3", "in quotes"]),
+    ("[server]\nheader_timeout = \"10\"", &["server.header_timeout", "\"10s\""]),
+    ("[server]\nheader_timeout = \"0s\"", &["server.header_timeout", "out of range", "100ms to 1h"]),
+    ("[server]\nheader_timeout = \"400d\"", &["server.header_timeout", "out of range"]),
+    ("[server]\nbody_bytes_max = \"8MB\"", &["server.body_bytes_max", "8MiB"]),
+    ("[server]\nheader_bytes_max = \"4KiB\"", &["server.header_bytes_max", "out of range", "8KiB"]),
+    ("[server]\nopen_requests_max = 0", &["server.open_requests_max", "out of range", "from 1"]),
+    ("[server]\nopen_requests_max = 1.5", &["server.open_requests_max", "not a whole number"]),
+    (
+        "[server]\nopen_requests_max = 99999999999999999999",
+        &["server.open_requests_max", "out of range", "from 1 to 1000000"],
+    ),
+    ("[server]\ntime_zone = \"Paris\"", &["server.time_zone", "`Paris`", "Europe/Paris"]),
+    ("[server]\ncors_origins = \"*\"", &["server.cors_origins", "not a list", "[…]"]),
+    ("[server]\ncors_origins = [\"https://a.example/\"]", &["server.cors_origins", "no slash"]),
+    ("[server]\ncors_origins = [1]", &["server.cors_origins", "in quotes"]),
+    ("[server]\nlog_format = \"xml\"", &["server.log_format", "\"json\""]),
+    ("[server]\nlog_level = \"loud=very\"", &["server.log_level", "debug"]),
+    ("[auth]\nplan_claim = \"user_metadata.plan\"", &["auth.plan_claim", "app_metadata"]),
+    ("[auth]\nplan_claim = \"a..b\"", &["auth.plan_claim", "app_metadata.plan"]),
+    ("[auth]\nanonymous_plan = \"guest\"", &["auth.anonymous_plan", "free"]),
+    ("[store]\nurl = \"sqlite::memory:\"", &["store.url", "data/tollgate.db"]),
+    ("[store]\nurl = \"data/tollgate.db\"", &["store.url", "sqlite:data/tollgate.db"]),
+    ("[store]\nurl = \"postgres://u:p@h/d\"", &["store.url", "SQLite only", "unset DATABASE_URL"]),
+    ("[store]\nlease = \"4s\"", &["store.lease", "out of range", "5s to 1h"]),
+    ("[store]\nkeep_requests = \"61d\"", &["store.keep_requests", "62d"]),
+    ("[directory]\nvia = \"rest\"", &["directory.via", "none"]),
+    ("[directory]\nvia = \"carrier pigeon\"", &["directory.via", "none"]),
+    ("[directory]\nplan_stale = \"1s\"", &["directory.plan_stale", "plan_cache"]),
+    ("[proxy]\non_disconnect = \"hope\"", &["proxy.on_disconnect", "\"drain\" or \"abort\""]),
+    ("[proxy]\nmin_output_tokens = 0", &["proxy.min_output_tokens", "from 1"]),
+    ("[ceiling]\ncost_usd_per_day = 50", &["ceiling.cost_usd_per_day", "in quotes"]),
+    ("[ceiling]\ncost_usd_per_day = 0.5", &["ceiling.cost_usd_per_day", "in quotes"]),
+    ("[ceiling]\ncost_usd_per_day = \"0\"", &["ceiling.cost_usd_per_day", "nothing"]),
+    ("[ceiling]\ncost_usd_per_day = \"-5\"", &["ceiling.cost_usd_per_day", "US dollars"]),
+    ("upstreams = []", &["upstreams", "empty"]),
+    ("[server]\nbind = ", &["syntax", "tollgate.toml:2"]),
+    ("[prices.x]\ninput = 0.5\noutput = \"1\"", &["prices.x", "`input`", "in quotes"]),
+    ("[prices.x]\ninput = \"0.5\"", &["prices.x", "output"]),
+    ("[prices.x]\ninput = \"0.5\"\noutput = \"1\"\nimport = \"1\"", &["prices.x", "import"]),
+];
+
+#[test]
+fn a_bad_file_is_refused_with_the_key_the_place_and_the_fix() {
+    for (file, words) in BAD_FILES {
+        let told = complaint(file, &[]);
+        for word in *words {
+            assert!(told.contains(word), "{file}\n  says: {told}\n  and not: {word}");
+        }
+        assert!(told.contains("tollgate.toml") || told.contains("[plans]"), "{told}");
+        assert!(told.contains("Fix: "), "{told}");
+    }
+}
+
+/// Lines of `[plans.free]` after its default and a good model, and the words of the complaint.
+const BAD_PLANS: &[(&str, &[&str])] = &[
+    ("max_output_tokens = 0", &["plans.free.max_output_tokens", "from 1 to 2147483647"]),
+    ("max_output_tokens = 2147483648", &["plans.free.max_output_tokens", "out of range"]),
+    ("max_choices = 129", &["plans.free.max_choices", "from 1 to 128"]),
+    ("concurrent_requests = 0", &["plans.free.concurrent_requests", "from 1"]),
+    ("limits = [{ per = \"day\", requests = 0 }]", &["plans.free.limits[0].requests", "from 1"]),
+    ("limits = [{ per = \"day\", requests = -5 }]", &["plans.free.limits[0].requests", "out of range"]),
+    ("limits = [{ per = \"day\", tokens = 1000000000001 }]", &["plans.free.limits[0].tokens", "1000000000000"]),
+    ("limits = [{ per = \"day\", cost_usd = 0.5 }]", &["plans.free.limits[0].cost_usd", "in quotes"]),
+    ("limits = [{ per = \"day\", cost_usd = \"0.0\" }]", &["plans.free.limits[0].cost_usd", "nothing"]),
+    ("limits = [{ per = \"day\", cost_usd = \"1000000001\" }]", &["plans.free.limits[0].cost_usd", "billion"]),
+    ("limits = [{ per = \"day\" }]", &["plans.free.limits[0]", "limits nothing", "exactly one"]),
+    (
+        "limits = [{ per = \"day\", requests = 1, tokens = 1 }]",
+        &["plans.free.limits[0]", "more than one", "exactly one"],
+    ),
+    ("limits = [{ requests = 1 }]", &["plans.free.limits[0].per", "missing"]),
+    ("limits = [{ per = \"week\", requests = 1 }]", &["plans.free.limits[0].per", "`week`", "\"day\""]),
+    ("limits = [{ per = \"day\", request = 1, tokens = 1 }]", &["plans.free.limits[0].request", "`requests`"]),
+    (
+        "limits = [{ per = \"day\", requests = 1 }, { per = \"day\", requests = 2 }]",
+        &["plans.free.limits[1]", "second limit", "keep one"],
+    ),
+    ("limits = 5", &["plans.free.limits", "not a list"]),
+    ("limits = [5]", &["plans.free.limits[0]", "not a table"]),
+    ("tokens = 5", &["plans.free.tokens", "not a known key"]),
+];
+
+#[test]
+fn a_bad_plan_is_refused_with_the_key_and_the_fix() {
+    for (line, words) in BAD_PLANS {
+        let file = format!("[plans.free]\ndefault = true\nmodels = [\"gpt-4o-mini\"]\n{line}");
+        let told = complaint(&file, &[]);
+        for word in words.iter().chain(&["tollgate.toml:4", "Fix: "]) {
+            assert!(told.contains(word), "{line}\n  says: {told}\n  and not: {word}");
+        }
+    }
+}
+
+#[test]
+fn plans_must_be_usable_and_one_of_them_the_default() {
+    let limits = "limits = [{ per = \"day\", requests = 1 }]";
+    let plan = |name: &str, rest: &str| format!("[plans.{name}]\n{rest}\n{limits}\n");
+    let model = "models = [\"gpt-4o-mini\"]";
+    let default = format!("default = true\n{model}");
+    for (file, words) in [
+        (
+            plan("free", "default = true\nmodels = [\"gpt-99\"]"),
+            ["plans.free.models", "no price", "[prices.\"gpt-99\"]"],
+        ),
+        (
+            plan("free", "default = true\nmodels = [\"claude\"]") + "[prices.claude]\nfree = true",
+            ["plans.free.models", "no upstream", "[[upstreams]]"],
+        ),
+        (plan("free", "default = true\nmodels = []"), ["plans.free.models", "empty", "at least one"]),
+        (plan("free", "default = true"), ["plans.free.models", "missing", "at least one"]),
+        (plan("free", model), ["plans", "no default", "default = true"]),
+        (plan("a", &default) + &plan("b", &default), ["plans", "2 default plans (a, b)", "exactly one"]),
+        (plan("Free", &default), ["plans.Free", "plain name", "a-z"]),
+        (plan("\"a.b\"", &default), ["plans.\"a.b\"", "plain name", "a-z"]),
+        (
+            plan("free", &format!("default = \"yes\"\n{model}")),
+            ["plans.free.default", "neither true nor false", "without quotes"],
+        ),
+    ] {
+        let told = complaint(&file, &[]);
+        for word in words {
+            assert!(told.contains(word), "{file}\n  says: {told}\n  and not: {word}");
+        }
+    }
+}
+
+/// Lines of an upstream that is named `local`, and the words of the complaint.
+const BAD_UPSTREAMS: &[(&str, &[&str])] = &[
+    ("models = [\"*\"]", &["upstreams[0].base_url", "missing", "11434"]),
+    ("base_url = \"127.0.0.1:1\"\nmodels = [\"*\"]", &["upstreams[0].base_url", "http://"]),
+    ("base_url = \"https://x/v1?a=b\"\nmodels = [\"*\"]", &["upstreams[0].base_url", "query"]),
+    ("base_url = \"http://127.0.0.1:1/v1\"", &["upstreams[0].models", "missing"]),
+    ("base_url = \"http://127.0.0.1:1/v1\"\nmodels = [\"\"]", &["upstreams[0].models", "empty name"]),
+    (
+        "base_url = \"http://127.0.0.1:1/v1\"\nmodels = [\"*\"]\napi_key_env = \"NOT_SET\"",
+        &["upstreams[0].api_key_env", "NOT_SET", "set NOT_SET"],
+    ),
+    (
+        "base_url = \"http://127.0.0.1:1/v1\"\nmodels = [\"*\"]\ndialect = \"azure\"",
+        &["upstreams[0].dialect", "`azure`", "\"compatible\""],
+    ),
+    (
+        "base_url = \"http://127.0.0.1:1/v1\"\nmodels = [\"*\"]\nkeep_alive = \"9d\"",
+        &["upstreams[0].keep_alive", "out of range"],
+    ),
+    (
+        "base_url = \"http://127.0.0.1:1/v1\"\nmodels = [\"*\"]\napi_key = \"sk-1\"",
+        &["upstreams[0].api_key", "`api_key_env`"],
+    ),
+];
+
+#[test]
+fn a_bad_upstream_is_refused_with_the_key_and_the_fix() {
+    for (lines, words) in BAD_UPSTREAMS {
+        let told = complaint(&format!("[[upstreams]]\nname = \"local\"\n{lines}"), &[]);
+        for word in *words {
+            assert!(told.contains(word), "{lines}\n  says: {told}\n  and not: {word}");
+        }
+    }
+    let twice = "[[upstreams]]\nname = \"a\"\nbase_url = \"http://127.0.0.1:1/v1\"\nmodels = [\"*\"]\n".repeat(2);
+    assert!(complaint(&twice, &[]).contains("two upstreams named `a`"));
+}
+
+/// Variables, and the words of the complaint.
+const BAD_VARIABLES: &[(&str, &str, &[&str])] = &[
+    ("PORT", "http", &["server.bind", "PORT", "number"]),
+    ("PORT", "99999", &["server.bind", "PORT"]),
+    ("DATABASE_URL", "postgres://u:p@h/d", &["store.url", "DATABASE_URL", "SQLite only", "unset DATABASE_URL"]),
+    ("DATABASE_URL", "mysql://u:p@h/d", &["store.url", "DATABASE_URL"]),
+    ("SUPABASE_URL", "http://x.supabase.co", &["auth.supabase_url", "SUPABASE_URL", "https://"]),
+    ("SUPABASE_URL", "https://x.supabase.co/auth/v1", &["auth.supabase_url", "path", "leave the path out"]),
+    ("SUPABASE_URL", "x.supabase.co", &["auth.supabase_url", "https://<project>.supabase.co"]),
+    ("JWT_SECRET", "short", &["auth.jwt_secret", "JWT_SECRET", "32 bytes", "openssl"]),
+    ("JWT_SECRET", "changeme-changeme-changeme-changeme", &["auth.jwt_secret", "guessed", "openssl"]),
+    ("OPENAI_API_KEY", "two words", &["OPENAI_API_KEY", "space", "again"]),
+    ("OPENAI_BASE_URL", "api.openai.com", &["upstreams[0].base_url", "OPENAI_BASE_URL", "https://api.openai.com/v1"]),
+    ("TOLLGATE_BIND", "x", &["TOLLGATE_BIND", "TOLLGATE_SERVER__BIND"]),
+    ("TOLLGATE_SERVER_BIND", "x", &["TOLLGATE_SERVER_BIND", "TOLLGATE_SERVER__BIND"]),
+    ("TOLLGATE_SERVER__BNID", "x", &["server.bnid", "TOLLGATE_SERVER__BNID", "`bind`"]),
+    ("TOLLGATE_SERVR__BIND", "x", &["TOLLGATE_SERVR__BIND", "TOLLGATE_SERVER__BIND"]),
+    ("TOLLGATE_WHATEVER_ELSE", "x", &["TOLLGATE_WHATEVER_ELSE", "unset it"]),
+    ("TOLLGATE_SERVER", "0.0.0.0:80", &["server", "TOLLGATE_SERVER", "inline table"]),
+    ("TOLLGATE_SERVER__BIND__HOST", "x", &["server.bind.host", "leads nowhere"]),
+    ("TOLLGATE_SERVER__OPEN_REQUESTS_MAX", "many", &["server.open_requests_max", "whole number"]),
+    ("TOLLGATE_UPSTREAMS__5__NAME", "x", &["upstreams.5.name", "leads nowhere"]),
+];
+
+#[test]
+fn a_bad_variable_is_refused_with_the_key_its_name_and_the_fix() {
+    for (name, value, words) in BAD_VARIABLES {
+        let told = complaint("", &[(name, value)]);
+        for word in words.iter().chain(&["Fix: "]) {
+            assert!(told.contains(word), "{name}={value}\n  says: {told}\n  and not: {word}");
+        }
+    }
+}
+
+#[test]
+fn what_is_missing_is_named_with_the_variable_that_sets_it() {
+    let without = |name: &str| {
+        let mut env = env(&[]);
+        env.remove(name);
+        let errors = load_all("", "", env).unwrap_err();
+        assert_eq!(errors.0.len(), 1, "{errors}");
+        errors.to_string()
+    };
+    let told = without("OPENAI_API_KEY");
+    assert!(told.contains("upstreams[0].api_key_env") && told.contains("set OPENAI_API_KEY"), "{told}");
+    let told = without("JWT_SECRET");
+    assert!(told.contains("SUPABASE_URL") && told.contains("JWT_SECRET") && told.contains("tollgate demo"), "{told}");
+}
+
+#[test]
+fn the_demo_needs_nothing_and_keeps_to_itself() {
+    let demo = |upstream, key: Option<&str>| {
+        Config::for_demo("127.0.0.1:8080", upstream, key.map(SecretString::from).as_ref())
+    };
+    let local = demo(Some("http://127.0.0.1:9/v1"), None).unwrap();
+    assert_eq!((local.store.path.as_path(), local.server.admin_bind), (std::path::Path::new("data/demo.db"), None));
+    assert_eq!(local.plans.default.name, "free");
+    let secret = |config: &Config| config.auth.jwt_secret.as_ref().unwrap().expose_secret().to_owned();
+    let openai = demo(None, Some(KEY)).unwrap();
+    assert_eq!(openai.upstreams[0].base_url, "https://api.openai.com/v1");
+    assert!(secret(&openai).len() == 64 && secret(&openai) != secret(&demo(None, Some(KEY)).unwrap()));
+    assert!(demo(None, None).unwrap_err().to_string().contains("OPENAI_API_KEY"));
+}
+
+#[test]
+fn the_demo_finds_the_key_in_the_environment_or_in_dot_env() {
+    let dir = Dir::new();
+    dir.write(".env", "OPENAI_API_KEY=from-file");
+    let sources = |env: &[(&str, &str)]| {
+        let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Sources { file: None, env, directory: dir.0.clone() }
+    };
+    assert_eq!(sources(&[]).openai_api_key().unwrap().expose_secret(), "from-file");
+    assert_eq!(sources(&[("OPENAI_API_KEY", "from-env")]).openai_api_key().unwrap().expose_secret(), "from-env");
+    assert!(sources(&[("OPENAI_API_KEY", "")]).openai_api_key().is_none());
+}

@@ -1,0 +1,173 @@
+//! `[[upstreams]]`: who is asked for answers, and with which key.
+
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+
+use super::findings::{Complaint, Noted, complaint};
+use super::load::{choice, text_of};
+use super::plans::name;
+use super::reader::{Section, secret};
+use super::source::Gathered;
+use super::tree::Node;
+use super::urls::{Address, address};
+use super::{Dialect, UpstreamConfig};
+
+/// The upstream that the quick start's variables are about.
+const OPENAI: &str = "openai";
+const OPENAI_URL: &str = "https://api.openai.com/v1";
+const OPENAI_KEY: &str = "OPENAI_API_KEY";
+const OPENAI_BASE_URL: &str = "OPENAI_BASE_URL";
+
+/// How long idle connections are kept: OpenAI keeps them for longer than a minute, but many local servers close
+/// them after five seconds, and a request on a closing connection fails.
+const KEEP_ALIVE_OPENAI: Duration = Duration::from_mins(1);
+const KEEP_ALIVE_COMPATIBLE: Duration = Duration::from_secs(4);
+
+/// `[[upstreams]]`, in order.
+pub(super) fn upstreams(root: &Section<'_>, gathered: &Gathered) -> Result<Vec<UpstreamConfig>, Noted> {
+    let elements = root.elements("upstreams")?;
+    if elements.is_empty() {
+        let fix = "write at least one [[upstreams]], or take the key out for OpenAI";
+        return Err(root.wrong("upstreams", complaint("is empty", fix)));
+    }
+    let read = |(path, node): &(String, Node)| upstream(&Section::of(path.clone(), node, root.findings)?, gathered);
+    let upstreams: Vec<UpstreamConfig> = elements.iter().filter_map(|element| read(element).ok()).collect();
+    for (index, upstream) in upstreams.iter().enumerate() {
+        if upstreams.iter().take(index).any(|other| other.name == upstream.name) {
+            let problem = format!("has two upstreams named `{}`", upstream.name);
+            root.wrong("upstreams", complaint(problem, "give each its own name"));
+        }
+    }
+    if base_url_variable(gathered).is_some() && !upstreams.iter().any(|upstream| upstream.name == OPENAI) {
+        root.findings.warn(format!("{OPENAI_BASE_URL} is set but moves nothing: no upstream is named `{OPENAI}`"));
+    }
+    if upstreams.len() == elements.len() { Ok(upstreams) } else { Err(Noted) }
+}
+
+/// `OPENAI_BASE_URL`, unless empty.
+fn base_url_variable(gathered: &Gathered) -> Option<(&str, &super::tree::Origin)> {
+    gathered.variable(OPENAI_BASE_URL).filter(|(value, _)| !value.is_empty())
+}
+
+fn upstream(section: &Section<'_>, gathered: &Gathered) -> Result<UpstreamConfig, Noted> {
+    let name = section.parsed("name", OPENAI, name);
+    let base = base_url(section, gathered);
+    let models = section.texts("models");
+    let dialect = section.maybe("dialect", "compatible", |text| {
+        choice(text, &[("openai", Dialect::Openai), ("compatible", Dialect::Compatible)])
+    });
+    let keep_alive = section.maybe_duration("keep_alive", Duration::ZERO..=Duration::from_hours(1));
+    let key_variable = section.maybe("api_key_env", OPENAI_KEY, variable_name);
+    section.finish();
+    let (name, base, dialect) = (name?, base?, dialect?);
+    let dialect = dialect.unwrap_or_else(|| dialect_of(&base));
+    let wanted = Wanted { name: &name, base: &base, dialect, variable: key_variable? };
+    let api_key = api_key(section, &wanted, gathered);
+    let keep_alive = keep_alive?.unwrap_or(match dialect {
+        Dialect::Openai => KEEP_ALIVE_OPENAI,
+        Dialect::Compatible => KEEP_ALIVE_COMPATIBLE,
+    });
+    let models = models?;
+    section.note("models", patterns(&models))?;
+    Ok(UpstreamConfig { base_url: base.text, api_key: api_key?, name, models, dialect, keep_alive })
+}
+
+/// `OPENAI_BASE_URL` moves the upstream named `openai`; any other says its own.
+fn base_url(section: &Section<'_>, gathered: &Gathered) -> Result<Address, Noted> {
+    let example =
+        if section.get("name").and_then(text_of) == Some(OPENAI) { OPENAI_URL } else { "http://127.0.0.1:11434/v1" };
+    let written = section.maybe("base_url", example, |text| address(text, example))?;
+    let moved = base_url_variable(gathered).filter(|_| example == OPENAI_URL);
+    let base = match (moved, written) {
+        (Some((text, origin)), _) => address(text, OPENAI_URL)
+            .map_err(|what| section.findings.error(section.path_of("base_url"), origin, what))?,
+        (None, Some(written)) => written,
+        (None, None) if example == OPENAI_URL => section.note("base_url", address(OPENAI_URL, OPENAI_URL))?,
+        (None, None) => {
+            let what = complaint("is missing", format!("add base_url = \"{example}\""));
+            return Err(section.wrong("base_url", what));
+        }
+    };
+    warn_about(section, &base);
+    Ok(base)
+}
+
+fn warn_about(section: &Section<'_>, base: &Address) {
+    let key = section.path_of("base_url");
+    if !base.is_https && !base.is_loopback() {
+        section.findings.warn(format!("{key} is plain http: the key and every prompt cross the network readable"));
+    }
+    if base.path.is_empty() {
+        section.findings.warn(format!("{key} has no path: most servers expect {}/v1", base.text));
+    }
+}
+
+/// OpenAI's own hosts speak OpenAI's newest words; nothing else is expected to.
+fn dialect_of(base: &Address) -> Dialect {
+    let is_openai = base.host == "openai.com" || base.host.ends_with(".openai.com");
+    if is_openai { Dialect::Openai } else { Dialect::Compatible }
+}
+
+fn variable_name(text: &str) -> Result<String, Complaint> {
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+    if !text.is_empty() && text.chars().all(plain) {
+        return Ok(text.to_owned());
+    }
+    // Whoever writes the key itself here must not see it in a log.
+    Err(complaint(
+        "is not the name of a variable",
+        "write the name of the variable that holds the key, not the key itself",
+    ))
+}
+
+fn patterns(models: &[String]) -> Result<(), Complaint> {
+    let fix = "list names or patterns, such as models = [\"gpt-*\"]";
+    match models.iter().find(|model| model.trim().is_empty()) {
+        None if !models.is_empty() => Ok(()),
+        None => Err(complaint("is empty or missing", fix)),
+        Some(_) => Err(complaint("holds an empty name", fix)),
+    }
+}
+
+/// What decides whether an upstream needs a key.
+struct Wanted<'a> {
+    name: &'a str,
+    base: &'a Address,
+    dialect: Dialect,
+    variable: Option<String>,
+}
+
+/// The operator's key. An error where one is needed and there is none.
+fn api_key(section: &Section<'_>, wanted: &Wanted<'_>, gathered: &Gathered) -> Result<Option<SecretString>, Noted> {
+    let is_openai = wanted.dialect == Dialect::Openai;
+    let (variable, needed) = match &wanted.variable {
+        Some(variable) => (variable.as_str(), true),
+        None if is_openai || wanted.name == OPENAI => (OPENAI_KEY, is_openai && !wanted.base.is_loopback()),
+        None => return Ok(None),
+    };
+    match gathered.variable(variable) {
+        Some((text, origin)) => {
+            let path = format!("{} ({variable})", section.path_of("api_key_env"));
+            key(text).map(Some).map_err(|what| section.findings.error(path, origin, what))
+        }
+        None if needed => {
+            let fix = format!("set {variable} in the environment or in .env to the key of `{}`", wanted.name);
+            let what = complaint(format!("needs a key, and {variable} is not set"), fix);
+            Err(section.findings.error(section.path_of("api_key_env"), &gathered.place, what))
+        }
+        None => Ok(None),
+    }
+}
+
+/// A key that can stand in a header.
+fn key(text: &str) -> Result<SecretString, Complaint> {
+    let key = secret(text)?;
+    if key.expose_secret().chars().all(|letter| letter.is_ascii_graphic()) {
+        return Ok(key);
+    }
+    Err(complaint(
+        "holds a space, a line break or a letter beyond ASCII",
+        "copy the key again, without anything around it",
+    ))
+}

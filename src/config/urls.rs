@@ -1,0 +1,141 @@
+//! Addresses that settings name: origins, base URLs, listeners.
+//!
+//! Complaints never repeat an address: it may carry a password.
+
+use http::Uri;
+
+use super::findings::{Complaint, complaint};
+
+/// An `http` or `https` URL without credentials, query or fragment, and without a slash at its end.
+pub(super) struct Address {
+    pub(super) text: String,
+    pub(super) host: String,
+    pub(super) path: String,
+    pub(super) is_https: bool,
+}
+
+/// Reads a URL. `example` is shown to whoever wrote something else.
+pub(super) fn address(text: &str, example: &str) -> Result<Address, Complaint> {
+    let fix = || format!("write it like {example}");
+    let trimmed = text.trim().trim_end_matches('/');
+    if trimmed.contains(['?', '#', '@', '\\']) {
+        return Err(complaint("is a URL with credentials, a query or a fragment", fix()));
+    }
+    let uri: Uri = trimmed.parse().map_err(|_| complaint("is not a URL", fix()))?;
+    let is_https = match uri.scheme_str() {
+        Some("https") => true,
+        Some("http") => false,
+        _ => return Err(complaint("is not a URL that begins with https:// or http://", fix())),
+    };
+    let host = uri.host().unwrap_or_default().to_ascii_lowercase();
+    // A port that is written must be one: `Uri` takes `https://host:` and `https://host:99999`.
+    let authority = uri.authority().map(http::uri::Authority::as_str).unwrap_or_default();
+    let wrote_port = authority.rsplit_once(':').is_some_and(|(_, port)| !port.ends_with(']'));
+    if host.is_empty() || (wrote_port && uri.port_u16().is_none()) {
+        return Err(complaint("is a URL without a host, or with a port that is none", fix()));
+    }
+    let path = uri.path().trim_end_matches('/').to_owned();
+    Ok(Address { text: trimmed.to_owned(), host, path, is_https })
+}
+
+impl Address {
+    /// It is this machine.
+    pub(super) fn is_loopback(&self) -> bool {
+        is_loopback(&self.host)
+    }
+}
+
+/// The host is this machine: `localhost`, `127.…`, `[::1]`.
+pub(super) fn is_loopback(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let local = bare.eq_ignore_ascii_case("localhost") || bare.to_ascii_lowercase().ends_with(".localhost");
+    local || bare.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// Reads `host:port` and gives it back, trimmed.
+pub(super) fn listener(text: &str) -> Result<String, Complaint> {
+    let text = text.trim();
+    if host_of(text).is_some() {
+        return Ok(text.to_owned());
+    }
+    let fix =
+        "write \"127.0.0.1:8080\" for this machine only, or \"0.0.0.0:8080\" for every network; PORT is a number alone";
+    Err(complaint(format!("`{text}` is not host:port"), fix))
+}
+
+/// The host of `host:port`, where both are there.
+pub(super) fn host_of(listener: &str) -> Option<&str> {
+    let (host, port) = listener.rsplit_once(':')?;
+    port.parse::<u16>().ok()?;
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let valid = match bare {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && host.chars().all(|letter| letter.is_ascii_alphanumeric() || ".-_".contains(letter)),
+    };
+    valid.then_some(host)
+}
+
+/// Reads what a browser sends as `Origin`: `https://app.example`, or `*`.
+pub(super) fn origin(text: &str) -> Result<(), Complaint> {
+    let rest = text
+        .split_once("://")
+        .filter(|(scheme, _)| scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c)));
+    let plain = |host: &str| !host.is_empty() && host.chars().all(|c| c.is_ascii_graphic() && !"/?#@\\*,".contains(c));
+    if text == "*" || rest.is_some_and(|(scheme, host)| !scheme.is_empty() && plain(host)) {
+        return Ok(());
+    }
+    let fix = "write scheme and host only, such as \"https://app.example\" (no path, no slash at the end), or \"*\"";
+    Err(complaint(format!("`{text}` is not an origin"), fix))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_plain_or_refused() {
+        let good = |text| address(text, "…").ok().unwrap();
+        assert_eq!(good("https://api.openai.com/v1/").text, "https://api.openai.com/v1");
+        assert_eq!(good("https://api.openai.com/v1/").path, "/v1");
+        assert!(good("http://[::1]:8080").is_loopback());
+        assert!(!good("http://127.0.0.1.example.com").is_loopback());
+        for wrong in [
+            "",
+            "x",
+            "ftp://x",
+            "https://",
+            "https://u:p@x",
+            "https://x?y",
+            "https://x#y",
+            "https://x:99999",
+            "https://x:",
+            "//x",
+            "/x",
+            "https://a b",
+        ] {
+            assert!(address(wrong, "…").is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_listener_has_a_host_and_a_port() {
+        for good in ["0.0.0.0:8080", "[::]:80", "localhost:0", "tollgate.internal:1"] {
+            assert!(listener(good).is_ok(), "{good}");
+        }
+        for wrong in ["", "8080", ":8080", "0.0.0.0", "0.0.0.0:99999", "::1:80", "a b:1", "[x]:1", "0.0.0.0:"] {
+            assert!(listener(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_origin_has_no_path() {
+        for good in ["*", "https://app.example", "http://localhost:3000", "capacitor://localhost"] {
+            assert!(origin(good).is_ok(), "{good}");
+        }
+        for wrong in
+            ["", "app.example", "https://app.example/", "https://app.example/x", "https://", "https://*.x", "null"]
+        {
+            assert!(origin(wrong).is_err(), "{wrong}");
+        }
+    }
+}

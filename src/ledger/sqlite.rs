@@ -1,0 +1,462 @@
+//! The ledger's statements, on SQLite.
+//!
+//! A [`Book`] does one step at a time inside a transaction that the writer opens and commits. It decides nothing: limits
+//! are decided by `plan::admit` on what is read here, and there is only one writer, so nothing changes in between.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use uuid::Uuid;
+
+use super::{Charge, Ending, HoldRequest, NoHold, UserStanding, decide};
+use crate::clock::Timestamp;
+use crate::plan::{Amounts, Hold, Per, Standing, Window};
+use crate::price::{MicroUsd, Usage};
+
+/// The windows of the whole app stand under this name in place of a user's id.
+const APP: &str = "app";
+
+/// How long another process (a command line) may keep the file locked.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Scripts that bring an older file up to date; `user_version` says how many were run.
+const MIGRATIONS: &[&str] = &[include_str!("../../migrations/0001_ledger.sql")];
+
+/// The ledger cannot be used, and what to do about it.
+#[derive(Debug)]
+pub struct Failure {
+    message: String,
+    is_constraint: bool,
+}
+
+impl Failure {
+    /// A failure with a message for the operator.
+    #[must_use]
+    pub const fn new(message: String) -> Self {
+        Self { message, is_constraint: false }
+    }
+
+    /// The database refuses this write however often it is tried.
+    #[must_use]
+    pub(super) const fn is_constraint(&self) -> bool {
+        self.is_constraint
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl From<rusqlite::Error> for Failure {
+    fn from(error: rusqlite::Error) -> Self {
+        let is_constraint = error.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation);
+        Self { message: format!("SQLite: {error}"), is_constraint }
+    }
+}
+
+/// The ledger's file, open for writing.
+pub(super) struct Book {
+    pub(super) db: Connection,
+    owner: String,
+}
+
+impl std::fmt::Debug for Book {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Book").finish_non_exhaustive()
+    }
+}
+
+/// A hold that has just ended: what it held and what it came to.
+struct Ended {
+    user: String,
+    at: Timestamp,
+    held: Amounts,
+    used: Amounts,
+    load: bool,
+}
+
+/// What the ended and the open rows of a window add up to.
+const SUM_OF_ROWS: &str = "
+    select coalesce(sum(case when state in ('settled', 'lost') then 1 when state = 'voided' then load * ?4 else 0 end), 0),
+           coalesce(sum(input_tokens + output_tokens), 0),
+           coalesce(sum(cost_micros), 0),
+           coalesce(sum(state = 'held'), 0),
+           coalesce(sum(case when state = 'held' then held_input_tokens + held_output_tokens else 0 end), 0),
+           coalesce(sum(case when state = 'held' then held_micros else 0 end), 0)
+    from requests";
+
+impl Book {
+    /// Opens (and makes) the file.
+    pub(super) fn open(path: &Path, owner: Uuid) -> Result<Self, Failure> {
+        let db = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
+        db.pragma_update(None, "journal_mode", "wal")?;
+        db.pragma_update(None, "synchronous", "full")?;
+        db.set_prepared_statement_cache_capacity(32);
+        migrate(&db)?;
+        Ok(Self { db, owner: owner.to_string() })
+    }
+
+    /// Opens an existing file, only for reading.
+    pub(super) fn reader(path: &Path) -> Result<Self, Failure> {
+        let db = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        db.pragma_update(None, "query_only", true)?;
+        Ok(Self { db, owner: String::new() })
+    }
+
+    /// For the tests of the laws, which crash the process and not the machine.
+    #[cfg(test)]
+    pub(super) fn forget_durability(&self) {
+        self.db.pragma_update(None, "synchronous", "off").unwrap();
+    }
+
+    pub(super) fn begin(&self) -> Result<(), Failure> {
+        Ok(self.db.execute_batch("begin immediate")?)
+    }
+
+    pub(super) fn commit(&self) -> Result<(), Failure> {
+        Ok(self.db.execute_batch("commit")?)
+    }
+
+    /// Undoes what the transaction did; nothing to do where SQLite has done so itself. True if nothing was undone here:
+    /// after a commit that failed, nobody then knows what a crash would bring back.
+    pub(super) fn roll_back(&self) -> bool {
+        if self.db.is_autocommit() {
+            return true;
+        }
+        if let Err(error) = self.db.execute_batch("rollback") {
+            tracing::warn!(%error, "the ledger could not roll back");
+            return true;
+        }
+        false
+    }
+
+    /// A number that differs when another connection has changed the file.
+    pub(super) fn data_version(&self) -> Result<i64, Failure> {
+        Ok(self.db.prepare_cached("pragma data_version")?.query_row([], |row| row.get(0))?)
+    }
+
+    /// Why the app is paused, if it is.
+    pub(super) fn paused(&self) -> Result<Option<String>, Failure> {
+        let mut read = self.db.prepare_cached("select value from switches where name = 'paused'")?;
+        Ok(read.query_row([], |row| row.get(0)).optional()?)
+    }
+
+    /// A random key, as old as the ledger: what is derived from it stays the same across restarts and machines.
+    pub(super) fn identifier_key(&self) -> Result<String, Failure> {
+        self.db.execute(
+            "insert or ignore into switches (name, value, updated_at)
+             values ('identifier_key', lower(hex(randomblob(32))), 0)",
+            [],
+        )?;
+        Ok(self.db.query_row("select value from switches where name = 'identifier_key'", [], |row| row.get(0))?)
+    }
+
+    /// Says that this process lives.
+    pub(super) fn renew_lease(&self, now: Timestamp, lease: Duration) -> Result<(), Failure> {
+        let mut write = self.db.prepare_cached("insert or replace into owners (id, lease_until) values (?1, ?2)")?;
+        write.execute(params![self.owner, now.plus(lease).millis()])?;
+        Ok(())
+    }
+
+    /// Law 1: a hold, or the reason why not.
+    pub(super) fn hold(&self, request: &HoldRequest) -> Result<Result<Hold, NoHold>, Failure> {
+        let user = request.user_id.to_string();
+        let lifetime = Window { per: Per::Lifetime, start: Timestamp::EPOCH, end: Timestamp::MAX };
+        let windows: Vec<Window> = request.limits.iter().map(|(_, window)| *window).collect();
+        let known = self.windows(&user, request.now)?;
+        let standings = self.ensure(&user, &known, &windows)?;
+        let open = self.ensure(&user, &known, &[lifetime])?.first().map_or(0, |all| all.held.requests);
+        let ceiling = match request.ceiling {
+            Some((_, window)) => self.ensure(APP, &self.windows(APP, request.now)?, &[window])?.first().copied(),
+            None => None,
+        };
+        let hold = match decide(request, &standings, ceiling, open) {
+            Ok(hold) => hold,
+            Err(no) => return Ok(Err(no)),
+        };
+        self.insert_request(&user, request, &hold)?;
+        self.add_held(&user, request.now, hold.amounts)?;
+        Ok(Ok(hold))
+    }
+
+    fn insert_request(&self, user: &str, request: &HoldRequest, hold: &Hold) -> Result<(), Failure> {
+        let mut insert = self.db.prepare_cached(
+            "insert into requests (id, user_id, plan, endpoint, model, upstream, state, held_input_tokens,
+                                   held_output_tokens, held_micros, started_at, owner)
+             values (?1, ?2, ?3, ?4, ?5, ?6, 'held', ?7, ?8, ?9, ?10, ?11)",
+        )?;
+        let input = i64::try_from(request.ask.input_tokens).unwrap_or(i64::MAX).min(hold.amounts.tokens);
+        insert.execute(params![
+            request.id.to_string(),
+            user,
+            request.plan,
+            request.endpoint,
+            request.model,
+            request.upstream,
+            input,
+            hold.amounts.tokens.saturating_sub(input),
+            hold.amounts.cost,
+            request.now.millis(),
+            self.owner,
+        ])?;
+        Ok(())
+    }
+
+    /// Adds a hold to every window that contains `at`, the app's too.
+    fn add_held(&self, user: &str, at: Timestamp, held: Amounts) -> Result<(), Failure> {
+        let mut update = self.db.prepare_cached(
+            "update windows set requests_held = requests_held + ?3, tokens_held = tokens_held + ?4,
+                                micros_held = micros_held + ?5
+             where user_id in (?1, 'app') and ends_at > ?2 and starts_at <= ?2",
+        )?;
+        update.execute(params![user, at.millis(), held.requests, held.tokens, held.cost])?;
+        Ok(())
+    }
+
+    /// Law 3: ends an open request; a request that has ended, or that is not there, stays as it is.
+    /// Gives back whether anything ended.
+    pub(super) fn end(&self, ending: &Ending, now: Timestamp) -> Result<bool, Failure> {
+        let settlement = &ending.settlement;
+        let (state, load) = match settlement.charge {
+            Charge::Voided { load } => ("voided", load),
+            Charge::Settled { .. } | Charge::WholeHold => ("settled", false),
+            Charge::Lost => ("lost", false),
+        };
+        let charged = match settlement.charge {
+            Charge::Voided { .. } => Some((Usage::default(), MicroUsd(0))),
+            Charge::Settled { usage, cost } => Some((usage, cost)),
+            Charge::WholeHold | Charge::Lost => None,
+        };
+        let whole = charged.is_none();
+        let (usage, cost) = charged.unwrap_or_default();
+        let mut update = self.db.prepare_cached(
+            "update requests set state = ?2, flags = ?3, load = ?4, ended_at = max(?5, started_at), ttft_ms = ?6,
+                    input_tokens = iif(?7, held_input_tokens, ?8), cached_input_tokens = ?9,
+                    output_tokens = iif(?7, held_output_tokens, ?10), reasoning_tokens = ?11,
+                    cost_micros = iif(?7, held_micros, ?12)
+             where id = ?1 and state = 'held'
+             returning user_id, started_at, held_input_tokens + held_output_tokens, held_micros,
+                       input_tokens + output_tokens, cost_micros",
+        )?;
+        let values = params![
+            ending.id.to_string(),
+            state,
+            settlement.flags.join(","),
+            load,
+            now.millis(),
+            settlement.ttft_ms,
+            whole,
+            to_i64(usage.input_tokens),
+            to_i64(usage.cached_input_tokens),
+            to_i64(usage.output_tokens),
+            to_i64(usage.reasoning_tokens),
+            cost.0
+        ];
+        let counted = i64::from(state != "voided");
+        let ended = update.query_row(values, |row| {
+            Ok(Ended {
+                user: row.get(0)?,
+                at: Timestamp::from_millis(row.get(1)?),
+                held: Amounts { requests: 1, tokens: row.get(2)?, cost: row.get(3)? },
+                used: Amounts { requests: counted, tokens: row.get(4)?, cost: row.get(5)? },
+                load,
+            })
+        });
+        let Some(ended) = ended.optional()? else { return Ok(false) };
+        self.move_to_used(&ended)?;
+        Ok(true)
+    }
+
+    /// Moves an ended hold to what is used, in every window that contains it.
+    fn move_to_used(&self, ended: &Ended) -> Result<(), Failure> {
+        let mut update = self.db.prepare_cached(
+            "update windows set
+                requests_held = requests_held - ?3, tokens_held = tokens_held - ?4, micros_held = micros_held - ?5,
+                requests_used = requests_used + iif(per in ('minute', 'hour'), ?7, ?6),
+                tokens_used = tokens_used + ?8, micros_used = micros_used + ?9
+             where user_id in (?1, 'app') and ends_at > ?2 and starts_at <= ?2",
+        )?;
+        let Ended { user, at, held, used, load } = ended;
+        update.execute(params![
+            user,
+            at.millis(),
+            held.requests,
+            held.tokens,
+            held.cost,
+            used.requests,
+            used.requests.max(i64::from(*load)),
+            used.tokens,
+            used.cost
+        ])?;
+        Ok(())
+    }
+
+    /// What a user has used and holds; writes nothing.
+    pub(super) fn standing(&self, user: Uuid, now: Timestamp, windows: &[Window]) -> Result<UserStanding, Failure> {
+        let user = user.to_string();
+        let known = self.windows(&user, now)?;
+        let standings = windows.iter().map(|window| self.look(&user, &known, window).map(|(found, _)| found));
+        let lifetime = known.iter().find(|(window, _)| window.per == Per::Lifetime);
+        let open = lifetime.map_or(0, |(_, standing)| standing.held.requests);
+        Ok(UserStanding { windows: standings.collect::<Result<_, _>>()?, open })
+    }
+
+    /// Where each of `windows` stands; makes those that are missing.
+    fn ensure(&self, user: &str, known: &[(Window, Standing)], windows: &[Window]) -> Result<Vec<Standing>, Failure> {
+        let mut standings = Vec::with_capacity(windows.len());
+        for window in windows {
+            let (standing, is_new) = self.look(user, known, window)?;
+            standings.push(standing);
+            if is_new {
+                self.insert_window(user, window, &standing)?;
+            }
+        }
+        Ok(standings)
+    }
+
+    /// Where a window stands, and whether it is missing from the table.
+    fn look(&self, user: &str, known: &[(Window, Standing)], window: &Window) -> Result<(Standing, bool), Failure> {
+        if let Some((_, standing)) = known.iter().find(|(other, _)| other == window) {
+            return Ok((*standing, false));
+        }
+        Ok((self.sum_of_rows(user, window)?, true))
+    }
+
+    /// The windows of the table that end after `now`.
+    fn windows(&self, user: &str, now: Timestamp) -> Result<Vec<(Window, Standing)>, Failure> {
+        let mut read = self.db.prepare_cached(
+            "select per, starts_at, ends_at, requests_used, tokens_used, micros_used, requests_held, tokens_held,
+                    micros_held
+             from windows where user_id = ?1 and ends_at > ?2 and starts_at <= ?2",
+        )?;
+        let rows = read.query_map(params![user, now.millis()], |row| {
+            let per = per_of(row.get_ref(0)?.as_str()?);
+            let time = |column| Ok::<_, rusqlite::Error>(Timestamp::from_millis(row.get(column)?));
+            Ok((Window { per, start: time(1)?, end: time(2)? }, standing_at(row, 3)?))
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    fn insert_window(&self, user: &str, window: &Window, standing: &Standing) -> Result<(), Failure> {
+        let mut insert = self.db.prepare_cached(
+            "insert or ignore into windows (user_id, ends_at, per, starts_at, requests_used, tokens_used, micros_used,
+                                  requests_held, tokens_held, micros_held)
+             values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+        )?;
+        let Standing { used, held } = standing;
+        let (from, until) = (window.start.millis(), window.end.millis());
+        insert.execute(params![
+            user,
+            until,
+            window.per.as_str(),
+            from,
+            used.requests,
+            used.tokens,
+            used.cost,
+            held.requests,
+            held.tokens,
+            held.cost
+        ])?;
+        Ok(())
+    }
+
+    /// Law 4, read the other way: what the rows of a window add up to.
+    pub(super) fn sum_of_rows(&self, user: &str, window: &Window) -> Result<Standing, Failure> {
+        // All users' rows are found by their ids, which begin with the time; the margin covers a hold that waited.
+        let narrowed = if user == APP {
+            "where id >= ?1 and started_at >= ?2 and started_at < ?3"
+        } else {
+            "where user_id = ?1 and started_at >= ?2 and started_at < ?3"
+        };
+        let mut sum = self.db.prepare_cached(&format!("{SUM_OF_ROWS} {narrowed}"))?;
+        let first_id = id_at(window.start.minus(Duration::from_hours(1)));
+        let subject = if user == APP { first_id.as_str() } else { user };
+        let (start, end) = (window.start.millis(), window.end.millis());
+        Ok(sum.query_row(params![subject, start, end, window.per.is_rate()], |row| standing_at(row, 0))?)
+    }
+
+    /// Law 5: what other processes left open, their lease being over, is lost. `at_start` trusts no lease: there is one
+    /// server on a SQLite file. Ends at most `limit` and gives back how many.
+    pub(super) fn sweep(&self, now: Timestamp, at_start: bool, limit: u32) -> Result<usize, Failure> {
+        let mut read = self.db.prepare_cached(
+            "select id from requests where state = 'held' and owner <> ?1
+               and (?2 or not exists (select 1 from owners where owners.id = owner and lease_until > ?3)) limit ?4",
+        )?;
+        let ids = read.query_map(params![self.owner, at_start, now.millis(), limit], |row| row.get::<_, String>(0))?;
+        let ids = ids.collect::<Result<Vec<_>, _>>()?;
+        for id in &ids {
+            let id = id.parse().map_err(|_| Failure::new(format!("a request's id is not a UUID: {id:?}")))?;
+            self.end(&Ending { id, settlement: super::Settlement::lost().flag("swept") }, now)?;
+        }
+        Ok(ids.len())
+    }
+
+    /// Forgets ended requests that were made before `requests_before`, and windows that ended before
+    /// `windows_before`, some at a time. What a window says does not change. Gives back how many rows went.
+    pub(super) fn prune(&self, requests_before: Timestamp, windows_before: Timestamp) -> Result<usize, Failure> {
+        let mut requests = self.db.prepare_cached(
+            "delete from requests where id in (select id from requests where id < ?1 and state <> 'held' limit 500)",
+        )?;
+        let mut windows = self.db.prepare_cached(
+            "delete from windows where (user_id, ends_at, per, starts_at) in
+               (select user_id, ends_at, per, starts_at from windows where ends_at < ?1 and per <> 'lifetime' and requests_held = 0 limit 500)",
+        )?;
+        let gone = requests.execute([id_at(requests_before)])?;
+        Ok(gone.saturating_add(windows.execute([windows_before.millis()])?))
+    }
+}
+
+/// Opens a connection that waits for others and asks for nothing twice.
+pub(super) fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, Failure> {
+    let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = Connection::open_with_flags(path, flags)
+        .map_err(|error| Failure::new(format!("cannot open the ledger {}: {error}", path.display())))?;
+    db.busy_timeout(BUSY_TIMEOUT)?;
+    Ok(db)
+}
+
+fn migrate(db: &Connection) -> Result<(), Failure> {
+    db.execute_batch("begin immediate")?;
+    let done: usize = db.pragma_query_value(None, "user_version", |row| row.get::<_, u32>(0))?.try_into().unwrap_or(0);
+    if done > MIGRATIONS.len() {
+        return Err(Failure::new("the ledger was written by a newer tollgate: run that version".to_owned()));
+    }
+    for script in MIGRATIONS.iter().skip(done) {
+        db.execute_batch(script)?;
+    }
+    db.pragma_update(None, "user_version", u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX))?;
+    Ok(db.execute_batch("commit")?)
+}
+
+/// The smallest `UUIDv7` of a moment (RFC 9562 §5.7: 48 bits of milliseconds lead).
+pub(super) fn id_at(moment: Timestamp) -> String {
+    let ms = u64::try_from(moment.millis()).unwrap_or(0);
+    let hex = format!("{ms:012x}");
+    let (high, low) = hex.split_at_checked(8).unwrap_or(("00000000", "0000"));
+    format!("{high}-{low}-7000-8000-000000000000")
+}
+
+fn standing_at(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Standing> {
+    let amounts = |from: usize| -> rusqlite::Result<Amounts> {
+        Ok(Amounts {
+            requests: row.get(from)?,
+            tokens: row.get(from.saturating_add(1))?,
+            cost: row.get(from.saturating_add(2))?,
+        })
+    };
+    Ok(Standing { used: amounts(column)?, held: amounts(column.saturating_add(3))? })
+}
+
+fn per_of(name: &str) -> Per {
+    let all = [Per::Minute, Per::Hour, Per::Day, Per::Month, Per::Period];
+    all.into_iter().find(|per| per.as_str() == name).unwrap_or(Per::Lifetime)
+}
+
+fn to_i64(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}

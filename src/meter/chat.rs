@@ -1,0 +1,193 @@
+//! The shapes of OpenAI's chat completions, as far as the meter looks at them. Pure.
+//!
+//! It reads without building a tree. A field of a strange type breaks nothing but itself, and usage that cannot be
+//! right is no usage.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::{Measured, Watch};
+use crate::price::Usage;
+
+/// The largest count of tokens that is believed.
+const TOKENS_MAX: u64 = 10_000_000;
+/// The longest name of a model or service tier that is kept, in characters.
+const NAME_CHARS_MAX: usize = 128;
+
+/// What is looked at of a chunk or a completion. Raw, so that a strange field breaks nothing but itself.
+#[derive(Deserialize)]
+pub(super) struct Seen<'a> {
+    #[serde(borrow)]
+    pub(super) choices: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub(super) usage: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub(super) error: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub(super) model: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub(super) service_tier: Option<&'a RawValue>,
+}
+
+impl<'a> Seen<'a> {
+    /// None if it is no JSON object. (A derived struct would also take an array.)
+    pub(super) fn parse(json: &'a [u8]) -> Option<Self> {
+        let is_object = json.trim_ascii_start().first() == Some(&b'{');
+        if is_object { serde_json::from_slice(json).ok() } else { None }
+    }
+}
+
+#[derive(Deserialize)]
+pub(super) struct Choice<'a> {
+    #[serde(borrow)]
+    pub(super) index: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub(super) delta: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub(super) message: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub(super) text: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub(super) finish_reason: Option<&'a RawValue>,
+}
+
+/// Reads choices one by one, as an event may hold very many; whether there are any.
+pub(super) struct Choices<'m>(pub(super) &'m mut Watch);
+
+impl<'de> DeserializeSeed<'de> for Choices<'_> {
+    type Value = bool;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Choices<'_> {
+    type Value = bool;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a list of choices")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<bool, A::Error> {
+        let mut any = false;
+        while let Some(choice) = items.next_element::<Choice<'de>>()? {
+            self.0.choice(&choice);
+            any = true;
+        }
+        Ok(any)
+    }
+}
+
+/// Remembers the last name said, cut to what a name may be.
+pub(super) fn keep(name: &mut Option<String>, raw: Option<&RawValue>) {
+    let Some(said) = raw.and_then(|raw| serde_json::from_str::<Cow<'_, str>>(raw.get()).ok()) else { return };
+    if !said.is_empty() && name.as_deref() != Some(said.as_ref()) {
+        *name = Some(said.chars().take(NAME_CHARS_MAX).collect());
+    }
+}
+
+/// OpenAI's usage, if it can be right: whole numbers that are not negative, no more than ten million, a prompt of
+/// more than nothing. Parts are cut to their whole.
+pub(super) fn usage(raw: &RawValue) -> Option<Usage> {
+    #[derive(Deserialize)]
+    struct Reported {
+        prompt_tokens: u64,
+        completion_tokens: u64,
+        prompt_tokens_details: Option<PromptDetails>,
+        completion_tokens_details: Option<CompletionDetails>,
+    }
+    #[derive(Default, Deserialize)]
+    struct PromptDetails {
+        cached_tokens: Option<u64>,
+        cache_write_tokens: Option<u64>,
+    }
+    #[derive(Default, Deserialize)]
+    struct CompletionDetails {
+        reasoning_tokens: Option<u64>,
+    }
+    if !raw.get().starts_with('{') {
+        return None;
+    }
+    let said: Reported = serde_json::from_str(raw.get()).ok()?;
+    let prompt = said.prompt_tokens_details.unwrap_or_default();
+    let completion = said.completion_tokens_details.unwrap_or_default();
+    let parts = [prompt.cached_tokens, prompt.cache_write_tokens, completion.reasoning_tokens];
+    let counts = [said.prompt_tokens, said.completion_tokens].into_iter().chain(parts.into_iter().flatten());
+    if said.prompt_tokens == 0 || counts.max().is_some_and(|most| most > TOKENS_MAX) {
+        return None;
+    }
+    let cached = prompt.cached_tokens.unwrap_or(0).min(said.prompt_tokens);
+    let uncached = said.prompt_tokens.saturating_sub(cached);
+    Some(Usage {
+        input_tokens: said.prompt_tokens,
+        cached_input_tokens: cached,
+        cache_write_tokens: prompt.cache_write_tokens.unwrap_or(0).min(uncached),
+        output_tokens: said.completion_tokens,
+        reasoning_tokens: completion.reasoning_tokens.unwrap_or(0).min(said.completion_tokens),
+    })
+}
+
+/// Every string in a delta or message but those that nobody generated: so no new kind of output is free.
+pub(super) struct Delivered<'m>(pub(super) &'m mut Measured);
+
+impl<'de> DeserializeSeed<'de> for Delivered<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Delivered<'_> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("any JSON")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<(), E> {
+        self.0.deliver(text);
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        while items.next_element_seed(Delivered(self.0))?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
+        while let Some(name) = members.next_key::<Cow<'de, str>>()? {
+            if matches!(name.as_ref(), "role" | "id" | "type" | "object" | "index") {
+                members.next_value::<IgnoredAny>()?;
+                continue;
+            }
+            members.next_value_seed(Delivered(self.0))?;
+        }
+        Ok(())
+    }
+}

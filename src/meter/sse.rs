@@ -1,0 +1,149 @@
+//! Splits a byte stream into the payloads of server-sent events. Pure; it knows nothing of what they say.
+//!
+//! Reads LF, CR and CRLF, a byte order mark, events cut at any byte and several `data:` lines to an event (WHATWG
+//! HTML §9.2.6). Invariant: it holds at most one event of [`EVENT_BYTES_MAX`], and gives up on anything else beyond
+//! [`NOISE_BYTES_MAX`] between two events, so its memory is flat whatever it is fed.
+
+use super::Fault;
+
+/// The longest event, in bytes of its lines.
+pub const EVENT_BYTES_MAX: usize = 1024 * 1024;
+/// The most bytes of comments, empty lines and other fields between two events.
+pub const NOISE_BYTES_MAX: usize = 64 * 1024;
+
+/// What the buffers keep between two events.
+const SPARE_BYTES: usize = 16 * 1024;
+const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
+const DATA: &[u8] = b"data:";
+/// `data:` and its two line endings.
+const EMPTY_EVENT_BYTES: usize = 7;
+
+/// Where it is in the stream.
+#[derive(Clone, Debug, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "four independent facts of a line, not states of one machine")]
+pub(super) struct Splitter {
+    /// The line that has not ended yet; empty while its rest is noise.
+    line: Vec<u8>,
+    /// The `data` lines of the event that has not ended yet, joined by LF.
+    data: Vec<u8>,
+    has_data: bool,
+    line_is_noise: bool,
+    after_cr: bool,
+    past_first_line: bool,
+    noise_bytes: usize,
+}
+
+impl Splitter {
+    /// How many bytes it holds.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.line.capacity().saturating_add(self.data.capacity())
+    }
+
+    /// Reads on. Gives each whole payload to `event`, in order; stops at the first fault.
+    pub(super) fn push<F>(&mut self, mut chunk: &[u8], mut event: F) -> Result<(), Fault>
+    where
+        F: FnMut(&[u8]) -> Result<(), Fault>,
+    {
+        loop {
+            if self.after_cr && !chunk.is_empty() {
+                self.after_cr = false;
+                chunk = chunk.strip_prefix(b"\n").unwrap_or(chunk);
+            }
+            let Some(end) = memchr::memchr2(b'\n', b'\r', chunk) else { return self.part(chunk) };
+            let (line, rest) = chunk.split_at_checked(end).unwrap_or((chunk, &[]));
+            let Some((ending, rest)) = rest.split_first() else { return Ok(()) };
+            self.part(line)?;
+            self.after_cr = *ending == b'\r';
+            self.line_ends(&mut event)?;
+            chunk = rest;
+        }
+    }
+
+    /// The stream has ended: what stands there without its empty line counts as an event.
+    ///
+    /// Some servers leave out the last line ending. A cut event is no JSON, so it is not mistaken for a whole one.
+    pub(super) fn finish<F>(&mut self, mut event: F) -> Result<(), Fault>
+    where
+        F: FnMut(&[u8]) -> Result<(), Fault>,
+    {
+        if !self.line.is_empty() {
+            self.line_ends(&mut event)?;
+        }
+        self.line_ends(&mut event)
+    }
+
+    /// More of the present line, without its ending.
+    fn part(&mut self, part: &[u8]) -> Result<(), Fault> {
+        if self.line_is_noise {
+            return self.noise(part.len());
+        }
+        let held = self.line.len().saturating_add(self.data.len());
+        if held.saturating_add(part.len()) > EVENT_BYTES_MAX {
+            return Err(Fault::EventTooLarge);
+        }
+        self.line.extend_from_slice(part);
+        if !self.past_first_line && self.line.starts_with(BYTE_ORDER_MARK) {
+            self.line.drain(..BYTE_ORDER_MARK.len());
+            self.past_first_line = true;
+        }
+        let is_mark = !self.past_first_line && BYTE_ORDER_MARK.starts_with(&self.line);
+        if is_mark || DATA.starts_with(&self.line) || self.line.starts_with(DATA) {
+            return Ok(());
+        }
+        self.past_first_line = true;
+        self.line_is_noise = true;
+        let length = self.line.len();
+        self.line.clear();
+        self.noise(length)
+    }
+
+    fn line_ends<F>(&mut self, event: &mut F) -> Result<(), Fault>
+    where
+        F: FnMut(&[u8]) -> Result<(), Fault>,
+    {
+        self.past_first_line = true;
+        if std::mem::take(&mut self.line_is_noise) {
+            return self.noise(1);
+        }
+        if self.line.is_empty() {
+            return self.event_ends(event);
+        }
+        let Some(value) = self.line.strip_prefix(DATA) else {
+            // A part of the word `data`: a field without a value, of which none matters.
+            let length = self.line.len();
+            self.line.clear();
+            return self.noise(length.saturating_add(1));
+        };
+        if self.has_data {
+            self.data.push(b'\n');
+        }
+        self.has_data = true;
+        self.data.extend_from_slice(value.strip_prefix(b" ").unwrap_or(value));
+        self.line.clear();
+        Ok(())
+    }
+
+    fn event_ends<F>(&mut self, event: &mut F) -> Result<(), Fault>
+    where
+        F: FnMut(&[u8]) -> Result<(), Fault>,
+    {
+        let had_data = std::mem::take(&mut self.has_data);
+        // An event of nothing is a heartbeat of some servers, and counts like a comment.
+        if self.data.is_empty() {
+            return self.noise(if had_data { EMPTY_EVENT_BYTES } else { 1 });
+        }
+        self.noise_bytes = 0;
+        let outcome = event(&self.data);
+        self.data.clear();
+        // One long event must not cost memory for as long as its stream lives.
+        self.data.shrink_to(SPARE_BYTES);
+        self.line.shrink_to(SPARE_BYTES);
+        outcome
+    }
+
+    fn noise(&mut self, bytes: usize) -> Result<(), Fault> {
+        self.noise_bytes = self.noise_bytes.saturating_add(bytes);
+        if self.noise_bytes > NOISE_BYTES_MAX { Err(Fault::Noise) } else { Ok(()) }
+    }
+}

@@ -1,0 +1,309 @@
+//! Reservation → answer → Settlement: from the moment the upstream may have been told to the end of its answer.
+//!
+//! [`Dispatched`] owns the reservation and ends it exactly once, by what became of the request. Whatever happens to the
+//! caller, the exchange goes on as `on_disconnect` says: [`Outliving`] takes it over before the answer's head, and the
+//! metered body's end after it.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use tokio::time::Instant;
+
+use super::Admitted;
+use super::line::Line;
+use super::settle::{Open, Settle};
+use crate::app::{App, Place};
+use crate::config::{Config, OnDisconnect, UpstreamConfig};
+use crate::error::{Code, Refusal};
+use crate::ledger::Settlement;
+use crate::meter::body::{self, End, Ended, Metered, Rest};
+use crate::meter::{Measured, Meter, measure_json};
+use crate::order::Order;
+use crate::upstream::answer::{self, Answer};
+use crate::upstream::health::Failure;
+use crate::upstream::{Exchange, SendError};
+
+/// The longest answer that is not a stream.
+const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Sends an admitted request and answers the caller.
+pub(super) async fn send(app: Arc<App>, admitted: Admitted, line: Line) -> Response {
+    let Admitted { config, user_hash, order, mut reservation, upstream, place } = admitted;
+    let mut line = line;
+    line.upstream(&upstream.name);
+    let body = order.body(reservation.hold().output_cap, upstream.dialect, &user_hash);
+    let exchange = app.upstreams.send(&upstream, body, order.stream(), reservation.id());
+    reservation.dispatched();
+    let dispatched = Dispatched {
+        sent: exchange.sent_flag(),
+        app: app.clone(),
+        deadline: after(config.proxy.total_timeout),
+        config: config.clone(),
+        upstream,
+        order: Arc::new(order),
+        caller_left: Arc::new(OnceLock::new()),
+        first_byte_ms: Arc::new(AtomicI64::new(-1)),
+        open: Some(Open { reservation, line }),
+        _place: place,
+    };
+    let caller_left = dispatched.caller_left.clone();
+    Outliving { future: Some(Box::pin(dispatched.follow(exchange))), app, config, caller_left }.await
+}
+
+fn after(wait: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(wait).unwrap_or(now)
+}
+
+/// A request that the upstream may have been told.
+struct Dispatched {
+    app: Arc<App>,
+    config: Arc<Config>,
+    upstream: UpstreamConfig,
+    order: Arc<Order>,
+    /// The upstream may have the request.
+    sent: Arc<AtomicBool>,
+    /// When the caller left, if so.
+    caller_left: Arc<OnceLock<Instant>>,
+    /// Milliseconds from the request to the first byte for the caller; negative before it.
+    first_byte_ms: Arc<AtomicI64>,
+    /// The end of everything.
+    deadline: Instant,
+    open: Option<Open>,
+    _place: Place,
+}
+
+impl Dispatched {
+    /// Waits for the answer and ends the request, or hands it to the body that streams.
+    async fn follow(self, exchange: Exchange) -> Response {
+        match exchange.await {
+            Ok(answer) if answer.status != StatusCode::OK => self.refused(answer).await,
+            Ok(answer) if !answer.encoding_ok() || answer.is_event_stream() != self.order.stream() => self.nonsense(),
+            Ok(answer) if self.order.stream() => self.stream(answer),
+            Ok(answer) => self.whole(answer).await,
+            Err(error) => self.unanswered(error),
+        }
+    }
+
+    /// There is no answer: nothing was sent, or nobody knows what became of it.
+    fn unanswered(mut self, error: SendError) -> Response {
+        self.health(Some(error.failure()));
+        let settlement = match error {
+            SendError::Connect => Settlement::void().flag("not_connected"),
+            SendError::TimedOut => Settlement::lost().flag("timeout"),
+            SendError::Broken => Settlement::lost().flag("cut"),
+        };
+        self.refuse(error.refusal(), settlement)
+    }
+
+    /// An answer other than 200.
+    async fn refused(mut self, answer: Answer) -> Response {
+        let refused = answer.refusal(&self.upstream, self.app.clock.now()).await;
+        self.health(refused.failure);
+        if refused.may_have_run {
+            return self.estimate_and_refuse(refused.refusal, Measured::default(), "nonsense");
+        }
+        let settlement =
+            if refused.was_4xx { Settlement::refused_upstream() } else { Settlement::void().flag("upstream_failed") };
+        self.refuse(refused.refusal, settlement)
+    }
+
+    /// A 200 that is not what was asked for.
+    fn nonsense(self) -> Response {
+        self.health(Some(Failure::Error));
+        let refusal =
+            Refusal::new(Code::UpstreamError, "The model's provider answered something that is no completion.");
+        self.estimate_and_refuse(refusal, Measured::default(), "nonsense")
+    }
+
+    /// A completion in one piece.
+    async fn whole(mut self, answer: Answer) -> Response {
+        let idle = self.config.proxy.idle_timeout;
+        let body = match answer::read(answer.body, ANSWER_BYTES_MAX, idle, self.deadline).await {
+            Ok(body) => body,
+            Err(error) => {
+                // A whole answer is generated before it is sent: what it cost is not known from the part that came.
+                self.health(Some(Failure::Broken));
+                return self.refuse(error.refusal(), Settlement::lost().flag("cut"));
+            }
+        };
+        let measured = measure_json(&body);
+        if !measured.is_completion {
+            self.health(Some(Failure::Error));
+            let refusal =
+                Refusal::new(Code::UpstreamError, "The model's provider answered something that is no completion.");
+            return self.estimate_and_refuse(refusal, measured, "nonsense");
+        }
+        self.health(None);
+        self.mark_first_byte();
+        self.finish(measured, &[]);
+        let headers = [
+            (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
+            (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+            (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+        ];
+        (headers, body).into_response()
+    }
+
+    /// A completion as a stream of events.
+    fn stream(self, answer: Answer) -> Response {
+        let limits = body::Limits { idle_timeout: self.config.proxy.idle_timeout, deadline: self.deadline };
+        let meter = Meter::new(self.order.wants_usage());
+        let first_byte = self.first_byte_ms.clone();
+        let so_far = self.elapsed_ms();
+        let since = Instant::now();
+        let on_first = move || {
+            let waited = i64::try_from(since.elapsed().as_millis()).unwrap_or(i64::MAX);
+            first_byte.store(so_far.saturating_add(waited), Ordering::Relaxed);
+        };
+        let metered = Metered::new(answer.body, meter, limits, move |ended| self.streamed(ended)).on_first(on_first);
+        let headers = [
+            (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
+            (header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform")),
+            (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+            (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
+        ];
+        (headers, Body::new(metered)).into_response()
+    }
+
+    /// The stream has ended, or its caller has left it.
+    fn streamed(mut self, ended: Ended) {
+        match (ended.end, ended.rest) {
+            (End::Complete, _) => {
+                self.health(None);
+                self.finish(ended.measured, &[]);
+            }
+            (End::Failed, _) => {
+                self.health(Some(Failure::Broken));
+                self.finish(ended.measured, &["cut"]);
+            }
+            (End::Cancelled, Some(rest)) if self.config.proxy.on_disconnect == OnDisconnect::Drain => {
+                let app = self.app.clone();
+                app.work.spawn(self.drain(rest));
+            }
+            (End::Cancelled, _) => self.finish(ended.measured, &["cancelled"]),
+        }
+    }
+
+    /// Reads a left stream on to its end, for its usage; at most until `drain_timeout` after the caller left.
+    async fn drain(mut self, rest: Rest) {
+        let left = *self.caller_left.get_or_init(Instant::now);
+        let until = left.checked_add(self.config.proxy.drain_timeout).unwrap_or(left).min(self.deadline);
+        let cut = self.app.cut.clone();
+        let idle = self.config.proxy.idle_timeout;
+        let limits = body::Limits { idle_timeout: idle, deadline: until };
+        let (end, measured) = body::drain(rest, limits, cut.cancelled()).await;
+        let flags: &[&str] = if end == End::Failed { &["cancelled", "cut"] } else { &["cancelled"] };
+        self.finish(measured, flags);
+    }
+
+    /// Ends the hold by what was measured: the upstream's own usage, or an estimate.
+    fn finish(&mut self, measured: Measured, flags: &[&'static str]) {
+        self.settle(measured, flags, (200, None));
+    }
+
+    /// Ends the hold as estimated and tells the caller that it failed.
+    fn estimate_and_refuse(mut self, refusal: Refusal, measured: Measured, flag: &'static str) -> Response {
+        self.settle(measured, &[flag], (refusal.status().as_u16(), Some(refusal.code)));
+        refusal.into_response()
+    }
+
+    fn settle(&mut self, measured: Measured, flags: &[&'static str], told: (u16, Option<Code>)) {
+        let Some(open) = self.open.take() else { return };
+        let (config, order) = (self.config.clone(), self.order.clone());
+        let settle = Settle { config, order, measured, ttft_ms: self.ttft_ms(), flags: flags.to_vec(), told };
+        settle.run(open, &self.app);
+    }
+
+    /// Ends the hold as it is known to end and tells the caller that it failed.
+    fn refuse(&mut self, refusal: Refusal, settlement: Settlement) -> Response {
+        if let Some(Open { reservation, line }) = self.open.take() {
+            line.ended(refusal.status().as_u16(), Some(refusal.code_str()), &settlement);
+            reservation.end(settlement);
+        }
+        refusal.into_response()
+    }
+
+    fn health(&self, failure: Option<Failure>) {
+        let now = self.app.clock.now();
+        match failure {
+            None => self.app.upstreams.record_ok(&self.upstream.name, now),
+            Some(failure) => self.app.upstreams.record_failure(&self.upstream.name, failure, now),
+        }
+    }
+
+    fn elapsed_ms(&self) -> i64 {
+        self.open.as_ref().map_or(0, |open| open.line.elapsed_ms())
+    }
+
+    fn mark_first_byte(&self) {
+        self.first_byte_ms.store(self.elapsed_ms(), Ordering::Relaxed);
+    }
+
+    fn ttft_ms(&self) -> Option<i64> {
+        Some(self.first_byte_ms.load(Ordering::Relaxed)).filter(|ms| *ms >= 0)
+    }
+}
+
+impl Drop for Dispatched {
+    /// Given up before the head of an answer (or in the middle of one that is no stream): the caller left, and the drain
+    /// took too long, or `abort` says so, or the server stops.
+    fn drop(&mut self) {
+        if self.open.is_none() {
+            return;
+        }
+        if !self.sent.load(Ordering::Acquire) {
+            drop(self.refuse(Refusal::new(Code::UpstreamError, "cancelled"), Settlement::void().flag("cancelled")));
+        } else if self.config.proxy.on_disconnect == OnDisconnect::Abort {
+            self.finish(Measured::default(), &["cancelled"]);
+        } else {
+            let lost = Settlement::lost().flag("cancelled");
+            drop(self.refuse(Refusal::new(Code::UpstreamTimeout, "cancelled"), lost));
+        }
+    }
+}
+
+/// A future that its caller's leaving does not end: dropped unfinished, it goes on in a task of the app, until
+/// `drain_timeout` or the server's end; with `abort` it is dropped at once.
+struct Outliving {
+    future: Option<Pin<Box<dyn Future<Output = Response> + Send>>>,
+    app: Arc<App>,
+    config: Arc<Config>,
+    caller_left: Arc<OnceLock<Instant>>,
+}
+
+impl Future for Outliving {
+    type Output = Response;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Response> {
+        let Some(future) = self.future.as_mut() else { return Poll::Pending };
+        let done = future.as_mut().poll(context);
+        if done.is_ready() {
+            self.future = None;
+        }
+        done
+    }
+}
+
+impl Drop for Outliving {
+    fn drop(&mut self) {
+        let Some(future) = self.future.take() else { return };
+        self.caller_left.get_or_init(Instant::now);
+        if self.config.proxy.on_disconnect == OnDisconnect::Abort {
+            return;
+        }
+        let (limit, cut) = (self.config.proxy.drain_timeout, self.app.cut.clone());
+        self.app.work.spawn(async move {
+            tokio::select! {
+                () = cut.cancelled() => {}
+                // A stream that begins only now is dropped, and with that drained on.
+                done = tokio::time::timeout(limit, future) => drop(done),
+            }
+        });
+    }
+}

@@ -1,0 +1,349 @@
+//! Providers: the way out, with every wait bounded.
+//!
+//! It knows how to dial a server that speaks OpenAI's API, what of an answer may be told to a caller, and when a
+//! provider is out of use. It knows nothing of users, plans or money. Nothing of the caller's reaches the upstream but
+//! the body it is given. Invariant: [`SendError::Connect`] means that the upstream cannot have seen the request.
+
+pub mod answer;
+pub mod health;
+mod strip;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Uri, header};
+use http_body::{Body, Frame, SizeHint};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use secrecy::ExposeSecret;
+use tower::Service;
+use uuid::Uuid;
+
+use crate::clock::Timestamp;
+use crate::config::{Proxy, UpstreamConfig};
+use crate::error::{Code, Refusal};
+
+use self::answer::Answer;
+use self::health::{Failure, Health};
+
+/// The longest head of an answer, in bytes.
+const ANSWER_HEAD_BYTES_MAX: usize = 64 * 1024;
+/// Idle connections kept for each host.
+const IDLE_CONNECTIONS_MAX: usize = 256;
+/// After so long a silence the kernel asks whether the other side is still there.
+const TCP_KEEP_ALIVE: Duration = Duration::from_secs(30);
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+type Dialer = Client<Bounded<HttpsConnector<HttpConnector>>, Watched>;
+
+/// The upstream that serves `model`: the first, in the order of the settings, one of whose patterns matches.
+#[must_use]
+pub fn route<'a>(upstreams: &'a [UpstreamConfig], model: &str) -> Option<&'a UpstreamConfig> {
+    upstreams.iter().find(|upstream| upstream.models.iter().any(|pattern| matches(pattern, model)))
+}
+
+/// Whether the whole of `name` fits `pattern`, in which each `*` stands for any text, also none.
+fn matches(pattern: &str, name: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let Some(mut rest) = parts.next().and_then(|start| name.strip_prefix(start)) else { return false };
+    let Some(end) = parts.next_back() else { return rest.is_empty() };
+    let Some(middle) = rest.strip_suffix(end) else { return false };
+    rest = middle;
+    // The leftmost place for each part leaves the most for those after it.
+    for part in parts {
+        let Some((_, after)) = rest.split_once(part) else { return false };
+        rest = after;
+    }
+    true
+}
+
+/// The clients of all upstreams, and what their last traffic saw. Cheap to clone; clones share both.
+#[derive(Clone)]
+pub struct Upstreams {
+    connect_timeout: Duration,
+    first_byte_timeout: Duration,
+    // One client for each time that idle connections are kept: the pool has a single such time.
+    dialers: Arc<Mutex<BTreeMap<Duration, Dialer>>>,
+    seen: Arc<Mutex<BTreeMap<String, Health>>>,
+}
+
+impl fmt::Debug for Upstreams {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Upstreams").finish_non_exhaustive()
+    }
+}
+
+impl Upstreams {
+    /// Clients with the timeouts of `[proxy]`. Dials nobody.
+    #[must_use]
+    pub fn new(proxy: &Proxy) -> Self {
+        Self {
+            connect_timeout: proxy.connect_timeout,
+            first_byte_timeout: proxy.first_byte_timeout,
+            dialers: Arc::default(),
+            seen: Arc::default(),
+        }
+    }
+
+    /// The same connections and the same health, with the timeouts of newly read settings.
+    ///
+    /// A changed `connect_timeout` needs new clients, so then idle connections are let go.
+    #[must_use]
+    pub fn with_settings(&self, proxy: &Proxy) -> Self {
+        let dialers = if proxy.connect_timeout == self.connect_timeout { self.dialers.clone() } else { Arc::default() };
+        Self {
+            connect_timeout: proxy.connect_timeout,
+            first_byte_timeout: proxy.first_byte_timeout,
+            dialers,
+            seen: self.seen.clone(),
+        }
+    }
+
+    /// Sends a chat request: `body` is the JSON as priced, `stream` whether it asks for events, `request_id` ours.
+    ///
+    /// Nothing is dialled before the [`Exchange`] is polled. It ends within `first_byte_timeout`. A redirect is an
+    /// answer like any other; a request is repeated only on another connection, when nothing of it had been sent.
+    pub fn send(&self, to: &UpstreamConfig, body: Bytes, stream: bool, request_id: Uuid) -> Exchange {
+        let sent = Arc::new(AtomicBool::new(false));
+        let watched = Watched { bytes: Some(body), sent: sent.clone() };
+        let pending = self.dialer(to.keep_alive).zip(request(to, watched, stream, request_id));
+        let limit = self.first_byte_timeout;
+        let was_sent = sent.clone();
+        let answer = async move {
+            let Some((dialer, request)) = pending else { return Err(SendError::Connect) };
+            // "Not sent" is certain knowledge: the body had not been asked for, so no whole request is out there.
+            let unless_unsent = |error| if was_sent.load(Ordering::Acquire) { error } else { SendError::Connect };
+            match tokio::time::timeout(limit, dialer.request(request)).await {
+                Ok(Ok(response)) => Ok(Answer::from(response)),
+                Ok(Err(error)) => {
+                    tracing::debug!(?error, "no answer from the upstream");
+                    Err(unless_unsent(SendError::Broken))
+                }
+                Err(_) => Err(unless_unsent(SendError::TimedOut)),
+            }
+        };
+        Exchange { answer: Box::pin(answer), sent }
+    }
+
+    fn dialer(&self, keep_alive: Duration) -> Option<Dialer> {
+        let mut dialers = self.dialers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(dialer) = dialers.get(&keep_alive) {
+            return Some(dialer.clone());
+        }
+        let dialer = dialer(self.connect_timeout, keep_alive)
+            .inspect_err(|error| tracing::error!(%error, "TLS cannot be set up: no upstream can be reached"))
+            .ok()?;
+        dialers.insert(keep_alive, dialer.clone());
+        Some(dialer)
+    }
+
+    /// Notes that `upstream` answered as it should.
+    pub fn record_ok(&self, upstream: &str, now: Timestamp) {
+        self.note(upstream, |health| health.succeeded(now));
+    }
+
+    /// Notes that `upstream` failed.
+    pub fn record_failure(&self, upstream: &str, failure: Failure, now: Timestamp) {
+        self.note(upstream, |health| health.failed(failure, now));
+    }
+
+    fn note(&self, upstream: &str, change: impl FnOnce(&mut Health)) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(health) = seen.get_mut(upstream) {
+            return change(health);
+        }
+        change(seen.entry(upstream.to_owned()).or_default());
+    }
+
+    /// What the last traffic of each of `upstreams` saw, by name; one without traffic is taken to be in use.
+    #[must_use]
+    pub fn health(&self, upstreams: &[UpstreamConfig]) -> BTreeMap<String, Health> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        upstreams.iter().map(|to| (to.name.clone(), seen.get(&to.name).cloned().unwrap_or_default())).collect()
+    }
+}
+
+/// A client over rustls with Mozilla's roots, whose connections go after `keep_alive` without use.
+fn dialer(connect_timeout: Duration, keep_alive: Duration) -> Result<Dialer, rustls::Error> {
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    // Nagle with delayed ACK costs 40 ms on the small writes of a request.
+    tcp.set_nodelay(true);
+    tcp.set_connect_timeout(Some(connect_timeout));
+    tcp.set_keepalive(Some(TCP_KEEP_ALIVE));
+    tcp.set_keepalive_interval(Some(TCP_KEEP_ALIVE));
+    let https = HttpsConnectorBuilder::new()
+        .with_provider_and_webpki_roots(rustls::crypto::aws_lc_rs::default_provider())?
+        .https_or_http()
+        .enable_http1()
+        .wrap_connector(tcp);
+    let client = Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(keep_alive)
+        .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
+        .http1_max_buf_size(ANSWER_HEAD_BYTES_MAX)
+        .build(Bounded { inner: https, limit: connect_timeout });
+    Ok(client)
+}
+
+/// The request as it leaves: these headers and no others. None when a setting cannot be written as HTTP.
+fn request(to: &UpstreamConfig, body: Watched, stream: bool, request_id: Uuid) -> Option<Request<Watched>> {
+    let uri: Uri = format!("{}/chat/completions", to.base_url).parse().ok()?;
+    let accept = if stream { "text/event-stream" } else { "application/json" };
+    let mut request = Request::post(uri)
+        .header(header::CONTENT_TYPE, "application/json")
+        .header(header::ACCEPT, accept)
+        // Compression would hide the usage that is read off the passing bytes.
+        .header(header::ACCEPT_ENCODING, "identity")
+        .header(header::USER_AGENT, concat!("tollgate/", env!("CARGO_PKG_VERSION")))
+        .header("x-client-request-id", request_id.to_string())
+        .body(body)
+        .ok()?;
+    if let Some(key) = &to.api_key {
+        let mut value = HeaderValue::from_str(&format!("Bearer {}", key.expose_secret())).ok()?;
+        value.set_sensitive(true);
+        request.headers_mut().insert(header::AUTHORIZATION, value);
+    }
+    Some(request)
+}
+
+/// A request on its way: resolves to the head of the answer.
+///
+/// It can be moved to another task half-way, so that an answer is read on when its caller has left. Dropping it closes
+/// the connection.
+#[must_use = "nothing is sent until it is polled"]
+pub struct Exchange {
+    answer: Pin<Box<dyn Future<Output = Result<Answer, SendError>> + Send>>,
+    sent: Arc<AtomicBool>,
+}
+
+impl Exchange {
+    /// Whether the upstream may have the request. While false, it certainly has not.
+    #[must_use]
+    pub fn sent(&self) -> bool {
+        self.sent.load(Ordering::Acquire)
+    }
+
+    /// [`Exchange::sent`], for one who gives the exchange away.
+    #[must_use]
+    pub fn sent_flag(&self) -> Arc<AtomicBool> {
+        self.sent.clone()
+    }
+}
+
+impl fmt::Debug for Exchange {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Exchange").field("sent", &self.sent()).finish_non_exhaustive()
+    }
+}
+
+impl Future for Exchange {
+    type Output = Result<Answer, SendError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.answer.as_mut().poll(context)
+    }
+}
+
+/// Why there is no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SendError {
+    /// It could not be reached, and nothing was sent: no name, no connection, no TLS, or none in time.
+    Connect,
+    /// Sent, and no head of an answer in time. It may be running.
+    TimedOut,
+    /// Sent, and the connection broke before the head of an answer. It may be running.
+    Broken,
+}
+
+impl SendError {
+    /// What the caller is told.
+    #[must_use]
+    pub fn refusal(self) -> Refusal {
+        match self {
+            Self::Connect => Refusal::new(Code::UpstreamUnavailable, "The model's provider cannot be reached."),
+            Self::TimedOut => Refusal::new(Code::UpstreamTimeout, "The model's provider did not answer in time."),
+            Self::Broken => Refusal::new(Code::UpstreamError, "The model's provider broke off before it answered."),
+        }
+    }
+
+    /// What its health is told.
+    #[must_use]
+    pub const fn failure(self) -> Failure {
+        match self {
+            Self::Connect => Failure::Connect,
+            Self::TimedOut => Failure::TimedOut,
+            Self::Broken => Failure::Broken,
+        }
+    }
+}
+
+/// The body of a request, that tells when it was first asked for.
+///
+/// hyper writes a head together with the first piece of its body, so before that nothing has left.
+struct Watched {
+    bytes: Option<Bytes>,
+    sent: Arc<AtomicBool>,
+}
+
+impl Body for Watched {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        self.sent.store(true, Ordering::Release);
+        Poll::Ready(self.bytes.take().map(|bytes| Ok(Frame::data(bytes))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.bytes.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let length = self.bytes.as_ref().map_or(0, Bytes::len);
+        SizeHint::with_exact(u64::try_from(length).unwrap_or(u64::MAX))
+    }
+}
+
+/// A connector whose whole work is bounded: the name, the connection and the TLS handshake.
+///
+/// The connector's own timeout covers the connection only.
+#[derive(Clone)]
+struct Bounded<C> {
+    inner: C,
+    limit: Duration,
+}
+
+impl<C> Service<Uri> for Bounded<C>
+where
+    C: Service<Uri, Error = BoxError>,
+    C::Future: Send + 'static,
+{
+    type Response = C::Response;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<C::Response, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let connecting = tokio::time::timeout(self.limit, self.inner.call(uri));
+        Box::pin(async move { connecting.await? })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,353 @@
+//! Tries the way out against servers that misbehave, on loopback.
+
+use std::sync::atomic::AtomicUsize;
+
+use axum::serve::ListenerExt;
+use http_body_util::BodyExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
+
+use http::StatusCode;
+
+use super::answer::Refused;
+use super::*;
+use crate::config::{Dialect, OnDisconnect};
+use crate::meter::Meter;
+use crate::meter::body::{End, Limits, Metered};
+
+pub(super) fn upstream(base_url: &str, key: Option<&str>) -> UpstreamConfig {
+    UpstreamConfig {
+        name: "openai".to_owned(),
+        base_url: base_url.to_owned(),
+        api_key: key.map(secrecy::SecretString::from),
+        models: vec!["gpt-*".to_owned()],
+        dialect: Dialect::Openai,
+        keep_alive: Duration::from_secs(30),
+    }
+}
+
+fn proxy() -> Proxy {
+    Proxy {
+        on_disconnect: OnDisconnect::Drain,
+        drain_timeout: Duration::from_secs(5),
+        connect_timeout: Duration::from_millis(300),
+        first_byte_timeout: Duration::from_millis(600),
+        idle_timeout: Duration::from_secs(5),
+        total_timeout: Duration::from_secs(9),
+        min_output_tokens: 64,
+    }
+}
+
+/// Reads one request, head and body.
+async fn request_of(socket: &mut TcpStream) -> String {
+    let mut text = String::new();
+    let mut part = [0; 4096];
+    while !text.contains("\r\n\r\n") || !text.ends_with('}') {
+        let read = socket.read(&mut part).await.unwrap();
+        if read == 0 {
+            break;
+        }
+        text.push_str(std::str::from_utf8(&part[..read]).unwrap());
+    }
+    text
+}
+
+/// A server that gives every connection this answer to its first request, and closes it; and what it was sent.
+async fn server(answer: impl Into<String>) -> (String, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/v1", listener.local_addr().unwrap());
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let (log, answer) = (seen.clone(), answer.into());
+    #[allow(clippy::disallowed_methods, reason = "the test's own server ends with its runtime")]
+    tokio::spawn(async move {
+        loop {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let request = request_of(&mut socket).await;
+            log.lock().unwrap().push(request);
+            // The client may have left, which is its right.
+            drop(socket.write_all(answer.as_bytes()).await);
+        }
+    });
+    (url, seen)
+}
+
+fn answer(head: &str, body: &str) -> String {
+    format!("HTTP/1.1 {head}\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+}
+
+async fn send(url: &str) -> (Result<Answer, SendError>, bool) {
+    let to = upstream(url, Some("sk-canary"));
+    let mut exchange = Upstreams::new(&proxy()).send(&to, Bytes::from_static(b"{}"), true, Uuid::now_v7());
+    assert!(!exchange.sent());
+    let outcome = (&mut exchange).await;
+    (outcome, exchange.sent())
+}
+
+async fn refused(head: &str, body: &str) -> Refused {
+    let (url, _) = server(answer(head, body)).await;
+    let (outcome, _) = send(&url).await;
+    let now = Timestamp::parse("2026-11-24T10:00:00Z").unwrap();
+    outcome.unwrap().refusal(&upstream(&url, Some("sk-canary")), now).await
+}
+
+#[test]
+fn a_model_goes_to_the_first_upstream_whose_pattern_fits_all_of_it() {
+    for (pattern, model, fits) in [
+        ("gpt-4o", "gpt-4o", true),
+        ("gpt-4o", "gpt-4o-mini", false),
+        ("gpt-*", "gpt-4o-mini", true),
+        ("gpt-*", "my-gpt-4o", false),
+        ("*-mini", "gpt-4o-mini", true),
+        ("*-mini", "gpt-4o-mini-2", false),
+        ("*", "", true),
+        ("a*a", "a", false),
+        ("a*b*a", "a-b-a", true),
+        ("a*b*b*a", "abba", true),
+        ("a*b*b*a", "aba", false),
+        ("**x**", "x", true),
+        ("o*", "O1", false),
+        ("", "x", false),
+    ] {
+        assert_eq!(matches(pattern, model), fits, "{pattern} {model}");
+    }
+    let mut second = upstream("http://b/v1", None);
+    second.models = vec!["llama".to_owned(), "*".to_owned()];
+    let both = [upstream("http://a/v1", None), second];
+    let url = |model| route(&both, model).map(|to| to.base_url.as_str());
+    assert_eq!((url("gpt-5"), url("llama")), (Some("http://a/v1"), Some("http://b/v1")));
+    assert_eq!(route(&both[..1], "llama").map(|to| &to.name), None);
+}
+
+#[tokio::test]
+async fn only_headers_of_the_allow_list_are_sent() {
+    let (url, seen) = server(answer("200 OK", "{}")).await;
+    let (outcome, sent) = send(&url).await;
+    assert_eq!((outcome.unwrap().status, sent), (StatusCode::OK, true));
+    let request = seen.lock().unwrap().pop().unwrap();
+    let mut lines = request.lines();
+    assert_eq!(lines.next(), Some("POST /v1/chat/completions HTTP/1.1"));
+    let mut headers: Vec<&str> = lines.take_while(|line| !line.is_empty()).collect();
+    headers.sort_unstable();
+    let id = headers.pop().unwrap();
+    assert!(id.starts_with("x-client-request-id: ") && id.len() == 21 + 36);
+    let wanted = [
+        "accept-encoding: identity".to_owned(),
+        "accept: text/event-stream".to_owned(),
+        "authorization: Bearer sk-canary".to_owned(),
+        "content-length: 2".to_owned(),
+        "content-type: application/json".to_owned(),
+        format!("host: {}", url.split('/').nth(2).unwrap()),
+        concat!("user-agent: tollgate/", env!("CARGO_PKG_VERSION")).to_owned(),
+    ];
+    assert_eq!(headers, wanted);
+}
+
+#[tokio::test]
+async fn what_was_not_sent_is_known_for_certain() {
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (plain, _) = server("HTTP/1.1 400 Bad Request\r\n\r\n").await;
+    for url in [
+        format!("http://{closed}/v1"),
+        // A handshake that gets no answer, and one that gets another protocol.
+        format!("https://{}/v1", silent.local_addr().unwrap()),
+        plain.replace("http:", "https:"),
+        "http://no-such-host.invalid/v1".to_owned(),
+        "no url at all".to_owned(),
+        "ftp://127.0.0.1/v1".to_owned(),
+    ] {
+        let start = Instant::now();
+        let (outcome, sent) = send(&url).await;
+        assert_eq!((outcome.err(), sent), (Some(SendError::Connect), false), "{url}");
+        assert!(start.elapsed() < Duration::from_millis(550), "{url}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_sent_and_not_answered_may_be_running() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (outcome, sent) = send(&format!("http://{}/v1", silent.local_addr().unwrap())).await;
+    assert_eq!((outcome.err(), sent), (Some(SendError::TimedOut), true));
+    for broken in ["", "HTTP/1.1 200 OK\r\nContent-", "no http\r\n\r\n"] {
+        let (url, seen) = server(broken).await;
+        let (outcome, sent) = send(&url).await;
+        assert_eq!((outcome.err(), sent), (Some(SendError::Broken), true), "{broken}");
+        assert_eq!(seen.lock().unwrap().len(), 1, "and it is not sent again");
+    }
+}
+
+#[tokio::test]
+async fn a_head_without_end_is_cut() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/v1", listener.local_addr().unwrap());
+    let serve = async {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        request_of(&mut socket).await;
+        let head = format!("HTTP/1.1 200 OK\r\nx: {}", "a".repeat(1024 * 1024));
+        // The client breaks off in the middle of it.
+        drop(socket.write_all(head.as_bytes()).await);
+        socket
+    };
+    let ((outcome, _), _socket) = tokio::join!(send(&url), serve);
+    assert_eq!(outcome.err(), Some(SendError::Broken));
+}
+
+#[tokio::test]
+async fn a_request_goes_on_in_another_task() {
+    let (url, _) = server(answer("200 OK", "{}")).await;
+    let to = upstream(&url, None);
+    let mut exchange = Upstreams::new(&proxy()).send(&to, Bytes::from_static(b"{}"), false, Uuid::now_v7());
+    while !exchange.sent() {
+        let next = std::future::poll_fn(|context| Poll::Ready(Pin::new(&mut exchange).poll(context)));
+        assert!(next.await.is_pending(), "the answer cannot be there before the request");
+        tokio::task::yield_now().await;
+    }
+    #[allow(clippy::disallowed_methods, reason = "awaited on the next line")]
+    let other = tokio::spawn(exchange);
+    assert_eq!(other.await.unwrap().unwrap().status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_redirect_is_not_followed() {
+    let (elsewhere, seen) = server(answer("200 OK", "{}")).await;
+    for status in ["301 Moved", "302 Found", "307 Temporary Redirect", "308 Permanent Redirect"] {
+        let refused = refused(&format!("{status}\r\nLocation: {elsewhere}/chat/completions"), "").await;
+        assert_eq!(refused.refusal.code, Code::UpstreamError);
+        assert!(!refused.was_4xx && !refused.may_have_run);
+    }
+    assert!(seen.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn an_upstreams_errors_are_told_by_the_table() {
+    let error = |code: &str, message: &str| {
+        format!(r#"{{"error":{{"message":"{message}","type":"t","code":{code},"param":"messages[0].role"}}}}"#)
+    };
+    let html = format!("<html>{}</html>", "sk-canary ".repeat(200_000));
+    let cases = [
+        ("400 Bad", error(r#""context_length_exceeded""#, "Too long."), 400, "context_length_exceeded", None),
+        ("422 Bad", error("null", "No."), 422, "invalid_request", None),
+        ("404 Gone", error(r#""model_not_found""#, "No such model."), 404, "model_not_found", None),
+        ("400 Bad", error(r#""token_expired""#, "No."), 400, "invalid_request", None),
+        ("400 Bad", error("\"a\\nb\"", "No."), 400, "invalid_request", None),
+        ("400 Bad", html.clone(), 400, "invalid_request", None),
+        ("400 Bad", error(r#""billing_hard_limit_reached""#, "No."), 502, "upstream_error", Some(Failure::Budget)),
+        ("404 Gone", error("null", "Invalid URL (POST /v1/x)"), 502, "upstream_error", Some(Failure::Error)),
+        ("404 Gone", "nginx".to_owned(), 502, "upstream_error", Some(Failure::Error)),
+        ("401 No", error(r#""invalid_api_key""#, "sk-canary"), 502, "upstream_error", Some(Failure::Unauthorized)),
+        ("403 No", String::new(), 502, "upstream_error", Some(Failure::Unauthorized)),
+        ("402 Pay", String::new(), 502, "upstream_error", Some(Failure::Budget)),
+        ("429 Slow", error(r#""rate_limit_exceeded""#, "org-1"), 503, "upstream_unavailable", Some(Failure::Busy)),
+        ("429 Slow", error(r#""insufficient_quota""#, "org-1"), 502, "upstream_error", Some(Failure::Budget)),
+        ("429 Slow", error(r#""project_spend_limit_exceeded""#, "x"), 502, "upstream_error", Some(Failure::Budget)),
+        ("503 Busy", html, 503, "upstream_unavailable", Some(Failure::Busy)),
+        ("408 Late", String::new(), 502, "upstream_error", Some(Failure::Error)),
+        ("418 Tea", String::new(), 502, "upstream_error", Some(Failure::Error)),
+        ("500 Oh", error("null", "sk-canary"), 502, "upstream_error", Some(Failure::Error)),
+        ("504 Late", String::new(), 502, "upstream_error", Some(Failure::Error)),
+        ("202 Later", String::new(), 502, "upstream_error", Some(Failure::Error)),
+    ];
+    for (head, body, status, code, failure) in cases {
+        let refused = refused(&format!("{head}\r\nSet-Cookie: a=sk-canary"), &body).await;
+        let refusal = &refused.refusal;
+        assert_eq!((refusal.status().as_u16(), refusal.code_str(), refused.failure), (status, code, failure), "{head}");
+        assert_eq!((refused.was_4xx, refused.may_have_run), (head.starts_with('4'), head.starts_with('2')), "{head}");
+        assert!(!format!("{refusal:?}").contains("canary"), "{refusal:?}");
+        assert!(!format!("{refusal:?}").contains("org-"), "{refusal:?}");
+    }
+    let refused = refused("400 Bad", &error(r#""x""#, "Bad role for sk-canary.")).await.refusal;
+    assert_eq!(
+        (refused.message.as_str(), refused.param.as_deref()),
+        ("Bad role for [removed]", Some("messages[0].role"))
+    );
+}
+
+#[tokio::test]
+async fn a_wait_is_passed_on_within_an_hour() {
+    for (header, seconds) in [
+        ("Retry-After: 7", 7),
+        ("Retry-After: 86400", 3600),
+        ("Retry-After: 99999999999999999999", 5),
+        ("Retry-After: -1", 5),
+        ("Retry-After: Tue, 24 Nov 2026 10:00:42 GMT", 42),
+        ("Retry-After: Tue, 24 Nov 2026 09:00:00 GMT", 0),
+        ("Retry-After: soon", 5),
+        ("Retry-After: 9\r\nretry-after-ms: 2000", 2),
+        ("X: y", 5),
+    ] {
+        let refused = refused(&format!("429 Slow\r\n{header}"), "").await;
+        assert_eq!(refused.refusal.retry_after, Some(Duration::from_secs(seconds)), "{header}");
+    }
+}
+
+#[tokio::test]
+async fn an_encoded_answer_is_nonsense() {
+    for (head, encoding_ok, is_stream) in [
+        ("Content-Encoding: gzip", false, false),
+        ("Content-Encoding: identity\r\nContent-Encoding: br", false, false),
+        ("Content-Encoding: identity\r\nContent-Type: text/event-stream; charset=utf-8", true, true),
+        ("Content-Type: application/json", true, false),
+    ] {
+        let (url, _) = server(answer(&format!("200 OK\r\n{head}"), "{}")).await;
+        let answer = send(&url).await.0.unwrap();
+        assert_eq!((answer.encoding_ok(), answer.is_event_stream()), (encoding_ok, is_stream), "{head}");
+    }
+    let body = r#"{"error":{"message":"not to be read"}}"#;
+    let refused = refused("400 Bad\r\nContent-Encoding: gzip", body).await.refusal;
+    assert!(!refused.message.contains("read"), "{}", refused.message);
+}
+
+#[tokio::test]
+async fn a_stream_leaves_its_connection_to_the_next() {
+    let connections = Arc::new(AtomicUsize::new(0));
+    let counter = connections.clone();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let to = upstream(&format!("http://{}/v1", listener.local_addr().unwrap()), None);
+    let listener = listener.tap_io(move |_| {
+        counter.fetch_add(1, Ordering::Relaxed);
+    });
+    #[allow(clippy::disallowed_methods, reason = "the test's own server ends with its runtime")]
+    tokio::spawn(axum::serve(listener, crate::standin::router()).into_future());
+    let upstreams = Upstreams::new(&proxy());
+    let body = r#"{"model":"gpt-4o","stream":true,"max_tokens":2,"messages":[{"content":"hi"}]}"#;
+    for _ in 0..3 {
+        let answer = upstreams.send(&to, Bytes::from_static(body.as_bytes()), true, Uuid::now_v7()).await.unwrap();
+        let ended = Arc::new(Mutex::new(None));
+        let tell = ended.clone();
+        let limits = Limits { idle_timeout: Duration::from_secs(5), deadline: Instant::now() + Duration::from_secs(9) };
+        let stream = Metered::new(answer.body, Meter::new(false), limits, move |end| {
+            *tell.lock().unwrap() = Some(end.end);
+        });
+        let text = stream.collect().await.unwrap().to_bytes();
+        assert!(text.ends_with(b"data: [DONE]\n\n"));
+        assert_eq!(*ended.lock().unwrap(), Some(End::Complete));
+    }
+    assert_eq!(connections.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn a_connection_that_the_upstream_closed_is_not_used_again() {
+    let (url, seen) = server(answer("200 OK", "{}")).await;
+    let (to, upstreams) = (upstream(&url, None), Upstreams::new(&proxy()));
+    for _ in 0..3 {
+        let answer = upstreams.send(&to, Bytes::from_static(b"{}"), false, Uuid::now_v7()).await.unwrap();
+        answer.body.collect().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+    assert_eq!(seen.lock().unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn health_is_told_by_upstream() {
+    let upstreams = Upstreams::new(&proxy());
+    let both =
+        [upstream("http://a/v1", None), UpstreamConfig { name: "b".to_owned(), ..upstream("http://b/v1", None) }];
+    for second in 0..3 {
+        upstreams.clone().record_failure("b", Failure::Connect, Timestamp::from_secs(second));
+    }
+    let health = upstreams.with_settings(&proxy()).health(&both);
+    assert_eq!((health["openai"].ok, health["b"].ok), (true, false));
+    upstreams.record_ok("b", Timestamp::from_secs(9));
+    assert!(upstreams.health(&both)["b"].ok);
+}
