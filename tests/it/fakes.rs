@@ -69,7 +69,11 @@ async fn the_upstream_splits_events_at_every_byte_and_bends_its_usage() {
 
     let answer = front.send(Call::post("/v1/chat/completions", &body)).await.expect(200);
 
-    assert!(answer.text().contains("\"usage\":{\"prompt_tokens\":-1}}\r\n\r\ndata: [DONE]\r\n\r\n"), "{}", answer.text());
+    assert!(
+        answer.text().contains("\"usage\":{\"prompt_tokens\":-1}}\r\n\r\ndata: [DONE]\r\n\r\n"),
+        "{}",
+        answer.text()
+    );
     let plain = front.send(Call::post("/v1/chat/completions", &chat("a"))).await.expect(200);
     assert_eq!(plain.json()["usage"]["prompt_tokens"], -1);
 }

@@ -129,7 +129,8 @@ async fn what_openai_understands_and_costs_nothing_extra_is_passed_on() {
     assert_eq!(sent["messages"].as_array().unwrap().len(), 1);
     assert_eq!(answer.json()["object"], "chat.completion");
 
-    let said_anyway = json!({"service_tier": "auto", "store": false, "modalities": ["text"], "user": "device-canary-1"});
+    let said_anyway =
+        json!({"service_tier": "auto", "store": false, "modalities": ["text"], "user": "device-canary-1"});
     alice.ask(and(chat("a"), &said_anyway)).await.expect(200);
     let choice = json!({"tools": [tool], "tool_choice": {"type": "function", "function": {"name": "look"}}});
     alice.ask(and(chat("a"), &choice)).await.expect(200);
@@ -168,7 +169,10 @@ async fn openai_itself_is_told_not_to_store_and_who_asks_only_as_a_hash() {
         assert!(body.get("user").is_none(), "{body}");
         let hash = body["safety_identifier"].as_str().unwrap();
         assert!((8..=64).contains(&hash.len()), "{hash}");
-        assert!(!body.to_string().contains(&alice.id.to_string()) && !body.to_string().contains(&alice.id.simple().to_string()));
+        assert!(
+            !body.to_string().contains(&alice.id.to_string())
+                && !body.to_string().contains(&alice.id.simple().to_string())
+        );
     }
     assert_eq!(sent[0]["safety_identifier"], sent[1]["safety_identifier"]);
     assert_ne!(sent[0]["safety_identifier"], sent[2]["safety_identifier"]);

@@ -47,14 +47,26 @@ fn smuggling_forms(token: &str) -> Vec<(&'static str, Vec<u8>)> {
         ("a length beyond u64", raw(&post, &common(&["Content-Length: 99999999999999999999999"]), &body)),
         ("a length in hex", raw(&post, &common(&["Content-Length: 0x10"]), &body)),
         ("chunked twice", raw(&post, &common(&[chunked, chunked]), &format!("{chunks}{inner}"))),
-        ("chunked, then identity", raw(&post, &common(&["Transfer-Encoding: chunked, identity"]), &format!("{chunks}{inner}"))),
+        (
+            "chunked, then identity",
+            raw(&post, &common(&["Transfer-Encoding: chunked, identity"]), &format!("{chunks}{inner}")),
+        ),
         ("an unknown coding", raw(&post, &common(&["Transfer-Encoding: xchunked"]), &format!("{chunks}{inner}"))),
-        ("a coding after a tab", raw(&post, &common(&["Transfer-Encoding:\tchunked", "Content-Length: 3"]), &format!("{chunks}{inner}"))),
-        ("a coding before a colon", raw(&post, &common(&["Transfer-Encoding : chunked", &length]), &format!("{body}{inner}"))),
+        (
+            "a coding after a tab",
+            raw(&post, &common(&["Transfer-Encoding:\tchunked", "Content-Length: 3"]), &format!("{chunks}{inner}")),
+        ),
+        (
+            "a coding before a colon",
+            raw(&post, &common(&["Transfer-Encoding : chunked", &length]), &format!("{body}{inner}")),
+        ),
         ("a chunk size with 0x", raw(&post, &common(&[chunked]), &format!("0x{chunks}{inner}"))),
         ("a chunk size with a sign", raw(&post, &common(&[chunked]), &format!("+{chunks}{inner}"))),
         ("a chunk size beyond u64", raw(&post, &common(&[chunked]), &format!("fffffffffffffffff\r\n{body}"))),
-        ("a chunk without its end", raw(&post, &common(&[chunked]), &format!("{:x}\r\n{body}0\r\n\r\n{inner}", body.len()))),
+        (
+            "a chunk without its end",
+            raw(&post, &common(&[chunked]), &format!("{:x}\r\n{body}0\r\n\r\n{inner}", body.len())),
+        ),
         ("a folded header", raw(&post, &common(&[&length, "X-A: b\r\n folded: c"]), &body)),
         ("a header with NUL", raw(&post, &common(&[&length, "X-A: b\0c"]), &body)),
         ("a bare CR", raw(&post, &common(&[&length, "X-A: b\rTransfer-Encoding: chunked"]), &body)),
@@ -77,8 +89,14 @@ fn smuggling_forms(token: &str) -> Vec<(&'static str, Vec<u8>)> {
         ("a preface of HTTP/2", [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), inner.clone().into_bytes()].concat()),
         ("HTTP/1.0 with a body", raw(&format!("POST {PATH} HTTP/1.0"), &common(&[&length]), &body)),
         ("HTTP/3.9", raw(&format!("POST {PATH} HTTP/3.9"), &common(&[&length]), &body)),
-        ("bare line feeds", String::from_utf8(raw(&post, &common(&[&length]), &body)).unwrap().replace("\r\n", "\n").into_bytes()),
-        ("a body on GET", raw("GET / HTTP/1.1", &common(&["Content-Length: 0", chunked]), &format!("0\r\n\r\n{inner}"))),
+        (
+            "bare line feeds",
+            String::from_utf8(raw(&post, &common(&[&length]), &body)).unwrap().replace("\r\n", "\n").into_bytes(),
+        ),
+        (
+            "a body on GET",
+            raw("GET / HTTP/1.1", &common(&["Content-Length: 0", chunked]), &format!("0\r\n\r\n{inner}")),
+        ),
         ("an upgrade", raw(&post, &common(&[&length, "Connection: Upgrade", "Upgrade: websocket"]), &body)),
         ("CONNECT", raw("CONNECT example.test:443 HTTP/1.1", &common(&[]), "")),
     ]
@@ -100,7 +118,8 @@ async fn smuggling_forms_cause_a_clean_refusal_or_one_clean_request() {
         assert!(served <= 1, "{form} made {served} requests: {text}");
         let successes = statuses.iter().filter(|status| **status == 200).count();
         assert!(served <= successes, "{form}: {text}");
-        let clean = statuses.iter().all(|status| [200, 400, 404, 405, 411, 413, 414, 417, 431, 501, 505].contains(status));
+        let clean =
+            statuses.iter().all(|status| [200, 400, 404, 405, 411, 413, 414, 417, 431, 501, 505].contains(status));
         assert!(clean && (closed || !statuses.is_empty()), "{form}: closed {closed}, {text}");
     }
     assert!(total <= 12, "{total} odd requests were served: most should be refused");
@@ -114,7 +133,9 @@ async fn a_client_that_waits_for_100_continue_gets_it_and_an_impostor_does_not()
     let body = chat("patiently").to_string();
     let head = |token: &str| {
         let length = body.len();
-        format!("POST {PATH} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nExpect: 100-continue\r\n\r\n")
+        format!(
+            "POST {PATH} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nExpect: 100-continue\r\n\r\n"
+        )
     };
     let mut wire = Wire::open(door.front.address()).await;
     wire.send(head(&door.user("alice").token).as_bytes()).await.unwrap();
@@ -137,10 +158,33 @@ async fn only_listed_headers_reach_the_upstream() {
     let door = Door::open(Settings::new()).await;
     let alice = door.user("alice");
     let names = [
-        "cookie", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "forwarded", "via", "openai-organization",
-        "openai-project", "openai-beta", "api-key", "x-api-key", "apikey", "proxy-authorization", "x-stainless-os",
-        "idempotency-key", "referer", "origin", "user-agent", "x-request-id", "x-client-request-id", "traceparent-x",
-        "x-openai-service-tier", "accept-language", "range", "if-none-match", "te", "x-http-method-override",
+        "cookie",
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-real-ip",
+        "forwarded",
+        "via",
+        "openai-organization",
+        "openai-project",
+        "openai-beta",
+        "api-key",
+        "x-api-key",
+        "apikey",
+        "proxy-authorization",
+        "x-stainless-os",
+        "idempotency-key",
+        "referer",
+        "origin",
+        "user-agent",
+        "x-request-id",
+        "x-client-request-id",
+        "traceparent-x",
+        "x-openai-service-tier",
+        "accept-language",
+        "range",
+        "if-none-match",
+        "te",
+        "x-http-method-override",
     ];
     let call = names.iter().fold(alice.call(&chat("a")), |call, name| call.header(name, "header-canary"));
     let call = call.header("accept", "*/*; header-canary").header("accept-encoding", "gzip, br");
@@ -191,7 +235,10 @@ async fn a_head_over_its_limit_is_refused() {
     let mut wire = Wire::open(door.front.address()).await;
     let _ = wire.send(format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "a".repeat(60 * 1024)).as_bytes()).await;
     let (text, _) = wire.read(Duration::from_secs(2)).await;
-    assert!(statuses(&text).first().is_none_or(|status| [404, 414, 431].contains(status)), "a long target: {text:.300}");
+    assert!(
+        statuses(&text).first().is_none_or(|status| [404, 414, 431].contains(status)),
+        "a long target: {text:.300}"
+    );
     door.close().await;
 }
 
@@ -200,7 +247,13 @@ async fn only_json_that_is_not_encoded_is_taken() {
     let door = Door::open(Settings::new()).await;
     let alice = door.user("alice");
     let call = || Call::new("POST", PATH).bearer(&alice.token).bytes(chat("a").to_string());
-    for kind in ["text/plain", "multipart/form-data; boundary=x", "application/x-www-form-urlencoded", "application/jsonp", "text/json; application/json"] {
+    for kind in [
+        "text/plain",
+        "multipart/form-data; boundary=x",
+        "application/x-www-form-urlencoded",
+        "application/jsonp",
+        "text/json; application/json",
+    ] {
         door.send(call().header("content-type", kind)).await.refused(415, "unsupported_media_type");
     }
     for coding in ["gzip", "br", "deflate", "zstd", "gzip, gzip", "x"] {
@@ -235,14 +288,24 @@ async fn what_is_priced_is_what_is_sent_however_the_json_is_bent() {
         format!("\u{feff}{{{model},{message}}}").into_bytes(),
         format!("{{{model},\"messages\":[{{\"role\":\"user\",\"content\":\"\\ud800\"}}]}}").into_bytes(),
         format!("{{{model},\"messages\":[[\"user\",\"hello\"]]}}").into_bytes(),
-        format!("{{{model},\"messages\":[{{\"role\":\"user\",\"content\":{}1{}}}]}}", "[".repeat(50_000), "]".repeat(50_000)).into_bytes(),
+        format!(
+            "{{{model},\"messages\":[{{\"role\":\"user\",\"content\":{}1{}}}]}}",
+            "[".repeat(50_000),
+            "]".repeat(50_000)
+        )
+        .into_bytes(),
         format!("{}", "[".repeat(200_000)).into_bytes(),
         format!("{{\"a\":{}", "{\"a\":".repeat(100_000)).into_bytes(),
         format!("{{{model},{message},\"temperature\":1e999}}").into_bytes(),
         format!("{{{model},{message},\"max_tokens\":5.0}}").into_bytes(),
         format!("{{{model},{message},\"max_tokens\":0005}}").into_bytes(),
         format!("{{{model},{message},\"max_tokens\":NaN}}").into_bytes(),
-        [format!("{{{model},\"messages\":[{{\"role\":\"user\",\"content\":\"").into_bytes(), vec![0xff, 0xfe], b"\"}]}".to_vec()].concat(),
+        [
+            format!("{{{model},\"messages\":[{{\"role\":\"user\",\"content\":\"").into_bytes(),
+            vec![0xff, 0xfe],
+            b"\"}]}".to_vec(),
+        ]
+        .concat(),
         b"null".to_vec(),
         b"\"\"".to_vec(),
         b"0".to_vec(),
@@ -264,7 +327,9 @@ async fn what_is_priced_is_what_is_sent_however_the_json_is_bent() {
         }
         let served = door.upstream.last();
         let text = String::from_utf8_lossy(&served.seen.request.body).into_owned();
-        for once in ["\"max_completion_tokens\"", "\"max_tokens\"", "\"model\"", "\"messages\"", "\"n\":", "\"stream\":"] {
+        for once in
+            ["\"max_completion_tokens\"", "\"max_tokens\"", "\"model\"", "\"messages\"", "\"n\":", "\"stream\":"]
+        {
             assert!(text.matches(once).count() <= 1, "{shown} was sent as {text}");
         }
         assert!(served.seen.body["model"] == "gpt-4o-mini" || served.seen.body["model"] == "gpt-4o");
@@ -310,7 +375,8 @@ async fn dripping_bodies_are_cut_and_nobody_notices() {
     let lines = [format!("Host: a\r\nAuthorization: Bearer {}", mallory.token), "Content-Length: 5000".to_owned()];
     let dripping: Vec<_> = (0..100)
         .map(|_| {
-            let (address, head) = (door.front.address(), raw(&format!("POST {PATH} HTTP/1.1"), &lines, "{\"messages\":"));
+            let (address, head) =
+                (door.front.address(), raw(&format!("POST {PATH} HTTP/1.1"), &lines, "{\"messages\":"));
             tokio::spawn(async move {
                 let mut wire = Wire::open(address).await;
                 wire.send(&head).await.unwrap();
@@ -343,17 +409,18 @@ async fn readers_that_never_read_are_bounded_and_nobody_notices() {
     // Each never-read answer is 6 MB of events; only the sockets' buffers may take some of it.
     door.upstream.always(|seen| Talk::words(if seen.cap() == Some(30_000) { 30_000 } else { 5 }).reply(seen));
     let mallory = door.user("mallory");
-    let before = memory(&door);
+    let before = door.memory();
     let mut wires = Vec::new();
     for _ in 0..100 {
         let mut wire = Wire::open_narrow(door.front.address()).await;
         let body = and(chat_stream("never read"), &json!({"max_tokens": 30_000})).to_string();
-        let lines = [format!("Host: a\r\nAuthorization: Bearer {}", mallory.token), format!("Content-Length: {}", body.len())];
+        let lines =
+            [format!("Host: a\r\nAuthorization: Bearer {}", mallory.token), format!("Content-Length: {}", body.len())];
         wire.send(&raw(&format!("POST {PATH} HTTP/1.1"), &lines, &body)).await.unwrap();
         wires.push(wire);
     }
     serves_well_capped(&door).await;
-    let grown = memory(&door).saturating_sub(before);
+    let grown = door.memory().saturating_sub(before);
     assert!(grown < 200, "100 unread answers took {grown} MiB");
     // Nobody reads on, and still everything ends.
     let begun = Instant::now();
@@ -371,12 +438,6 @@ async fn serves_well_capped(door: &Door) {
         let answer = bob.ask(and(chat_stream("honest"), &json!({"max_tokens": 5}))).await.expect(200);
         assert!(answer.text().ends_with("data: [DONE]\n\n"), "{}", answer.text());
     }
-}
-
-fn memory(door: &Door) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", door.pid())).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,7 +12,10 @@ use crate::support::reply::{Reply, Step, Talk, gzip};
 use crate::support::settings::Settings;
 
 /// Asks once, with and without a stream, with the upstream answering so; the answers and their rows.
-async fn both_ways(door: &Door, reply: impl Fn(&crate::support::upstream::Seen) -> Reply + Send + Sync + 'static) -> Vec<(Answer, Option<Row>)> {
+async fn both_ways(
+    door: &Door,
+    reply: impl Fn(&crate::support::upstream::Seen) -> Reply + Send + Sync + 'static,
+) -> Vec<(Answer, Option<Row>)> {
     door.upstream.always(reply);
     let mut outcomes = Vec::new();
     for body in [chat("a"), chat_stream("a")] {
@@ -28,30 +31,44 @@ async fn both_ways(door: &Door, reply: impl Fn(&crate::support::upstream::Seen) 
 async fn what_the_upstream_says_about_the_users_own_request_is_passed_on() {
     let door = Door::open(Settings::new()).await;
     for status in [400, 404, 422] {
-        for (answer, row) in both_ways(&door, move |_| Reply::error(status, "string_above_max_length", "Too long by 7.")).await {
+        for (answer, row) in
+            both_ways(&door, move |_| Reply::error(status, "string_above_max_length", "Too long by 7.")).await
+        {
             let error = answer.clone().expect(status).json()["error"].clone();
-            assert_eq!((&error["code"], &error["message"]), (&json!("string_above_max_length"), &json!("Too long by 7.")));
+            assert_eq!(
+                (&error["code"], &error["message"]),
+                (&json!("string_above_max_length"), &json!("Too long by 7."))
+            );
             assert_eq!(answer.header("x-tollgate-error"), "string_above_max_length");
             assert!(row.is_none_or(|row| row.state == "voided"));
         }
     }
     let me = door.user("alice").me().await;
-    assert!(me["limits"].as_array().unwrap().iter().all(|limit| limit["used"] == 0 || limit["used"] == "0.000000"), "{me}");
+    assert!(
+        me["limits"].as_array().unwrap().iter().all(|limit| limit["used"] == 0 || limit["used"] == "0.000000"),
+        "{me}"
+    );
     door.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_upstream_says_about_the_operator_is_not_passed_on() {
     let door = Door::open(Settings::new()).await;
-    for (status, code) in [(401, "upstream_error"), (403, "upstream_error"), (500, "upstream_error"), (502, "upstream_error")] {
-        for (answer, row) in both_ways(&door, move |_| Reply::error(status, "invalid_api_key", "org-canary is out")).await {
+    for (status, code) in
+        [(401, "upstream_error"), (403, "upstream_error"), (500, "upstream_error"), (502, "upstream_error")]
+    {
+        for (answer, row) in
+            both_ways(&door, move |_| Reply::error(status, "invalid_api_key", "org-canary is out")).await
+        {
             let answer = answer.refused(502, code);
             assert!(!answer.text().contains("org-canary"), "{}", answer.text());
             assert!(row.is_none_or(|row| row.state == "voided"));
         }
     }
     for status in [429, 503] {
-        let reply = move |_: &_| Reply::error(status, "rate_limit_exceeded", "org-canary is too fast").header("Retry-After", "17");
+        let reply = move |_: &_| {
+            Reply::error(status, "rate_limit_exceeded", "org-canary is too fast").header("Retry-After", "17")
+        };
         for (answer, row) in both_ways(&door, reply).await {
             let answer = answer.refused(503, "upstream_unavailable");
             assert_eq!(answer.header("retry-after"), "17");
@@ -118,7 +135,8 @@ async fn a_stream_that_breaks_ends_in_an_error_event_and_without_done() {
     let alice = door.user("alice");
     for step in [Step::Reset, Step::Close, Step::Stall] {
         let cut = step.clone();
-        door.upstream.always(move |seen| Talk::words(20).every(Duration::from_millis(5)).cut(6, cut.clone()).reply(seen));
+        door.upstream
+            .always(move |seen| Talk::words(20).every(Duration::from_millis(5)).cut(6, cut.clone()).reply(seen));
         let answer = alice.ask(chat_stream("a")).await.expect(200);
         let events = answer.events();
         let last: Value = serde_json::from_str(events.last().unwrap()).unwrap();
@@ -301,7 +319,9 @@ async fn a_redirect_is_not_followed() {
     let elsewhere = Supabase::start().await;
     for status in [301, 302, 303, 307, 308] {
         let there = format!("{}/v1/chat/completions", elsewhere.url());
-        for (answer, _) in both_ways(&door, move |_| Reply::status(status, "text/html", "moved").header("Location", &there)).await {
+        for (answer, _) in
+            both_ways(&door, move |_| Reply::status(status, "text/html", "moved").header("Location", &there)).await
+        {
             let answer = answer.refused(502, "upstream_error");
             assert_eq!(answer.header("location"), "");
         }
@@ -340,7 +360,10 @@ async fn nothing_of_the_operators_account_reaches_the_client() {
             assert!(!answer.text().contains("org-canary"), "{status}: {}", answer.text());
         }
     }
-    let in_stream = format!("data: {}\n\n", json!({"error": {"message": echo, "type": "server_error", "code": key, "param": null}}));
+    let in_stream = format!(
+        "data: {}\n\n",
+        json!({"error": {"message": echo, "type": "server_error", "code": key, "param": null}})
+    );
     door.upstream.always(move |_| Reply::events(vec![Step::Body(in_stream.clone().into_bytes())]));
     let answer = door.user("alice").ask(chat_stream("a")).await;
     assert!(!answer.text().contains("canary") && !answer.text().contains("[DONE]"), "{}", answer.text());
@@ -361,13 +384,6 @@ async fn an_error_page_of_ten_megabytes_is_neither_kept_nor_shown() {
     door.close().await;
 }
 
-/// The process's memory, in MiB.
-fn memory(door: &Door) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", door.pid())).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endless_answer_is_cut_with_memory_flat() {
     const ENDLESS: usize = 400 * 1024 * 1024;
@@ -377,8 +393,13 @@ async fn an_endless_answer_is_cut_with_memory_flat() {
     door.upstream.next(|seen| Talk::words(3).without_usage().reply(seen));
     let warm = alice.ask(chat_stream("a")).await;
     door.row(&warm).await;
-    let before = memory(&door);
-    let floods: [(&str, &str); 4] = [("comments", ": x\n"), ("empty lines", "\n\n\n\n"), ("an unbroken line", "data: xxxxxxxx"), ("blank events", "data:\n\n")];
+    let before = door.memory();
+    let floods: [(&str, &str); 4] = [
+        ("comments", ": x\n"),
+        ("empty lines", "\n\n\n\n"),
+        ("an unbroken line", "data: xxxxxxxx"),
+        ("blank events", "data:\n\n"),
+    ];
     for (what, piece) in floods {
         let block = piece.repeat(64 * 1024 / piece.len());
         door.upstream.next(move |_| Reply::events(vec![Step::Flood(block.clone().into_bytes(), ENDLESS)]));
@@ -386,17 +407,18 @@ async fn an_endless_answer_is_cut_with_memory_flat() {
         assert!(!answer.text().contains("[DONE]"), "{what}");
         let row = door.row(&answer).await;
         assert!(row.is_charged() && row.cost() > 0, "{what}: {row:?}");
-        assert!(memory(&door) < before + 64, "{what}: {} MiB grew to {}", before, memory(&door));
+        assert!(door.memory() < before + 64, "{what}: {} MiB grew to {}", before, door.memory());
     }
     let block = "\"x\",".repeat(16 * 1024);
     door.upstream.next(move |_| {
-        let mut reply = Reply::events(vec![Step::Body(b"{\"a\":[".to_vec()), Step::Flood(block.clone().into_bytes(), ENDLESS)]);
+        let mut reply =
+            Reply::events(vec![Step::Body(b"{\"a\":[".to_vec()), Step::Flood(block.clone().into_bytes(), ENDLESS)]);
         reply.headers[0].1 = "application/json".to_owned();
         reply
     });
     let answer = alice.ask(chat("a")).await;
     assert!([502, 504].contains(&answer.status), "{}", answer.text());
-    assert!(memory(&door) < before + 96, "a huge object: {before} MiB grew to {}", memory(&door));
+    assert!(door.memory() < before + 96, "a huge object: {before} MiB grew to {}", door.memory());
     door.close().await;
 }
 

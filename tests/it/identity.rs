@@ -52,7 +52,17 @@ async fn without_one_good_authorization_header_nothing_happens() {
 
     door.send(call()).await.refused(401, "missing_token");
     door.send(call().header("authorization", "Basic YWxpY2U6c2VjcmV0")).await.refused(401, "missing_token");
-    let odd = ["", "Bearer", "Bearer ", "Bearer  ", "' OR 1=1 --", "Bearer ' OR 1=1 --", "Bearer a.b.c", "Bearer ..", "Bearer null"];
+    let odd = [
+        "",
+        "Bearer",
+        "Bearer ",
+        "Bearer  ",
+        "' OR 1=1 --",
+        "Bearer ' OR 1=1 --",
+        "Bearer a.b.c",
+        "Bearer ..",
+        "Bearer null",
+    ];
     for value in odd {
         let answer = door.send(call().header("authorization", value)).await.expect(401);
         assert!(["missing_token", "invalid_token"].contains(&answer.code().as_str()), "{value:?}: {}", answer.text());
@@ -64,7 +74,9 @@ async fn without_one_good_authorization_header_nothing_happens() {
     for header in ["x-api-key", "api-key", "apikey", "x-authorization", "cookie"] {
         door.send(call().header(header, &format!("Bearer {good}"))).await.refused(401, "missing_token");
     }
-    door.send(Call::post(&format!("/v1/chat/completions?access_token={good}"), &chat("a"))).await.refused(401, "missing_token");
+    door.send(Call::post(&format!("/v1/chat/completions?access_token={good}"), &chat("a")))
+        .await
+        .refused(401, "missing_token");
 
     nothing_happened(&door);
     door.close().await;
@@ -74,7 +86,16 @@ async fn without_one_good_authorization_header_nothing_happens() {
 async fn a_token_that_names_no_algorithm_is_turned_away_in_any_spelling() {
     let door = Door::open(Settings::new()).await;
     let claims = door.claims("alice").to_string();
-    let algorithms = [json!("none"), json!("None"), json!("NONE"), json!("nOnE"), json!(""), json!(null), json!(["HS256"]), json!(0)];
+    let algorithms = [
+        json!("none"),
+        json!("None"),
+        json!("NONE"),
+        json!("nOnE"),
+        json!(""),
+        json!(null),
+        json!(["HS256"]),
+        json!(0),
+    ];
     for algorithm in algorithms {
         let header = json!({"alg": algorithm, "typ": "JWT"}).to_string();
         let bare = message(&header, &claims);
@@ -97,7 +118,11 @@ async fn a_public_key_is_no_shared_secret_in_any_encoding() {
         let claims = door.claims("alice").to_string();
         for (encoding, bytes) in published.public_encodings() {
             let forger = Key::hs256(bytes);
-            for header in [json!({"alg": "HS256", "kid": "k1"}), json!({"alg": "HS256"}), json!({"alg": published.alg(), "kid": "k1"})] {
+            for header in [
+                json!({"alg": "HS256", "kid": "k1"}),
+                json!({"alg": "HS256"}),
+                json!({"alg": published.alg(), "kid": "k1"}),
+            ] {
                 let what = format!("{} as {encoding} under {header}", published.alg());
                 is_turned_away(&door, &what, &sign_text(&forger, &header.to_string(), &claims)).await;
             }
@@ -220,7 +245,9 @@ async fn a_token_is_good_within_its_time_and_thirty_seconds() {
     is_turned_away(&door, "nbf as text", &claim(json!({"nbf": "0"}))).await;
     is_turned_away(&door, "no exp", &claim(json!({"exp": null}))).await;
     is_turned_away(&door, "exp as text", &claim(json!({"exp": (now() + 3600).to_string()}))).await;
-    let text = |exp: &str| door.claims("alice").to_string().replace(&format!("\"exp\":{}", now() + 3600), &format!("\"exp\":{exp}"));
+    let text = |exp: &str| {
+        door.claims("alice").to_string().replace(&format!("\"exp\":{}", now() + 3600), &format!("\"exp\":{exp}"))
+    };
     for exp in ["null", "1e300", "true", "[]", "{}", "18446744073709551616"] {
         let claims = text(exp);
         // A second may have begun in between: then the claim was not replaced and there is nothing to try.
@@ -240,7 +267,9 @@ async fn an_old_token_is_told_to_refresh_only_if_nothing_else_is_wrong() {
     let old = with(door.claims("alice"), &json!({"exp": now() - 600}));
     ask(&door, &sign(&door.key, &old)).await.refused(401, "token_expired");
     is_turned_away(&door, "old and forged", &sign(&Key::hs256("x".repeat(40)), &old)).await;
-    for change in [json!({"aud": "anon"}), json!({"role": "service_role"}), json!({"iss": "https://x.test"}), json!({"sub": "7"})] {
+    for change in
+        [json!({"aud": "anon"}), json!({"role": "service_role"}), json!({"iss": "https://x.test"}), json!({"sub": "7"})]
+    {
         is_turned_away(&door, &format!("old and {change}"), &sign(&door.key, &with(old.clone(), &change))).await;
     }
     door.close().await;
@@ -290,7 +319,9 @@ async fn the_keys_of_a_project_are_never_users() {
         let dressed_up = with(door.claims("alice"), &json!({"role": role}));
         is_turned_away(&door, role, &sign(&door.key, &dressed_up)).await;
     }
-    for key in [door.service_key(), door.jwt_secret(), "sb_publishable_0123456789abcdefghijkl_01234567", door.operator_key()] {
+    for key in
+        [door.service_key(), door.jwt_secret(), "sb_publishable_0123456789abcdefghijkl_01234567", door.operator_key()]
+    {
         is_turned_away(&door, key, key).await;
     }
     nothing_happened(&door);
@@ -303,7 +334,8 @@ async fn one_user_in_any_spelling_is_one_user() {
     let alice = door.user("alice");
     let id = alice.me().await["user"]["id"].clone();
     let upper = sign(&door.key, &with(door.claims("alice"), &json!({"sub": alice.id.to_string().to_uppercase()})));
-    let spelled = [upper.clone(), sign(&door.key, &with(door.claims("alice"), &json!({"sub": alice.id.simple().to_string()})))];
+    let spelled =
+        [upper.clone(), sign(&door.key, &with(door.claims("alice"), &json!({"sub": alice.id.simple().to_string()})))];
     for token in &spelled {
         let answer = door.send(Call::get("/api/me").bearer(token)).await;
         let same = answer.status == 401 || answer.json()["user"]["id"] == id;
@@ -398,7 +430,12 @@ async fn keys_of_every_kind_and_the_shared_secret_serve_at_once() {
     let header = json!({"alg": "HS256", "kid": random_hex(8), "typ": "JWT"}).to_string();
     ask(&door, &sign_text(&door.key, &header, &door.claims("alice").to_string())).await.expect(200);
     let crossed = json!({"alg": "ES256", "kid": "r1"}).to_string();
-    is_turned_away(&door, "one key under another's id", &sign_text(&keys[0], &crossed, &door.claims("alice").to_string())).await;
+    is_turned_away(
+        &door,
+        "one key under another's id",
+        &sign_text(&keys[0], &crossed, &door.claims("alice").to_string()),
+    )
+    .await;
     door.close().await;
 }
 

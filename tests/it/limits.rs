@@ -135,7 +135,8 @@ async fn streams_at_once_never_pass_a_limit_in_tokens() {
     door.upstream.always(|seen| Talk::to_the_cap().reply(seen));
     let alice = door.user("alice");
     let watch = door.watch(&alice);
-    let answers = at_once(&vec![alice.clone(); 30], || and(chat_stream("one of thirty"), &json!({"max_tokens": 300}))).await;
+    let answers =
+        at_once(&vec![alice.clone(); 30], || and(chat_stream("one of thirty"), &json!({"max_tokens": 300}))).await;
     drop(watch);
     let bills = door.upstream.log().into_iter().map(|served| served.bill());
     let tokens: u64 = bills.map(|bill| bill.prompt + bill.completion).sum();
@@ -193,7 +194,12 @@ async fn as_many_open_requests_fit_as_their_worst_cases_do_and_the_next_when_the
     let fitting = 1000 / each;
     while (open.len() as i64) < fitting - 1 {
         let next = alice.open(body()).await;
-        assert_eq!(next.so_far().status, 200, "number {} of {fitting} worst cases that fit was refused", open.len() + 1);
+        assert_eq!(
+            next.so_far().status,
+            200,
+            "number {} of {fitting} worst cases that fit was refused",
+            open.len() + 1
+        );
         open.push(next);
     }
     let refused = loop {
@@ -245,7 +251,10 @@ async fn a_cap_shrinks_to_the_least_that_is_worth_it_and_no_further() {
         }
     }
     let log = door.upstream.log();
-    assert!(log.len() < 20 && log.iter().all(|served| served.seen.cap().unwrap() >= 300), "a cap below the least was sent");
+    assert!(
+        log.len() < 20 && log.iter().all(|served| served.seen.cap().unwrap() >= 300),
+        "a cap below the least was sent"
+    );
     // Who asks for less than the least is not refused for it.
     alice.ask(and(chat("hello"), &json!({"max_tokens": 5}))).await.expect(200);
     door.close().await;
@@ -354,7 +363,8 @@ async fn the_hold_covers_every_prompt_that_a_tokenizer_takes_badly() {
             let completion = seen.cap().unwrap();
             // As OpenAI counts: the text, and three tokens for the message and for the answer's beginning each.
             let prompt = tokens + 4 + 3;
-            let usage = json!({"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion});
+            let usage =
+                json!({"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion});
             Talk::to_the_cap().usage(&usage.to_string()).reply(seen)
         });
         let body = json!({"model": "gpt-4o-mini", "messages": [{"role": "user", "content": prompt}], "max_tokens": 10});
@@ -383,10 +393,25 @@ async fn a_prompt_longer_than_the_plan_has_is_refused() {
 async fn only_the_plans_models_by_their_names_are_let_through() {
     let door = Door::open(Settings::new().with(r#"plans.free.models = ["gpt-4o-mini"]"#)).await;
     let alice = door.user("alice");
-    let odd = ["gpt-4o", "o1", "GPT-4O-MINI", " gpt-4o-mini", "gpt-4o-mini ", "gpt-4o-mini\u{0}", "openai/gpt-4o-mini", "*", "", "gpt-*"];
+    let odd = [
+        "gpt-4o",
+        "o1",
+        "GPT-4O-MINI",
+        " gpt-4o-mini",
+        "gpt-4o-mini ",
+        "gpt-4o-mini\u{0}",
+        "openai/gpt-4o-mini",
+        "*",
+        "",
+        "gpt-*",
+    ];
     for model in odd {
         let answer = alice.ask(and(chat("a"), &json!({"model": model}))).await;
-        assert!(answer.refusal() == (403, "model_not_allowed".to_owned()) || answer.status == 400, "{model:?}: {}", answer.text());
+        assert!(
+            answer.refusal() == (403, "model_not_allowed".to_owned()) || answer.status == 400,
+            "{model:?}: {}",
+            answer.text()
+        );
     }
     for model in [json!(7), json!(["gpt-4o-mini"]), json!({})] {
         let refused = alice.ask(and(chat("a"), &json!({"model": model}))).await.refused(400, "invalid_request");

@@ -25,11 +25,17 @@
 
 mod support;
 
+mod clock;
+mod disasters;
 mod fakes;
 mod fields;
 mod hostile_client;
 mod hostile_upstream;
 mod identity;
 mod limits;
+mod operations;
 mod routes;
+mod secrets;
+mod startup;
 mod streams;
+mod verdicts;

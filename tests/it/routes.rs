@@ -43,7 +43,11 @@ async fn readiness_turns_red_when_every_upstream_is_out_of_use_and_green_again()
         alice.ask(chat("a")).await.expect(502);
     }
     let ready = door.send(Call::get("/health/ready")).await.expect(503).json();
-    assert_eq!((&ready["status"], &ready["parts"]["upstreams"]["openai"]["ok"]), (&json!("not_ready"), &json!(false)), "{ready}");
+    assert_eq!(
+        (&ready["status"], &ready["parts"]["upstreams"]["openai"]["ok"]),
+        (&json!("not_ready"), &json!(false)),
+        "{ready}"
+    );
     door.upstream.always(crate::support::reply::honest);
     alice.ask(chat("a")).await.expect(200);
     door.send(Call::get("/health/ready")).await.expect(200);
@@ -87,7 +91,10 @@ async fn the_seeds_chat_is_the_same_path_with_the_plans_first_model() {
         let answer = alice.post(path, &body).await.expect(200);
         assert_eq!(door.upstream.last().seen.body["model"], "gpt-4o-mini");
         let row = door.row(&answer).await;
-        assert_eq!((row.endpoint.as_deref(), row.model.as_deref(), row.plan.as_deref()), (Some(path), Some("gpt-4o-mini"), Some("free")));
+        assert_eq!(
+            (row.endpoint.as_deref(), row.model.as_deref(), row.plan.as_deref()),
+            (Some(path), Some("gpt-4o-mini"), Some("free"))
+        );
     }
     let seed = json!({"messages": [{"role": "user", "content": "Hello!"}], "model": "gpt-4o", "temperature": 0.7, "max_tokens": 50});
     assert_eq!(alice.post("/api/chat", &seed).await.expect(200).json()["model"], "gpt-4o");
@@ -228,7 +235,21 @@ async fn history_is_told_in_pages_newest_first_and_nothing_twice() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_path_is_404_without_asking_who_is_there() {
     let door = Door::open(Settings::new()).await;
-    for path in ["/nothing", "/v1", "/v1/", "/api", "/v1/files", "/v1/responses/resp_1", "/v1/threads", "/v1/batches", "/v1/chat/completions/x", "/.env", "/admin/users", "/metrics", "/api/../etc"] {
+    for path in [
+        "/nothing",
+        "/v1",
+        "/v1/",
+        "/api",
+        "/v1/files",
+        "/v1/responses/resp_1",
+        "/v1/threads",
+        "/v1/batches",
+        "/v1/chat/completions/x",
+        "/.env",
+        "/admin/users",
+        "/metrics",
+        "/api/../etc",
+    ] {
         door.send(Call::get(path)).await.refused(404, "not_found");
     }
     door.send(Call::post("/v1/files", &json!({}))).await.refused(404, "not_found");
@@ -251,7 +272,11 @@ async fn a_known_path_with_another_method_is_405_and_says_which() {
     ] {
         for method in ["GET", "POST", "PUT", "DELETE", "PATCH"].into_iter().filter(|method| *method != allowed) {
             let answer = door.send(Call::new(method, path)).await.refused(405, "method_not_allowed");
-            assert!(answer.header("allow").split(", ").any(|method| method == allowed), "{path}: {}", answer.header("allow"));
+            assert!(
+                answer.header("allow").split(", ").any(|method| method == allowed),
+                "{path}: {}",
+                answer.header("allow")
+            );
         }
     }
     door.close().await;
@@ -314,7 +339,11 @@ async fn an_image_by_address_is_bounded_by_rule_or_refused() {
     ] {
         let body = json!({"model": "gpt-4o-mini", "messages": [{"role": "user", "content": [part]}]});
         let answer = alice.ask(body).await;
-        assert!(answer.status == 400 || (answer.status == 200 && part["type"] == "image_url"), "{part}: {}", answer.text());
+        assert!(
+            answer.status == 400 || (answer.status == 200 && part["type"] == "image_url"),
+            "{part}: {}",
+            answer.text()
+        );
     }
     door.close().await;
 }

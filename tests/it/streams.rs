@@ -27,7 +27,13 @@ async fn a_stream_passes_each_payload_byte_for_byte_in_our_own_framing() {
     let door = Door::open(Settings::new()).await;
     let alice = door.user("alice");
     let asking = json!({"stream_options": {"include_usage": true}});
-    for talk in [Talk::words(7), Talk::words(7).crlf(), Talk::words(3).slice(1), Talk::words(3).slice(1).crlf(), Talk::words(40).slice(7)] {
+    for talk in [
+        Talk::words(7),
+        Talk::words(7).crlf(),
+        Talk::words(3).slice(1),
+        Talk::words(3).slice(1).crlf(),
+        Talk::words(40).slice(7),
+    ] {
         let same = talk.clone();
         door.upstream.next(move |seen| same.reply(seen));
         let answer = alice.ask(and(chat_stream("a"), &asking)).await.expect(200);
@@ -70,7 +76,10 @@ async fn odd_but_legal_events_are_read_right_and_odd_lines_do_not_pass() {
     let word = r#"{"choices":[{"index":0,"delta":{"content":" \ud83d\ude00 \u00e9"},"x":[1.0,1e2]}],"usage":null, "extra" : {} }"#;
     assert_eq!(answer.events(), [word, word, "[DONE]"]);
     let lines = answer.text();
-    assert!(!lines.lines().any(|line| line.starts_with("event") || line.starts_with("id") || line.starts_with("retry")), "{lines}");
+    assert!(
+        !lines.lines().any(|line| line.starts_with("event") || line.starts_with("id") || line.starts_with("retry")),
+        "{lines}"
+    );
     assert_eq!(door.row(&answer).await.output_tokens, Some(2));
     door.close().await;
 }
@@ -158,7 +167,10 @@ async fn a_caller_that_hangs_up_an_aborted_stream_pays_what_was_delivered() {
         assert!(row.has("estimated") && row.cost() > 0, "{row:?}");
         let words = row.output_tokens.unwrap();
         let heard = blocks.saturating_sub(1) as i64;
-        assert!((heard..=served.generated as i64 + 1).contains(&words), "{words} words for {blocks} blocks: {served:?}");
+        assert!(
+            (heard..=served.generated as i64 + 1).contains(&words),
+            "{words} words for {blocks} blocks: {served:?}"
+        );
         assert!(row.input_tokens.unwrap() > 0 && row.cost() <= row.held_micros.unwrap());
     }
     door.close().await;
@@ -222,9 +234,9 @@ async fn an_answer_is_drained_only_so_long() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_model_with_hidden_reasoning_is_charged_its_hold_when_nobody_knows() {
-    let settings = Settings::new()
-        .with(r#"proxy.on_disconnect = "abort""#)
-        .with("[plans.free]\nmodels = [\"thinker\"]\n[prices.thinker]\ninput = \"1\"\noutput = \"4\"\nreasoning = true\n");
+    let settings = Settings::new().with(r#"proxy.on_disconnect = "abort""#).with(
+        "[plans.free]\nmodels = [\"thinker\"]\n[prices.thinker]\ninput = \"1\"\noutput = \"4\"\nreasoning = true\n",
+    );
     let door = Door::open(settings).await;
     door.upstream.always(|seen| Talk::words(20).every(Duration::from_millis(50)).reply(seen));
     let mut open = door.user("alice").open(and(chat_stream("think"), &json!({"model": "thinker"}))).await;

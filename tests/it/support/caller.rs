@@ -94,7 +94,8 @@ impl Call {
     }
 
     fn request(&self) -> http::Request<Full<Bytes>> {
-        let mut request = http::Request::builder().method(self.method.as_str()).uri(&self.path).header("host", "tollgate.test");
+        let mut request =
+            http::Request::builder().method(self.method.as_str()).uri(&self.path).header("host", "tollgate.test");
         for (name, value) in &self.headers {
             request = request.header(name, value);
         }
@@ -225,7 +226,8 @@ impl Front {
     pub(crate) async fn begin(self: &Arc<Self>, call: Call) -> io::Result<Begun> {
         let stream = TcpStream::connect(self.address()).await?;
         stream.set_nodelay(true)?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
         let connection = Connection(tokio::spawn(async move {
             let _ = connection.await;
         }));

@@ -154,8 +154,7 @@ impl Door {
         words.extend([BINARY.to_owned(), "serve".to_owned()]);
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]);
-        self.environment(&mut command);
-        command.env("TOLLGATE_SERVER__BIND", format!("127.0.0.1:{port}"));
+        self.environment(&mut command, port);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         keep(child.stdout.take().unwrap(), self.output.clone());
@@ -164,7 +163,7 @@ impl Door {
     }
 
     /// Nothing of the machine's environment but what a process needs to run; then the quick start's variables.
-    fn environment(&self, command: &mut Command) {
+    fn environment(&self, command: &mut Command, port: u16) {
         command.current_dir(&self.directory).env_clear();
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.env("SUPABASE_URL", self.supabase.url());
@@ -172,6 +171,8 @@ impl Door {
         command.env("JWT_SECRET", &self.secrets.jwt_secret);
         command.env("OPENAI_API_KEY", &self.secrets.operator_key);
         command.env("TOLLGATE_ADMIN_TOKEN", &self.secrets.admin_token);
+        command.env("PORT", port.to_string());
+        command.env("TOLLGATE_SERVER__BIND", format!("127.0.0.1:{port}"));
         if !self.settings.mentions("upstreams") {
             command.env("OPENAI_BASE_URL", self.upstream.base_url());
         }
@@ -223,7 +224,8 @@ impl Door {
     /// A signed-in user, with other claims.
     pub(crate) fn user_with(&self, name: &str, changes: &Value) -> User {
         let claims = tokens::with(self.claims(name), changes);
-        let user = User { id: tokens::user_id(name), token: tokens::sign(&self.key, &claims), front: self.front.clone() };
+        let user =
+            User { id: tokens::user_id(name), token: tokens::sign(&self.key, &claims), front: self.front.clone() };
         self.users.lock().unwrap().push(user.clone());
         user
     }
@@ -252,7 +254,20 @@ impl Door {
     pub(crate) fn tollgate(&self, arguments: &[&str]) -> Printed {
         let mut command = Command::new(BINARY);
         command.args(arguments);
-        self.environment(&mut command);
+        self.environment(&mut command, self.front.address().port());
+        self.run(command)
+    }
+
+    /// The same with an empty environment, in an empty directory.
+    pub(crate) fn bare(&self, arguments: &[&str]) -> Printed {
+        let empty = self.directory.join("empty");
+        fs::create_dir_all(&empty).unwrap();
+        let mut command = Command::new(BINARY);
+        command.args(arguments).env_clear().current_dir(empty);
+        self.run(command)
+    }
+
+    fn run(&self, mut command: Command) -> Printed {
         let output = tokio::task::block_in_place(|| command.stdin(Stdio::null()).output().unwrap());
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let printed =
@@ -331,6 +346,13 @@ impl Door {
         self.process.lock().unwrap().as_ref().expect("a running product").id()
     }
 
+    /// How much memory the process has, in MiB.
+    pub(crate) fn memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
+    }
+
     /// Sends a signal by name.
     pub(crate) fn signal(&self, name: &str) {
         let sent = Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status().unwrap();
@@ -382,7 +404,9 @@ impl Door {
             ("the admin token".to_owned(), self.secrets.admin_token.clone()),
             ("a prompt".to_owned(), PROMPT_CANARY.to_owned()),
         ];
-        canaries.extend(self.users.lock().unwrap().iter().map(|user| (format!("the token of {}", user.id), user.token.clone())));
+        canaries.extend(
+            self.users.lock().unwrap().iter().map(|user| (format!("the token of {}", user.id), user.token.clone())),
+        );
         canaries
     }
 
@@ -413,7 +437,8 @@ impl Door {
             loop {
                 let answer = user.get("/api/me").await;
                 let me = answer.json();
-                let held = me["limits"].as_array().into_iter().flatten().any(|limit| oracle::amount(limit, "held") != 0);
+                let held =
+                    me["limits"].as_array().into_iter().flatten().any(|limit| oracle::amount(limit, "held") != 0);
                 if answer.status != 200 {
                     break;
                 }
@@ -429,6 +454,16 @@ impl Door {
 
     /// Waits until all is quiet and asks the oracle.
     pub(crate) async fn close(self) {
+        self.judge().await;
+    }
+
+    /// The same where the test changed the prices: the oracle then leaves the cost of each request to the test.
+    pub(crate) async fn close_without_prices(mut self) {
+        self.settings = self.settings.clone().without("prices");
+        self.judge().await;
+    }
+
+    async fn judge(&self) {
         if self.process.lock().unwrap().is_none() {
             self.start().await;
         }

@@ -105,7 +105,9 @@ async fn serve(stream: TcpStream, state: Arc<State>) {
         let bytes = match publish {
             Publish::Down => return,
             Publish::Hang => {
-                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 11\r\n\r\n").await;
+                let _ = stream
+                    .write_all(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 11\r\n\r\n")
+                    .await;
                 tokio::time::sleep(Duration::from_secs(3600)).await;
                 return;
             }
@@ -113,9 +115,11 @@ async fn serve(stream: TcpStream, state: Arc<State>) {
             Publish::Keys(keys) if asks_for_keys => {
                 wire::answer(200, "application/json", json!({"keys": keys}).to_string().as_bytes())
             }
-            Publish::Keys(_) => {
-                wire::answer(404, "application/json", br#"{"code":"PGRST202","message":"no function","details":null,"hint":null}"#)
-            }
+            Publish::Keys(_) => wire::answer(
+                404,
+                "application/json",
+                br#"{"code":"PGRST202","message":"no function","details":null,"hint":null}"#,
+            ),
         };
         if stream.write_all(&bytes).await.is_err() {
             return;

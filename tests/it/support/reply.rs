@@ -65,7 +65,8 @@ impl Reply {
 
     /// An error in OpenAI's shape.
     pub(crate) fn error(status: u16, code: &str, message: &str) -> Self {
-        let body = json!({"error": {"message": message, "type": "invalid_request_error", "param": "messages", "code": code}});
+        let body =
+            json!({"error": {"message": message, "type": "invalid_request_error", "param": "messages", "code": code}});
         Self::status(status, "application/json", body.to_string())
     }
 

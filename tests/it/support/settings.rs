@@ -126,7 +126,10 @@ impl Settings {
 
     /// Whether days begin at midnight UTC.
     pub(crate) fn is_utc(&self) -> bool {
-        self.file.get("server").and_then(|server| server.get("time_zone")).is_none_or(|zone| zone.as_str() == Some("UTC"))
+        self.file
+            .get("server")
+            .and_then(|server| server.get("time_zone"))
+            .is_none_or(|zone| zone.as_str() == Some("UTC"))
     }
 
     /// A model's prices in micro-dollars a million tokens: input, cached input, output.

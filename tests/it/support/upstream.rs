@@ -175,7 +175,11 @@ impl Upstream {
     pub(crate) async fn until(&self, what: &str, holds: impl Fn(&[Served]) -> bool) {
         let begun = Instant::now();
         while !holds(&self.log()) {
-            assert!(begun.elapsed() < Duration::from_secs(20), "the upstream never saw: {what}; its log: {:#?}", self.log());
+            assert!(
+                begun.elapsed() < Duration::from_secs(20),
+                "the upstream never saw: {what}; its log: {:#?}",
+                self.log()
+            );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
