@@ -567,8 +567,8 @@ mod tests {
 
         #[test]
         fn a_bound_grows_with_both_arguments(price in any_price(), input in 0u64..4_000, output in 0u64..4_000) {
-            prop_assert!(price.bound(input, output) <= price.bound(input + 1, output));
-            prop_assert!(price.bound(input, output) <= price.bound(input, output + 1));
+            prop_assert!(price.bound(input, output) <= price.bound(input.saturating_add(1), output));
+            prop_assert!(price.bound(input, output) <= price.bound(input, output.saturating_add(1)));
         }
 
         #[test]

@@ -1,0 +1,317 @@
+//! The allow-list of a chat request: what is passed on, in which type and range.
+//!
+//! By OpenAI's description of `CreateChatCompletionRequest`. What is not written here is refused by its path. Nothing is
+//! changed here; that a request passed these checks is what [`super::Order`] stands for.
+
+use serde_json::Number;
+
+use crate::plan::Plan;
+
+use super::fault::{Checked, Fault};
+use super::image;
+use super::wire::{Function, Message, Part, Request, ResponseFormat, TextOr, Tool, ToolCall, ToolChoice};
+
+/// The highest output cap that is taken for one.
+const CAP_MAX: i64 = 1 << 31;
+
+/// Checks every member of a request but `model`.
+pub(super) fn request(request: &Request, plan: &Plan) -> Checked {
+    known(request.unknown.as_deref())?;
+    messages(request)?;
+    caps(request)?;
+    numbers(request, plan)?;
+    words(request)?;
+    logprobs(request)?;
+    stop(request)?;
+    stream_options(request)?;
+    tools(request)?;
+    request.response_format.as_ref().map_or(Ok(()), response_format).map_err(|fault| fault.under("response_format"))?;
+    free_of_charge(request)
+}
+
+fn known(unknown: Option<&str>) -> Checked {
+    match unknown {
+        None => Ok(()),
+        Some(name) => Err(Fault::unsupported(name, "is not supported: remove it")),
+    }
+}
+
+/// Members that are accepted as long as they say what happens anyway.
+fn free_of_charge(request: &Request) -> Checked {
+    if !matches!(request.service_tier.as_deref(), None | Some("auto" | "default")) {
+        return Err(Fault::unsupported("service_tier", "can only be `auto` or `default`"));
+    }
+    if request.store == Some(true) {
+        return Err(Fault::unsupported("store", "can only be false"));
+    }
+    let text_only = |list: &Vec<String>| matches!(list.as_slice(), [only] if only == "text");
+    if request.modalities.as_ref().is_some_and(|list| !text_only(&list.0)) {
+        return Err(Fault::unsupported("modalities", "can only be [\"text\"]"));
+    }
+    Ok(())
+}
+
+fn messages(request: &Request) -> Checked {
+    let messages = request.messages.as_ref().ok_or_else(|| Fault::missing("messages"))?;
+    if messages.0.is_empty() {
+        return Err(Fault::invalid("messages", "must have at least one message"));
+    }
+    each(&messages.0, "messages", message)
+}
+
+/// Checks each item of a list and tells a fault's place in it.
+fn each<T>(items: &[T], name: &str, check: impl Fn(&T) -> Checked) -> Checked {
+    for (at, item) in items.iter().enumerate() {
+        check(item).map_err(|fault| fault.under(format_args!("{name}[{at}]")))?;
+    }
+    Ok(())
+}
+
+fn message(message: &Message) -> Checked {
+    let role = role(message)?;
+    known(message.unknown.as_deref())?;
+    let assistant = role == "assistant";
+    only(message.tool_calls.is_some(), assistant, "tool_calls", "assistant")?;
+    only(message.refusal.is_some(), assistant, "refusal", "assistant")?;
+    only(message.tool_call_id.is_some(), role == "tool", "tool_call_id", "tool")?;
+    annotations(message, assistant)?;
+    if role == "tool" && message.tool_call_id.is_none() {
+        return Err(Fault::missing("tool_call_id"));
+    }
+    if let Some(calls) = &message.tool_calls {
+        not_empty(&calls.0, "tool_calls")?;
+        each(&calls.0, "tool_calls", tool_call)?;
+    }
+    match &message.content {
+        None if assistant && (message.tool_calls.is_some() || message.refusal.is_some()) => Ok(()),
+        None => Err(Fault::missing("content")),
+        Some(TextOr::Text(_)) => Ok(()),
+        Some(TextOr::Other(parts)) => {
+            not_empty(&parts.0, "content")?;
+            each(&parts.0, "content", |item| part(item, role))
+        }
+    }
+}
+
+fn role(message: &Message) -> Result<&str, Fault> {
+    match message.role.as_deref() {
+        Some(role @ ("developer" | "system" | "user" | "assistant" | "tool")) => Ok(role),
+        Some("function") => Err(Fault::unsupported("role", "cannot be `function`: use `tool` and `tool_call_id`")),
+        Some(_) => Err(Fault::invalid("role", "must be `developer`, `system`, `user`, `assistant` or `tool`")),
+        None => Err(Fault::missing("role")),
+    }
+}
+
+fn only(given: bool, allowed: bool, name: &str, role: &str) -> Checked {
+    if given && !allowed {
+        return Err(Fault::invalid(name, format!("belongs to messages of role `{role}` only: remove it")));
+    }
+    Ok(())
+}
+
+/// OpenAI's own libraries send a message of the model's back with its (empty) annotations. They are dropped.
+fn annotations(message: &Message, assistant: bool) -> Checked {
+    match &message.annotations {
+        Some(list) if !assistant || !list.0.is_empty() => {
+            Err(Fault::unsupported("annotations", "is not supported: remove it"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn not_empty<T>(items: &[T], name: &str) -> Checked {
+    if items.is_empty() { Err(Fault::invalid(name, "must not be empty: fill it or remove it")) } else { Ok(()) }
+}
+
+fn part(part: &Part, role: &str) -> Checked {
+    let kind = part.kind.as_deref().ok_or_else(|| Fault::missing("type"))?;
+    let allowed = match kind {
+        "text" => true,
+        "refusal" => role == "assistant",
+        "image_url" => role == "user",
+        _ => return Err(Fault::unsupported("type", "must be `text` or `image_url`: nothing else is supported")),
+    };
+    if !allowed {
+        return Err(Fault::invalid("type", format!("cannot be `{kind}` in a message of role `{role}`")));
+    }
+    known(part.unknown.as_deref())?;
+    let members =
+        [("text", part.text.is_some()), ("refusal", part.refusal.is_some()), ("image_url", part.image_url.is_some())];
+    for (name, given) in members {
+        match (given, name == kind) {
+            (false, true) => return Err(Fault::missing(name)),
+            (true, false) => {
+                return Err(Fault::invalid(name, format!("does not belong to a part of type `{kind}`: remove it")));
+            }
+            _ => {}
+        }
+    }
+    part.image_url.as_ref().map_or(Ok(()), image::check).map_err(|fault| fault.under("image_url"))
+}
+
+fn tool_call(call: &ToolCall) -> Checked {
+    is_function(call.kind.as_deref())?;
+    known(call.unknown.as_deref())?;
+    call.id.as_ref().ok_or_else(|| Fault::missing("id"))?;
+    let function = call.function.as_ref().ok_or_else(|| Fault::missing("function"))?;
+    let checked = || {
+        known(function.unknown.as_deref())?;
+        function_name(function.name.as_deref())?;
+        function.arguments.as_ref().map_or_else(|| Err(Fault::missing("arguments")), |_| Ok(()))
+    };
+    checked().map_err(|fault| fault.under("function"))
+}
+
+fn tools(request: &Request) -> Checked {
+    if let Some(tools) = &request.tools {
+        not_empty(&tools.0, "tools")?;
+        each(&tools.0, "tools", tool)?;
+    }
+    match &request.tool_choice {
+        Some(TextOr::Text(mode)) if !matches!(mode.as_str(), "none" | "auto" | "required") => {
+            Err(Fault::invalid("tool_choice", "must be `none`, `auto`, `required` or a function"))
+        }
+        Some(TextOr::Other(choice)) => tool_choice(choice).map_err(|fault| fault.under("tool_choice")),
+        _ => Ok(()),
+    }
+}
+
+fn tool(tool: &Tool) -> Checked {
+    is_function(tool.kind.as_deref())?;
+    known(tool.unknown.as_deref())?;
+    let described = tool.function.as_ref().ok_or_else(|| Fault::missing("function"))?;
+    function(described).map_err(|fault| fault.under("function"))
+}
+
+fn function(function: &Function) -> Checked {
+    known(function.unknown.as_deref())?;
+    function_name(function.name.as_deref())
+}
+
+fn tool_choice(choice: &ToolChoice) -> Checked {
+    is_function(choice.kind.as_deref())?;
+    known(choice.unknown.as_deref())?;
+    let function = choice.function.as_ref().ok_or_else(|| Fault::missing("function"))?;
+    let checked = known(function.unknown.as_deref()).and_then(|()| function_name(function.name.as_deref()));
+    checked.map_err(|fault| fault.under("function"))
+}
+
+/// Hosted tools cost money by rules of their own.
+fn is_function(kind: Option<&str>) -> Checked {
+    match kind {
+        Some("function") => Ok(()),
+        Some(_) => Err(Fault::unsupported("type", "can only be `function`")),
+        None => Err(Fault::missing("type")),
+    }
+}
+
+fn function_name(name: Option<&str>) -> Checked {
+    let name = name.ok_or_else(|| Fault::missing("name"))?;
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+    if name.is_empty() || name.len() > 64 || !name.bytes().all(allowed) {
+        return Err(Fault::invalid("name", "must be 1 to 64 of the characters a-z, A-Z, 0-9, `_` and `-`"));
+    }
+    Ok(())
+}
+
+fn response_format(format: &ResponseFormat) -> Checked {
+    let schema = match (format.kind.as_deref(), &format.json_schema) {
+        (Some("text" | "json_object"), None) => return known(format.unknown.as_deref()),
+        (Some("text" | "json_object"), Some(_)) => {
+            return Err(Fault::invalid("json_schema", "belongs to type `json_schema` only: remove it"));
+        }
+        (Some("json_schema"), Some(schema)) => schema,
+        (Some("json_schema"), None) => return Err(Fault::missing("json_schema")),
+        (Some(_), _) => return Err(Fault::unsupported("type", "must be `text`, `json_object` or `json_schema`")),
+        (None, _) => return Err(Fault::missing("type")),
+    };
+    known(format.unknown.as_deref())?;
+    let checked = known(schema.unknown.as_deref()).and_then(|()| function_name(schema.name.as_deref()));
+    checked.map_err(|fault| fault.under("json_schema"))
+}
+
+fn caps(request: &Request) -> Checked {
+    let caps = [("max_tokens", request.max_tokens), ("max_completion_tokens", request.max_completion_tokens)];
+    for (name, cap) in caps {
+        if cap.is_some_and(|cap| !(1..=CAP_MAX).contains(&cap)) {
+            return Err(Fault::invalid(name, "must be between 1 and 2147483648"));
+        }
+    }
+    match (request.max_tokens, request.max_completion_tokens) {
+        (Some(old), Some(new)) if old != new => {
+            Err(Fault::invalid("max_completion_tokens", "differs from `max_tokens`: send one of them"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn numbers(request: &Request, plan: &Plan) -> Checked {
+    let ranges = [
+        ("temperature", &request.temperature, 0.0, 2.0),
+        ("top_p", &request.top_p, 0.0, 1.0),
+        ("presence_penalty", &request.presence_penalty, -2.0, 2.0),
+        ("frequency_penalty", &request.frequency_penalty, -2.0, 2.0),
+    ];
+    for (name, number, least, most) in ranges {
+        let number = number.as_ref().and_then(Number::as_f64);
+        if number.is_some_and(|number| !(least..=most).contains(&number)) {
+            return Err(Fault::invalid(name, format!("must be between {least} and {most}")));
+        }
+    }
+    let choices = i64::from(plan.max_choices.max(1));
+    if request.n.is_some_and(|n| !(1..=choices).contains(&n)) {
+        let what = if choices == 1 {
+            "can only be 1 in this plan".to_owned()
+        } else {
+            format!("must be between 1 and {choices} in this plan")
+        };
+        return Err(Fault::invalid("n", what));
+    }
+    let biases = request.logit_bias.iter().flatten();
+    match biases.into_iter().find(|(_, bias)| !(-100..=100).contains(*bias)) {
+        Some((token, _)) => Err(Fault::invalid(format!("logit_bias.{token}"), "must be between -100 and 100")),
+        None => Ok(()),
+    }
+}
+
+fn words(request: &Request) -> Checked {
+    let efforts = ["none", "minimal", "low", "medium", "high", "xhigh", "max"];
+    one_of("reasoning_effort", request.reasoning_effort.as_deref(), &efforts)?;
+    one_of("verbosity", request.verbosity.as_deref(), &["low", "medium", "high"])
+}
+
+fn one_of(name: &str, word: Option<&str>, words: &[&str]) -> Checked {
+    match word {
+        Some(word) if !words.contains(&word) => {
+            Err(Fault::invalid(name, format!("must be one of: {}", words.join(", "))))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn logprobs(request: &Request) -> Checked {
+    let Some(top) = request.top_logprobs else { return Ok(()) };
+    if !(0..=20).contains(&top) {
+        return Err(Fault::invalid("top_logprobs", "must be between 0 and 20"));
+    }
+    if request.logprobs != Some(true) {
+        return Err(Fault::invalid("top_logprobs", "needs `logprobs` to be true"));
+    }
+    Ok(())
+}
+
+fn stop(request: &Request) -> Checked {
+    match &request.stop {
+        Some(TextOr::Other(sequences)) => not_empty(&sequences.0, "stop"),
+        _ => Ok(()),
+    }
+}
+
+fn stream_options(request: &Request) -> Checked {
+    let Some(options) = &request.stream_options else { return Ok(()) };
+    known(options.unknown.as_deref()).map_err(|fault| fault.under("stream_options"))?;
+    if request.stream != Some(true) {
+        return Err(Fault::invalid("stream_options", "needs `stream` to be true"));
+    }
+    Ok(())
+}

@@ -1,0 +1,278 @@
+//! An admitted request: its fields allowed, its output capped, its price fixed, its prompt bounded. Pure.
+//!
+//! [`Order::parse`] reads the caller's body once. What is priced is exactly what is sent: [`Order::body`] writes the
+//! request anew from what was understood, with the cap that was granted. It knows nothing of limits and money left:
+//! [`Order::ask`] says what the request needs, and `plan::admit` decides.
+
+mod bound;
+mod check;
+mod fault;
+mod image;
+mod schema;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+use std::fmt;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::config::Dialect;
+use crate::error::{Code, Refusal};
+use crate::plan::{Ask, Plan};
+use crate::price::{Price, PriceTable, Tokenizer};
+
+use bound::Weight;
+use fault::{Fault, tidy};
+use wire::{Request, StreamOptions};
+
+/// How many model names a refusal lists.
+const LISTED_MODELS_MAX: usize = 20;
+
+/// What a request is measured by: the caller's plan and the price of every model.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms<'a> {
+    /// The caller's plan.
+    pub plan: &'a Plan,
+    /// Every priced model.
+    pub prices: &'a PriceTable,
+}
+
+/// A chat request that may be sent. Made only by [`Order::parse`].
+#[derive(Clone, PartialEq)]
+pub struct Order {
+    /// As it will be sent, without what is always said anew: model, cap, stream options, and what is merely accepted.
+    request: Request,
+    model: String,
+    price: Price,
+    choices: u32,
+    output_cap: u32,
+    /// The caller named its cap `max_completion_tokens`.
+    modern_cap: bool,
+    wants_usage: bool,
+    /// At least as many tokens as the prompt will be billed as.
+    input_tokens: u64,
+    counted: bool,
+}
+
+/// Without the prompt.
+impl fmt::Debug for Order {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Order")
+            .field("model", &self.model)
+            .field("choices", &self.choices)
+            .field("output_cap", &self.output_cap)
+            .field("input_tokens", &self.input_tokens)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Order {
+    /// Reads a chat request.
+    ///
+    /// The output cap is lowered to the plan's; without one it is the plan's. Without a model it is the plan's first.
+    ///
+    /// # Errors
+    /// `invalid_request`, `unsupported_field` (both name the field), `model_not_allowed`.
+    pub fn parse(body: &[u8], terms: &Terms<'_>) -> Result<Self, Refusal> {
+        let mut request = read(body)?;
+        check::request(&request, terms.plan)?;
+        let (model, price) = model(request.model.as_deref(), terms)?;
+        let weight = Weight::in_bytes(&request, model, price.tokenizer);
+        let modern_cap = request.max_completion_tokens.is_some();
+        let cap = request.max_completion_tokens.or(request.max_tokens);
+        let cap = cap.and_then(|cap| u32::try_from(cap).ok()).unwrap_or(u32::MAX);
+        let options = request.stream_options.take();
+        said_anew(&mut request);
+        Ok(Self {
+            model: model.to_owned(),
+            price: price.clone(),
+            choices: request.n.and_then(|n| u32::try_from(n).ok()).unwrap_or(1),
+            output_cap: cap.min(terms.plan.max_output_tokens),
+            modern_cap,
+            wants_usage: options.and_then(|options| options.include_usage).unwrap_or(false),
+            input_tokens: weight.bound(),
+            counted: false,
+            request,
+        })
+    }
+
+    /// The canonical name of the model: it has a price and is in the plan.
+    #[must_use]
+    pub fn model(&self) -> &str {
+        &self.model
+    }
+
+    /// The answer is streamed.
+    #[must_use]
+    pub fn stream(&self) -> bool {
+        self.request.stream == Some(true)
+    }
+
+    /// The caller asked for the chunk with the usage at the end of the stream.
+    #[must_use]
+    pub const fn wants_usage(&self) -> bool {
+        self.wants_usage
+    }
+
+    /// How many answers are generated.
+    #[must_use]
+    pub const fn choices(&self) -> u32 {
+        self.choices
+    }
+
+    /// The price of the model.
+    #[must_use]
+    pub const fn price(&self) -> &Price {
+        &self.price
+    }
+
+    /// The output cap of one choice, in tokens: the caller's, lowered to the plan's.
+    #[must_use]
+    pub const fn output_cap(&self) -> u32 {
+        self.output_cap
+    }
+
+    /// What the request needs: the bound of its prompt as it is now, and its cap, that may shrink to
+    /// `min_output_tokens` where that is less.
+    #[must_use]
+    pub fn ask(&self, min_output_tokens: u32) -> Ask {
+        Ask {
+            price: self.price.clone(),
+            input_tokens: self.input_tokens,
+            output_cap: self.output_cap,
+            output_floor: min_output_tokens.min(self.output_cap),
+            choices: self.choices,
+        }
+    }
+
+    /// Narrows the bound of the prompt with the model's own tokenizer, where it is known; it never grows. Takes time with
+    /// the length of the prompt (tens of milliseconds a megabyte of prose, up to a few hundred of worse).
+    pub fn count_exactly(&mut self) {
+        if self.price.tokenizer != Tokenizer::Unknown && !self.counted {
+            let exact = self.weigh().bound_with_margin();
+            self.input_tokens = self.input_tokens.min(exact);
+        }
+        self.counted = true;
+    }
+
+    /// [`Self::count_exactly`] was called: the bound will not become any narrower.
+    #[must_use]
+    pub const fn is_counted(&self) -> bool {
+        self.counted
+    }
+
+    /// Whether the prompt, by its bound as it is now, is within the plan.
+    ///
+    /// # Errors
+    /// `invalid_request` about `messages`.
+    pub fn check_input(&self, plan: &Plan) -> Result<(), Refusal> {
+        if self.input_tokens <= u64::from(plan.max_input_tokens) {
+            return Ok(());
+        }
+        let (bound, cap) = (self.input_tokens, plan.max_input_tokens);
+        let message = format!(
+            "The prompt is too long: messages and tools may come to {bound} tokens, and the plan allows {cap}. Shorten them."
+        );
+        Err(Refusal::invalid("messages", message))
+    }
+
+    /// What the prompt will most likely be billed as, in tokens, for when the upstream does not say: a count without a
+    /// margin, images at their most. Never above the bound. Takes time as [`Self::count_exactly`] does.
+    #[must_use]
+    pub fn estimate_input_tokens(&self) -> u64 {
+        self.weigh().estimate().min(self.input_tokens)
+    }
+
+    /// The body to send, with an output cap of at most `output_cap` tokens a choice.
+    ///
+    /// `safety_identifier` (at most 64 characters, OpenAI only) tells the provider one user from another without naming
+    /// anybody.
+    #[must_use]
+    pub fn body(&self, output_cap: u32, dialect: Dialect, safety_identifier: &str) -> Bytes {
+        let cap = output_cap.min(self.output_cap);
+        let openai = dialect == Dialect::Openai;
+        let modern = openai || self.modern_cap;
+        let outgoing = Outgoing {
+            model: &self.model,
+            request: &self.request,
+            max_completion_tokens: modern.then_some(cap),
+            max_tokens: (!modern).then_some(cap),
+            stream_options: self.stream().then_some(StreamOptions { include_usage: Some(true), unknown: None }),
+            store: openai.then_some(false),
+            service_tier: openai.then_some("default"),
+            safety_identifier: openai.then_some(safety_identifier),
+        };
+        // Writing to memory cannot fail, and no value in a request is one that JSON cannot write.
+        Bytes::from(serde_json::to_vec(&outgoing).unwrap_or_default())
+    }
+
+    fn weigh(&self) -> Weight {
+        Weight::in_tokens(&self.request, &self.model, self.price.tokenizer)
+    }
+}
+
+/// A request on its way out.
+#[derive(Serialize)]
+struct Outgoing<'a> {
+    model: &'a str,
+    #[serde(flatten)]
+    request: &'a Request,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_completion_tokens: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_tokens: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream_options: Option<StreamOptions>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service_tier: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    safety_identifier: Option<&'a str>,
+}
+
+/// Removes what [`Order::body`] says itself, and what is accepted and not passed on.
+fn said_anew(request: &mut Request) {
+    request.model = None;
+    request.max_tokens = None;
+    request.max_completion_tokens = None;
+    request.store = None;
+    request.service_tier = None;
+    request.modalities = None;
+    request.user = None;
+    for message in request.messages.iter_mut().flat_map(|list| &mut list.0) {
+        message.annotations = None;
+    }
+}
+
+fn read(body: &[u8]) -> Result<Request, Refusal> {
+    let not_json = |why: &str| Refusal::new(Code::InvalidRequest, format!("The body is not valid JSON: {why}."));
+    let text = std::str::from_utf8(body).map_err(|_| not_json("it is not UTF-8"))?;
+    if text.starts_with('\u{FEFF}') {
+        return Err(not_json("it starts with a byte order mark"));
+    }
+    let mut reader = serde_json::Deserializer::from_str(text);
+    let mut track = serde_path_to_error::Track::new();
+    let tracked = serde_path_to_error::Deserializer::new(&mut reader, &mut track);
+    let request = Request::deserialize(tracked);
+    let request = request.map_err(|error| Fault::of_json(serde_path_to_error::Error::new(track.path(), error)))?;
+    reader.end().map_err(|_| not_json("something follows the object"))?;
+    Ok(request)
+}
+
+/// The canonical name and the price of the model asked for, or else of the plan's first.
+fn model<'a>(asked: Option<&str>, terms: &Terms<'a>) -> Result<(&'a str, &'a Price), Refusal> {
+    let models = &terms.plan.models;
+    let name = asked.or(models.first().map(String::as_str)).unwrap_or_default();
+    let resolved = terms.prices.resolve(name);
+    resolved.filter(|(name, _)| models.iter().any(|model| model == name)).ok_or_else(|| not_allowed(name, models))
+}
+
+fn not_allowed(name: &str, models: &[String]) -> Refusal {
+    let listed: Vec<&str> = models.iter().take(LISTED_MODELS_MAX).map(String::as_str).collect();
+    let more = if models.len() > LISTED_MODELS_MAX { ", and others" } else { "" };
+    let message = format!("The model `{}` is not in this plan. It has: {}{more}.", tidy(name, 64), listed.join(", "));
+    Refusal::new(Code::ModelNotAllowed, message).at("model")
+}

@@ -1,0 +1,143 @@
+//! A JSON Schema within a request: free in form, and unambiguous.
+//!
+//! It is kept as text, because the order of its members matters to the model. So that it cannot say one thing to us and
+//! another to whoever reads it next, it has no doubled members, no lone surrogates, no numbers out of range and at most
+//! 64 levels.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Error, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::value::RawValue;
+
+/// The deepest nesting.
+const DEPTH_MAX: u32 = 64;
+
+/// A JSON Schema in the caller's order, without blanks between its tokens.
+#[derive(Clone)]
+pub(super) struct Schema(Box<RawValue>);
+
+impl Schema {
+    /// As it is sent.
+    pub(super) fn text(&self) -> &str {
+        self.0.get()
+    }
+}
+
+impl PartialEq for Schema {
+    fn eq(&self, other: &Self) -> bool {
+        self.text() == other.text()
+    }
+}
+
+impl Serialize for Schema {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Schema {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let raw = Box::<RawValue>::deserialize(deserializer)?;
+        if !raw.get().starts_with('{') {
+            return Err(D::Error::custom("must be an object: a JSON Schema"));
+        }
+        let mut reader = serde_json::Deserializer::from_str(raw.get());
+        Unambiguous { depth: 1 }.deserialize(&mut reader).map_err(|fault| D::Error::custom(schema_fault(&fault)))?;
+        RawValue::from_string(without_blanks(raw.get())).map(Self).map_err(D::Error::custom)
+    }
+}
+
+/// Ours start with `must`; the parser's own say what is wrong with the JSON and quote nothing.
+fn schema_fault(fault: &serde_json::Error) -> String {
+    let text = fault.to_string();
+    let text = text.split(" at line ").next().unwrap_or_default();
+    if text.starts_with("must ") { text.to_owned() } else { format!("must be a JSON Schema: {text}") }
+}
+
+/// Reads any JSON value and keeps nothing of it, but refuses what two readers could understand in two ways.
+#[derive(Clone, Copy)]
+struct Unambiguous {
+    depth: u32,
+}
+
+impl Unambiguous {
+    /// What is within an array or object.
+    fn inner<E: Error>(self) -> Result<Self, E> {
+        if self.depth > DEPTH_MAX {
+            return Err(E::custom(format_args!("must not be nested deeper than {DEPTH_MAX} levels")));
+        }
+        Ok(Self { depth: self.depth.saturating_add(1) })
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Unambiguous {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Unambiguous {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        let inner = self.inner()?;
+        while seq.next_element_seed(inner)?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let inner = self.inner()?;
+        let mut names = HashSet::new();
+        while let Some(name) = map.next_key::<String>()? {
+            if !names.insert(name) {
+                return Err(A::Error::custom("must not have a member twice"));
+            }
+            map.next_value_seed(inner)?;
+        }
+        Ok(())
+    }
+}
+
+/// Valid JSON without the blanks between its tokens.
+fn without_blanks(json: &str) -> String {
+    let (mut in_string, mut escaped) = (false, false);
+    let keep = |character: &char| {
+        let kept = in_string || !matches!(character, ' ' | '\t' | '\n' | '\r');
+        in_string ^= *character == '"' && !escaped;
+        escaped = in_string && *character == '\\' && !escaped;
+        kept
+    };
+    json.chars().filter(keep).collect()
+}

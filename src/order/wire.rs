@@ -1,0 +1,338 @@
+//! The request as it is written: every member that may be passed on, by OpenAI's names.
+//!
+//! Read strictly: an object is an object (never an array of its values), a known member stands once. Members nobody knows are noted and refused by `check`, which knows their path; their values
+//! are skipped. `null` is the same as absent. What is written out again is what was understood, never the caller's bytes.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Number;
+
+use super::schema::Schema;
+
+/// Members that OpenAI knows and that are not passed on: clients send them as `null`, which says nothing.
+const MAY_BE_NULL: [&str; 13] = [
+    "audio",
+    "function_call",
+    "functions",
+    "metadata",
+    "moderation",
+    "prediction",
+    "prompt_cache_breakpoint",
+    "prompt_cache_key",
+    "prompt_cache_options",
+    "prompt_cache_retention",
+    "safety_identifier",
+    "web_search_options",
+    "include_obfuscation",
+];
+
+/// Defines an object of the API: for each member its field, its name on the wire and its type. All are optional here;
+/// `unknown` is the first member that is not among them.
+macro_rules! object {
+    ($(#[$doc:meta])* $name:ident { $($field:ident = $wire:literal: $kind:ty,)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Serialize)]
+        pub(super) struct $name {
+            $(#[serde(rename = $wire, skip_serializing_if = "Option::is_none")]
+            pub(super) $field: Option<$kind>,)+
+            #[serde(skip)]
+            pub(super) unknown: Option<String>,
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Members;
+
+                impl<'de> Visitor<'de> for Members {
+                    type Value = $name;
+
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str("an object")
+                    }
+
+                    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<$name, A::Error> {
+                        let mut unknown = None;
+                        $(let mut $field: Slot<$kind> = Slot::Empty;)+
+                        while let Some(key) = map.next_key::<String>()? {
+                            match key.as_str() {
+                                $($wire => read_member(&mut $field, $wire, &mut map)?,)+
+                                _ => read_unknown(&mut unknown, key, &mut map)?,
+                            }
+                        }
+                        Ok($name { $($field: $field.into_value(),)+ unknown })
+                    }
+                }
+
+                deserializer.deserialize_map(Members)
+            }
+        }
+    };
+}
+
+object! {
+    /// A chat request.
+    Request {
+        model = "model": String,
+        messages = "messages": List<Message, 2048>,
+        stream = "stream": bool,
+        stream_options = "stream_options": StreamOptions,
+        temperature = "temperature": Number,
+        top_p = "top_p": Number,
+        n = "n": i64,
+        stop = "stop": TextOr<List<String, 4>>,
+        max_tokens = "max_tokens": i64,
+        max_completion_tokens = "max_completion_tokens": i64,
+        presence_penalty = "presence_penalty": Number,
+        frequency_penalty = "frequency_penalty": Number,
+        logit_bias = "logit_bias": BTreeMap<u32, i64>,
+        logprobs = "logprobs": bool,
+        top_logprobs = "top_logprobs": i64,
+        seed = "seed": i64,
+        response_format = "response_format": ResponseFormat,
+        tools = "tools": List<Tool, 128>,
+        tool_choice = "tool_choice": TextOr<ToolChoice>,
+        parallel_tool_calls = "parallel_tool_calls": bool,
+        reasoning_effort = "reasoning_effort": String,
+        verbosity = "verbosity": String,
+        service_tier = "service_tier": String,
+        store = "store": bool,
+        modalities = "modalities": List<String, 8>,
+        user = "user": String,
+    }
+}
+
+object! {
+    /// A message of any role.
+    Message {
+        role = "role": String,
+        content = "content": TextOr<List<Part, 2048>>,
+        name = "name": String,
+        refusal = "refusal": String,
+        tool_calls = "tool_calls": List<ToolCall, 128>,
+        tool_call_id = "tool_call_id": String,
+        annotations = "annotations": List<IgnoredItem, 128>,
+    }
+}
+
+object! {
+    /// A part of a message's content.
+    Part {
+        kind = "type": String,
+        text = "text": String,
+        refusal = "refusal": String,
+        image_url = "image_url": ImageUrl,
+    }
+}
+
+object! {
+    /// Where an image is, or the image itself.
+    ImageUrl {
+        url = "url": String,
+        detail = "detail": String,
+    }
+}
+
+object! {
+    /// A call of a tool that the model made earlier.
+    ToolCall {
+        id = "id": String,
+        kind = "type": String,
+        function = "function": CalledFunction,
+    }
+}
+
+object! {
+    /// The function of a call, and its arguments as the model wrote them.
+    CalledFunction {
+        name = "name": String,
+        arguments = "arguments": String,
+    }
+}
+
+object! {
+    /// A tool the model may call.
+    Tool {
+        kind = "type": String,
+        function = "function": Function,
+    }
+}
+
+object! {
+    /// A function the model may call.
+    Function {
+        name = "name": String,
+        description = "description": String,
+        parameters = "parameters": Schema,
+        strict = "strict": bool,
+    }
+}
+
+object! {
+    /// The function the model has to call.
+    ToolChoice {
+        kind = "type": String,
+        function = "function": FunctionName,
+    }
+}
+
+object! {
+    /// A function by its name.
+    FunctionName {
+        name = "name": String,
+    }
+}
+
+object! {
+    /// The shape of the answer.
+    ResponseFormat {
+        kind = "type": String,
+        json_schema = "json_schema": JsonSchema,
+    }
+}
+
+object! {
+    /// A JSON Schema for the answer.
+    JsonSchema {
+        name = "name": String,
+        description = "description": String,
+        schema = "schema": Schema,
+        strict = "strict": bool,
+    }
+}
+
+object! {
+    /// What a stream contains.
+    StreamOptions {
+        include_usage = "include_usage": bool,
+    }
+}
+
+/// A member while its object is read. `null` counts as given, so that it cannot stand beside a value.
+enum Slot<T> {
+    Empty,
+    Given(Option<T>),
+}
+
+impl<T> Slot<T> {
+    fn into_value(self) -> Option<T> {
+        match self {
+            Self::Empty => None,
+            Self::Given(value) => value,
+        }
+    }
+}
+
+fn read_member<'de, T: Deserialize<'de>, A: MapAccess<'de>>(
+    slot: &mut Slot<T>,
+    name: &'static str,
+    map: &mut A,
+) -> Result<(), A::Error> {
+    if matches!(slot, Slot::Given(_)) {
+        return Err(A::Error::duplicate_field(name));
+    }
+    *slot = Slot::Given(map.next_value()?);
+    Ok(())
+}
+
+fn read_unknown<'de, A: MapAccess<'de>>(
+    unknown: &mut Option<String>,
+    name: String,
+    map: &mut A,
+) -> Result<(), A::Error> {
+    let value: Option<IgnoredAny> = map.next_value()?;
+    let says_nothing = value.is_none() && MAY_BE_NULL.contains(&name.as_str());
+    if !says_nothing && unknown.is_none() {
+        *unknown = Some(name);
+    }
+    Ok(())
+}
+
+/// An array of at most `MAX` items; the rest of a longer one is not even read.
+#[derive(Clone, PartialEq, Serialize)]
+#[serde(transparent)]
+pub(super) struct List<T, const MAX: usize>(pub(super) Vec<T>);
+
+impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for List<T, MAX> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(Items(PhantomData))
+    }
+}
+
+struct Items<T, const MAX: usize>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for Items<T, MAX> {
+    type Value = List<T, MAX>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = seq.next_element()? {
+            if items.len() >= MAX {
+                return Err(A::Error::custom(format_args!("must be within an array of at most {MAX} items")));
+            }
+            items.push(item);
+        }
+        Ok(List(items))
+    }
+}
+
+/// An item that is counted and not kept.
+#[derive(Clone, PartialEq, Deserialize)]
+#[serde(transparent)]
+pub(super) struct IgnoredItem(IgnoredAny);
+
+impl Serialize for IgnoredItem {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_unit()
+    }
+}
+
+/// A string, or something with a structure.
+#[derive(Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub(super) enum TextOr<T> {
+    /// A string.
+    Text(String),
+    /// The other.
+    Other(T),
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for TextOr<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Either<T> {
+            type Value = TextOr<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string, or the array or object described for it")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(TextOr::Text(text.to_owned()))
+            }
+
+            fn visit_string<E: Error>(self, text: String) -> Result<Self::Value, E> {
+                Ok(TextOr::Text(text))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Self::Value, A::Error> {
+                T::deserialize(SeqAccessDeserializer::new(seq)).map(TextOr::Other)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(TextOr::Other)
+            }
+        }
+
+        deserializer.deserialize_any(Either(PhantomData))
+    }
+}
