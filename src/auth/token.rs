@@ -1,7 +1,7 @@
 //! A JWS in its compact form (RFC 7515 §7.1): taken apart, and made for development.
 //!
-//! It knows bytes, the header and nothing of what the claims mean. Invariant: everything here is bounded by
-//! [`TOKEN_BYTES_MAX`] and believes nothing: a [`Parts`] is unverified, and its header chooses no key material.
+//! It knows bytes, the header and nothing of what the claims mean. Invariant: nothing here is believed: a [`Parts`] is
+//! unverified, and its header names a key at most, it never brings one. What comes in is no longer than `auth` lets in.
 
 use std::time::Duration;
 
@@ -14,9 +14,6 @@ use uuid::Uuid;
 
 use crate::clock::Timestamp;
 use crate::jwks::key::{Algorithm, KID_BYTES_MAX};
-
-/// The longest token that is looked at. Supabase's are 1 to 2 KiB.
-pub(super) const TOKEN_BYTES_MAX: usize = 8 * 1024;
 
 /// Header members that a token may not carry. `jwk`, `jku`, `x5u` and `x5c` bring or name a key, and only the operator
 /// does that; `crit` and `b64` change what the rest means; `zip` and `enc` are those of encrypted tokens.
@@ -50,9 +47,6 @@ impl<'a> Parts<'a> {
     /// # Errors
     /// What is wrong with its form or its header, in words for the caller.
     pub(super) fn split(token: &'a str) -> Result<Self, &'static str> {
-        if token.len() > TOKEN_BYTES_MAX {
-            return Err("The token is longer than 8 KiB.");
-        }
         let (message, signature) = token.rsplit_once('.').ok_or("The token is not a JWT.")?;
         let (header, payload) = message.split_once('.').ok_or("The token is not a JWT.")?;
         // A fourth part would be a dot in `payload`, which base64url does not have.

@@ -123,7 +123,9 @@ fn keys_of_the_three_kinds_are_read_with_or_without_what_is_optional() {
 
 #[test]
 fn keys_that_are_secret_weak_malformed_or_for_something_else_are_left_out() {
-    let ec = ec_jwk("a", &ec_pair());
+    let pair = ec_pair();
+    let point = pair.public_key().as_ref();
+    let ec = ec_jwk("a", &pair);
     let rsa = rsa_jwk("c", &RsaKeyPair::generate(KeySize::Rsa2048).unwrap());
     let ed = ed_jwk("b", &Ed25519KeyPair::generate().unwrap());
     let n = |bytes: Vec<u8>| json!(URL_SAFE_NO_PAD.encode(bytes));
@@ -146,6 +148,7 @@ fn keys_that_are_secret_weak_malformed_or_for_something_else_are_left_out() {
         with(ec.clone(), "kid", json!("k".repeat(257))),
         with(ec.clone(), "x", n(vec![0; 31])),
         with(ec.clone(), "x", n(vec![1; 32])),
+        with(with(ec.clone(), "x", n(point[1..32].to_vec())), "y", n(point[32..].to_vec())),
         with(ec.clone(), "y", json!("===")),
         without(ec.clone(), "y"),
         with(rsa.clone(), "n", n(odd(128, 0xff))),
@@ -230,14 +233,38 @@ async fn an_answer_that_never_comes_is_given_up() {
     let server = KeyServer::start(&tracker, String::new()).await;
     server.delay(Duration::from_hours(1));
     let jwks = Jwks::new(server.url.clone(), tracker, Clock::system());
+    let begun = std::time::Instant::now();
     assert_eq!(jwks.shared.fetch().await.unwrap_err(), "no answer within 5 s");
+    assert!(begun.elapsed() < Duration::from_secs(8));
 }
 
 #[tokio::test]
-async fn nobody_listening_is_cannot_connect() {
+async fn nobody_listening_or_nobody_who_speaks_tls_is_cannot_connect() {
+    let tracker = TaskTracker::new();
+    let server = KeyServer::start(&tracker, String::new()).await;
+    let jwks = Jwks::new(server.url.replace("http:", "https:"), tracker, Clock::system());
+    assert_eq!(jwks.shared.fetch().await.unwrap_err(), "cannot connect");
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
     drop(listener);
     let jwks = Jwks::new(url, TaskTracker::new(), Clock::system());
     assert_eq!(jwks.shared.fetch().await.unwrap_err(), "cannot connect");
+}
+
+#[tokio::test]
+async fn a_fetch_whose_task_died_is_not_waited_for_and_one_that_hangs_not_for_ever() {
+    let tracker = TaskTracker::new();
+    let server = KeyServer::start(&tracker, json!({"keys": [ec_jwk("ec", &ec_pair())]}).to_string()).await;
+    let clock = Clock::system();
+    let jwks = Jwks::new(server.url.clone(), tracker, clock.clone());
+    let (task, dead) = watch::channel(());
+    drop(task);
+    jwks.state().flight = Some(dead);
+    jwks.set_for(Some("ec"), Algorithm::Es256, clock.now()).await.unwrap();
+    let (_task, hanging) = watch::channel(());
+    jwks.state().flight = Some(hanging);
+    let begun = std::time::Instant::now();
+    jwks.set_for(Some("other"), Algorithm::Es256, clock.now()).await.unwrap_err();
+    assert!(begun.elapsed() < Duration::from_secs(8));
+    jwks.set_for(Some("ec"), Algorithm::Es256, clock.now()).await.unwrap();
 }
