@@ -15,6 +15,8 @@ use super::{Auth, Config, ConfigErrors, Directory, LogFormat, OnDisconnect, Prox
 use super::{plans, secrets, upstreams, urls};
 use crate::price::MicroUsd;
 
+/// Shorter tokens of the operator are warned about.
+const ADMIN_TOKEN_BYTES: usize = 16;
 const HOUR: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);
 /// Two calendar months and a day: the window of a month can always be summed up again from the log.
@@ -118,17 +120,17 @@ fn config(gathered: &Gathered, sources: &Sources, findings: &Findings) -> Result
         file: gathered.file.clone(),
         warnings: Vec::new(),
     };
-    check_between(&config, findings);
+    check_anonymous_plan(&config, &section("auth")?);
     Ok(config)
 }
 
-/// What no section can see alone.
-fn check_between(config: &Config, findings: &Findings) {
+/// An anonymous user's plan must be one that there is.
+fn check_anonymous_plan(config: &Config, section: &Section<'_>) {
     if let Some(name) = &config.auth.anonymous_plan
         && !config.plans.by_name.contains_key(name)
     {
         let fix = format!("name one of: {}", plans::names(&config.plans));
-        findings.error("auth.anonymous_plan", "checked against [plans]", complaint("is a plan that there is not", fix));
+        section.wrong("anonymous_plan", complaint(format!("names the plan `{name}`, which there is not"), fix));
     }
 }
 
@@ -165,6 +167,10 @@ fn server(section: &Section<'_>) -> Result<Server, Noted> {
     let (admin_bind, admin_token) = (admin_bind?, admin_token?);
     let guarded = section.note("admin_bind", admin_is_guarded(admin_bind.as_deref(), admin_token.as_ref()));
     guarded?;
+    if admin_token.as_ref().is_some_and(|token| token.expose_secret().len() < ADMIN_TOKEN_BYTES) {
+        let key = section.path_of("admin_token");
+        section.findings.warn(format!("{key} is short enough to be guessed: make one with openssl rand -base64 32"));
+    }
     Ok(Server {
         bind: bind?,
         admin_bind,

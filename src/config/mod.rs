@@ -7,6 +7,8 @@ mod findings;
 mod load;
 mod plans;
 mod reader;
+#[cfg(test)]
+mod refused;
 mod secrets;
 mod source;
 #[cfg(test)]
