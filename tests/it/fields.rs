@@ -152,7 +152,10 @@ async fn a_conversation_with_tools_is_passed_on_message_by_message() {
     ]);
     let body = json!({"model": "gpt-4o-mini", "messages": messages});
     door.user("alice").ask(body).await.expect(200);
-    assert_eq!(door.upstream.last().seen.body["messages"], messages);
+    let mut sent = door.upstream.last().seen.body["messages"].clone();
+    let absent = sent[3].as_object_mut().unwrap().entry("content").or_insert(Value::Null);
+    assert!(absent.is_null(), "content that is null may be left out: {absent}");
+    assert_eq!(sent, messages);
     door.close().await;
 }
 

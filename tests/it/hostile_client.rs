@@ -106,7 +106,7 @@ fn smuggling_forms(token: &str) -> Vec<(&'static str, Vec<u8>)> {
 async fn smuggling_forms_cause_a_clean_refusal_or_one_clean_request() {
     let door = Door::open(Settings::new()).await;
     let alice = door.user("alice");
-    let mut total = 0;
+    let (mut total, mut unclean) = (0, Vec::new());
     for (form, bytes) in smuggling_forms(&alice.token) {
         let before = door.upstream.count();
         let mut wire = Wire::open(door.front.address()).await;
@@ -115,13 +115,14 @@ async fn smuggling_forms_cause_a_clean_refusal_or_one_clean_request() {
         let statuses = statuses(&text);
         let served = door.upstream.count() - before;
         total += served;
-        assert!(served <= 1, "{form} made {served} requests: {text}");
         let successes = statuses.iter().filter(|status| **status == 200).count();
-        assert!(served <= successes, "{form}: {text}");
-        let clean =
+        let known =
             statuses.iter().all(|status| [200, 400, 404, 405, 411, 413, 414, 417, 431, 501, 505].contains(status));
-        assert!(clean && (closed || !statuses.is_empty()), "{form}: closed {closed}, {text}");
+        if served > 1 || served > successes || !known || !(closed || !statuses.is_empty()) {
+            unclean.push(format!("{form}: {served} served, answers {statuses:?}, closed {closed}"));
+        }
     }
+    assert!(unclean.is_empty(), "{}", unclean.join("\n"));
     assert!(total <= 12, "{total} odd requests were served: most should be refused");
     alice.ask(chat("still here")).await.expect(200);
     door.close().await;

@@ -76,7 +76,7 @@ async fn what_the_upstream_says_about_the_operator_is_not_passed_on() {
             assert!(row.is_none_or(|row| row.state == "voided"));
         }
     }
-    let odd = |_: &_| Reply::error(429, "x", "y").header("Retry-After", "soon\u{7f}");
+    let odd = |_: &_| Reply::error(429, "x", "y").header("Retry-After", "soon");
     for (answer, _) in both_ways(&door, odd).await {
         answer.refused(503, "upstream_unavailable");
     }
@@ -104,7 +104,10 @@ async fn a_refusal_of_the_upstream_counts_as_load_and_as_nothing_else() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upstream_that_cannot_be_reached_costs_nothing() {
     let nowhere = format!("http://127.0.0.1:{}/v1", free_port());
-    let door = Door::open(Settings::new().env("OPENAI_BASE_URL", &nowhere)).await;
+    let upstream = format!(
+        "[[upstreams]]\nname = \"openai\"\nbase_url = {nowhere:?}\napi_key_env = \"OPENAI_API_KEY\"\nmodels = [\"*\"]\n"
+    );
+    let door = Door::open(Settings::new().with(&upstream)).await;
     let alice = door.user("alice");
     for body in [chat("a"), chat_stream("a")] {
         alice.ask(body).await.refused(503, "upstream_unavailable");

@@ -51,8 +51,8 @@ async fn without_one_good_authorization_header_nothing_happens() {
     let call = || Call::post("/v1/chat/completions", &chat("let me in"));
 
     door.send(call()).await.refused(401, "missing_token");
-    door.send(call().header("authorization", "Basic YWxpY2U6c2VjcmV0")).await.refused(401, "missing_token");
     let odd = [
+        "Basic YWxpY2U6c2VjcmV0",
         "",
         "Bearer",
         "Bearer ",

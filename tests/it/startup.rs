@@ -1,9 +1,12 @@
 //! What is started with, and what is refused at start, with the key, the file and the fix.
 
+use std::time::Duration;
+
 use serde_json::json;
 
-use crate::support::caller::{and, chat};
+use crate::support::caller::{and, chat, chat_stream};
 use crate::support::door::Door;
+use crate::support::reply::Talk;
 use crate::support::settings::Settings;
 
 /// It does not start, and says each of these words.
@@ -109,8 +112,8 @@ async fn exactly_one_plan_is_the_default() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ledger_that_cannot_be_written_is_refused() {
-    is_refused(Settings::new().with("store.url = \"sqlite:/proc/no/tollgate.db\""), &["/proc/no/tollgate.db"]).await;
-    is_refused(Settings::new().with("store.url = \"sqlite:tollgate.toml\""), &["tollgate.toml"]).await;
+    is_refused(Settings::new().with("store.url = \"sqlite:/proc/no/tollgate.db\""), &["/proc/no", "store"]).await;
+    is_refused(Settings::new().with("store.url = \"sqlite:tollgate.toml\""), &["store"]).await;
     is_refused(Settings::new().with("store.url = \"mysql://root@localhost/x\""), &["store"]).await;
 }
 
@@ -211,5 +214,27 @@ async fn the_first_upstream_whose_pattern_fits_serves_a_model() {
         let answer = alice.ask(and(chat("a"), &json!({"model": model}))).await.expect(200);
         assert_eq!(door.row(&answer).await.upstream.as_deref(), Some(upstream));
     }
+    door.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_price_of_ones_own_changes_nothing_else_about_a_model() {
+    let door =
+        Door::open(Settings::new().with("[prices.\"gpt-4o-mini\"]\ninput = \"0.30\"\noutput = \"1.20\"\n")).await;
+    // Some 6,000 tokens in 30,000 bytes: it fits only where the model's own tokenizer counts it.
+    let answer = door.user("alice").ask(chat(&"information ".repeat(6000))).await.expect(200);
+    assert!(door.row(&answer).await.cost() > 0);
+    door.close().await;
+
+    let settings = Settings::new()
+        .with(r#"proxy.on_disconnect = "abort""#)
+        .with("plans.free.models = [\"gpt-5-mini\"]\n[prices.\"gpt-5-mini\"]\ninput = \"0.30\"\noutput = \"3.00\"\n");
+    let door = Door::open(settings).await;
+    door.upstream.always(|seen| Talk::words(20).every(Duration::from_millis(50)).reply(seen));
+    let mut open = door.user("alice").open(and(chat_stream("think"), &json!({"model": "gpt-5-mini"}))).await;
+    open.take(3).await;
+    open.hang_up();
+    let row = door.quiet_rows().await.remove(0);
+    assert_eq!(row.cost_micros, row.held_micros, "it still bills reasoning that nobody sees: {row:?}");
     door.close().await;
 }

@@ -64,6 +64,7 @@ fn answer(status: u16, body: &Value, headers: &[(&str, &str)]) -> Answer {
         status,
         headers: all,
         body: body.to_string().into_bytes(),
+        whole: true,
     }
 }
 

@@ -113,6 +113,8 @@ pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
+    /// It was read to its end.
+    pub(crate) whole: bool,
 }
 
 impl Answer {
@@ -342,7 +344,10 @@ impl Open {
     async fn read_more(&mut self) -> io::Result<bool> {
         let frame = timeout(PATIENCE, self.body.frame()).await.map_err(|_| io::ErrorKind::TimedOut)?;
         match frame {
-            None => Ok(false),
+            None => {
+                self.heard.whole = true;
+                Ok(false)
+            }
             Some(Err(error)) => Err(io::Error::other(error)),
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {

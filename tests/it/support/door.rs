@@ -459,7 +459,7 @@ impl Door {
 
     /// The same where the test changed the prices: the oracle then leaves the cost of each request to the test.
     pub(crate) async fn close_without_prices(mut self) {
-        self.settings = self.settings.clone().without("prices");
+        self.settings = self.settings.clone().with("[prices.gpt-4o-mini]\n[prices.gpt-4o]\n");
         self.judge().await;
     }
 

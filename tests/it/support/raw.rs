@@ -50,6 +50,6 @@ impl Wire {
 
 /// The statuses of the answers in what was read, in order.
 pub(crate) fn statuses(text: &str) -> Vec<u16> {
-    let heads = text.split("HTTP/1.1 ").skip(1);
-    heads.filter_map(|rest| rest.get(..3)?.parse().ok()).collect()
+    let heads = text.split("HTTP/1.").skip(1);
+    heads.filter_map(|rest| rest.get(2..5)?.parse().ok()).collect()
 }

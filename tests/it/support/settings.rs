@@ -32,16 +32,18 @@ limits = [
   { per = "lifetime", tokens = 10000000 },
 ]
 
-[prices."gpt-4o-mini"]
-input = "0.15"
-cached_input = "0.075"
-output = "0.60"
-
-[prices."gpt-4o"]
-input = "2.50"
-cached_input = "1.25"
-output = "10.00"
+[[upstreams]]
+name = "openai"
+base_url = "{upstream}"
+api_key_env = "OPENAI_API_KEY"
+models = ["*"]
+dialect = "openai"
 "#;
+
+/// What the models of [`BASE`] cost, in micro-dollars a million tokens: input, cached input, output. Facts of the
+/// world, so that the oracle need not ask the product.
+const SHIPPED: [(&str, (u128, u128, u128)); 2] =
+    [("gpt-4o-mini", (150_000, 75_000, 600_000)), ("gpt-4o", (2_500_000, 1_250_000, 10_000_000))];
 
 /// A configuration to start with.
 #[derive(Clone)]
@@ -134,7 +136,9 @@ impl Settings {
 
     /// A model's prices in micro-dollars a million tokens: input, cached input, output.
     pub(crate) fn price(&self, model: &str) -> Option<(u128, u128, u128)> {
-        let price = self.file.get("prices")?.get(model)?;
+        let Some(price) = self.file.get("prices").and_then(|prices| prices.get(model)) else {
+            return SHIPPED.iter().find(|(name, _)| *name == model).map(|(_, price)| *price);
+        };
         let of = |name: &str| price.get(name).and_then(Value::as_str).map(|text| micros(text) as u128);
         let input = of("input")?;
         Some((input, of("cached_input").unwrap_or(input), of("output").unwrap_or(0)))
