@@ -5,6 +5,7 @@ pub(crate) mod door;
 pub(crate) mod jwks;
 pub(crate) mod keys;
 pub(crate) mod oracle;
+pub(crate) mod process;
 pub(crate) mod raw;
 pub(crate) mod reply;
 pub(crate) mod settings;
