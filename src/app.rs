@@ -76,6 +76,7 @@ impl App {
             path: config.store.path.clone(),
             lease: config.store.lease,
             keep_requests: config.store.keep_requests,
+            time_zone: config.server.time_zone.clone(),
         };
         let (ledger, writer) = Ledger::open(settings, clock.clone())?;
         let work = TaskTracker::new();

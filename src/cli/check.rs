@@ -82,10 +82,6 @@ fn listeners(page: &mut Page, config: &Config) {
     if !server.cors_origins.is_empty() {
         page.more(&format!("browsers from {}", server.cors_origins.join(", ")));
     }
-    if let Some(bind) = &server.admin_bind {
-        let guard = if server.admin_token.is_some() { "with a token" } else { "this machine only" };
-        page.tick(&format!("{bind} for the operator, {guard}"));
-    }
 }
 
 fn sign_in(page: &mut Page, config: &Config) {
@@ -173,10 +169,9 @@ mod tests {
         let told = report(&Config::load(&sources).unwrap());
         for words in [
             "✓ 0.0.0.0:8080 for apps",
-            "✓ 127.0.0.1:9090 for the operator, this machine only",
             "✓ HS256 by JWT_SECRET",
             "up to $50.00 a day",
-            "openai at http://llm.internal/v1 (compatible, with a key) for gpt-*, o*, chatgpt-*",
+            "openai at http://llm.internal/v1 (openai, with a key) for gpt-*, o*, chatgpt-*",
             "✓ free (default): gpt-4o-mini, gpt-3.5-turbo, gpt-5-mini, gpt-5-nano",
             "10 requests per minute, 50 requests per day, $0.50 per month",
             "2 open at once",

@@ -3,10 +3,8 @@
 //! It serves with the built-in plan, a secret made for this run, and a stand-in model on loopback (or a real one), prints
 //! a token and commands to try, and sends one streamed request itself through the front door.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use base64::Engine as _;
 use bytes::Bytes;
 use http::{Method, Request, header};
 use http_body_util::{BodyExt, Full};
@@ -22,7 +20,7 @@ use super::{Failure, print};
 use crate::app::{App, listen, serve};
 use crate::auth::{MintClaims, mint};
 use crate::clock::Clock;
-use crate::config::{Config, Sources};
+use crate::config::{Config, DemoUpstream, Sources};
 use crate::{ledger, standin, telemetry};
 
 /// Who calls in the demo.
@@ -39,7 +37,7 @@ const QUESTION: &str = "In one sentence: what does a toll gate do?";
 #[command(after_help = "Examples:
   tollgate demo
   OPENAI_API_KEY=sk-… tollgate demo --port 9000
-  tollgate demo --upstream http://localhost:11434/v1")]
+  tollgate demo --upstream http://localhost:11434/v1 --model llama3.2")]
 pub(super) struct Args {
     /// Where it serves
     #[arg(long, default_value_t = 8080, value_parser = clap::value_parser!(u16).range(1..))]
@@ -47,17 +45,20 @@ pub(super) struct Args {
     /// A real model in place of the stand-in: the base URL of a server that speaks OpenAI's API
     #[arg(long, value_name = "URL")]
     upstream: Option<String>,
+    /// What the model is called there, if not gpt-4o-mini: it is served to the demo's plan, at no price
+    #[arg(long, value_name = "NAME", requires = "upstream")]
+    model: Option<String>,
     /// Stop after the one request
     #[arg(long)]
     once: bool,
 }
 
-/// Runs the demo. `environment` is looked at for `OPENAI_API_KEY` and `OPENAI_BASE_URL` only.
-pub(super) async fn run(demo: &Args, environment: &BTreeMap<String, String>) -> Result<(), Failure> {
+/// Runs the demo. `sources` are looked at for `OPENAI_API_KEY` and `OPENAI_BASE_URL` only.
+pub(super) async fn run(demo: &Args, sources: &Sources) -> Result<(), Failure> {
     let stop = CancellationToken::new();
     let signals = stop_on_signal(stop.clone())?;
-    let (upstream, model) = upstream(demo, environment, &stop).await?;
-    let config = config(demo, &upstream)?;
+    let (upstream, model) = upstream(demo, sources, &stop).await?;
+    let config = Config::for_demo(&format!("0.0.0.0:{}", demo.port), &upstream)?;
     telemetry::init(config.server.log_format, &config.server.log_level);
     let in_use = |error: ledger::Failure| Failure::new(error.to_string(), "try another port: --port 8081");
     let listener = listen(&config.server.bind).await.map_err(in_use)?;
@@ -96,52 +97,23 @@ fn failed(problem: impl std::fmt::Display) -> Failure {
 }
 
 /// Where the model is, and what it is called on screen.
-async fn upstream(
-    demo: &Args,
-    environment: &BTreeMap<String, String>,
-    stop: &CancellationToken,
-) -> Result<(Upstream, String), Failure> {
-    let said = |name: &str| environment.get(name).filter(|value| !value.is_empty()).cloned();
-    let key = said("OPENAI_API_KEY");
-    let url = demo.upstream.clone().or_else(|| said("OPENAI_BASE_URL").filter(|_| key.is_some()));
-    if let Some(url) = url {
+async fn upstream(demo: &Args, sources: &Sources, stop: &CancellationToken) -> Result<(DemoUpstream, String), Failure> {
+    let api_key = sources.openai_api_key();
+    let said = sources.env.get("OPENAI_BASE_URL").filter(|url| !url.is_empty() && api_key.is_some());
+    let model = demo.model.clone();
+    if let Some(url) = demo.upstream.as_ref().or(said) {
         let name = format!("the model at {url}");
-        return Ok((Upstream { url: Some(url), key: key.unwrap_or_else(|| "unused".to_owned()) }, name));
+        return Ok((DemoUpstream { url: Some(url.clone()), api_key, model }, name));
     }
-    if let Some(key) = key {
-        return Ok((Upstream { url: None, key }, "OpenAI".to_owned()));
+    if api_key.is_some() {
+        return Ok((DemoUpstream { url: None, api_key, model }, "OpenAI".to_owned()));
     }
     let listener = TcpListener::bind("127.0.0.1:0").await.map_err(failed)?;
     let url = format!("http://{}/v1", listener.local_addr().map_err(failed)?);
     #[allow(clippy::disallowed_methods, reason = "the stand-in ends with the demo, by `stop`")]
     tokio::spawn(standin::serve(listener, stop.clone().cancelled_owned()));
     let name = "a built-in stand-in, not a real model (set OPENAI_API_KEY, or pass --upstream URL, for one)".to_owned();
-    Ok((Upstream { url: Some(url), key: "stand-in".to_owned() }, name))
-}
-
-struct Upstream {
-    url: Option<String>,
-    key: String,
-}
-
-/// The defaults and nothing else: no file is read.
-fn config(demo: &Args, upstream: &Upstream) -> Result<Config, Failure> {
-    let mut secret = [0; 32];
-    aws_lc_rs::rand::fill(&mut secret).map_err(|_| failed("no random numbers"))?;
-    let secret = base64::engine::general_purpose::STANDARD.encode(secret);
-    let folder = std::path::absolute("data").map_err(failed)?;
-    let mut env = BTreeMap::from([
-        ("PORT".to_owned(), demo.port.to_string()),
-        ("JWT_SECRET".to_owned(), secret),
-        ("OPENAI_API_KEY".to_owned(), upstream.key.clone()),
-        ("TOLLGATE_STORE__URL".to_owned(), format!("sqlite:{}", folder.join("tollgate.db").display())),
-    ]);
-    if let Some(url) = &upstream.url {
-        env.insert("OPENAI_BASE_URL".to_owned(), url.clone());
-    }
-    // A folder without files: whatever tollgate.toml says in this one is not the demo's.
-    let sources = Sources { file: None, env, directory: folder.join("demo") };
-    Config::load(&sources).map_err(Failure::from)
+    Ok((DemoUpstream { url: Some(url), api_key: None, model }, name))
 }
 
 /// The tour: what is served, one request, what it cost, what to try.
@@ -170,7 +142,7 @@ async fn show(port: u16, token: &str, model: &str) -> Result<(), Failure> {
     );
     line(&format!("  curl http://localhost:{port}/api/me -H \"Authorization: Bearer $TOKEN\"\n"));
     line(&format!("  curl http://localhost:{port}/api/usage -H \"Authorization: Bearer $TOKEN\"\n"));
-    line("Usage is kept in data/tollgate.db. For your own app: README.md, \"Quick start\". Ctrl-C stops.\n");
+    line("Usage is kept in data/demo.db. For your own app: README.md, \"Quick start\". Ctrl-C stops.\n");
     Ok(print::text(&text)?)
 }
 

@@ -107,7 +107,7 @@ impl From<ConfigErrors> for Failure {
 pub async fn run(cli: Cli) -> Result<(), Failure> {
     let sources = Sources::from_process(cli.config);
     match cli.command {
-        Command::Demo(args) => demo::run(&args, &sources.env).await,
+        Command::Demo(args) => demo::run(&args, &sources).await,
         Command::Serve(_) => serve::run(Config::load(&sources)?, sources).await,
         Command::User(args) => user::run(args, &Config::load(&sources)?),
         Command::Usage(args) => usage::run(&args, &Config::load(&sources)?),

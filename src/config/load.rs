@@ -11,7 +11,9 @@ use super::findings::{Complaint, Findings, Noted, complaint};
 use super::reader::Section;
 use super::source::{Gathered, SECTIONS, empty, from_variables, gather};
 use super::tree::{Node, Value};
-use super::{Auth, Config, ConfigErrors, Directory, LogFormat, OnDisconnect, Proxy, Server, Sources, Store};
+use super::{
+    Auth, Config, ConfigErrors, DemoUpstream, Directory, LogFormat, OnDisconnect, Proxy, Server, Sources, Store,
+};
 use super::{plans, secrets, upstreams, urls};
 use crate::price::MicroUsd;
 
@@ -19,8 +21,8 @@ use crate::price::MicroUsd;
 const ADMIN_TOKEN_BYTES: usize = 16;
 const HOUR: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);
-/// Two calendar months and a day: the window of a month can always be summed up again from the log.
-const KEEP_REQUESTS_MIN: Duration = Duration::from_hours(24 * 62);
+/// A day, at its longest, and another: the window of a day can always be summed up again from the log.
+const KEEP_REQUESTS_MIN: Duration = Duration::from_hours(24 * 2);
 
 impl Config {
     /// Reads and checks every source.
@@ -40,7 +42,7 @@ impl Config {
     ///
     /// # Errors
     /// As [`Config::load`]; also when the machine has no random numbers.
-    pub fn for_demo(bind: &str, upstream: Option<&str>, api_key: Option<&SecretString>) -> Result<Self, ConfigErrors> {
+    pub fn for_demo(bind: &str, upstream: &DemoUpstream) -> Result<Self, ConfigErrors> {
         let findings = Findings::default();
         let mut env = std::collections::BTreeMap::new();
         let mut set = |name: &str, value: &str| drop(env.insert(name.to_owned(), value.to_owned()));
@@ -48,11 +50,17 @@ impl Config {
         set("TOLLGATE_SERVER__ADMIN_BIND", "");
         set("TOLLGATE_STORE__URL", "sqlite:data/demo.db");
         set("JWT_SECRET", &random_secret(&findings));
-        if let Some(url) = upstream {
+        if let Some(url) = &upstream.url {
             set("OPENAI_BASE_URL", url);
+            set("TOLLGATE_UPSTREAMS__0__DIALECT", "compatible");
         }
-        if let Some(key) = api_key {
+        if let Some(key) = &upstream.api_key {
             set("OPENAI_API_KEY", key.expose_secret());
+        }
+        if let Some(model) = &upstream.model {
+            set("TOLLGATE_UPSTREAMS__0__MODELS", &format!("[{model:?}]"));
+            set("TOLLGATE_PLANS__FREE__MODELS", &format!("[{model:?}]"));
+            set("TOLLGATE_PRICES", &format!("{{ {model:?} = {{ free = true }} }}"));
         }
         let gathered = from_variables(&env, &findings);
         let config = config(&gathered, &Sources::default(), &findings);

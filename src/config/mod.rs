@@ -63,6 +63,17 @@ impl Sources {
     }
 }
 
+/// The model of `tollgate demo`.
+#[derive(Clone, Debug, Default)]
+pub struct DemoUpstream {
+    /// The base URL of a server that speaks `OpenAI`'s API; none for `OpenAI` itself.
+    pub url: Option<String>,
+    /// Its key, if it wants one.
+    pub api_key: Option<SecretString>,
+    /// The model to serve in place of the built-in plan's.
+    pub model: Option<String>,
+}
+
 /// One thing that is wrong: which key, where it was said, what is wrong with it, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {

@@ -230,7 +230,7 @@ fn a_model_is_kept_under_its_canonical_name_once() {
 }
 
 #[test]
-fn the_base_url_variable_moves_the_openai_upstream_and_its_dialect() {
+fn the_base_url_variable_moves_the_openai_upstream_which_stays_openai() {
     let moved = |toml: &str| {
         let mut env = env(&[("OPENAI_BASE_URL", "http://127.0.0.1:9/v1/")]);
         env.remove("OPENAI_API_KEY");
@@ -239,13 +239,13 @@ fn the_base_url_variable_moves_the_openai_upstream_and_its_dialect() {
     for toml in ["", EXAMPLE] {
         let upstream = moved(toml);
         assert_eq!(upstream.base_url, "http://127.0.0.1:9/v1");
-        assert_eq!((upstream.dialect, upstream.keep_alive), (Dialect::Compatible, Duration::from_secs(4)));
+        assert_eq!((upstream.dialect, upstream.keep_alive), (Dialect::Openai, Duration::from_secs(4)));
         assert!(upstream.api_key.is_none());
     }
     let europe = good("", &[("OPENAI_BASE_URL", "https://eu.api.openai.com/v1")]).upstreams.remove(0);
-    assert_eq!(europe.dialect, Dialect::Openai);
+    assert_eq!(europe.keep_alive, Duration::from_mins(1));
     let near_miss = good("", &[("OPENAI_BASE_URL", "https://notopenai.com/v1")]).upstreams.remove(0);
-    assert_eq!(near_miss.dialect, Dialect::Compatible);
+    assert_eq!(near_miss.keep_alive, Duration::from_secs(4));
     let other = "[[upstreams]]\nname = \"local\"\nbase_url = \"http://127.0.0.1:1/v1\"\nmodels = [\"*\"]";
     let config = good(other, &[("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")]);
     assert_eq!(config.upstreams[0].base_url, "http://127.0.0.1:1/v1");
@@ -378,8 +378,9 @@ fn models_are_matched_by_pattern() {
 
 #[test]
 fn the_demo_needs_nothing_and_keeps_to_itself() {
-    let demo = |upstream, key: Option<&str>| {
-        Config::for_demo("127.0.0.1:8080", upstream, key.map(SecretString::from).as_ref())
+    let demo = |url: Option<&str>, key: Option<&str>| {
+        let upstream = DemoUpstream { url: url.map(str::to_owned), api_key: key.map(SecretString::from), model: None };
+        Config::for_demo("127.0.0.1:8080", &upstream)
     };
     let local = demo(Some("http://127.0.0.1:9/v1"), None).unwrap();
     assert_eq!((local.store.path.as_path(), local.server.admin_bind), (std::path::Path::new("data/demo.db"), None));
@@ -389,6 +390,16 @@ fn the_demo_needs_nothing_and_keeps_to_itself() {
     assert_eq!(openai.upstreams[0].base_url, "https://api.openai.com/v1");
     assert!(secret(&openai).len() == 64 && secret(&openai) != secret(&demo(None, Some(KEY)).unwrap()));
     assert!(demo(None, None).unwrap_err().to_string().contains("OPENAI_API_KEY"));
+}
+
+#[test]
+fn the_demo_serves_a_local_model_by_its_own_name_for_free() {
+    let url = Some("http://127.0.0.1:9/v1".to_owned());
+    let upstream = DemoUpstream { url, api_key: None, model: Some("llama3.2:1b".to_owned()) };
+    let config = Config::for_demo("127.0.0.1:8080", &upstream).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(config.plans.default.models, ["llama3.2:1b"]);
+    assert!(config.upstreams[0].serves("llama3.2:1b") && config.upstreams[0].dialect == Dialect::Compatible);
+    assert_eq!(config.prices.resolve("llama3.2:1b").unwrap().1.output.0, 0);
 }
 
 #[test]

@@ -61,13 +61,11 @@ fn upstream(section: &Section<'_>, gathered: &Gathered) -> Result<UpstreamConfig
     let key_variable = section.maybe("api_key_env", OPENAI_KEY, variable_name);
     section.finish();
     let (name, base, dialect) = (name?, base?, dialect?);
-    let dialect = dialect.unwrap_or_else(|| dialect_of(&base));
+    let dialect = dialect.unwrap_or_else(|| dialect_of(&name, &base));
     let wanted = Wanted { name: &name, base: &base, dialect, variable: key_variable? };
     let api_key = api_key(section, &wanted, gathered);
-    let keep_alive = keep_alive?.unwrap_or(match dialect {
-        Dialect::Openai => KEEP_ALIVE_OPENAI,
-        Dialect::Compatible => KEEP_ALIVE_COMPATIBLE,
-    });
+    let keep_alive =
+        keep_alive?.unwrap_or(if is_openai_host(&base) { KEEP_ALIVE_OPENAI } else { KEEP_ALIVE_COMPATIBLE });
     let models = models?;
     section.note("models", patterns(&models))?;
     Ok(UpstreamConfig { base_url: base.text, api_key: api_key?, name, models, dialect, keep_alive })
@@ -103,10 +101,14 @@ fn warn_about(section: &Section<'_>, base: &Address) {
     }
 }
 
-/// OpenAI's own hosts speak OpenAI's newest words; nothing else is expected to.
-fn dialect_of(base: &Address) -> Dialect {
-    let is_openai = base.host == "openai.com" || base.host.ends_with(".openai.com");
-    if is_openai { Dialect::Openai } else { Dialect::Compatible }
+/// The upstream named `openai` is taken for OpenAI wherever `OPENAI_BASE_URL` moves it (a gateway in front of it, most
+/// often): to leave out `store: false` and `service_tier` there could change what a request costs.
+fn dialect_of(name: &str, base: &Address) -> Dialect {
+    if name == OPENAI || is_openai_host(base) { Dialect::Openai } else { Dialect::Compatible }
+}
+
+fn is_openai_host(base: &Address) -> bool {
+    base.host == "openai.com" || base.host.ends_with(".openai.com")
 }
 
 fn variable_name(text: &str) -> Result<String, Complaint> {

@@ -265,7 +265,7 @@ impl World {
             Step::Crash => self.crash(),
             Step::MoveClock { seconds } => self.now = Timestamp::from_millis(self.now.millis() + seconds * 1000),
             // Windows that ended are forgotten and made anew from the rows if the clock comes back to them.
-            Step::Prune => drop(self.in_transaction(|book| book.prune(Timestamp::EPOCH, self.now)).unwrap()),
+            Step::Prune => drop(self.in_transaction(|book| book.prune(Timestamp::EPOCH, self.now, &zone())).unwrap()),
         }
         self.check();
     }
@@ -311,13 +311,17 @@ proptest! {
 }
 
 #[test]
-fn rows_that_are_pruned_leave_the_lifetime_as_it_was() {
+fn rows_that_are_pruned_leave_every_window_as_it_was() {
     let mut world = World::new();
+    // The month was never limited, so no window of it was made while the rows were there.
     world.hold(0, 1, 100, 100);
     world.end(0, |_| Charge::Settled { usage: Usage { input_tokens: 70, ..Usage::default() }, cost: MicroUsd(11) });
-    let later = world.now.plus(Duration::from_hours(24 * 500));
-    assert!(world.in_transaction(|book| book.prune(later, later)).unwrap() > 0);
+    let month = world.window(Per::Month);
+    let later = world.now.plus(Duration::from_hours(24 * 3));
+    assert!(world.in_transaction(|book| book.prune(later, later, &zone())).unwrap() > 0);
+    assert_eq!(world.book.sum_of_rows(&World::user(0).to_string(), &month).unwrap(), Standing::default());
     let lifetime = window(Per::Lifetime, later, &zone(), None);
-    let said = world.book.standing(World::user(0), later, &[lifetime]).unwrap();
-    assert_eq!(said.windows[0].used, Amounts { requests: 1, tokens: 70, cost: 11 });
+    let said = world.book.standing(World::user(0), world.now, &[lifetime, month]).unwrap();
+    let used = Amounts { requests: 1, tokens: 70, cost: 11 };
+    assert_eq!((said.windows[0].used, said.windows[1].used), (used, used));
 }

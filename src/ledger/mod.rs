@@ -127,6 +127,8 @@ pub struct Settings {
     pub lease: Duration,
     /// How long ended requests are kept.
     pub keep_requests: Duration,
+    /// Where months begin, for the sums of pruned ones.
+    pub time_zone: jiff::tz::TimeZone,
 }
 
 impl Ledger {

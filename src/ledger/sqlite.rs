@@ -3,15 +3,17 @@
 //! A [`Book`] does one step at a time inside a transaction that the writer opens and commits. It decides nothing: limits
 //! are decided by `plan::admit` on what is read here, and there is only one writer, so nothing changes in between.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
+use jiff::tz::TimeZone;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use uuid::Uuid;
 
 use super::{Charge, Ending, HoldRequest, NoHold, UserStanding, decide};
 use crate::clock::Timestamp;
-use crate::plan::{Amounts, Hold, Per, Standing, Window};
+use crate::plan::{Amounts, Hold, Per, Standing, Window, window};
 use crate::price::{MicroUsd, Usage};
 
 /// The windows of the whole app stand under this name in place of a user's id.
@@ -19,6 +21,10 @@ const APP: &str = "app";
 
 /// How long another process (a command line) may keep the file locked.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Windows that ended so long ago can only be asked for by a clock that stepped back.
+const KEEP_SHORT_WINDOWS: Duration = Duration::from_hours(48);
+const KEEP_WINDOWS: Duration = Duration::from_hours(62 * 24);
 
 /// Scripts that bring an older file up to date; `user_version` says how many were run.
 const MIGRATIONS: &[&str] = &[include_str!("../../migrations/0001_ledger.sql")];
@@ -396,18 +402,34 @@ impl Book {
         Ok(ids.len())
     }
 
-    /// Forgets ended requests that were made before `requests_before`, and windows that ended before
-    /// `windows_before`, some at a time. What a window says does not change. Gives back how many rows went.
-    pub(super) fn prune(&self, requests_before: Timestamp, windows_before: Timestamp) -> Result<usize, Failure> {
-        let mut requests = self.db.prepare_cached(
-            "delete from requests where id in (select id from requests where id < ?1 and state <> 'held' limit 500)",
+    /// Forgets ended requests made before `requests_before`, some at a time, and windows that nobody can ask for any
+    /// more. What a window says does not change: a month whose rows go is kept as a sum. Gives back how many rows went.
+    pub(super) fn prune(&self, requests_before: Timestamp, now: Timestamp, zone: &TimeZone) -> Result<usize, Failure> {
+        let mut old = self.db.prepare_cached(
+            "select id, user_id, started_at from requests where id < ?1 and state <> 'held' order by id limit 500",
         )?;
+        let rows = old.query_map([id_at(requests_before)], |row| {
+            Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, Timestamp::from_millis(row.get(2)?)))
+        })?;
+        let rows = rows.collect::<Result<Vec<_>, _>>()?;
+        let month_of =
+            |(_, user, at): &(String, String, Timestamp)| (user.clone(), window(Per::Month, *at, zone, None));
+        for (user, month) in rows.iter().map(month_of).collect::<BTreeSet<_>>() {
+            let known = self.windows(&user, month.start)?;
+            self.ensure(&user, &known, &[month])?;
+        }
+        let mut forget = self.db.prepare_cached("delete from requests where id = ?1")?;
+        for (id, ..) in &rows {
+            forget.execute([id])?;
+        }
         let mut windows = self.db.prepare_cached(
             "delete from windows where (user_id, ends_at, per, starts_at) in
-               (select user_id, ends_at, per, starts_at from windows where ends_at < ?1 and per <> 'lifetime' and requests_held = 0 limit 500)",
+               (select user_id, ends_at, per, starts_at from windows
+                where ends_at < iif(per in ('minute', 'hour'), ?1, ?2) and ends_at < ?1 and per <> 'lifetime'
+                  and requests_held = 0 limit 500)",
         )?;
-        let gone = requests.execute([id_at(requests_before)])?;
-        Ok(gone.saturating_add(windows.execute([windows_before.millis()])?))
+        let (short, long) = (now.minus(KEEP_SHORT_WINDOWS), now.minus(KEEP_WINDOWS));
+        Ok(rows.len().saturating_add(windows.execute([short.millis(), long.millis()])?))
     }
 }
 

@@ -25,9 +25,6 @@ const BATCH_MAX: usize = 1024;
 const TICK: Duration = Duration::from_millis(200);
 /// How often old rows are looked for.
 const PRUNE_EVERY: Duration = Duration::from_mins(10);
-/// Windows that ended so long ago can only be asked for by a clock that stepped back; they would be made anew.
-const KEEP_WINDOWS: Duration = Duration::from_hours(48);
-
 /// What the writer is asked to do.
 #[derive(Debug)]
 pub(super) enum Job {
@@ -234,7 +231,7 @@ impl Writer {
         self.book.renew_lease(now, self.settings.lease)?;
         self.book.sweep(now, false, 100)?;
         if self.prune_is_due() {
-            let gone = self.book.prune(now.minus(self.settings.keep_requests), now.minus(KEEP_WINDOWS))?;
+            let gone = self.book.prune(now.minus(self.settings.keep_requests), now, &self.settings.time_zone)?;
             // A full helping means that there is more: go on at the next tick.
             if gone < 500 {
                 self.pruned_at = Some(Instant::now());
