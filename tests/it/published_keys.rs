@@ -118,7 +118,7 @@ async fn keys_that_come_late_or_change_or_hang_are_taken_up_by_themselves() {
         assert_eq!((&ready["status"], &ready["parts"]["jwks"]["ok"]), (&json!("not_ready"), &json!(false)), "{ready}");
         door.supabase.publish(Publish::Keys(vec![first.jwk()]));
         is_let_in_sometime(&door, &token, 40).await;
-        door.send(Call::get("/health/ready")).await.expect(200);
+        assert_eq!(door.send(Call::get("/health/ready")).await.json()["parts"]["jwks"]["ok"], true);
         // With the keys gone again, those at hand serve on.
         door.supabase.publish(Publish::Down);
         ask(&door, &token).await.expect(200);
