@@ -17,7 +17,7 @@ import time
 import openai
 from openai import AsyncOpenAI, OpenAI
 
-from rig import Checks, Tollgate, cost_micros, expect, fake_openai, free_port, wait_for
+from rig import Checks, Tollgate, cost_micros, end_on_sigterm, expect, fake_openai, free_port, wait_for
 
 KEY = "sk-canary-operator-key"
 MODEL = "gpt-4o-mini"
@@ -438,6 +438,7 @@ def check_ledger(checks, gate, records, served):
 
 def main():
     """Runs everything; the exit code."""
+    end_on_sigterm()
     checks = Checks()
     with tempfile.TemporaryDirectory(prefix="tollgate-sdk-") as folder, fake_openai(folder, KEY) as (upstream, served):
         config = CONFIG.format(upstream=upstream, closed=free_port())
