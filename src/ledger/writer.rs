@@ -43,6 +43,8 @@ struct Writer {
     clock: Clock,
     shared: Arc<Shared>,
     owner: Uuid,
+    /// Tells this ledger from every other.
+    identifier_key: String,
     /// Endings that are not on the disk yet.
     endings: VecDeque<Ending>,
     paused: Option<String>,
@@ -61,27 +63,8 @@ pub(super) fn start(
     shared: Arc<Shared>,
     queue: Receiver<Job>,
 ) -> Result<(JoinHandle<()>, String), Failure> {
-    let lock = lock(&settings)?;
-    let owner = Uuid::now_v7();
-    let book = Book::open(&settings.path, owner)?;
-    let identifier_key = book.identifier_key()?;
-    let mut writer = Writer {
-        book,
-        settings,
-        clock,
-        shared,
-        owner,
-        endings: VecDeque::new(),
-        paused: None,
-        data_version: -1,
-        renewed_at: None,
-        pruned_at: None,
-        failures: 0,
-        _lock: lock,
-    };
-    writer.sweep_at_start()?;
-    writer.look_for_changes()?;
-    writer.shared.writable.store(true, Ordering::Release);
+    let writer = Writer::open(settings, clock, shared)?;
+    let identifier_key = writer.identifier_key.clone();
     let builder = std::thread::Builder::new().name("ledger".to_owned());
     let thread = builder.spawn(move || writer.run(&queue));
     let thread = thread.map_err(|error| Failure::new(format!("no thread for the ledger: {error}")))?;
@@ -110,6 +93,31 @@ fn lock(settings: &Settings) -> Result<File, Failure> {
 }
 
 impl Writer {
+    fn open(settings: Settings, clock: Clock, shared: Arc<Shared>) -> Result<Self, Failure> {
+        let lock = lock(&settings)?;
+        let owner = Uuid::now_v7();
+        let book = Book::open(&settings.path, owner)?;
+        let mut writer = Self {
+            identifier_key: book.identifier_key()?,
+            book,
+            settings,
+            clock,
+            shared,
+            owner,
+            endings: VecDeque::new(),
+            paused: None,
+            data_version: -1,
+            renewed_at: None,
+            pruned_at: None,
+            failures: 0,
+            _lock: lock,
+        };
+        writer.sweep_at_start()?;
+        writer.look_for_changes()?;
+        writer.shared.writable.store(true, Ordering::Release);
+        Ok(writer)
+    }
+
     fn run(mut self, queue: &Receiver<Job>) {
         let mut going = true;
         while going {
@@ -289,11 +297,14 @@ impl Writer {
 
     /// A file that was moved or a disk that came back wants a new connection.
     fn reopen(&mut self) {
-        if self.failures.is_multiple_of(5)
-            && let Ok(book) = Book::open(&self.settings.path, self.owner)
-        {
-            self.book = book;
-            self.data_version = -1;
+        if self.failures.is_multiple_of(5) {
+            match Book::reopen(&self.settings.path, self.owner, &self.identifier_key) {
+                Ok(book) => {
+                    self.book = book;
+                    self.data_version = -1;
+                }
+                Err(error) => tracing::error!(%error, "the ledger cannot be opened again"),
+            }
         }
     }
 
@@ -326,4 +337,56 @@ impl Writer {
 fn withdraw(holds: &mut VecDeque<Waiting>, ending: &Ending) -> bool {
     let place = holds.iter().position(|(request, _)| request.id == ending.id);
     place.and_then(|place| holds.remove(place)).is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A folder of its own, gone with its owner.
+    struct Folder(std::path::PathBuf);
+
+    impl Folder {
+        fn new() -> Self {
+            let path = std::env::temp_dir().join(format!("tollgate-writer-{}", Uuid::now_v7()));
+            std::fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+
+        fn writer(&self) -> Writer {
+            let settings = Settings {
+                path: self.0.join("ledger.db"),
+                lease: Duration::from_secs(60),
+                keep_requests: Duration::from_hours(24 * 400),
+                time_zone: jiff::tz::TimeZone::UTC,
+            };
+            Writer::open(settings, Clock::system(), Arc::new(Shared::default())).unwrap()
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            drop(std::fs::remove_dir_all(&self.0));
+        }
+    }
+
+    #[test]
+    fn an_empty_folder_or_another_ledger_is_not_taken_for_the_ledger_that_was_lost() {
+        let (folder, other) = (Folder::new(), Folder::new());
+        let writer = folder.writer();
+        let path = writer.settings.path.clone();
+        let reopen = || Book::reopen(&path, writer.owner, &writer.identifier_key);
+        assert!(reopen().is_ok(), "the same ledger");
+        for suffix in ["", "-wal", "-shm"] {
+            let name = |folder: &Folder| folder.0.join(format!("ledger.db{suffix}"));
+            std::fs::rename(name(&folder), folder.0.join(format!("away{suffix}"))).unwrap();
+        }
+        assert!(reopen().is_err(), "none");
+        assert!(!path.exists(), "none was made");
+        std::fs::write(&path, "").unwrap();
+        assert!(reopen().is_err(), "an empty file");
+        drop(other.writer());
+        std::fs::copy(other.0.join("ledger.db"), &path).unwrap();
+        assert!(reopen().is_err(), "another ledger");
+    }
 }
