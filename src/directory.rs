@@ -165,7 +165,7 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("tollgate-directory-{}", Uuid::now_v7()));
         let settings = Settings {
             path: folder.join("ledger.db"),
-            lease: Duration::from_secs(60),
+            lease: Duration::from_mins(1),
             keep_requests: Duration::from_hours(24 * 400),
             time_zone: jiff::tz::TimeZone::UTC,
         };
@@ -173,13 +173,16 @@ mod tests {
         let directory = Directory::new(ledger);
         let (hurry, wait) = std::sync::mpsc::channel::<()>();
         let reports = directory.reader();
-        let long = tokio::spawn(async move { reports.read(move |_| Ok(wait.recv().is_ok())).await });
-        tokio::task::yield_now().await;
+        let long = reports.read(move |_| Ok(wait.recv().is_ok()));
         let reader = directory.reader.clone();
-        let looked = reader.read(|reports| reports.subscription(Uuid::from_u128(1)));
-        let looked = tokio::time::timeout(Duration::from_secs(5), looked).await;
-        hurry.send(()).unwrap();
-        assert_eq!(long.await.unwrap(), Ok(true));
+        let look = async {
+            let looked = reader.read(|reports| reports.subscription(Uuid::from_u128(1)));
+            let looked = tokio::time::timeout(Duration::from_secs(5), looked).await;
+            hurry.send(()).unwrap();
+            looked
+        };
+        let (long, looked) = tokio::join!(long, look);
+        assert_eq!(long, Ok(true));
         assert_eq!(looked, Ok(Ok(None)));
         writer.close();
         drop(std::fs::remove_dir_all(folder));

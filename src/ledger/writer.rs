@@ -374,7 +374,7 @@ mod tests {
         fn writer(&self) -> Writer {
             let settings = Settings {
                 path: self.0.join("ledger.db"),
-                lease: Duration::from_secs(60),
+                lease: Duration::from_mins(1),
                 keep_requests: Duration::from_hours(24 * 400),
                 time_zone: jiff::tz::TimeZone::UTC,
             };
