@@ -7,6 +7,8 @@
 mod reload;
 mod requests;
 mod serving;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,0 +1,130 @@
+//! At the door: a server on port 0, callers that write bytes, and what is left behind.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use http::Request;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+use uuid::Uuid;
+
+use super::{App, listen, router, serve};
+use crate::auth::{MintClaims, mint};
+use crate::clock::Clock;
+use crate::config::{Config, DemoUpstream, OnDisconnect};
+use crate::ledger::Failure;
+use crate::ledger::report::{Reports, RequestRow, Which};
+
+struct Door {
+    address: SocketAddr,
+    app: Arc<App>,
+    token: String,
+    stop: CancellationToken,
+    folder: PathBuf,
+}
+
+impl Door {
+    /// A server whose upstream is at `upstream`.
+    async fn open(upstream: SocketAddr, change: impl FnOnce(&mut Config)) -> Self {
+        let demo = DemoUpstream { url: Some(format!("http://{upstream}/v1")), ..DemoUpstream::default() };
+        let mut config = Config::for_demo("127.0.0.1:0", &demo).unwrap();
+        let folder = std::env::temp_dir().join(format!("tollgate-door-{}", Uuid::now_v7()));
+        config.store.path = folder.join("ledger.db");
+        config.server.shutdown_grace = Duration::from_secs(1);
+        change(&mut config);
+        let secret = config.auth.jwt_secret.clone().unwrap();
+        let claims = MintClaims {
+            user_id: Uuid::from_u128(7),
+            plan: None,
+            email: None,
+            is_anonymous: false,
+            expires_in: Duration::from_mins(5),
+            issuer: "",
+        };
+        let token = mint(&secret, claims, Clock::system().now()).unwrap();
+        let listener = listen(&config.server.bind).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (app, writer) = App::open(config, Clock::system()).unwrap();
+        let stop = CancellationToken::new();
+        #[allow(clippy::disallowed_methods, reason = "it ends with `stop`")]
+        tokio::spawn(serve(app.clone(), writer, listener, stop.clone()));
+        Self { address, app, token, stop, folder }
+    }
+
+    /// A request's head, with the user's token and more header lines.
+    fn head(&self, line: &str, more: &str) -> String {
+        format!("{line} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n{more}\r\n", self.token)
+    }
+
+    /// All that is answered to `bytes` on a connection of its own, which the request must ask to be closed.
+    async fn answer(&self, bytes: &[u8]) -> String {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        stream.write_all(bytes).await.expect("all is taken");
+        let mut answer = Vec::new();
+        tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut answer)).await.unwrap().unwrap();
+        String::from_utf8(answer).unwrap()
+    }
+
+    /// The only row of the ledger, once it has ended.
+    async fn ended_row(&self) -> RequestRow {
+        for _ in 0..400 {
+            let reports = Reports::open(self.app.ledger.path()).unwrap();
+            let mut rows = Vec::new();
+            let keep = |row| {
+                rows.push(row);
+                Ok::<(), Failure>(())
+            };
+            reports.requests(Which::default(), keep).unwrap();
+            if let [row] = rows.as_slice()
+                && row.state != "held"
+            {
+                return row.clone();
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+        panic!("no row has ended");
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        drop(std::fs::remove_dir_all(&self.folder));
+    }
+}
+
+/// Where nobody listens.
+fn nowhere() -> SocketAddr {
+    ([127, 0, 0, 1], 9).into()
+}
+
+const CLOSE: &str = "Connection: close\r\n";
+const CHAT: &str = r#"{"messages":[{"role":"user","content":"hi"}]}"#;
+
+/// The upstream has said 400 or 500, the rest of its answer is on its way, and the caller leaves.
+#[tokio::test]
+async fn a_refusal_by_the_upstream_stays_free_when_the_caller_leaves_before_its_body() {
+    for (status, flag) in [(400, "upstream_rejected"), (500, "upstream_failed")] {
+        let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let abort = |config: &mut Config| config.proxy.on_disconnect = OnDisconnect::Abort;
+        let door = Door::open(upstream.local_addr().unwrap(), abort).await;
+        let mut caller = TcpStream::connect(door.address).await.unwrap();
+        let head = door.head("POST /api/chat", &format!("Content-Length: {}\r\n", CHAT.len()));
+        caller.write_all(format!("{head}{CHAT}").as_bytes()).await.unwrap();
+        let (mut asked, _) = upstream.accept().await.unwrap();
+        let mut seen = vec![0; 64 * 1024];
+        assert!(asked.read(&mut seen).await.unwrap() > 0);
+        let begun = format!("HTTP/1.1 {status} No\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{{");
+        asked.write_all(begun.as_bytes()).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        drop(caller);
+        let row = door.ended_row().await;
+        assert_eq!((row.state.as_str(), row.cost_micros), ("voided", 0), "{row:?}");
+        assert!(row.flags.iter().any(|seen| seen == flag), "{row:?}");
+    }
+}
