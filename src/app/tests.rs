@@ -106,6 +106,17 @@ fn nowhere() -> SocketAddr {
 const CLOSE: &str = "Connection: close\r\n";
 const CHAT: &str = r#"{"messages":[{"role":"user","content":"hi"}]}"#;
 
+#[tokio::test]
+async fn a_model_whose_name_is_no_text_is_refused_in_the_shape_of_all_refusals() {
+    let door = Door::open(nowhere(), |_| ()).await;
+    let answer = door.answer(door.head("GET /v1/models/%ff", CLOSE).as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    assert!(
+        answer.contains("x-tollgate-error: invalid_request\r\n") && answer.contains(r#""param":"model""#),
+        "{answer}"
+    );
+}
+
 /// The upstream has said 400 or 500, the rest of its answer is on its way, and the caller leaves.
 #[tokio::test]
 async fn a_refusal_by_the_upstream_stays_free_when_the_caller_leaves_before_its_body() {
