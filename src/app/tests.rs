@@ -117,6 +117,22 @@ async fn a_model_whose_name_is_no_text_is_refused_in_the_shape_of_all_refusals()
     );
 }
 
+/// Past hyper, which reads a buffer on before it looks at its own bound.
+#[tokio::test]
+async fn a_head_above_header_bytes_max_is_431_and_one_below_passes() {
+    let door = Door::open(nowhere(), |config| config.server.header_bytes_max = 16 * 1024).await;
+    for (method, path) in [("GET", "/api/me"), ("POST", "/api/chat")] {
+        for (bytes, is_too_large) in [(16 * 1024, true), (15 * 1024, false)] {
+            let request = Request::builder().method(method).uri(path).header("x-long", "a".repeat(bytes));
+            let answer = router(&door.app).oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+            assert_eq!(answer.status().as_u16(), if is_too_large { 431 } else { 401 }, "{method} {path} {bytes}");
+            let code = answer.headers().get("x-tollgate-error").unwrap();
+            assert_eq!(code == "headers_too_large", is_too_large);
+            assert!(answer.headers().contains_key("x-request-id"));
+        }
+    }
+}
+
 /// The upstream has said 400 or 500, the rest of its answer is on its way, and the caller leaves.
 #[tokio::test]
 async fn a_refusal_by_the_upstream_stays_free_when_the_caller_leaves_before_its_body() {
