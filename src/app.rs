@@ -9,6 +9,7 @@ mod requests;
 mod serving;
 #[cfg(test)]
 mod tests;
+mod unread;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -134,6 +135,7 @@ pub fn router(app: &Arc<App>) -> Router {
         .layer(from_fn_with_state(app.clone(), requests::log_request))
         .layer(option_layer(requests::cors(&app.config().server.cors_origins)))
         .layer(from_fn_with_state(app.clone(), requests::name_request))
+        .layer(from_fn_with_state(app.clone(), unread::let_finish))
         .with_state(app.clone())
 }
 

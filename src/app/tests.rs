@@ -133,6 +133,19 @@ async fn a_head_above_header_bytes_max_is_431_and_one_below_passes() {
     }
 }
 
+#[tokio::test]
+async fn a_caller_who_is_refused_while_sending_can_finish_and_hears_why() {
+    let door = Door::open(nowhere(), |config| config.server.body_bytes_max = 1024 * 1024).await;
+    let body = vec![b'a'; 12 * 1024 * 1024];
+    let length = format!("{CLOSE}Content-Length: {}\r\n", body.len());
+    let too_large = door.head("POST /api/chat", &length);
+    let stranger = format!("POST /api/chat HTTP/1.1\r\nHost: x\r\n{length}\r\n");
+    for (head, status) in [(too_large, "HTTP/1.1 413 "), (stranger, "HTTP/1.1 401 ")] {
+        let answer = door.answer(&[head.as_bytes(), &body].concat()).await;
+        assert!(answer.starts_with(status), "{answer}");
+    }
+}
+
 /// The upstream has said 400 or 500, the rest of its answer is on its way, and the caller leaves.
 #[tokio::test]
 async fn a_refusal_by_the_upstream_stays_free_when_the_caller_leaves_before_its_body() {
