@@ -146,6 +146,17 @@ async fn a_caller_who_is_refused_while_sending_can_finish_and_hears_why() {
     }
 }
 
+#[tokio::test]
+async fn a_browser_may_send_the_headers_that_openais_client_sends() {
+    let door =
+        Door::open(nowhere(), |config| config.server.cors_origins = vec!["https://app.example".to_owned()]).await;
+    let asked = "Origin: https://app.example\r\nAccess-Control-Request-Method: POST\r\n\
+                 Access-Control-Request-Headers: authorization,content-type,x-stainless-os\r\n";
+    let answer = door.answer(door.head("OPTIONS /v1/chat/completions", &format!("{CLOSE}{asked}")).as_bytes()).await;
+    let allowed = answer.lines().find(|line| line.starts_with("access-control-allow-headers")).unwrap_or_default();
+    assert!(allowed.contains("x-stainless-os"), "{answer}");
+}
+
 /// The upstream has said 400 or 500, the rest of its answer is on its way, and the caller leaves.
 #[tokio::test]
 async fn a_refusal_by_the_upstream_stays_free_when_the_caller_leaves_before_its_body() {
