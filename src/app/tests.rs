@@ -179,3 +179,15 @@ async fn a_refusal_by_the_upstream_stays_free_when_the_caller_leaves_before_its_
         assert!(row.flags.iter().any(|seen| seen == flag), "{row:?}");
     }
 }
+
+#[tokio::test]
+async fn a_reload_changes_how_long_an_upstream_is_waited_for() {
+    let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let door = Door::open(upstream.local_addr().unwrap(), |_| ()).await;
+    let mut new = Config::clone(&door.app.config());
+    new.proxy.first_byte_timeout = Duration::from_millis(100);
+    door.app.adopt(new);
+    let head = door.head("POST /api/chat", &format!("{CLOSE}Content-Length: {}\r\n", CHAT.len()));
+    let answer = door.answer(format!("{head}{CHAT}").as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 504 "), "{answer}");
+}

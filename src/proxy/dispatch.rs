@@ -37,7 +37,7 @@ pub(super) async fn send(app: Arc<App>, admitted: Admitted, line: Line) -> Respo
     let mut line = line;
     line.upstream(&upstream.name);
     let body = order.body(reservation.hold().output_cap, upstream.dialect, &user_hash);
-    let exchange = app.upstreams.send(&upstream, body, order.stream(), reservation.id());
+    let exchange = app.upstreams().send(&upstream, body, order.stream(), reservation.id());
     reservation.dispatched();
     let dispatched = Dispatched {
         sent: exchange.sent_flag(),
@@ -234,8 +234,8 @@ impl Dispatched {
     fn health(&self, failure: Option<Failure>) {
         let now = self.app.clock.now();
         match failure {
-            None => self.app.upstreams.record_ok(&self.upstream.name, now),
-            Some(failure) => self.app.upstreams.record_failure(&self.upstream.name, failure, now),
+            None => self.app.upstreams().record_ok(&self.upstream.name, now),
+            Some(failure) => self.app.upstreams().record_failure(&self.upstream.name, failure, now),
         }
     }
 
