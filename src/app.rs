@@ -7,6 +7,9 @@
 mod reload;
 mod requests;
 mod serving;
+#[cfg(test)]
+mod tests;
+mod unread;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -47,8 +50,7 @@ pub struct App {
     pub directory: Directory,
     /// Money.
     pub ledger: Ledger,
-    /// Providers.
-    pub upstreams: Upstreams,
+    upstreams: ArcSwap<Upstreams>,
     /// Tasks that outlive their caller: drained answers, fetched keys, counted estimates.
     pub work: TaskTracker,
     /// Cancelled when the shutdown's grace is over: what still runs settles at once.
@@ -83,7 +85,7 @@ impl App {
         let app = Self {
             auth: Authenticator::new(&config.auth, work.clone(), clock.clone()),
             directory: Directory::new(ledger.clone()),
-            upstreams: Upstreams::new(&config.proxy),
+            upstreams: ArcSwap::from_pointee(Upstreams::new(&config.proxy)),
             config: ArcSwap::from_pointee(config),
             clock,
             ledger,
@@ -99,6 +101,12 @@ impl App {
     #[must_use]
     pub fn config(&self) -> Arc<Config> {
         self.config.load_full()
+    }
+
+    /// Providers, with the timeouts in force.
+    #[must_use]
+    pub fn upstreams(&self) -> Arc<Upstreams> {
+        self.upstreams.load_full()
     }
 
     /// A place among the open requests.
@@ -132,6 +140,7 @@ pub fn router(app: &Arc<App>) -> Router {
         .layer(from_fn_with_state(app.clone(), requests::log_request))
         .layer(option_layer(requests::cors(&app.config().server.cors_origins)))
         .layer(from_fn_with_state(app.clone(), requests::name_request))
+        .layer(from_fn_with_state(app.clone(), unread::let_finish))
         .with_state(app.clone())
 }
 
@@ -161,7 +170,7 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
     let config = app.config();
     let now = app.clock.now();
     let keys = app.auth.health(now);
-    let upstreams = app.upstreams.health(&config.upstreams);
+    let upstreams = app.upstreams().health(&config.upstreams);
     let writable = app.ledger.is_writable();
     let an_upstream = upstreams.values().any(|health| health.ok);
     let is_ready = writable && keys.ok && an_upstream;

@@ -37,7 +37,7 @@ pub(super) async fn send(app: Arc<App>, admitted: Admitted, line: Line) -> Respo
     let mut line = line;
     line.upstream(&upstream.name);
     let body = order.body(reservation.hold().output_cap, upstream.dialect, &user_hash);
-    let exchange = app.upstreams.send(&upstream, body, order.stream(), reservation.id());
+    let exchange = app.upstreams().send(&upstream, body, order.stream(), reservation.id());
     reservation.dispatched();
     let dispatched = Dispatched {
         sent: exchange.sent_flag(),
@@ -48,6 +48,7 @@ pub(super) async fn send(app: Arc<App>, admitted: Admitted, line: Line) -> Respo
         order: Arc::new(order),
         caller_left: Arc::new(OnceLock::new()),
         first_byte_ms: Arc::new(AtomicI64::new(-1)),
+        free: None,
         open: Some(Open { reservation, line }),
         _place: place,
     };
@@ -74,6 +75,8 @@ struct Dispatched {
     first_byte_ms: Arc<AtomicI64>,
     /// The end of everything.
     deadline: Instant,
+    /// How it ends, now that the upstream has refused it; also if the caller leaves before it is told.
+    free: Option<Settlement>,
     open: Option<Open>,
     _place: Place,
 }
@@ -103,14 +106,13 @@ impl Dispatched {
 
     /// An answer other than 200.
     async fn refused(mut self, answer: Answer) -> Response {
+        self.free = free(answer.status);
         let refused = answer.refusal(&self.upstream, self.app.clock.now()).await;
         self.health(refused.failure);
-        if refused.may_have_run {
-            return self.estimate_and_refuse(refused.refusal, Measured::default(), "nonsense");
+        match self.free.take() {
+            Some(settlement) => self.refuse(refused.refusal, settlement),
+            None => self.estimate_and_refuse(refused.refusal, Measured::default(), "nonsense"),
         }
-        let settlement =
-            if refused.was_4xx { Settlement::refused_upstream() } else { Settlement::void().flag("upstream_failed") };
-        self.refuse(refused.refusal, settlement)
     }
 
     /// A 200 that is not what was asked for.
@@ -232,8 +234,8 @@ impl Dispatched {
     fn health(&self, failure: Option<Failure>) {
         let now = self.app.clock.now();
         match failure {
-            None => self.app.upstreams.record_ok(&self.upstream.name, now),
-            Some(failure) => self.app.upstreams.record_failure(&self.upstream.name, failure, now),
+            None => self.app.upstreams().record_ok(&self.upstream.name, now),
+            Some(failure) => self.app.upstreams().record_failure(&self.upstream.name, failure, now),
         }
     }
 
@@ -250,6 +252,14 @@ impl Dispatched {
     }
 }
 
+/// The end of a request that the upstream refused by this status; none if something may have run (202, 204, …).
+fn free(status: StatusCode) -> Option<Settlement> {
+    if status.is_client_error() {
+        return Some(Settlement::refused_upstream());
+    }
+    Some(Settlement::void().flag("upstream_failed")).filter(|_| !status.is_success())
+}
+
 impl Drop for Dispatched {
     /// Given up before the head of an answer (or in the middle of one that is no stream): the caller left, and the drain
     /// took too long, or `abort` says so, or the server stops.
@@ -257,7 +267,9 @@ impl Drop for Dispatched {
         if self.open.is_none() {
             return;
         }
-        if !self.sent.load(Ordering::Acquire) {
+        if let Some(settlement) = self.free.take() {
+            drop(self.refuse(Refusal::new(Code::UpstreamError, "cancelled"), settlement.flag("cancelled")));
+        } else if !self.sent.load(Ordering::Acquire) {
             drop(self.refuse(Refusal::new(Code::UpstreamError, "cancelled"), Settlement::void().flag("cancelled")));
         } else if self.config.proxy.on_disconnect == OnDisconnect::Abort {
             self.finish(Measured::default(), &["cancelled"]);
