@@ -180,6 +180,8 @@ impl Book {
 
     /// Says that this process lives.
     pub(super) fn renew_lease(&self, now: Timestamp, lease: Duration) -> Result<(), Failure> {
+        // There is one server on a SQLite file.
+        self.db.execute("delete from owners where id <> ?1", [&self.owner])?;
         let mut write = self.db.prepare_cached("insert or replace into owners (id, lease_until) values (?1, ?2)")?;
         write.execute(params![self.owner, now.plus(lease).millis()])?;
         Ok(())

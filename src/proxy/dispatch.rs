@@ -86,9 +86,10 @@ impl Dispatched {
     async fn follow(self, exchange: Exchange) -> Response {
         match exchange.await {
             Ok(answer) if answer.status != StatusCode::OK => self.refused(answer).await,
-            Ok(answer) if !answer.encoding_ok() || answer.is_event_stream() != self.order.stream() => self.nonsense(),
+            Ok(answer) if !answer.encoding_ok() => self.encoded(),
+            Ok(answer) if !answer.is_event_stream() => self.whole(answer).await,
             Ok(answer) if self.order.stream() => self.stream(answer),
-            Ok(answer) => self.whole(answer).await,
+            Ok(_) => self.nonsense(Measured::default()),
             Err(error) => self.unanswered(error),
         }
     }
@@ -116,11 +117,15 @@ impl Dispatched {
     }
 
     /// A 200 that is not what was asked for.
-    fn nonsense(self) -> Response {
+    fn nonsense(self, measured: Measured) -> Response {
         self.health(Some(Failure::Error));
-        let refusal =
-            Refusal::new(Code::UpstreamError, "The model's provider answered something that is no completion.");
-        self.estimate_and_refuse(refusal, Measured::default(), "nonsense")
+        let message = "The model's provider answered something that is not what was asked for.";
+        self.estimate_and_refuse(Refusal::new(Code::UpstreamError, message), measured, "nonsense")
+    }
+
+    /// An answer that is compressed although that was not asked for: what it used is hidden in it, so all counts as used.
+    fn encoded(self) -> Response {
+        self.nonsense(Measured { text_overflow: true, ..Measured::default() })
     }
 
     /// A completion in one piece.
@@ -135,15 +140,13 @@ impl Dispatched {
             }
         };
         let measured = measure_json(&body);
-        if !measured.is_completion {
-            self.health(Some(Failure::Error));
-            let refusal =
-                Refusal::new(Code::UpstreamError, "The model's provider answered something that is no completion.");
-            return self.estimate_and_refuse(refusal, measured, "nonsense");
+        if !measured.is_completion || self.order.stream() {
+            return self.nonsense(measured);
         }
         self.health(None);
         self.mark_first_byte();
-        self.finish(measured, &[]);
+        let flags: &[&str] = if self.caller_left.get().is_some() { &["cancelled"] } else { &[] };
+        self.finish(measured, flags);
         let headers = [
             (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
             (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
@@ -262,7 +265,7 @@ fn free(status: StatusCode) -> Option<Settlement> {
 
 impl Drop for Dispatched {
     /// Given up before the head of an answer (or in the middle of one that is no stream): the caller left, and the drain
-    /// took too long, or `abort` says so, or the server stops.
+    /// took too long, or `abort` says so, or the server stops. Estimated from the prompt: nothing was delivered.
     fn drop(&mut self) {
         if self.open.is_none() {
             return;
@@ -271,11 +274,8 @@ impl Drop for Dispatched {
             drop(self.refuse(Refusal::new(Code::UpstreamError, "cancelled"), settlement.flag("cancelled")));
         } else if !self.sent.load(Ordering::Acquire) {
             drop(self.refuse(Refusal::new(Code::UpstreamError, "cancelled"), Settlement::void().flag("cancelled")));
-        } else if self.config.proxy.on_disconnect == OnDisconnect::Abort {
-            self.finish(Measured::default(), &["cancelled"]);
         } else {
-            let lost = Settlement::lost().flag("cancelled");
-            drop(self.refuse(Refusal::new(Code::UpstreamTimeout, "cancelled"), lost));
+            self.finish(Measured::default(), &["cancelled"]);
         }
     }
 }
