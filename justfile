@@ -11,7 +11,7 @@ demo:
 build:
     cargo build --release --locked
 
-# Every test
+# Every test (they need libfaketime: apt-get install faketime)
 test:
     cargo test --locked
 
@@ -20,6 +20,7 @@ lint:
     cargo fmt --check
     cargo clippy --locked --all-targets -- -D warnings
     shellcheck scripts/*.sh .ci/run
+    scripts/docker-context.sh
 
 # Put the code in its one format
 fmt:

@@ -11,6 +11,7 @@ import hmac
 import json
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -27,6 +28,11 @@ def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
+
+
+def end_on_sigterm():
+    """Makes SIGTERM (of `timeout`, say) an exit that ends the children too."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 def wait_for(what, seconds, probe):
@@ -147,7 +153,7 @@ class Tollgate:
             rows = [json.loads(line) for line in self.run("usage", "--requests", "--json").splitlines() if line.strip()]
             return None if any(row["state"] == "held" for row in rows) else rows
 
-        rows = wait_for("every held request ended", 20, lambda: ended() or None)
+        rows = wait_for("every held request ended", 60, lambda: ended() or None)
         return {row["id"]: row for row in rows}
 
 

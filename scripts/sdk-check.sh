@@ -3,18 +3,12 @@
 # stand-in upstream. Nothing leaves this machine but the installation of the SDKs.
 #
 #   scripts/sdk-check.sh [BINARY]      default: the debug build, which is built first
+#   scripts/sdk-check.sh --install     only installs the SDKs
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 OPENAI_PYTHON=3.54.0
 OPENAI_NODE=6.49.0 # the last for Node 20
-
-if [[ $# -gt 0 ]]; then
-  binary=$1
-else
-  cargo build --locked --bin tollgate
-  binary=${CARGO_TARGET_DIR:-target}/debug/tollgate
-fi
 
 # The SDKs stay between runs, in a folder that their versions name.
 folder=target/sdk/python-$OPENAI_PYTHON-node-$OPENAI_NODE
@@ -25,6 +19,14 @@ if [[ ! -e $folder/complete ]]; then
   echo '{"private": true, "type": "module"}' >"$folder/package.json"
   npm install --prefix "$folder" --silent --no-audit --no-fund "openai@$OPENAI_NODE"
   touch "$folder/complete"
+fi
+if [[ ${1:-} == --install ]]; then exit; fi
+
+if [[ $# -gt 0 ]]; then
+  binary=$1
+else
+  cargo build --locked --bin tollgate
+  binary=${CARGO_TARGET_DIR:-target}/debug/tollgate
 fi
 # Node looks for packages beside the script, so the script goes to the packages.
 cp scripts/sdk_check.mjs "$folder/"

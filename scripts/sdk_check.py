@@ -5,6 +5,7 @@ sdk_check.mjs; both report to one list. The last checks compare the ledger with 
 """
 
 import asyncio
+import contextlib
 import datetime
 import json
 import os
@@ -16,7 +17,7 @@ import time
 import openai
 from openai import AsyncOpenAI, OpenAI
 
-from rig import Checks, Tollgate, cost_micros, expect, fake_openai, free_port
+from rig import Checks, Tollgate, cost_micros, end_on_sigterm, expect, fake_openai, free_port, wait_for
 
 KEY = "sk-canary-operator-key"
 MODEL = "gpt-4o-mini"
@@ -380,10 +381,23 @@ def run_node(checks, gate):
     return [s["record"] for s in said if "record" in s]
 
 
+def bills(served, count):
+    """The usage of each request that the upstream served, by the completion's id; waits a little for so many."""
+
+    def now():
+        return {entry["id"]: entry["usage"] for entry in served() if entry["status"] == 200}
+
+    # The upstream writes its line after its last byte, and a row may be settled in between.
+    with contextlib.suppress(TimeoutError):
+        wait_for("the upstream's log", 5, lambda: len(now()) >= count)
+    return now()
+
+
 def check_ledger(checks, gate, records, served):
     """The ledger against what the SDKs were told and what the upstream would bill."""
     rows = gate.rows()
-    billed = {entry["id"]: entry["usage"] for entry in served if entry["status"] == 200}
+    settled = [row for row in rows.values() if row["state"] == "settled"]
+    billed = bills(served, len(settled))
 
     def same(record):
         row = rows[record["request_id"]]
@@ -404,7 +418,6 @@ def check_ledger(checks, gate, records, served):
                 raise AssertionError(f"{record['what']}: {error!r}") from error
 
     def nothing_else():
-        settled = [row for row in rows.values() if row["state"] == "settled"]
         expect("settled rows, against requests that the upstream served", len(settled), len(billed))
         free = [row for row in settled if row["cost_micros"] <= 0]
         expect("settled rows that cost nothing", free, [])
@@ -425,6 +438,7 @@ def check_ledger(checks, gate, records, served):
 
 def main():
     """Runs everything; the exit code."""
+    end_on_sigterm()
     checks = Checks()
     with tempfile.TemporaryDirectory(prefix="tollgate-sdk-") as folder, fake_openai(folder, KEY) as (upstream, served):
         config = CONFIG.format(upstream=upstream, closed=free_port())
@@ -432,7 +446,7 @@ def main():
         with gate.serve():
             records = run_python(checks, gate)
             records += run_node(checks, gate)
-            check_ledger(checks, gate, records, served())
+            check_ledger(checks, gate, records, served)
             if checks.failed:
                 with open(gate.log_path(), encoding="utf-8") as log:
                     print("The end of the server's log:\n" + "".join(log.readlines()[-30:]))

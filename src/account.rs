@@ -100,8 +100,9 @@ pub async fn models(State(app): State<Arc<App>>, caller: Principal) -> Result<Js
 pub async fn model(
     State(app): State<Arc<App>>,
     caller: Principal,
-    Path(id): Path<String>,
+    id: Result<Path<String>, axum::extract::rejection::PathRejection>,
 ) -> Result<Json<Value>, Refusal> {
+    let Path(id) = id.map_err(|_| Refusal::invalid("model", "The model's name in the path is not UTF-8."))?;
     let config = app.config();
     let granted = app.directory.plan_of(&caller, &config, app.clock.now()).await?;
     let canonical = config.prices.resolve(&id).map(|(name, _)| name);

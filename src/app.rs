@@ -7,9 +7,13 @@
 mod reload;
 mod requests;
 mod serving;
+#[cfg(test)]
+mod tests;
+mod unread;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use axum::Router;
@@ -19,9 +23,11 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use http::request::Parts;
 use serde_json::json;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::util::option_layer;
+use uuid::Uuid;
 
 use crate::auth::{Authenticator, Principal};
 use crate::clock::Clock;
@@ -47,22 +53,42 @@ pub struct App {
     pub directory: Directory,
     /// Money.
     pub ledger: Ledger,
-    /// Providers.
-    pub upstreams: Upstreams,
+    upstreams: ArcSwap<Upstreams>,
     /// Tasks that outlive their caller: drained answers, fetched keys, counted estimates.
     pub work: TaskTracker,
     /// Cancelled when the shutdown's grace is over: what still runs settles at once.
     pub cut: CancellationToken,
-    open: Arc<AtomicUsize>,
+    /// How many prompts are counted at once: the work of a whole core each.
+    pub counting: Semaphore,
+    /// When the day ends whose ceiling was last reported as reached.
+    pub ceiling_reported: AtomicI64,
+    open: Arc<Open>,
+}
+
+/// The open requests of this server.
+#[derive(Debug, Default)]
+struct Open {
+    all: AtomicUsize,
+    by_user: Mutex<HashMap<Uuid, u32>>,
 }
 
 /// One of the `open_requests_max` places; given back when dropped.
 #[derive(Debug)]
-pub struct Place(Arc<AtomicUsize>);
+pub struct Place {
+    open: Arc<Open>,
+    user_id: Uuid,
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
+        self.open.all.fetch_sub(1, Ordering::AcqRel);
+        let mut by_user = self.open.by_user.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = by_user.get_mut(&self.user_id) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                by_user.remove(&self.user_id);
+            }
+        }
     }
 }
 
@@ -83,13 +109,15 @@ impl App {
         let app = Self {
             auth: Authenticator::new(&config.auth, work.clone(), clock.clone()),
             directory: Directory::new(ledger.clone()),
-            upstreams: Upstreams::new(&config.proxy),
+            upstreams: ArcSwap::from_pointee(Upstreams::new(&config.proxy)),
             config: ArcSwap::from_pointee(config),
             clock,
             ledger,
             work,
             cut: CancellationToken::new(),
-            open: Arc::new(AtomicUsize::new(0)),
+            counting: Semaphore::new(std::thread::available_parallelism().map_or(1, std::num::NonZero::get)),
+            ceiling_reported: AtomicI64::new(0),
+            open: Arc::default(),
         };
         app.auth.warm_up();
         Ok((Arc::new(app), writer))
@@ -101,23 +129,40 @@ impl App {
         self.config.load_full()
     }
 
-    /// A place among the open requests.
+    /// Providers, with the timeouts in force.
+    #[must_use]
+    pub fn upstreams(&self) -> Arc<Upstreams> {
+        self.upstreams.load_full()
+    }
+
+    /// A place among the open requests. A user may take `share` of them: how many may be open by the plan is decided by
+    /// the ledger, but bodies are read, and prompts counted, before that.
     ///
     /// # Errors
-    /// `overloaded`: all are taken.
-    pub fn place(&self) -> Result<Place, Refusal> {
+    /// `overloaded`: all are taken; `too_many_concurrent`: the user's share is.
+    pub fn place(&self, user_id: Uuid, share: u32) -> Result<Place, Refusal> {
         let most = self.config.load().server.open_requests_max;
-        let place = Place(self.open.clone());
-        if self.open.fetch_add(1, Ordering::AcqRel) < most {
-            return Ok(place);
+        let before = self.open.all.fetch_add(1, Ordering::AcqRel);
+        let mine = {
+            let mut by_user = self.open.by_user.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = by_user.entry(user_id).or_default();
+            *count = count.saturating_add(1);
+            *count
+        };
+        let place = Place { open: self.open.clone(), user_id };
+        if before >= most {
+            return Err(Refusal::new(Code::Overloaded, "The server is busy; try again in a moment."));
         }
-        Err(Refusal::new(Code::Overloaded, "The server is busy; try again in a moment."))
+        if mine > share {
+            return Err(Refusal::new(Code::TooManyConcurrent, "Too many of your requests are open at once."));
+        }
+        Ok(place)
     }
 
     /// How many places are taken.
     #[must_use]
     pub fn open_requests(&self) -> usize {
-        self.open.load(Ordering::Acquire)
+        self.open.all.load(Ordering::Acquire)
     }
 }
 
@@ -132,6 +177,7 @@ pub fn router(app: &Arc<App>) -> Router {
         .layer(from_fn_with_state(app.clone(), requests::log_request))
         .layer(option_layer(requests::cors(&app.config().server.cors_origins)))
         .layer(from_fn_with_state(app.clone(), requests::name_request))
+        .layer(from_fn_with_state(app.clone(), unread::let_finish))
         .with_state(app.clone())
 }
 
@@ -161,7 +207,7 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
     let config = app.config();
     let now = app.clock.now();
     let keys = app.auth.health(now);
-    let upstreams = app.upstreams.health(&config.upstreams);
+    let upstreams = app.upstreams().health(&config.upstreams, now);
     let writable = app.ledger.is_writable();
     let an_upstream = upstreams.values().any(|health| health.ok);
     let is_ready = writable && keys.ok && an_upstream;

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use quick_cache::sync::Cache;
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use crate::auth::Principal;
@@ -34,6 +35,7 @@ struct Answer {
 pub struct Directory {
     ledger: Ledger,
     reader: Arc<Reader>,
+    reports: Arc<Reader>,
     cache: Arc<Cache<Uuid, Answer>>,
 }
 
@@ -41,14 +43,16 @@ impl Directory {
     /// A directory over the ledger's subscription table.
     #[must_use]
     pub fn new(ledger: Ledger) -> Self {
-        let reader = Arc::new(Reader::new(ledger.path().to_owned()));
-        Self { ledger, reader, cache: Arc::new(Cache::new(CACHED_USERS)) }
+        let reader = || Arc::new(Reader::new(ledger.path().to_owned()));
+        let (reader, reports) = (reader(), reader());
+        Self { ledger, reader, reports, cache: Arc::new(Cache::new(CACHED_USERS)) }
     }
 
-    /// The connection it reads with, for others who only read.
+    /// A connection for others who only read. It is not the one that plans are read with: a long look at the usage log
+    /// must make nobody wait for a plan.
     #[must_use]
     pub fn reader(&self) -> Arc<Reader> {
-        self.reader.clone()
+        self.reports.clone()
     }
 
     /// The plan of a caller.
@@ -104,11 +108,13 @@ impl Directory {
 pub struct Reader {
     path: PathBuf,
     reports: Mutex<Option<Reports>>,
+    /// Who waits for the connection waits here, where waiting takes no thread.
+    turn: Arc<Semaphore>,
 }
 
 impl Reader {
     fn new(path: PathBuf) -> Self {
-        Self { path, reports: Mutex::new(None) }
+        Self { path, reports: Mutex::new(None), turn: Arc::new(Semaphore::new(1)) }
     }
 
     /// Reads on a thread that may block.
@@ -119,8 +125,15 @@ impl Reader {
         self: &Arc<Self>,
         read: impl FnOnce(&Reports) -> Result<T, crate::ledger::Failure> + Send + 'static,
     ) -> Result<T, String> {
+        let turn = self.turn.clone().acquire_owned().await.map_err(|error| error.to_string())?;
         let reader = self.clone();
-        let done = tokio::task::spawn_blocking(move || reader.read_now(read)).await;
+        let reading = move || {
+            let answer = reader.read_now(read);
+            // Only now: a caller that leaves does not end its read.
+            drop(turn);
+            answer
+        };
+        let done = tokio::task::spawn_blocking(reading).await;
         done.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
     }
 
@@ -136,5 +149,42 @@ impl Reader {
         let answer = read(&reports)?;
         *kept = Some(reports);
         Ok(answer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::ledger::Settings;
+
+    #[tokio::test]
+    async fn a_long_look_at_the_usage_log_makes_nobody_wait_for_a_plan() {
+        let folder = std::env::temp_dir().join(format!("tollgate-directory-{}", Uuid::now_v7()));
+        let settings = Settings {
+            path: folder.join("ledger.db"),
+            lease: Duration::from_mins(1),
+            keep_requests: Duration::from_hours(24 * 400),
+            time_zone: jiff::tz::TimeZone::UTC,
+        };
+        let (ledger, writer) = Ledger::open(settings, Clock::system()).unwrap();
+        let directory = Directory::new(ledger);
+        let (hurry, wait) = std::sync::mpsc::channel::<()>();
+        let reports = directory.reader();
+        let long = reports.read(move |_| Ok(wait.recv().is_ok()));
+        let reader = directory.reader.clone();
+        let look = async {
+            let looked = reader.read(|reports| reports.subscription(Uuid::from_u128(1)));
+            let looked = tokio::time::timeout(Duration::from_secs(5), looked).await;
+            hurry.send(()).unwrap();
+            looked
+        };
+        let (long, looked) = tokio::join!(long, look);
+        assert_eq!(long, Ok(true));
+        assert_eq!(looked, Ok(Ok(None)));
+        writer.close();
+        drop(std::fs::remove_dir_all(folder));
     }
 }

@@ -424,7 +424,7 @@ pub fn admit(ask: &Ask, limits: &[LimitState]) -> Result<Hold, Exceeded> {
 
 fn exceeded(least: &Amounts, limits: &[LimitState]) -> Exceeded {
     let misfits = limits.iter().filter(|state| least.of(state.limit.unit) > state.remaining());
-    let latest = misfits.max_by_key(|state| (never_fits(least, state), state.window.end));
+    let latest = misfits.max_by_key(|state| state.window.end);
     let none = || LimitState {
         limit: Limit { per: Per::Lifetime, unit: Unit::Requests, amount: 0 },
         window: Window { per: Per::Lifetime, start: Timestamp::EPOCH, end: Timestamp::MAX },
@@ -432,11 +432,6 @@ fn exceeded(least: &Amounts, limits: &[LimitState]) -> Exceeded {
     };
     let state = latest.copied().unwrap_or_else(none);
     Exceeded { state, requested: least.of(state.limit.unit) }
-}
-
-/// A request larger than the whole limit will not fit when the window resets either.
-fn never_fits(least: &Amounts, state: &LimitState) -> bool {
-    least.of(state.limit.unit) > state.limit.amount
 }
 
 impl Exceeded {

@@ -31,11 +31,15 @@ use crate::config::{Config, Server, UpstreamConfig};
 use crate::error::{Code, Refusal};
 use crate::ledger::Reservation;
 use crate::order::{Order, Terms};
+use crate::plan::Plan;
 use crate::upstream;
 use line::Line;
 
 /// The paths that end up here: the seed's and OpenAI's own, one path through the code.
 pub const ENDPOINTS: [&str; 2] = ["/v1/chat/completions", "/api/chat"];
+
+/// The places of a user beyond what the plan lets be open.
+const SHARE: u32 = 64;
 
 /// A request that may be sent: its order, the hold that pays for it, and where it goes.
 struct Admitted {
@@ -68,9 +72,9 @@ async fn admit(app: &App, line: &mut Line, request: Request) -> Result<Admitted,
     let now = app.clock.now();
     let caller = app.auth.verify(&head.headers, &config.auth, now).await?;
     line.caller(caller.user_id());
-    let place = app.place()?;
     let granted = app.directory.plan_of(&caller, &config, now).await?;
     line.plan(&granted.plan.name);
+    let place = app.place(caller.user_id(), share(&granted.plan))?;
     let body = read_body(&head.headers, body, &config.server).await?;
     let order = Order::parse(&body, &Terms { plan: &granted.plan, prices: &config.prices })?;
     line.model(order.model());
@@ -80,6 +84,11 @@ async fn admit(app: &App, line: &mut Line, request: Request) -> Result<Admitted,
     let (order, reservation) = admission::reserve(&asking, order, line).await?;
     let user_hash = app.ledger.hash_user(caller.user_id());
     Ok(Admitted { config, user_hash, order, reservation, upstream, place })
+}
+
+/// How many places one user may take: those that the plan lets be open, and some that are still sending or draining.
+fn share(plan: &Plan) -> u32 {
+    plan.concurrent_requests.unwrap_or(SHARE).saturating_mul(2).saturating_add(SHARE)
 }
 
 /// A model that the plan names and no upstream serves; the settings are checked for it, so only a reload gets here.

@@ -61,11 +61,17 @@ impl App {
                 return;
             }
         };
+        self.adopt(new);
+    }
+
+    /// Takes new settings over, for the requests that come from now on.
+    pub(super) fn adopt(&self, new: Config) {
         let old = self.config();
         if new.server.bind != old.server.bind || new.store.path != old.store.path {
             tracing::warn!("[server] bind and [store] url change only at a restart");
         }
         self.auth.reload(&new.auth);
+        self.upstreams.store(Arc::new(self.upstreams().with_settings(&new.proxy)));
         tracing::info!(plans = new.plans.by_name.len(), upstreams = new.upstreams.len(), "settings reloaded");
         self.config.store(Arc::new(new));
     }

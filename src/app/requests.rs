@@ -5,15 +5,15 @@ use std::time::Instant;
 
 use axum::extract::{FromRequestParts, Request, State};
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, header};
-use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 use uuid::Uuid;
 
 use super::App;
 use crate::clock::Timestamp;
-use crate::error::CODE_HEADER;
+use crate::error::{CODE_HEADER, Code, Refusal};
 
 const ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -28,9 +28,26 @@ pub(super) async fn name_request(State(app): State<Arc<App>>, mut request: Reque
         return next.run(request).await;
     };
     request.headers_mut().insert(ID_HEADER, value.clone());
-    let mut response = next.run(request).await;
+    let mut response = match odd_framing(&request) {
+        Some(refusal) => refusal,
+        None => next.run(request).await,
+    };
     response.headers_mut().insert(ID_HEADER, value);
     response
+}
+
+/// A transfer coding other than one plain `chunked` is answered with 400 and the end of the connection (RFC 9112 §6.1,
+/// §7): what stands before this server may have seen the end of the body elsewhere.
+fn odd_framing(request: &Request) -> Option<Response> {
+    let mut codings = request.headers().get_all(header::TRANSFER_ENCODING).iter();
+    let is_plain = codings.next().is_none_or(|first| first.as_bytes().eq_ignore_ascii_case(b"chunked"));
+    if is_plain && codings.next().is_none() {
+        return None;
+    }
+    let refusal = Refusal::new(Code::InvalidRequest, "Send one Transfer-Encoding, chunked, or a Content-Length.");
+    let mut response = refusal.into_response();
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    Some(response)
 }
 
 /// A `UUIDv7` of our own clock (RFC 9562 §5.7).
@@ -50,10 +67,13 @@ impl<S: Send + Sync> FromRequestParts<S> for RequestId {
     }
 }
 
-/// One line a request. What is forwarded logs itself when it has ended (`proxy`), so here only the rest is told.
+/// One line a request. What is forwarded logs itself when it has ended (`proxy`), so here only the rest is told. A head
+/// that is too large gets no further.
 pub(super) async fn log_request(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let path = request.uri().path();
-    if crate::proxy::ENDPOINTS.contains(&path) && request.method() == Method::POST {
+    let bytes_max = app.config().server.header_bytes_max;
+    let is_too_large = head_bytes(&request) > bytes_max;
+    if crate::proxy::ENDPOINTS.contains(&path) && request.method() == Method::POST && !is_too_large {
         return next.run(request).await;
     }
     // A path is the stranger's text: bounded, and escaped by the log's format.
@@ -61,7 +81,12 @@ pub(super) async fn log_request(State(app): State<Arc<App>>, request: Request, n
     let method = request.method().clone();
     let id = request.headers().get(ID_HEADER).cloned();
     let begun = Instant::now();
-    let response = next.run(request).await;
+    let response = if is_too_large {
+        let message = format!("The request's line and headers are larger than {bytes_max} bytes.");
+        Refusal::new(Code::HeadersTooLarge, message).into_response()
+    } else {
+        next.run(request).await
+    };
     let code = response.headers().get(CODE_HEADER).and_then(|code| code.to_str().ok());
     tracing::info!(
         request_id = id.as_ref().and_then(|id| id.to_str().ok()),
@@ -74,6 +99,18 @@ pub(super) async fn log_request(State(app): State<Arc<App>>, request: Request, n
         "request"
     );
     response
+}
+
+/// At most as many bytes as the head came in. (hyper reads a buffer on before it looks at its own bound.)
+fn head_bytes(request: &Request) -> usize {
+    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    let field = |(name, value): (&HeaderName, &HeaderValue)| {
+        // A colon and a line ending.
+        name.as_str().len().saturating_add(value.len()).saturating_add(3)
+    };
+    // The id is ours.
+    let sent = request.headers().iter().filter(|(name, _)| *name != ID_HEADER);
+    sent.map(field).fold(target, usize::saturating_add)
 }
 
 /// Browsers may call from the configured origins; without any there is no such layer.
@@ -89,7 +126,9 @@ pub(super) fn cors(origins: &[String]) -> Option<CorsLayer> {
     let layer = CorsLayer::new()
         .allow_origin(origin)
         .allow_methods([Method::GET, Method::POST])
-        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, HeaderName::from_static("x-client-info")])
+        // Any: OpenAI's own client sends a dozen `x-stainless-…`. None decides anything but the token, which no browser
+        // adds by itself.
+        .allow_headers(AllowHeaders::mirror_request())
         .expose_headers([ID_HEADER, HeaderName::from_static(CODE_HEADER), header::RETRY_AFTER])
         .max_age(std::time::Duration::from_mins(10));
     Some(layer)

@@ -59,7 +59,7 @@ pub(super) async fn run(demo: &Args, sources: &Sources) -> Result<(), Failure> {
     let signals = stop_on_signal(stop.clone())?;
     let (upstream, model) = upstream(demo, sources, &stop).await?;
     let config = Config::for_demo(&format!("0.0.0.0:{}", demo.port), &upstream)?;
-    telemetry::init(config.server.log_format, &config.server.log_level);
+    let (log_format, log_level) = (config.server.log_format, config.server.log_level.clone());
     let in_use = |error: ledger::Failure| Failure::new(error.to_string(), "try another port: --port 8081");
     let listener = listen(&config.server.bind).await.map_err(in_use)?;
     let (app, writer) = App::open(config, Clock::system())?;
@@ -67,6 +67,8 @@ pub(super) async fn run(demo: &Args, sources: &Sources) -> Result<(), Failure> {
     let serving = serve(app.clone(), writer, listener, stop.clone());
     let show = async {
         let shown = show(demo.port, &token, &model).await;
+        // Only now: log lines in the middle of the tour would hide it.
+        telemetry::init(log_format, &log_level);
         if demo.once || shown.is_err() {
             stop.cancel();
         }

@@ -73,4 +73,6 @@ fn plain(row: &RequestRow) -> String {
         MicroUsd(row.cost_micros),
         row.flags.join(",")
     )
+    .trim_end()
+    .to_owned()
 }

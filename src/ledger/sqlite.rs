@@ -101,9 +101,25 @@ impl Book {
     pub(super) fn open(path: &Path, owner: Uuid) -> Result<Self, Failure> {
         let db = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
         db.pragma_update(None, "journal_mode", "wal")?;
+        migrate(&db)?;
+        Self::for_writing(db, owner)
+    }
+
+    /// Opens again the ledger that has this identifier key, and no other: a disk that is gone leaves an empty folder
+    /// behind, and a ledger made there would have forgotten what everybody used.
+    pub(super) fn reopen(path: &Path, owner: Uuid, identifier_key: &str) -> Result<Self, Failure> {
+        let db = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        let key: String =
+            db.query_row("select value from switches where name = 'identifier_key'", [], |row| row.get(0))?;
+        if key != identifier_key {
+            return Err(Failure::new(format!("another ledger lies at {} now", path.display())));
+        }
+        Self::for_writing(db, owner)
+    }
+
+    fn for_writing(db: Connection, owner: Uuid) -> Result<Self, Failure> {
         db.pragma_update(None, "synchronous", "full")?;
         db.set_prepared_statement_cache_capacity(32);
-        migrate(&db)?;
         Ok(Self { db, owner: owner.to_string() })
     }
 
@@ -164,6 +180,8 @@ impl Book {
 
     /// Says that this process lives.
     pub(super) fn renew_lease(&self, now: Timestamp, lease: Duration) -> Result<(), Failure> {
+        // There is one server on a SQLite file.
+        self.db.execute("delete from owners where id <> ?1", [&self.owner])?;
         let mut write = self.db.prepare_cached("insert or replace into owners (id, lease_until) values (?1, ?2)")?;
         write.execute(params![self.owner, now.plus(lease).millis()])?;
         Ok(())

@@ -43,6 +43,8 @@ struct Writer {
     clock: Clock,
     shared: Arc<Shared>,
     owner: Uuid,
+    /// Tells this ledger from every other.
+    identifier_key: String,
     /// Endings that are not on the disk yet.
     endings: VecDeque<Ending>,
     paused: Option<String>,
@@ -61,27 +63,8 @@ pub(super) fn start(
     shared: Arc<Shared>,
     queue: Receiver<Job>,
 ) -> Result<(JoinHandle<()>, String), Failure> {
-    let lock = lock(&settings)?;
-    let owner = Uuid::now_v7();
-    let book = Book::open(&settings.path, owner)?;
-    let identifier_key = book.identifier_key()?;
-    let mut writer = Writer {
-        book,
-        settings,
-        clock,
-        shared,
-        owner,
-        endings: VecDeque::new(),
-        paused: None,
-        data_version: -1,
-        renewed_at: None,
-        pruned_at: None,
-        failures: 0,
-        _lock: lock,
-    };
-    writer.sweep_at_start()?;
-    writer.look_for_changes()?;
-    writer.shared.writable.store(true, Ordering::Release);
+    let writer = Writer::open(settings, clock, shared)?;
+    let identifier_key = writer.identifier_key.clone();
     let builder = std::thread::Builder::new().name("ledger".to_owned());
     let thread = builder.spawn(move || writer.run(&queue));
     let thread = thread.map_err(|error| Failure::new(format!("no thread for the ledger: {error}")))?;
@@ -110,6 +93,31 @@ fn lock(settings: &Settings) -> Result<File, Failure> {
 }
 
 impl Writer {
+    fn open(settings: Settings, clock: Clock, shared: Arc<Shared>) -> Result<Self, Failure> {
+        let lock = lock(&settings)?;
+        let owner = Uuid::now_v7();
+        let book = Book::open(&settings.path, owner)?;
+        let mut writer = Self {
+            identifier_key: book.identifier_key()?,
+            book,
+            settings,
+            clock,
+            shared,
+            owner,
+            endings: VecDeque::new(),
+            paused: None,
+            data_version: -1,
+            renewed_at: None,
+            pruned_at: None,
+            failures: 0,
+            _lock: lock,
+        };
+        writer.sweep_at_start()?;
+        writer.look_for_changes()?;
+        writer.shared.writable.store(true, Ordering::Release);
+        Ok(writer)
+    }
+
     fn run(mut self, queue: &Receiver<Job>) {
         let mut going = true;
         while going {
@@ -172,9 +180,14 @@ impl Writer {
         if holds.is_empty() && self.endings.is_empty() && !self.chores_are_due() {
             return;
         }
-        let done = self.transaction(&holds);
-        let in_doubt = done.is_err() && self.book.roll_back();
-        match done {
+        // A ledger that failed is tried without holds first, so that few are ever in doubt however long it fails.
+        if self.failures > 0 && !holds.is_empty() {
+            self.write(VecDeque::new());
+            if self.failures > 0 {
+                return refuse(holds);
+            }
+        }
+        match self.transaction(&holds) {
             Ok(answers) => {
                 self.endings.clear();
                 self.succeeded();
@@ -183,14 +196,18 @@ impl Writer {
                     drop(waiting.send(answer));
                 }
             }
-            Err(error) => self.failed(&error, holds, in_doubt),
+            Err((error, in_doubt)) => self.failed(&error, holds, in_doubt),
         }
     }
 
-    fn transaction(&mut self, holds: &VecDeque<Waiting>) -> Result<Vec<Result<Hold, NoHold>>, Failure> {
-        self.book.begin()?;
-        let answers = self.steps(holds)?;
-        self.book.commit()?;
+    /// One transaction; when it fails, also whether a commit was tried of which nobody knows what reached the disk.
+    fn transaction(&mut self, holds: &VecDeque<Waiting>) -> Result<Vec<Result<Hold, NoHold>>, (Failure, bool)> {
+        self.book.begin().map_err(|error| (error, false))?;
+        let answers = self.steps(holds).map_err(|error| {
+            self.book.roll_back();
+            (error, false)
+        })?;
+        self.book.commit().map_err(|error| (error, self.book.roll_back()))?;
         Ok(answers)
     }
 
@@ -259,13 +276,14 @@ impl Writer {
         if self.failures.is_power_of_two() {
             tracing::error!(%error, endings_waiting = self.endings.len(), "the ledger cannot be written");
         }
-        self.isolate_poison();
-        for (request, waiting) in holds {
-            if in_doubt {
-                self.endings.push_back(Ending { id: request.id, settlement: Settlement::void() });
-            }
-            drop(waiting.send(Err(NoHold::Store)));
+        if error.is_constraint() {
+            self.isolate_poison();
         }
+        if in_doubt {
+            let void = |(request, _): &Waiting| Ending { id: request.id, settlement: Settlement::void() };
+            self.endings.extend(holds.iter().map(void));
+        }
+        refuse(holds);
         self.reopen();
     }
 
@@ -289,11 +307,14 @@ impl Writer {
 
     /// A file that was moved or a disk that came back wants a new connection.
     fn reopen(&mut self) {
-        if self.failures.is_multiple_of(5)
-            && let Ok(book) = Book::open(&self.settings.path, self.owner)
-        {
-            self.book = book;
-            self.data_version = -1;
+        if self.failures.is_multiple_of(5) {
+            match Book::reopen(&self.settings.path, self.owner, &self.identifier_key) {
+                Ok(book) => {
+                    self.book = book;
+                    self.data_version = -1;
+                }
+                Err(error) => tracing::error!(%error, "the ledger cannot be opened again"),
+            }
         }
     }
 
@@ -322,8 +343,146 @@ impl Writer {
     }
 }
 
+/// Tells who waits that nothing was held.
+fn refuse(holds: VecDeque<Waiting>) {
+    for (_, waiting) in holds {
+        // A caller that left has nothing to be told.
+        drop(waiting.send(Err(NoHold::Store)));
+    }
+}
+
 /// Takes a hold that its caller has let go out of the batch; false if it is not in it.
 fn withdraw(holds: &mut VecDeque<Waiting>, ending: &Ending) -> bool {
     let place = holds.iter().position(|(request, _)| request.id == ending.id);
     place.and_then(|place| holds.remove(place)).is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A folder of its own, gone with its owner.
+    struct Folder(std::path::PathBuf);
+
+    impl Folder {
+        fn new() -> Self {
+            let path = std::env::temp_dir().join(format!("tollgate-writer-{}", Uuid::now_v7()));
+            std::fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+
+        fn writer(&self) -> Writer {
+            let settings = Settings {
+                path: self.0.join("ledger.db"),
+                lease: Duration::from_mins(1),
+                keep_requests: Duration::from_hours(24 * 400),
+                time_zone: jiff::tz::TimeZone::UTC,
+            };
+            Writer::open(settings, Clock::system(), Arc::new(Shared::default())).unwrap()
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            drop(std::fs::remove_dir_all(&self.0));
+        }
+    }
+
+    fn hold(id: Uuid) -> (Job, oneshot::Receiver<Result<Hold, NoHold>>) {
+        let price = crate::price::PriceTable::shipped().models.remove("gpt-4o-mini").unwrap();
+        let ask = crate::plan::Ask { price, input_tokens: 10, output_cap: 10, output_floor: 10, choices: 1 };
+        let request = HoldRequest {
+            id,
+            user_id: Uuid::from_u128(7),
+            now: Clock::system().now(),
+            plan: "free".to_owned(),
+            endpoint: "/v1/chat/completions",
+            model: "gpt-4o-mini".to_owned(),
+            upstream: "openai".to_owned(),
+            ask,
+            limits: Vec::new(),
+            concurrent: None,
+            ceiling: None,
+        };
+        let (answer, wait) = oneshot::channel();
+        (Job::Hold(Box::new(request), answer), wait)
+    }
+
+    #[test]
+    fn a_locked_ledger_refuses_holds_keeps_few_endings_and_tries_them_together() {
+        let folder = Folder::new();
+        let mut writer = folder.writer();
+        let ids: Vec<Uuid> = (0..40).map(|_| Uuid::now_v7()).collect();
+        let (jobs, waits): (Vec<_>, Vec<_>) = ids.iter().map(|id| hold(*id)).unzip();
+        writer.batch(jobs);
+        assert!(waits.into_iter().all(|mut wait| wait.try_recv().unwrap().is_ok()));
+        let other = rusqlite::Connection::open(&writer.settings.path).unwrap();
+        other.execute_batch("begin immediate").unwrap();
+        writer.book.db.busy_timeout(Duration::from_millis(50)).unwrap();
+        let end = |id: &Uuid| Job::End(Ending { id: *id, settlement: Settlement::void() });
+        let started = Instant::now();
+        writer.batch(ids.iter().map(end).collect());
+        assert!(started.elapsed() < Duration::from_secs(1), "the lock is waited for once, not for every ending");
+        for _ in 0..5 {
+            let (job, mut wait) = hold(Uuid::now_v7());
+            writer.batch(vec![job]);
+            assert_eq!(wait.try_recv().unwrap(), Err(NoHold::Store));
+        }
+        assert_eq!(writer.endings.len(), 40, "a hold that was never tried to be committed needs no ending");
+        other.execute_batch("rollback").unwrap();
+        let (job, mut wait) = hold(Uuid::now_v7());
+        writer.batch(vec![job]);
+        assert!(wait.try_recv().unwrap().is_ok(), "it goes on with the first batch after the lock");
+        assert!(writer.endings.is_empty());
+        let open: i64 =
+            other.query_row("select count(*) from requests where state = 'held'", [], |row| row.get(0)).unwrap();
+        assert_eq!(open, 1);
+    }
+
+    #[test]
+    fn an_ending_that_the_database_refuses_does_not_stop_the_others() {
+        let folder = Folder::new();
+        let mut writer = folder.writer();
+        let ids = [Uuid::now_v7(), Uuid::now_v7(), Uuid::now_v7()];
+        writer.batch(ids.iter().map(|id| hold(*id).0).collect());
+        let poison = format!(
+            "create trigger poison before update on requests when old.id = '{}' begin select raise(abort, 'no'); end",
+            ids[1]
+        );
+        rusqlite::Connection::open(&writer.settings.path).unwrap().execute_batch(&poison).unwrap();
+        let end = |id: &Uuid| Job::End(Ending { id: *id, settlement: Settlement::void() });
+        writer.batch(ids.iter().map(end).collect());
+        assert!(writer.endings.is_empty());
+        let open = "select id from requests where state = 'held'";
+        let open: Vec<String> = writer
+            .book
+            .db
+            .prepare(open)
+            .unwrap()
+            .query_map([], |row| row.get(0))
+            .unwrap()
+            .map(Result::unwrap)
+            .collect();
+        assert_eq!(open, [ids[1].to_string()]);
+    }
+
+    #[test]
+    fn an_empty_folder_or_another_ledger_is_not_taken_for_the_ledger_that_was_lost() {
+        let (folder, other) = (Folder::new(), Folder::new());
+        let writer = folder.writer();
+        let path = writer.settings.path.clone();
+        let reopen = || Book::reopen(&path, writer.owner, &writer.identifier_key);
+        assert!(reopen().is_ok(), "the same ledger");
+        for suffix in ["", "-wal", "-shm"] {
+            let name = |folder: &Folder| folder.0.join(format!("ledger.db{suffix}"));
+            std::fs::rename(name(&folder), folder.0.join(format!("away{suffix}"))).unwrap();
+        }
+        assert!(reopen().is_err(), "none");
+        assert!(!path.exists(), "none was made");
+        std::fs::write(&path, "").unwrap();
+        assert!(reopen().is_err(), "an empty file");
+        drop(other.writer());
+        std::fs::copy(other.0.join("ledger.db"), &path).unwrap();
+        assert!(reopen().is_err(), "another ledger");
+    }
 }

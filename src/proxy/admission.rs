@@ -2,6 +2,7 @@
 //!
 //! And the one place where "nothing was held" becomes what the caller is told.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -34,7 +35,7 @@ pub(super) async fn reserve(asking: &Asking<'_>, order: Order, line: &Line) -> R
     let plan = &asking.granted.plan;
     let mut order = order;
     if order.check_input(plan).is_err() {
-        order = count(order).await?;
+        order = count(asking.app, order).await?;
         order.check_input(plan)?;
     }
     let now = asking.app.clock.now();
@@ -46,7 +47,7 @@ pub(super) async fn reserve(asking: &Asking<'_>, order: Order, line: &Line) -> R
         Err(no) if !could_fit_smaller(&no) => return Err(refusal(&no, asking, now)),
         Err(_) => {}
     }
-    let order = count(order).await?;
+    let order = count(asking.app, order).await?;
     let now = asking.app.clock.now();
     let smaller = order.ask(least);
     let held = asking.app.ledger.hold(request(asking, &order, line, (now, smaller))).await;
@@ -55,16 +56,18 @@ pub(super) async fn reserve(asking: &Asking<'_>, order: Order, line: &Line) -> R
 }
 
 /// Counts with the model's tokenizer, on a thread that may be busy for long.
-async fn count(order: Order) -> Result<Order, Refusal> {
+async fn count(app: &App, order: Order) -> Result<Order, Refusal> {
     if order.is_counted() {
         return Ok(order);
     }
+    let busy = || Refusal::new(Code::Overloaded, "The prompt could not be counted; try again.");
+    let _turn = app.counting.acquire().await.map_err(|_| busy())?;
     let counted = tokio::task::spawn_blocking(move || {
         let mut order = order;
         order.count_exactly();
         order
     });
-    counted.await.map_err(|_| Refusal::new(Code::Overloaded, "The prompt could not be counted; try again."))
+    counted.await.map_err(|_| busy())
 }
 
 /// Fewer tokens help against limits in tokens and cost, and against the ceiling.
@@ -104,7 +107,9 @@ fn refusal(no: &NoHold, asking: &Asking<'_>, now: Timestamp) -> Refusal {
             Refusal::new(Code::TooManyConcurrent, message).with("plan", json!(asking.granted.plan.name))
         }
         NoHold::Ceiling(ends) => {
-            tracing::error!("the ceiling of the day is reached: requests are refused until it ends or is raised");
+            if asking.app.ceiling_reported.swap(ends.millis(), Ordering::AcqRel) != ends.millis() {
+                tracing::error!("the ceiling of the day is reached: requests are refused until it ends or is raised");
+            }
             Refusal::new(Code::Paused, "The service is paused for today.").retry_after(ends.since(now))
         }
         NoHold::Paused(_) => Refusal::new(Code::Paused, "The service is paused.").retry_after(Duration::from_mins(1)),

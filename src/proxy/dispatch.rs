@@ -37,7 +37,7 @@ pub(super) async fn send(app: Arc<App>, admitted: Admitted, line: Line) -> Respo
     let mut line = line;
     line.upstream(&upstream.name);
     let body = order.body(reservation.hold().output_cap, upstream.dialect, &user_hash);
-    let exchange = app.upstreams.send(&upstream, body, order.stream(), reservation.id());
+    let exchange = app.upstreams().send(&upstream, body, order.stream(), reservation.id());
     reservation.dispatched();
     let dispatched = Dispatched {
         sent: exchange.sent_flag(),
@@ -48,6 +48,7 @@ pub(super) async fn send(app: Arc<App>, admitted: Admitted, line: Line) -> Respo
         order: Arc::new(order),
         caller_left: Arc::new(OnceLock::new()),
         first_byte_ms: Arc::new(AtomicI64::new(-1)),
+        free: None,
         open: Some(Open { reservation, line }),
         _place: place,
     };
@@ -74,6 +75,8 @@ struct Dispatched {
     first_byte_ms: Arc<AtomicI64>,
     /// The end of everything.
     deadline: Instant,
+    /// How it ends, now that the upstream has refused it; also if the caller leaves before it is told.
+    free: Option<Settlement>,
     open: Option<Open>,
     _place: Place,
 }
@@ -83,9 +86,10 @@ impl Dispatched {
     async fn follow(self, exchange: Exchange) -> Response {
         match exchange.await {
             Ok(answer) if answer.status != StatusCode::OK => self.refused(answer).await,
-            Ok(answer) if !answer.encoding_ok() || answer.is_event_stream() != self.order.stream() => self.nonsense(),
+            Ok(answer) if !answer.encoding_ok() => self.encoded(),
+            Ok(answer) if !answer.is_event_stream() => self.whole(answer).await,
             Ok(answer) if self.order.stream() => self.stream(answer),
-            Ok(answer) => self.whole(answer).await,
+            Ok(_) => self.nonsense(Measured::default()),
             Err(error) => self.unanswered(error),
         }
     }
@@ -103,22 +107,25 @@ impl Dispatched {
 
     /// An answer other than 200.
     async fn refused(mut self, answer: Answer) -> Response {
+        self.free = free(answer.status);
         let refused = answer.refusal(&self.upstream, self.app.clock.now()).await;
         self.health(refused.failure);
-        if refused.may_have_run {
-            return self.estimate_and_refuse(refused.refusal, Measured::default(), "nonsense");
+        match self.free.take() {
+            Some(settlement) => self.refuse(refused.refusal, settlement),
+            None => self.estimate_and_refuse(refused.refusal, Measured::default(), "nonsense"),
         }
-        let settlement =
-            if refused.was_4xx { Settlement::refused_upstream() } else { Settlement::void().flag("upstream_failed") };
-        self.refuse(refused.refusal, settlement)
     }
 
     /// A 200 that is not what was asked for.
-    fn nonsense(self) -> Response {
+    fn nonsense(self, measured: Measured) -> Response {
         self.health(Some(Failure::Error));
-        let refusal =
-            Refusal::new(Code::UpstreamError, "The model's provider answered something that is no completion.");
-        self.estimate_and_refuse(refusal, Measured::default(), "nonsense")
+        let message = "The model's provider answered something that is not what was asked for.";
+        self.estimate_and_refuse(Refusal::new(Code::UpstreamError, message), measured, "nonsense")
+    }
+
+    /// An answer that is compressed although that was not asked for: what it used is hidden in it, so all counts as used.
+    fn encoded(self) -> Response {
+        self.nonsense(Measured { text_overflow: true, ..Measured::default() })
     }
 
     /// A completion in one piece.
@@ -133,15 +140,13 @@ impl Dispatched {
             }
         };
         let measured = measure_json(&body);
-        if !measured.is_completion {
-            self.health(Some(Failure::Error));
-            let refusal =
-                Refusal::new(Code::UpstreamError, "The model's provider answered something that is no completion.");
-            return self.estimate_and_refuse(refusal, measured, "nonsense");
+        if !measured.is_completion || self.order.stream() {
+            return self.nonsense(measured);
         }
         self.health(None);
         self.mark_first_byte();
-        self.finish(measured, &[]);
+        let flags: &[&str] = if self.caller_left.get().is_some() { &["cancelled"] } else { &[] };
+        self.finish(measured, flags);
         let headers = [
             (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
             (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
@@ -232,8 +237,8 @@ impl Dispatched {
     fn health(&self, failure: Option<Failure>) {
         let now = self.app.clock.now();
         match failure {
-            None => self.app.upstreams.record_ok(&self.upstream.name, now),
-            Some(failure) => self.app.upstreams.record_failure(&self.upstream.name, failure, now),
+            None => self.app.upstreams().record_ok(&self.upstream.name, now),
+            Some(failure) => self.app.upstreams().record_failure(&self.upstream.name, failure, now),
         }
     }
 
@@ -250,20 +255,27 @@ impl Dispatched {
     }
 }
 
+/// The end of a request that the upstream refused by this status; none if something may have run (202, 204, …).
+fn free(status: StatusCode) -> Option<Settlement> {
+    if status.is_client_error() {
+        return Some(Settlement::refused_upstream());
+    }
+    Some(Settlement::void().flag("upstream_failed")).filter(|_| !status.is_success())
+}
+
 impl Drop for Dispatched {
     /// Given up before the head of an answer (or in the middle of one that is no stream): the caller left, and the drain
-    /// took too long, or `abort` says so, or the server stops.
+    /// took too long, or `abort` says so, or the server stops. Estimated from the prompt: nothing was delivered.
     fn drop(&mut self) {
         if self.open.is_none() {
             return;
         }
-        if !self.sent.load(Ordering::Acquire) {
+        if let Some(settlement) = self.free.take() {
+            drop(self.refuse(Refusal::new(Code::UpstreamError, "cancelled"), settlement.flag("cancelled")));
+        } else if !self.sent.load(Ordering::Acquire) {
             drop(self.refuse(Refusal::new(Code::UpstreamError, "cancelled"), Settlement::void().flag("cancelled")));
-        } else if self.config.proxy.on_disconnect == OnDisconnect::Abort {
-            self.finish(Measured::default(), &["cancelled"]);
         } else {
-            let lost = Settlement::lost().flag("cancelled");
-            drop(self.refuse(Refusal::new(Code::UpstreamTimeout, "cancelled"), lost));
+            self.finish(Measured::default(), &["cancelled"]);
         }
     }
 }

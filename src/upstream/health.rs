@@ -1,11 +1,16 @@
 //! What the last traffic with an upstream saw. Pure: it dials nobody, and `now` is an argument.
 
+use std::time::Duration;
+
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 
 use crate::clock::Timestamp;
 
 /// After so many failures in a row that say "out of use", an upstream is.
 const FAILURES_MAX: u32 = 3;
+
+/// An outage that was last seen longer ago than this says nothing any more.
+const OUTAGE_COUNTS: Duration = Duration::from_mins(1);
 
 /// How an upstream failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -66,6 +71,13 @@ impl Default for Health {
 }
 
 impl Health {
+    /// As it counts at `now`: what was seen too long ago says nothing. (A balancer that obeys readiness sends no traffic
+    /// that could show that the upstream is back.)
+    pub(super) fn at(&self, now: Timestamp) -> Self {
+        let is_old = self.at.is_some_and(|at| now.since(at) >= OUTAGE_COUNTS);
+        Self { ok: self.ok || is_old, ..self.clone() }
+    }
+
     pub(super) fn succeeded(&mut self, now: Timestamp) {
         *self = Self { at: Some(now), ..Self::default() };
     }
@@ -106,6 +118,7 @@ mod tests {
         assert!(!health.ok);
         health.failed(Failure::Error, now);
         assert!(!health.ok, "an error is no success");
+        assert!(!health.at(now.plus(Duration::from_secs(59))).ok && health.at(now.plus(Duration::from_mins(1))).ok);
         health.succeeded(now);
         assert_eq!(health, Health { at: Some(now), ..Health::default() });
     }

@@ -166,9 +166,10 @@ impl Upstreams {
 
     /// What the last traffic of each of `upstreams` saw, by name; one without traffic is taken to be in use.
     #[must_use]
-    pub fn health(&self, upstreams: &[UpstreamConfig]) -> BTreeMap<String, Health> {
+    pub fn health(&self, upstreams: &[UpstreamConfig], now: Timestamp) -> BTreeMap<String, Health> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        upstreams.iter().map(|to| (to.name.clone(), seen.get(&to.name).cloned().unwrap_or_default())).collect()
+        let of = |to: &UpstreamConfig| seen.get(&to.name).map(|health| health.at(now)).unwrap_or_default();
+        upstreams.iter().map(|to| (to.name.clone(), of(to))).collect()
     }
 }
 

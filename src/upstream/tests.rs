@@ -341,13 +341,14 @@ async fn a_connection_that_the_upstream_closed_is_not_used_again() {
 #[tokio::test]
 async fn health_is_told_by_upstream() {
     let upstreams = Upstreams::new(&proxy());
+    let now = Timestamp::from_secs(10);
     let both =
         [upstream("http://a/v1", None), UpstreamConfig { name: "b".to_owned(), ..upstream("http://b/v1", None) }];
     for second in 0..3 {
         upstreams.clone().record_failure("b", Failure::Connect, Timestamp::from_secs(second));
     }
-    let health = upstreams.with_settings(&proxy()).health(&both);
+    let health = upstreams.with_settings(&proxy()).health(&both, now);
     assert_eq!((health["openai"].ok, health["b"].ok), (true, false));
     upstreams.record_ok("b", Timestamp::from_secs(9));
-    assert!(upstreams.health(&both)["b"].ok);
+    assert!(upstreams.health(&both, now)["b"].ok);
 }

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Are all files that the sources embed (include_str!, include_bytes!) let through by .dockerignore? Without them the image
+# does not build, and nothing but Docker would notice.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+failed=0
+found=0
+while IFS=: read -r source embedded; do
+  found=$((found + 1))
+  path=$(realpath --relative-to=. "$(dirname "$source")/$embedded")
+  if [[ ! -f $path ]]; then
+    printf '%s embeds %s, which is not there\n' "$source" "$path"
+    failed=1
+  elif ! grep -qxF -e "!$path" -e "!${path%%/*}" .dockerignore; then
+    printf '%s embeds %s, which .dockerignore keeps out\n' "$source" "$path"
+    failed=1
+  fi
+done < <(grep -rPo 'include_(str|bytes)!\("\K[^"]+' src)
+
+if [[ $found -eq 0 ]]; then
+  echo 'no embedded file was found: this script looks in the wrong place'
+  failed=1
+fi
+[[ $failed -eq 0 ]] && echo "$found embedded files are in Docker's context"
+exit "$failed"

@@ -1,0 +1,76 @@
+//! What is left of a request's body when its answer is ready: it is read and thrown away, for a while.
+//!
+//! A connection that is closed while its caller still sends is reset, and the answer is lost with it: an app would not
+//! hear that its token has expired. Invariant: this keeps nothing, and ends with `body_timeout` or [`LEFT_BYTES_MAX`].
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::Response;
+use bytes::Bytes;
+use http::header;
+use http_body::{Frame, SizeHint};
+use http_body_util::{BodyExt, Limited};
+
+use super::App;
+
+/// The most that is thrown away.
+const LEFT_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Lets a caller finish sending, whatever the handler read.
+pub(super) async fn let_finish(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    // Who expects `100 Continue` sends nothing before it.
+    let is_coming = !request.headers().contains_key(header::EXPECT);
+    next.run(request.map(|body| Body::new(Unread { body, is_coming, app }))).await
+}
+
+struct Unread {
+    body: Body,
+    /// There may be more of it on the way.
+    is_coming: bool,
+    app: Arc<App>,
+}
+
+impl http_body::Body for Unread {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let next = Pin::new(&mut self.body).poll_frame(context);
+        self.is_coming = !matches!(next, Poll::Ready(None | Some(Err(_))));
+        next
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        if !self.is_coming || http_body::Body::is_end_stream(&self.body) {
+            return;
+        }
+        let mut left = Limited::new(std::mem::take(&mut self.body), LEFT_BYTES_MAX);
+        let (limit, cut) = (self.app.config().server.body_timeout, self.app.cut.clone());
+        self.app.work.spawn(async move {
+            let all = async { while left.frame().await.is_some_and(|frame| frame.is_ok()) {} };
+            tokio::select! {
+                () = cut.cancelled() => {}
+                // In time or not, the connection is told by the drop.
+                _ = tokio::time::timeout(limit, all) => {}
+            }
+        });
+    }
+}
