@@ -238,3 +238,16 @@ async fn a_price_of_ones_own_changes_nothing_else_about_a_model() {
     assert_eq!(row.cost_micros, row.held_micros, "it still bills reasoning that nobody sees: {row:?}");
     door.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_server_on_the_same_ledger_is_refused() {
+    let door = Door::open(Settings::new()).await;
+    door.upstream.always(|seen| Talk::words(3).every(Duration::from_millis(300)).reply(seen));
+    let mut open = door.user("alice").open(chat_stream("held meanwhile")).await;
+    open.take(1).await;
+    let printed = door.second_server();
+    assert!(matches!(printed.code, Some(1 | 2)), "two processes would sweep each other's holds: {printed:?}");
+    let answer = open.rest().await;
+    assert_eq!(door.row(&answer).await.state, "settled");
+    door.close().await;
+}

@@ -238,6 +238,14 @@ impl Door {
         self.process.run(command)
     }
 
+    /// Starts a second server beside the first, on the same ledger and another port, for at most ten seconds.
+    pub(crate) fn second_server(&self) -> Printed {
+        let mut command = Command::new("timeout");
+        command.args(["10", BINARY, "serve"]);
+        self.environment(&mut command, free_port());
+        self.process.run(command)
+    }
+
     /// The same with an empty environment, in an empty directory.
     pub(crate) fn bare(&self, arguments: &[&str]) -> Printed {
         let empty = self.directory.join("empty");
