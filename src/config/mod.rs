@@ -25,6 +25,8 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 use secrecy::{ExposeSecret, SecretString};
 
+pub use plans::limits_of_answer;
+
 use crate::plan::Plans;
 use crate::price::{MicroUsd, PriceTable};
 
