@@ -73,7 +73,9 @@ fn tell_unknown(members: &Map<String, Value>) {
 fn plan(members: &Map<String, Value>) -> Result<Option<String>, String> {
     match members.get("plan") {
         None | Some(Value::Null) => Ok(None),
-        Some(Value::String(name)) if name.len() <= PLAN_BYTES_MAX => Ok(Some(name.clone()).filter(|name| !name.is_empty())),
+        Some(Value::String(name)) if name.len() <= PLAN_BYTES_MAX => {
+            Ok(Some(name.clone()).filter(|name| !name.is_empty()))
+        }
         Some(_) => Err(format!("plan is not a text of up to {PLAN_BYTES_MAX} letters")),
     }
 }

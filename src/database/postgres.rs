@@ -17,11 +17,7 @@ pub(super) fn open(url: &SecretString, tasks: TaskTracker) -> Result<Database, S
 }
 
 /// What `tollgate.check_user` answers, or, in a database that has only the older of the two, `check_user_limits`.
-pub(super) async fn check_user(
-    database: &Database,
-    user_id: Uuid,
-    session_id: Option<Uuid>,
-) -> Result<Value, Failure> {
+pub(super) async fn check_user(database: &Database, user_id: Uuid, session_id: Option<Uuid>) -> Result<Value, Failure> {
     let both = vec![Param::from(user_id), Param::from(session_id)];
     match ask(database, "select tollgate.check_user($1, $2)", "tollgate.check_user", both).await {
         Err(Failure::Missing) => {

@@ -127,9 +127,9 @@ fn failure(status: StatusCode, body: &[u8], function: &str) -> Failure {
     };
     match status {
         StatusCode::NOT_FOUND if code == "PGRST202" => Failure::Missing,
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-            Failure::Unavailable(format!("{why}: is SUPABASE_SERVICE_KEY right, and were the grants of `tollgate sql` run?"))
-        }
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Failure::Unavailable(format!(
+            "{why}: is SUPABASE_SERVICE_KEY right, and were the grants of `tollgate sql` run?"
+        )),
         StatusCode::PAYLOAD_TOO_LARGE => Failure::Refused(why),
         _ if status.is_client_error() && is_about_the_call(&code) => Failure::Refused(why),
         _ => Failure::Unavailable(why),
