@@ -77,7 +77,7 @@ impl Room {
         let now = self.clock.now().secs();
         let mut claims = json!({
             "sub": Uuid::from_u128(user), "aud": "authenticated", "role": "authenticated", "iat": now,
-            "iss": self.config.auth.issuer, "exp": now + 864_000, "session_id": Uuid::from_u128(99), "is_anonymous": false,
+            "iss": self.config.auth.issuer, "exp": now.saturating_add(864_000), "session_id": Uuid::from_u128(99), "is_anonymous": false,
         });
         claims.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap_or_default());
         let key = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
@@ -94,10 +94,11 @@ impl Room {
     }
 
     fn later(&self, seconds: i64) {
-        self.clock.shift(seconds * 1000);
+        self.clock.shift(seconds.saturating_mul(1000));
     }
 }
 
+#[allow(clippy::unnecessary_wraps, reason = "it stands beside refusals")]
 fn is(name: &str, source: PlanSource, first: i64) -> Result<(String, PlanSource, i64), Code> {
     Ok((name.to_owned(), source, first))
 }
@@ -193,7 +194,7 @@ async fn many_requests_of_a_user_are_one_look_up_that_outlives_whoever_asked_fir
     assert!(tokio::time::timeout(Duration::from_millis(50), room.plan(&caller)).await.is_err());
     let ((one, two), three) =
         tokio::join!(async { tokio::join!(room.plan(&caller), room.plan(&caller)) }, room.plan(&caller));
-    assert_eq!([one, two, three], [const { () }; 3].map(|()| is("pro", PlanSource::Database, 100)));
+    assert_eq!([one, two, three], [0, 1, 2].map(|_| is("pro", PlanSource::Database, 100)));
     assert_eq!(room.server.hits(), 1);
 }
 
@@ -231,11 +232,9 @@ async fn while_the_database_is_down_an_answer_serves_on_and_then_nobody_is_let_i
 #[tokio::test]
 async fn an_answer_that_makes_no_sense_lets_nobody_in() {
     let room = room("[directory]\nplan_cache = \"0s\"\nplan_stale = \"0s\"").await;
-    for (user, answer) in
-        [json!({"plan": "pro", "limits": [{"per": "day", "requests": -1}]}), json!("pro")].iter().enumerate()
-    {
-        room.server.say(200, answer);
-        let caller = room.caller(user as u128 + 1, json!({})).await;
+    for (user, answer) in [(1, json!({"plan": "pro", "limits": [{"per": "day", "requests": -1}]})), (2, json!("pro"))] {
+        room.server.say(200, &answer);
+        let caller = room.caller(user, json!({})).await;
         assert_eq!(room.plan(&caller).await, Err(Code::DirectoryUnavailable), "{answer}");
     }
 }
