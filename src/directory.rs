@@ -4,7 +4,6 @@
 //! `tollgate user plan` shows within a second. While the table cannot be read, a cached answer serves up to `plan_stale`.
 //! Which of the answers counts is decided by `plan::plan_for`, not here.
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use quick_cache::sync::Cache;
@@ -12,7 +11,7 @@ use uuid::Uuid;
 
 use crate::auth::Principal;
 use crate::clock::Timestamp;
-use crate::config::Config;
+use crate::config::{Config, StoreUrl};
 use crate::error::{Code, Refusal};
 use crate::ledger::Ledger;
 use crate::ledger::report::{Reports, SubscriptionRow};
@@ -41,7 +40,7 @@ impl Directory {
     /// A directory over the ledger's subscription table.
     #[must_use]
     pub fn new(ledger: Ledger) -> Self {
-        let reader = Arc::new(Reader::new(ledger.path().to_owned()));
+        let reader = Arc::new(Reader::new(ledger.store().clone()));
         Self { ledger, reader, cache: Arc::new(Cache::new(CACHED_USERS)) }
     }
 
@@ -102,13 +101,13 @@ impl Directory {
 
 /// One connection for reading the ledger, opened when it is first needed and again after a failure.
 pub struct Reader {
-    path: PathBuf,
+    store: StoreUrl,
     reports: Mutex<Option<Reports>>,
 }
 
 impl Reader {
-    fn new(path: PathBuf) -> Self {
-        Self { path, reports: Mutex::new(None) }
+    fn new(store: StoreUrl) -> Self {
+        Self { store, reports: Mutex::new(None) }
     }
 
     /// Reads on a thread that may block.
@@ -131,7 +130,7 @@ impl Reader {
         let mut kept = self.reports.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let reports = match kept.take() {
             Some(reports) => reports,
-            None => Reports::open(&self.path)?,
+            None => Reports::open(&self.store)?,
         };
         let answer = read(&reports)?;
         *kept = Some(reports);

@@ -1,12 +1,13 @@
 //! From what was said to a [`Config`]: one function a section, and the checks between them.
 
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use tracing_subscriber::EnvFilter;
 
+use super::StoreUrl;
 use super::findings::{Complaint, Findings, Noted, complaint};
 use super::reader::Section;
 use super::source::{Gathered, SECTIONS, empty, from_variables, gather};
@@ -288,25 +289,24 @@ fn plan_claim(text: &str) -> Result<Vec<String>, Complaint> {
 }
 
 fn store(section: &Section<'_>, directory: &Path) -> Result<Store, Noted> {
-    let path = section.parsed("url", "sqlite:data/tollgate.db", |text| store_path(text, directory));
+    let url = section.parsed("url", "sqlite:data/tollgate.db", |text| store_path(text, directory));
     let lease = section.duration("lease", seconds(5..=3600));
     let keep_requests = section.duration("keep_requests", KEEP_REQUESTS_MIN..=DAY.saturating_mul(3660));
     section.finish();
-    Ok(Store { path: path?, lease: lease?, keep_requests: keep_requests? })
+    Ok(Store { url: url?, lease: lease?, keep_requests: keep_requests? })
 }
 
-fn store_path(text: &str, directory: &Path) -> Result<PathBuf, Complaint> {
+fn store_path(text: &str, directory: &Path) -> Result<StoreUrl, Complaint> {
     const FIX: &str = "write \"sqlite:data/tollgate.db\", or take it out for that default";
     if text.starts_with("postgres:") || text.starts_with("postgresql:") {
-        let fix = "unset DATABASE_URL (or take out [store] url); the ledger is then the file data/tollgate.db";
-        return Err(complaint("names Postgres, but this version keeps its ledger in SQLite only", fix));
+        return Ok(StoreUrl::Postgres(SecretString::from(text)));
     }
     let Some(path) = text.strip_prefix("sqlite:") else { return Err(complaint("is not the URL of a ledger", FIX)) };
     let path = path.strip_prefix("//").unwrap_or(path);
     if path.is_empty() || path.contains(":memory:") || path.contains(['?', '\0']) {
         return Err(complaint("does not name a file: the ledger must survive a restart", FIX));
     }
-    Ok(directory.join(path))
+    Ok(StoreUrl::Sqlite(directory.join(path)))
 }
 
 fn directory(section: &Section<'_>) -> Result<Directory, Noted> {

@@ -23,7 +23,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
 use crate::plan::Plans;
 use crate::price::{MicroUsd, PriceTable};
@@ -175,11 +175,40 @@ pub struct Auth {
     pub anonymous_plan: Option<String>,
 }
 
+/// Where a ledger is kept.
+#[derive(Clone, Debug)]
+pub enum StoreUrl {
+    /// A SQLite file: one server, nothing to install.
+    Sqlite(PathBuf),
+    /// A Postgres database, by its URL: several servers.
+    Postgres(SecretString),
+}
+
+impl std::fmt::Display for StoreUrl {
+    /// What may be shown: never the password.
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Sqlite(path) => write!(out, "{}", path.display()),
+            Self::Postgres(_) => out.write_str("Postgres"),
+        }
+    }
+}
+
+impl PartialEq for StoreUrl {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Sqlite(left), Self::Sqlite(right)) => left == right,
+            (Self::Postgres(left), Self::Postgres(right)) => left.expose_secret() == right.expose_secret(),
+            _ => false,
+        }
+    }
+}
+
 /// `[store]`
 #[derive(Clone, Debug)]
 pub struct Store {
-    /// The SQLite file.
-    pub path: PathBuf,
+    /// Where the ledger is.
+    pub url: StoreUrl,
     /// How long a hold outlives the last sign of life of its process.
     pub lease: Duration,
     /// How long ended requests are kept.

@@ -68,7 +68,7 @@ fn two_variables_are_enough() {
     let config = good("", &[]);
     assert_eq!(config.server.bind, "0.0.0.0:8080");
     assert_eq!(config.server.header_timeout, Duration::from_secs(10));
-    assert_eq!(config.store.path.file_name().unwrap(), "tollgate.db");
+    assert_eq!(std::path::Path::new(&config.store.url.to_string()).file_name().unwrap(), "tollgate.db");
     assert_eq!(config.auth.issuer, "");
     assert_eq!(config.auth.plan_claim, ["app_metadata", "plan"]);
     assert_eq!(config.ceiling, Some(MicroUsd(50_000_000)));
@@ -95,7 +95,7 @@ fn two_variables_are_enough() {
 fn the_example_file_means_exactly_the_defaults() {
     let (from_file, from_nothing) = (good(EXAMPLE, &[]), good("", &[]));
     let told = |config: &Config| {
-        let store = config.store.path.file_name().map(std::ffi::OsStr::to_owned);
+        let store = std::path::Path::new(&config.store.url.to_string()).file_name().map(std::ffi::OsStr::to_owned);
         format!(
             "{:?} {:?} {store:?} {:?} {:?} {:?} {:?} {:?}",
             config.server,
@@ -383,7 +383,7 @@ fn the_demo_needs_nothing_and_keeps_to_itself() {
         Config::for_demo("127.0.0.1:8080", &upstream)
     };
     let local = demo(Some("http://127.0.0.1:9/v1"), None).unwrap();
-    assert_eq!((local.store.path.as_path(), local.server.admin_bind), (std::path::Path::new("data/demo.db"), None));
+    assert_eq!((local.store.url.to_string(), local.server.admin_bind), ("data/demo.db".to_owned(), None));
     assert_eq!(local.plans.default.name, "free");
     let secret = |config: &Config| config.auth.jwt_secret.as_ref().unwrap().expose_secret().to_owned();
     let openai = demo(None, Some(KEY)).unwrap();
