@@ -295,7 +295,7 @@ fn ending_json(ending: &Ending, now: Timestamp) -> Value {
 }
 
 /// One batch at a time, on a connection of its own.
-struct Lane {
+pub(super) struct Lane {
     base: Base,
     /// In order; the first come first.
     waiting: VecDeque<Pending>,
@@ -566,7 +566,8 @@ async fn chores(base: Base) {
         if healthy_since.is_some_and(|since| since.elapsed() >= renew_every) {
             note(sweep(&base).await);
             if pruned_at.is_none_or(|at| at.elapsed() >= PRUNE_EVERY) {
-                let gone = prune(&base).await;
+                let now = base.clock.now();
+                let gone = prune(&base, now.minus(base.settings.keep_requests), now).await;
                 // A full helping means that there is more.
                 if gone.as_ref().map_or(true, |gone| *gone < 500) {
                     pruned_at = Some(Instant::now());
@@ -601,9 +602,8 @@ async fn sweep(base: &Base) -> Result<(), Failure> {
 }
 
 /// Forgets old rows, some at a time; their months are kept as sums.
-async fn prune(base: &Base) -> Result<usize, Failure> {
-    let now = base.clock.now();
-    let before = id_at(now.minus(base.settings.keep_requests));
+async fn prune(base: &Base, before: Timestamp, now: Timestamp) -> Result<usize, Failure> {
+    let before = id_at(before);
     let sql = "select id, user_id, started_at from tollgate_ledger.requests
                where id < $1 and state <> 'held' order by id limit 500";
     let rows = base.database.query(sql, vec![before.into()]).await?;
@@ -624,4 +624,76 @@ async fn prune(base: &Base) -> Result<usize, Failure> {
     let params = vec![Value::Array(ids).into(), months.into(), short.into(), long.into()];
     base.database.query("select tollgate_ledger.prune($1, $2, $3, $4)", params).await?;
     Ok(rows.len())
+}
+
+#[cfg(test)]
+#[allow(clippy::indexing_slicing, reason = "of JSON, in tests")]
+mod for_laws {
+    //! What the tests of the laws do with a lane, one step at a time.
+
+    use super::*;
+
+    impl Lane {
+        pub(in crate::ledger) async fn for_laws(url: &SecretString, zone: jiff::tz::TimeZone) -> Self {
+            let settings = Settings {
+                store: crate::config::StoreUrl::Postgres(url.clone()),
+                lease: Duration::from_mins(1),
+                keep_requests: Duration::from_hours(48),
+                time_zone: zone,
+            };
+            let owner = Uuid::now_v7();
+            let (database, _) = open(url, owner, &settings).await.unwrap();
+            let shared = Arc::new(Shared::default());
+            Self::new(Base { database, settings, clock: Clock::system(), shared, owner })
+        }
+
+        async fn one(&self, sql: &str, params: Vec<pg::Param>) -> Value {
+            one_value(self.base.database.query(sql.to_owned(), params).await.unwrap()).unwrap()
+        }
+
+        pub(in crate::ledger) async fn empty(&self) {
+            let tables = "truncate tollgate_ledger.requests, tollgate_ledger.windows, tollgate_ledger.owners";
+            self.base.database.batch(tables).await.unwrap();
+            renew(&self.base.database, self.base.owner, self.base.settings.lease).await.unwrap();
+        }
+
+        pub(in crate::ledger) async fn hold(&mut self, request: HoldRequest) -> Result<Hold, NoHold> {
+            let (answer, mut wait) = oneshot::channel();
+            self.take(vec![Job::Hold(Box::new(request), answer)]).await;
+            loop {
+                self.write().await;
+                if let Ok(answer) = wait.try_recv() {
+                    return answer;
+                }
+            }
+        }
+
+        pub(in crate::ledger) async fn end(&mut self, ending: Ending, now: Timestamp) -> bool {
+            let jobs = Value::Array(vec![ending_json(&ending, now)]);
+            self.one("select tollgate_ledger.write($1)", vec![jobs.into()]).await[0]["ended"] == true
+        }
+
+        pub(in crate::ledger) async fn die_and_sweep(&mut self, now: Timestamp) -> usize {
+            self.base.database.batch("update tollgate_ledger.owners set lease_until = 0").await.unwrap();
+            self.base.owner = Uuid::now_v7();
+            renew(&self.base.database, self.base.owner, self.base.settings.lease).await.unwrap();
+            let params = vec![self.base.owner.to_string().into(), now.millis().into(), 1000_i64.into()];
+            let swept = self.one("select to_jsonb(tollgate_ledger.sweep($1, $2, $3))", params).await;
+            usize::try_from(swept.as_u64().unwrap()).unwrap()
+        }
+
+        pub(in crate::ledger) async fn prune(&self, before: Timestamp, now: Timestamp) -> usize {
+            prune(&self.base, before, now).await.unwrap()
+        }
+
+        pub(in crate::ledger) async fn standing(&self, user: Uuid, windows: &[Window]) -> UserStanding {
+            ask_standing(&self.base.database, user, windows).await.unwrap()
+        }
+
+        pub(in crate::ledger) async fn sum_of_rows(&self, user: Uuid, window: &Window) -> Standing {
+            let sql = "select tollgate_ledger.shown(tollgate_ledger.sum_of($1, $2, $3, $4))";
+            let (per, start, end) = (window.per.as_str(), window.start.millis(), window.end.millis());
+            standing_of(&self.one(sql, vec![user.to_string().into(), per.into(), start.into(), end.into()]).await)
+        }
+    }
 }
