@@ -53,6 +53,11 @@ impl From<Option<String>> for Cell {
 pub(super) struct Row(Vec<Cell>);
 
 impl Row {
+    /// All columns.
+    pub(super) fn cells(&self) -> &[Cell] {
+        &self.0
+    }
+
     /// A whole number that may be null.
     pub(super) fn maybe_int(&self, column: usize) -> Result<Option<i64>, Failure> {
         match self.0.get(column) {

@@ -15,10 +15,12 @@ use secrecy::SecretString;
 use tokio::runtime::Runtime;
 use uuid::Uuid;
 
+use super::moving::Still;
 use super::postgres::Lane;
 use super::sqlite::Book;
 use super::{Charge, Ending, HoldRequest, NoHold, Settlement, UserStanding};
 use crate::clock::Timestamp;
+use crate::config::StoreUrl;
 use crate::plan::{Amounts, Ask, Hold, Limit, Per, Period, Standing, Unit, Window, window};
 use crate::price::{MicroUsd, PerMillion, Price, Tokenizer, Usage};
 
@@ -419,4 +421,47 @@ fn pruning_on_sqlite_changes_no_window() {
 fn pruning_on_postgres_changes_no_window() {
     let server = Postgres::start_blocking(false, "");
     rows_that_are_pruned_leave_every_window_as_it_was(Subject::postgres(&SecretString::from(server.url("postgres"))));
+}
+
+/// An export of a ledger, from a thread that may block.
+fn exported(store: &StoreUrl) -> String {
+    let mut text = Vec::new();
+    Still::open(store).unwrap().export(&mut text, |_| {}).unwrap();
+    String::from_utf8(text).unwrap()
+}
+
+#[test]
+fn a_ledger_moves_to_postgres_and_back_exactly_or_not_at_all() {
+    let server = Postgres::start_blocking(false, "");
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let _inside = runtime.enter();
+    let mut world = World::new(Subject::sqlite());
+    for step in 0..40_u32 {
+        world.hold(u8::try_from(step % 3).unwrap(), 3, 50, 40);
+        world
+            .end(0, |row| if step % 2 == 0 { Charge::Lost } else { Charge::Voided { load: row.at.millis() % 2 == 0 } });
+        world.now = world.now.plus(Duration::from_secs(977));
+    }
+    world.hold(0, 1, 50, 40);
+    let Subject::Sqlite { path, .. } = &world.ledger else { panic!("made on SQLite") };
+    let sqlite = StoreUrl::Sqlite(path.clone());
+    let text = exported(&sqlite);
+    let postgres = StoreUrl::Postgres(SecretString::from(server.url("postgres")));
+    let import = |text: &str| Still::open(&postgres).unwrap().import(text.as_bytes(), |_| {});
+    for (wrong, why) in [
+        (text.lines().take(20).collect::<Vec<_>>().join("\n"), "cut short"),
+        (text.replacen("\"lost\"", "\"gone\"", 1), "Postgres"),
+        (text.lines().filter(|line| !line.contains("\"lifetime\"")).collect::<Vec<_>>().join("\n"), "adds up"),
+        ("{}".to_owned(), "does not begin"),
+    ] {
+        let told = import(&wrong).unwrap_err().to_string();
+        assert!(told.contains(why), "{why}: {told}");
+    }
+    import(&text).unwrap();
+    assert_eq!(exported(&postgres), text, "what went in comes out");
+    assert!(import(&text).unwrap_err().to_string().contains("not empty"));
+    let Subject::Sqlite { path: other, .. } = &Subject::sqlite() else { panic!("made on SQLite") };
+    let back = StoreUrl::Sqlite(other.clone());
+    Still::open(&back).unwrap().import(exported(&postgres).as_bytes(), |_| {}).unwrap();
+    assert_eq!(exported(&back), text);
 }

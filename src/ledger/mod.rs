@@ -15,6 +15,7 @@ mod settlement;
 mod sqlite;
 mod writer;
 
+pub mod moving;
 pub mod report;
 
 #[cfg(test)]

@@ -85,7 +85,7 @@ pub(super) fn start(
 }
 
 /// One server a file: the lock goes with the process, however it ends.
-fn lock(ledger: &Path) -> Result<File, Failure> {
+pub(super) fn lock(ledger: &Path) -> Result<File, Failure> {
     make_folder(ledger)?;
     let mut name = ledger.to_path_buf().into_os_string();
     name.push(".lock");
