@@ -5,6 +5,7 @@
 mod check;
 mod demo;
 mod health;
+mod ledger;
 mod pause;
 pub mod print;
 mod serve;
@@ -54,6 +55,7 @@ enum Command {
     Pause(pause::Args),
     Resume(pause::ResumeArgs),
     Health(health::Args),
+    Ledger(ledger::Args),
 }
 
 /// Why a command failed, and what to do next.
@@ -109,13 +111,26 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Demo(args) => demo::run(&args, &sources).await,
         Command::Serve(_) => serve::run(Config::load(&sources)?, sources).await,
-        Command::User(args) => user::run(args, &Config::load(&sources)?),
-        Command::Usage(args) => usage::run(&args, &Config::load(&sources)?),
-        Command::Pause(args) => pause::pause(&args, &Config::load(&sources)?),
-        Command::Resume(_) => pause::resume(&Config::load(&sources)?),
-        Command::Check(_) => check::run(&Config::load(&sources)?),
-        Command::Token(args) => token::run(&args, &Config::load(&sources)?),
         Command::Health(args) => health::run(&args, &sources).await,
+        other => {
+            let config = Config::load(&sources)?;
+            let done = tokio::task::spawn_blocking(move || at_the_desk(other, &config)).await;
+            done.map_err(|error| Failure::new(error.to_string(), "report it, with what you typed"))?
+        }
+    }
+}
+
+/// Commands that work on the ledger, on a thread that may block.
+fn at_the_desk(command: Command, config: &Config) -> Result<(), Failure> {
+    match command {
+        Command::Check(_) => check::run(config),
+        Command::Token(args) => token::run(&args, config),
+        Command::User(args) => user::run(args, config),
+        Command::Usage(args) => usage::run(&args, config),
+        Command::Pause(args) => pause::pause(&args, config),
+        Command::Resume(_) => pause::resume(config),
+        Command::Ledger(args) => ledger::run(&args, config),
+        Command::Demo(_) | Command::Serve(_) | Command::Health(_) => Ok(()),
     }
 }
 

@@ -210,17 +210,6 @@ impl StoreUrl {
     }
 }
 
-impl StoreUrl {
-    /// The SQLite file, for what works on files.
-    ///
-    /// # Errors
-    /// The ledger is no file.
-    pub fn file(&self) -> Result<&std::path::Path, crate::ledger::Failure> {
-        let none = || crate::ledger::Failure::new("the ledger is in Postgres, and this works on a file".to_owned());
-        self.sqlite().ok_or_else(none)
-    }
-}
-
 impl std::fmt::Display for StoreUrl {
     /// The file, or no more than that it is Postgres: the URL holds a password.
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

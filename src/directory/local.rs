@@ -3,7 +3,6 @@
 //! Answers are cached for `plan_cache`, and dropped as soon as another process changes the ledger, so that a
 //! `tollgate user plan` shows within a second. While the table cannot be read, a cached answer serves up to `plan_stale`.
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use quick_cache::sync::Cache;
@@ -12,7 +11,7 @@ use uuid::Uuid;
 
 use super::unavailable;
 use crate::clock::Timestamp;
-use crate::config::Config;
+use crate::config::{Config, StoreUrl};
 use crate::error::Refusal;
 use crate::ledger::Ledger;
 use crate::ledger::report::{Reports, SubscriptionRow};
@@ -39,7 +38,7 @@ pub(super) struct Local {
 
 impl Local {
     pub(super) fn new(ledger: Ledger) -> Self {
-        let reader = || Arc::new(Reader::new(ledger.path().to_owned()));
+        let reader = || Arc::new(Reader::new(ledger.store().clone()));
         let (reader, reports) = (reader(), reader());
         Self { ledger, reader, reports, cache: Arc::new(Cache::new(CACHED_USERS)) }
     }
@@ -87,15 +86,15 @@ impl Local {
 
 /// One connection for reading the ledger, opened when it is first needed and again after a failure.
 pub struct Reader {
-    path: PathBuf,
+    store: StoreUrl,
     reports: Mutex<Option<Reports>>,
     /// Who waits for the connection waits here, where waiting takes no thread.
     turn: Arc<Semaphore>,
 }
 
 impl Reader {
-    fn new(path: PathBuf) -> Self {
-        Self { path, reports: Mutex::new(None), turn: Arc::new(Semaphore::new(1)) }
+    fn new(store: StoreUrl) -> Self {
+        Self { store, reports: Mutex::new(None), turn: Arc::new(Semaphore::new(1)) }
     }
 
     /// Reads on a thread that may block.
@@ -125,7 +124,7 @@ impl Reader {
         let mut kept = self.reports.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let reports = match kept.take() {
             Some(reports) => reports,
-            None => Reports::open(&self.path)?,
+            None => Reports::open(&self.store)?,
         };
         let answer = read(&reports)?;
         *kept = Some(reports);

@@ -7,17 +7,20 @@
 //! Invariants (the laws in the README's words): used + held ≤ limit; every hold ends exactly once; the ended rows of a
 //! window add up to what the window says; nothing held when nothing is open.
 
+mod db;
+mod jobs;
+mod postgres;
 mod reservation;
 mod settlement;
 mod sqlite;
 mod writer;
 
+pub mod moving;
 pub mod report;
 
 #[cfg(test)]
 mod laws;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -27,9 +30,11 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::clock::{Clock, Timestamp};
+use crate::config::StoreUrl;
 use crate::error::{Code, Refusal};
 use crate::plan::{Ask, Exceeded, Hold, Limit, LimitState, Standing, Window};
 
+use jobs::{Job, Jobs};
 pub use reservation::Reservation;
 pub use settlement::{Charge, Ending, Settlement, charge};
 pub use sqlite::Failure;
@@ -105,24 +110,24 @@ struct Shared {
 /// A handle on the ledger. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Ledger {
-    jobs: std::sync::mpsc::Sender<writer::Job>,
+    jobs: Jobs,
     shared: Arc<Shared>,
-    path: PathBuf,
+    store: StoreUrl,
     identifier_key: Arc<hmac::Key>,
 }
 
 /// The writer thread; whoever has it flushes the ledger by [`Writer::close`].
 #[derive(Debug)]
 pub struct Writer {
-    jobs: std::sync::mpsc::Sender<writer::Job>,
+    jobs: Jobs,
     thread: std::thread::JoinHandle<()>,
 }
 
 /// How the ledger is kept.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The SQLite file.
-    pub path: PathBuf,
+    /// Where it is.
+    pub store: StoreUrl,
     /// How long a hold outlives the last sign of life of its process.
     pub lease: Duration,
     /// How long ended requests are kept.
@@ -137,12 +142,21 @@ impl Ledger {
     /// # Errors
     /// The file cannot be made, read or written, or another server has it open.
     pub fn open(settings: Settings, clock: Clock) -> Result<(Self, Writer), Failure> {
-        let path = settings.path.clone();
+        let store = settings.store.clone();
         let shared = Arc::new(Shared::default());
-        let (jobs, queue) = std::sync::mpsc::channel();
-        let (thread, key) = writer::start(settings, clock, shared.clone(), queue)?;
+        let (jobs, thread, key) = match &store {
+            StoreUrl::Sqlite(path) => {
+                let (jobs, queue) = std::sync::mpsc::channel();
+                let (thread, key) = writer::start(path.clone(), settings, clock, shared.clone(), queue)?;
+                (Jobs::Sqlite(jobs), thread, key)
+            }
+            StoreUrl::Postgres(url) => {
+                let (lanes, thread, key) = postgres::start(url, settings, clock, shared.clone())?;
+                (Jobs::Postgres(lanes), thread, key)
+            }
+        };
         let identifier_key = Arc::new(hmac::Key::new(hmac::HMAC_SHA256, key.as_bytes()));
-        let handle = Self { jobs: jobs.clone(), shared, path, identifier_key };
+        let handle = Self { jobs: jobs.clone(), shared, store, identifier_key };
         Ok((handle, Writer { jobs, thread }))
     }
 
@@ -154,8 +168,8 @@ impl Ledger {
     /// Why nothing was held.
     pub async fn hold(&self, request: HoldRequest) -> Result<Reservation, NoHold> {
         let (answer, wait) = oneshot::channel();
-        let mut reservation = Reservation::new(request.id, request.now, self.jobs.clone());
-        if self.jobs.send(writer::Job::Hold(Box::new(request), answer)).is_err() {
+        let mut reservation = Reservation::new(&request, self.jobs.clone());
+        if !self.jobs.send(Job::Hold(Box::new(request), answer)) {
             reservation.forget();
             return Err(NoHold::Store);
         }
@@ -180,8 +194,9 @@ impl Ledger {
     pub async fn standing(&self, user_id: Uuid, now: Timestamp, windows: Vec<Window>) -> Result<UserStanding, Refusal> {
         let (answer, wait) = oneshot::channel();
         let unavailable = || Refusal::new(Code::StoreUnavailable, "The usage ledger cannot be read right now.");
-        let job = writer::Job::Standing { user_id, now, windows, answer };
-        self.jobs.send(job).map_err(|_| unavailable())?;
+        if !self.jobs.send(Job::Standing { user_id, now, windows, answer }) {
+            return Err(unavailable());
+        }
         let answered = tokio::time::timeout(COMMIT_TIMEOUT, wait).await;
         answered.ok().and_then(Result::ok).flatten().ok_or_else(unavailable)
     }
@@ -208,17 +223,17 @@ impl Ledger {
         format!("{:032x}{:032x}", half(), half())
     }
 
-    /// The file, for [`report`].
+    /// Where it is, for [`report`].
     #[must_use]
-    pub fn path(&self) -> &std::path::Path {
-        &self.path
+    pub const fn store(&self) -> &StoreUrl {
+        &self.store
     }
 }
 
 impl Writer {
     /// Writes what is queued and stops the thread. Blocks until then.
     pub fn close(self) {
-        let stopped = self.jobs.send(writer::Job::Stop).is_ok() && self.thread.join().is_ok();
+        let stopped = self.jobs.stop() && self.thread.join().is_ok();
         if !stopped {
             tracing::error!("the ledger's writer had already stopped");
         }

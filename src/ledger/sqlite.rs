@@ -23,8 +23,8 @@ const APP: &str = "app";
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Windows that ended so long ago can only be asked for by a clock that stepped back.
-const KEEP_SHORT_WINDOWS: Duration = Duration::from_hours(48);
-const KEEP_WINDOWS: Duration = Duration::from_hours(62 * 24);
+pub(super) const KEEP_SHORT_WINDOWS: Duration = Duration::from_hours(48);
+pub(super) const KEEP_WINDOWS: Duration = Duration::from_hours(62 * 24);
 
 /// Scripts that bring an older file up to date; `user_version` says how many were run.
 const MIGRATIONS: &[&str] = &[include_str!("../../migrations/0001_ledger.sql")];
@@ -41,6 +41,11 @@ impl Failure {
     #[must_use]
     pub const fn new(message: String) -> Self {
         Self { message, is_constraint: false }
+    }
+
+    /// A database's own words, and whether it refuses the same write however often it is tried.
+    pub(super) const fn of_database(message: String, is_constraint: bool) -> Self {
+        Self { message, is_constraint }
     }
 
     /// The database refuses this write however often it is tried.
@@ -415,7 +420,8 @@ impl Book {
         let ids = ids.collect::<Result<Vec<_>, _>>()?;
         for id in &ids {
             let id = id.parse().map_err(|_| Failure::new(format!("a request's id is not a UUID: {id:?}")))?;
-            self.end(&Ending { id, settlement: super::Settlement::lost().flag("swept") }, now)?;
+            let (settlement, user_id) = (super::Settlement::lost().flag("swept"), Uuid::nil());
+            self.end(&Ending { id, user_id, settlement }, now)?;
         }
         Ok(ids.len())
     }
@@ -451,8 +457,15 @@ impl Book {
     }
 }
 
+/// Makes the folder of a file.
+pub(super) fn make_folder(path: &Path) -> Result<(), Failure> {
+    let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) else { return Ok(()) };
+    std::fs::create_dir_all(folder)
+        .map_err(|error| Failure::new(format!("cannot make the folder {}: {error}", folder.display())))
+}
+
 /// Opens a connection that waits for others and asks for nothing twice.
-pub(super) fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, Failure> {
+fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, Failure> {
     let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let db = Connection::open_with_flags(path, flags)
         .map_err(|error| Failure::new(format!("cannot open the ledger {}: {error}", path.display())))?;

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -14,10 +15,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use super::sqlite::{Book, Failure};
-use super::{Ending, HoldRequest, NoHold, Settings, Settlement, Shared, UserStanding};
+use super::jobs::Job;
+use super::sqlite::{Book, Failure, make_folder};
+use super::{Ending, HoldRequest, NoHold, Settings, Settlement, Shared};
 use crate::clock::{Clock, Timestamp};
-use crate::plan::{Hold, Window};
+use crate::plan::Hold;
 
 /// How many jobs share a commit at most.
 const BATCH_MAX: usize = 1024;
@@ -25,15 +27,6 @@ const BATCH_MAX: usize = 1024;
 const TICK: Duration = Duration::from_millis(200);
 /// How often old rows are looked for.
 const PRUNE_EVERY: Duration = Duration::from_mins(10);
-/// What the writer is asked to do.
-#[derive(Debug)]
-pub(super) enum Job {
-    Hold(Box<HoldRequest>, oneshot::Sender<Result<Hold, NoHold>>),
-    End(Ending),
-    Standing { user_id: Uuid, now: Timestamp, windows: Vec<Window>, answer: oneshot::Sender<Option<UserStanding>> },
-    Stop,
-}
-
 /// A hold and whoever waits for it.
 type Waiting = (Box<HoldRequest>, oneshot::Sender<Result<Hold, NoHold>>);
 
@@ -52,18 +45,20 @@ struct Writer {
     renewed_at: Option<Instant>,
     pruned_at: Option<Instant>,
     failures: u32,
+    path: PathBuf,
     /// Held for as long as the writer lives: a second server on the file would end our requests.
     _lock: File,
 }
 
 /// Opens the file, ends what an earlier process left, and starts the thread.
 pub(super) fn start(
+    path: PathBuf,
     settings: Settings,
     clock: Clock,
     shared: Arc<Shared>,
     queue: Receiver<Job>,
 ) -> Result<(JoinHandle<()>, String), Failure> {
-    let writer = Writer::open(settings, clock, shared)?;
+    let writer = Writer::open(path, settings, clock, shared)?;
     let identifier_key = writer.identifier_key.clone();
     let builder = std::thread::Builder::new().name("ledger".to_owned());
     let thread = builder.spawn(move || writer.run(&queue));
@@ -72,20 +67,17 @@ pub(super) fn start(
 }
 
 /// One server a file: the lock goes with the process, however it ends.
-fn lock(settings: &Settings) -> Result<File, Failure> {
-    let mut name = settings.path.clone().into_os_string();
+pub(super) fn lock(ledger: &Path) -> Result<File, Failure> {
+    make_folder(ledger)?;
+    let mut name = ledger.to_path_buf().into_os_string();
     name.push(".lock");
-    if let Some(folder) = settings.path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        std::fs::create_dir_all(folder)
-            .map_err(|error| Failure::new(format!("cannot make the folder {}: {error}", folder.display())))?;
-    }
-    let path = std::path::PathBuf::from(name);
+    let path = PathBuf::from(name);
     let cannot = |error: &dyn std::fmt::Display| Failure::new(format!("cannot write {}: {error}", path.display()));
     let file = File::options().create(true).append(true).open(&path).map_err(|error| cannot(&error))?;
     file.try_lock().map_err(|error| match error {
         std::fs::TryLockError::WouldBlock => Failure::new(format!(
             "another tollgate serves from {}: stop it, or give this one its own [store] url",
-            settings.path.display()
+            ledger.display()
         )),
         std::fs::TryLockError::Error(error) => cannot(&error),
     })?;
@@ -93,10 +85,10 @@ fn lock(settings: &Settings) -> Result<File, Failure> {
 }
 
 impl Writer {
-    fn open(settings: Settings, clock: Clock, shared: Arc<Shared>) -> Result<Self, Failure> {
-        let lock = lock(&settings)?;
+    fn open(path: PathBuf, settings: Settings, clock: Clock, shared: Arc<Shared>) -> Result<Self, Failure> {
+        let lock = lock(&path)?;
         let owner = Uuid::now_v7();
-        let book = Book::open(&settings.path, owner)?;
+        let book = Book::open(&path, owner)?;
         let mut writer = Self {
             identifier_key: book.identifier_key()?,
             book,
@@ -110,6 +102,7 @@ impl Writer {
             renewed_at: None,
             pruned_at: None,
             failures: 0,
+            path,
             _lock: lock,
         };
         writer.sweep_at_start()?;
@@ -280,7 +273,10 @@ impl Writer {
             self.isolate_poison();
         }
         if in_doubt {
-            let void = |(request, _): &Waiting| Ending { id: request.id, settlement: Settlement::void() };
+            let void = |(request, _): &Waiting| {
+                let HoldRequest { id, user_id, .. } = **request;
+                Ending { id, user_id, settlement: Settlement::void() }
+            };
             self.endings.extend(holds.iter().map(void));
         }
         refuse(holds);
@@ -308,7 +304,7 @@ impl Writer {
     /// A file that was moved or a disk that came back wants a new connection.
     fn reopen(&mut self) {
         if self.failures.is_multiple_of(5) {
-            match Book::reopen(&self.settings.path, self.owner, &self.identifier_key) {
+            match Book::reopen(&self.path, self.owner, &self.identifier_key) {
                 Ok(book) => {
                     self.book = book;
                     self.data_version = -1;

@@ -1,0 +1,62 @@
+//! What the ledger is asked to do, and the way to whoever does it: a writer thread, or the lanes to Postgres.
+
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use super::postgres::Lanes;
+use super::{Ending, HoldRequest, NoHold, UserStanding};
+use crate::clock::Timestamp;
+use crate::plan::{Hold, Window};
+
+/// What the ledger is asked to do. Jobs of one user are done in their order.
+#[derive(Debug)]
+pub(super) enum Job {
+    /// Hold, and answer when it is durable.
+    Hold(Box<HoldRequest>, oneshot::Sender<Result<Hold, NoHold>>),
+    /// End a hold.
+    End(Ending),
+    /// Say what a user has used and holds.
+    Standing { user_id: Uuid, now: Timestamp, windows: Vec<Window>, answer: oneshot::Sender<Option<UserStanding>> },
+    /// Write what is there, and stop.
+    Stop,
+}
+
+impl Job {
+    /// Whose it is; nobody's is `Stop`.
+    pub(super) fn user_id(&self) -> Uuid {
+        match self {
+            Self::Hold(request, _) => request.user_id,
+            Self::End(ending) => ending.user_id,
+            Self::Standing { user_id, .. } => *user_id,
+            Self::Stop => Uuid::nil(),
+        }
+    }
+}
+
+/// Where jobs go. Sending never waits: open requests are bounded, and each has at most one job of a kind on its way.
+#[derive(Clone, Debug)]
+pub(super) enum Jobs {
+    Sqlite(std::sync::mpsc::Sender<Job>),
+    Postgres(Lanes),
+}
+
+impl Jobs {
+    /// Sends a job; false when nobody takes it any more.
+    pub(super) fn send(&self, job: Job) -> bool {
+        match self {
+            Self::Sqlite(writer) => writer.send(job).is_ok(),
+            Self::Postgres(lanes) => lanes.send(job).is_ok(),
+        }
+    }
+
+    /// Tells whoever takes jobs to write what is there, and to stop.
+    pub(super) fn stop(&self) -> bool {
+        match self {
+            Self::Sqlite(writer) => writer.send(Job::Stop).is_ok(),
+            Self::Postgres(lanes) => {
+                lanes.stop();
+                true
+            }
+        }
+    }
+}
