@@ -77,6 +77,7 @@ impl App {
             lease: config.store.lease,
             keep_requests: config.store.keep_requests,
             time_zone: config.server.time_zone.clone(),
+            outbox: false,
         };
         let (ledger, writer) = Ledger::open(settings, clock.clone())?;
         let work = TaskTracker::new();

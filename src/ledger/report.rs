@@ -181,9 +181,7 @@ impl Reports {
         mut each: impl FnMut(RequestRow) -> Result<(), E>,
     ) -> Result<(), E> {
         let sql = format!(
-            "select id, user_id, plan, endpoint, model, upstream, state, flags, input_tokens, cached_input_tokens,
-                    output_tokens, reasoning_tokens, held_micros, cost_micros, started_at, ended_at, ttft_ms
-             from requests {} order by {}",
+            "select {REQUEST_COLUMNS} from requests {} order by {}",
             filter(which),
             if which.user_id.is_some() { "started_at, id" } else { "id" }
         );
@@ -242,7 +240,11 @@ fn subscription_of(row: &Row<'_>) -> rusqlite::Result<SubscriptionRow> {
     })
 }
 
-fn request_of(row: &Row<'_>) -> rusqlite::Result<RequestRow> {
+/// What [`request_of`] reads, in its order.
+pub(super) const REQUEST_COLUMNS: &str = "id, user_id, plan, endpoint, model, upstream, state, flags, input_tokens,
+    cached_input_tokens, output_tokens, reasoning_tokens, held_micros, cost_micros, started_at, ended_at, ttft_ms";
+
+pub(super) fn request_of(row: &Row<'_>) -> rusqlite::Result<RequestRow> {
     let time = |ms: i64| Timestamp::from_millis(ms).rfc3339();
     let flags: String = row.get(7)?;
     Ok(RequestRow {

@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
+use super::report::RequestRow;
 use super::sqlite::{Book, Failure};
-use super::{Ending, HoldRequest, NoHold, Settings, Settlement, Shared, UserStanding};
+use super::{Ending, HoldRequest, Lag, Mark, NoHold, Settings, Settlement, Shared, UserStanding};
 use crate::clock::{Clock, Timestamp};
 use crate::plan::{Hold, Window};
 
@@ -31,7 +32,18 @@ pub(super) enum Job {
     Hold(Box<HoldRequest>, oneshot::Sender<Result<Hold, NoHold>>),
     End(Ending),
     Standing { user_id: Uuid, now: Timestamp, windows: Vec<Window>, answer: oneshot::Sender<Option<UserStanding>> },
+    Unsent { limit: u32, except: Vec<String>, answer: oneshot::Sender<Result<Vec<RequestRow>, Failure>> },
+    Lag(oneshot::Sender<Result<Lag, Failure>>),
+    Mark(Marking),
     Stop,
+}
+
+/// Rows to be marked for the outbox, and whoever waits for it.
+#[derive(Debug)]
+pub(super) struct Marking {
+    pub(super) ids: Vec<String>,
+    pub(super) mark: Mark,
+    pub(super) answer: oneshot::Sender<Result<(), Failure>>,
 }
 
 /// A hold and whoever waits for it.
@@ -45,6 +57,8 @@ struct Writer {
     owner: Uuid,
     /// Endings that are not on the disk yet.
     endings: VecDeque<Ending>,
+    /// What the outbox has done since the last commit.
+    markings: Vec<Marking>,
     paused: Option<String>,
     data_version: i64,
     renewed_at: Option<Instant>,
@@ -63,7 +77,7 @@ pub(super) fn start(
 ) -> Result<(JoinHandle<()>, String), Failure> {
     let lock = lock(&settings)?;
     let owner = Uuid::now_v7();
-    let book = Book::open(&settings.path, owner)?;
+    let book = Book::open(&settings.path, owner)?.with_outbox(settings.outbox);
     let identifier_key = book.identifier_key()?;
     let mut writer = Writer {
         book,
@@ -72,6 +86,7 @@ pub(super) fn start(
         shared,
         owner,
         endings: VecDeque::new(),
+        markings: Vec::new(),
         paused: None,
         data_version: -1,
         renewed_at: None,
@@ -136,7 +151,8 @@ impl Writer {
                 // A hold of this batch that its caller has already let go need not be made.
                 Job::End(ending) if withdraw(&mut holds, &ending) => {}
                 Job::End(ending) => self.endings.push_back(ending),
-                Job::Standing { user_id, now, windows, answer } => questions.push((user_id, now, windows, answer)),
+                Job::Mark(marking) => self.markings.push(marking),
+                question @ (Job::Standing { .. } | Job::Unsent { .. } | Job::Lag(_)) => questions.push(question),
                 Job::Stop => going = false,
             }
         }
@@ -144,15 +160,26 @@ impl Writer {
             tracing::warn!(%error, "the ledger cannot be read");
         }
         self.write(holds);
-        for (user_id, now, windows, answer) in questions {
-            let standing = self.book.standing(user_id, now, &windows);
-            if let Err(error) = &standing {
-                tracing::warn!(%error, "the ledger cannot be read");
-            }
-            // Whoever asked may have left.
-            drop(answer.send(standing.ok()));
+        for question in questions {
+            self.answer(question);
         }
         going
+    }
+
+    /// Answers what only reads. Whoever asked may have left.
+    fn answer(&self, question: Job) {
+        match question {
+            Job::Standing { user_id, now, windows, answer } => {
+                let standing = self.book.standing(user_id, now, &windows);
+                if let Err(error) = &standing {
+                    tracing::warn!(%error, "the ledger cannot be read");
+                }
+                drop(answer.send(standing.ok()));
+            }
+            Job::Unsent { limit, except, answer } => drop(answer.send(self.book.unsent(limit, &except))),
+            Job::Lag(answer) => drop(answer.send(self.book.unsent_lag())),
+            Job::Hold(..) | Job::End(_) | Job::Mark(_) | Job::Stop => {}
+        }
     }
 
     /// Reloads the pause switch when another process wrote to the file.
@@ -169,14 +196,20 @@ impl Writer {
 
     /// Writes what waits, in one transaction; answers the holds when it is on the disk.
     fn write(&mut self, holds: VecDeque<Waiting>) {
-        if holds.is_empty() && self.endings.is_empty() && !self.chores_are_due() {
+        if holds.is_empty() && self.endings.is_empty() && self.markings.is_empty() && !self.chores_are_due() {
             return;
         }
         let done = self.transaction(&holds);
         let in_doubt = done.is_err() && self.book.roll_back();
         match done {
             Ok(answers) => {
+                if !self.endings.is_empty() {
+                    self.shared.ended.notify_one();
+                }
                 self.endings.clear();
+                for marking in self.markings.drain(..) {
+                    drop(marking.answer.send(Ok(())));
+                }
                 self.succeeded();
                 for ((_, waiting), answer) in holds.into_iter().zip(answers) {
                     // A caller that left has dropped its reservation, which ends the hold.
@@ -201,6 +234,9 @@ impl Writer {
             if !self.book.end(ending, now)? {
                 tracing::debug!(request_id = %ending.id, "there was no open hold to end");
             }
+        }
+        for marking in &self.markings {
+            self.book.mark(&marking.ids, marking.mark)?;
         }
         self.chores(now)?;
         holds.iter().map(|(request, _)| self.hold(request)).collect()
@@ -260,6 +296,9 @@ impl Writer {
             tracing::error!(%error, endings_waiting = self.endings.len(), "the ledger cannot be written");
         }
         self.isolate_poison();
+        for marking in self.markings.drain(..) {
+            drop(marking.answer.send(Err(Failure::new(error.to_string()))));
+        }
         for (request, waiting) in holds {
             if in_doubt {
                 self.endings.push_back(Ending { id: request.id, settlement: Settlement::void() });
@@ -292,7 +331,7 @@ impl Writer {
         if self.failures.is_multiple_of(5)
             && let Ok(book) = Book::open(&self.settings.path, self.owner)
         {
-            self.book = book;
+            self.book = book.with_outbox(self.settings.outbox);
             self.data_version = -1;
         }
     }
