@@ -16,6 +16,7 @@ pub mod jwks;
 pub mod ledger;
 pub mod meter;
 pub mod order;
+pub mod outbox;
 pub mod plan;
 pub mod price;
 pub mod proxy;

@@ -7,6 +7,7 @@
 
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
@@ -14,7 +15,7 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::sqlite::Book;
-use super::{Charge, Ending, HoldRequest, NoHold, Settlement};
+use super::{Charge, Ending, HoldRequest, Lag, Mark, NoHold, Settlement};
 use crate::clock::Timestamp;
 use crate::plan::{Amounts, Ask, Limit, Per, Period, Standing, Unit, Window, window};
 use crate::price::{MicroUsd, PerMillion, Price, Tokenizer, Usage};
@@ -324,4 +325,39 @@ fn rows_that_are_pruned_leave_every_window_as_it_was() {
     let said = world.book.standing(World::user(0), world.now, &[lifetime, month]).unwrap();
     let used = Amounts { requests: 1, tokens: 70, cost: 11 };
     assert_eq!((said.windows[0].used, said.windows[1].used), (used, used));
+}
+
+#[test]
+fn what_was_never_sent_is_pruned_all_the_same_and_said_aloud() {
+    let said = Arc::new(Mutex::new(Vec::new()));
+    let (mut world, writer) = (World::new(), said.clone());
+    world.book = Book::open(&world.path, Uuid::now_v7()).unwrap().with_outbox(true);
+    for _ in 0..3 {
+        world.hold(0, 3, 100, 100);
+        world.end(0, |_| Charge::Lost);
+    }
+    let sent = world.book.unsent(1, &[]).unwrap().remove(0).id;
+    world.book.mark(&[sent], Mark::Sent).unwrap();
+    let later = world.now.plus(Duration::from_hours(24 * 3));
+    let log = tracing_subscriber::fmt().with_writer(move || Said(writer.clone())).finish();
+    let gone = tracing::subscriber::with_default(log, || {
+        world.in_transaction(|book| book.prune(later, later, &zone())).unwrap()
+    });
+    assert!(gone >= 3);
+    assert_eq!(world.book.unsent_lag().unwrap(), Lag::default());
+    let said = String::from_utf8(said.lock().unwrap().clone()).unwrap();
+    assert!(said.contains("never reached log_request") && said.contains('2'), "{said:?}");
+}
+
+/// A log to read.
+struct Said(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Said {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
