@@ -25,10 +25,11 @@ use tower::util::option_layer;
 
 use crate::auth::{Authenticator, Principal};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Via};
 use crate::directory::Directory;
 use crate::error::{Code, Refusal};
 use crate::ledger::{Failure, Ledger, Settings, Writer};
+use crate::outbox::Progress;
 use crate::upstream::Upstreams;
 use crate::{account, proxy};
 
@@ -49,6 +50,8 @@ pub struct App {
     pub ledger: Ledger,
     /// Providers.
     pub upstreams: Upstreams,
+    /// How far the developer's `log_request` is behind.
+    progress: Progress,
     /// Tasks that outlive their caller: drained answers, fetched keys, counted estimates.
     pub work: TaskTracker,
     /// Cancelled when the shutdown's grace is over: what still runs settles at once.
@@ -73,11 +76,11 @@ impl App {
     /// The ledger cannot be opened.
     pub fn open(config: Config, clock: Clock) -> Result<(Arc<Self>, Writer), Failure> {
         let settings = Settings {
-            path: config.store.path.clone(),
+            path: config.store.url.file()?.to_owned(),
             lease: config.store.lease,
             keep_requests: config.store.keep_requests,
             time_zone: config.server.time_zone.clone(),
-            outbox: false,
+            outbox: !matches!(config.directory.via, Via::None),
         };
         let (ledger, writer) = Ledger::open(settings, clock.clone())?;
         let work = TaskTracker::new();
@@ -85,6 +88,7 @@ impl App {
             auth: Authenticator::new(&config.auth, work.clone(), clock.clone()),
             directory: Directory::new(ledger.clone()),
             upstreams: Upstreams::new(&config.proxy),
+            progress: Progress::default(),
             config: ArcSwap::from_pointee(config),
             clock,
             ledger,
@@ -164,6 +168,8 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
     let keys = app.auth.health(now);
     let upstreams = app.upstreams.health(&config.upstreams);
     let writable = app.ledger.is_writable();
+    // An outbox that lags is told, and turns nobody away.
+    let outbox = app.ledger.has_outbox().then(|| app.progress.health(now));
     let an_upstream = upstreams.values().any(|health| health.ok);
     let is_ready = writable && keys.ok && an_upstream;
     let body = json!({
@@ -172,6 +178,7 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
             "store": { "ok": writable, "kind": "sqlite" },
             "jwks": keys,
             "directory": { "ok": true, "via": "none" },
+            "outbox": outbox,
             "upstreams": upstreams,
         },
     });

@@ -23,6 +23,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Timestamp;
+use crate::database::{Database, Failure as NotTaken};
 use crate::ledger::{Failure, Lag, Ledger, Mark};
 use backoff::Backoff;
 use entry::Entry;
@@ -35,19 +36,10 @@ const LAST_TRY_TIMEOUT: Duration = Duration::from_millis(900);
 /// Readiness says that the outbox is not well when its oldest row has waited longer.
 const LAG_MAX: Duration = Duration::from_mins(5);
 
-/// Why entries were not taken.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NotTaken {
-    /// The function looked at them and said no: the same entries will be refused again.
-    Refused(String),
-    /// It could not be asked, or nobody knows what it did: the same call may succeed later.
-    Unavailable(String),
-}
-
 /// The answer of [`Deliver`].
-pub type Delivery = Pin<Box<dyn Future<Output = Result<(), NotTaken>> + Send>>;
+type Delivery = Pin<Box<dyn Future<Output = Result<(), NotTaken>> + Send>>;
 /// Hands entries to `log_request`, all of them or none, in their order.
-pub type Deliver = Box<dyn Fn(Vec<Value>) -> Delivery + Send + Sync>;
+type Deliver = Box<dyn Fn(Vec<Value>) -> Delivery + Send + Sync>;
 
 /// How fast the outbox goes.
 #[derive(Clone, Copy, Debug)]
@@ -142,10 +134,14 @@ impl From<Failure> for Setback {
 }
 
 impl Outbox {
-    /// An outbox of a ledger that was opened with `outbox`.
+    /// From a ledger that was opened with `outbox` to a database; tells `progress` how far behind it is.
     #[must_use]
-    pub fn new(ledger: Ledger, deliver: Deliver) -> Self {
-        Self::with_pace(ledger, deliver, Pace::default())
+    pub fn new(ledger: Ledger, database: Database, progress: Progress) -> Self {
+        let deliver = move |entries: Vec<Value>| -> Delivery {
+            let database = database.clone();
+            Box::pin(async move { database.log_requests(&entries).await })
+        };
+        Self { progress, ..Self::with_pace(ledger, Box::new(deliver), Pace::default()) }
     }
 
     fn with_pace(ledger: Ledger, deliver: Deliver, pace: Pace) -> Self {
@@ -161,12 +157,6 @@ impl Outbox {
             taken: 0,
             entries_max: CALL_ENTRIES_MAX,
         }
-    }
-
-    /// How far behind it is, for as long as it runs.
-    #[must_use]
-    pub fn progress(&self) -> Progress {
-        self.progress.clone()
     }
 
     /// Sends until `stop` is cancelled, then for at most a second what still waits.
@@ -247,9 +237,9 @@ impl Outbox {
                 Ok(true)
             }
             Err(NotTaken::Refused(_)) => self.one_by_one(entries).await,
-            Err(NotTaken::Unavailable(why)) => {
+            Err(unavailable) => {
                 self.entries_max = self.entries_max.div_euclid(2).max(1);
-                Err(Setback(why))
+                Err(Setback(unavailable.to_string()))
             }
         }
     }
@@ -277,9 +267,9 @@ impl Outbox {
                     waiting.insert(entry.user_id);
                     setback = setback.or(Some(Setback(why)));
                 }
-                Err(NotTaken::Unavailable(why)) => {
+                Err(unavailable) => {
                     self.ledger.mark(sent, Mark::Sent).await?;
-                    return Err(Setback(why));
+                    return Err(Setback(unavailable.to_string()));
                 }
             }
         }
@@ -294,7 +284,6 @@ impl Outbox {
         for entry in self.refused.due(Instant::now()) {
             match self.call(from_ref(&entry)).await {
                 Ok(()) => self.ledger.mark(vec![entry.id], Mark::Sent).await?,
-                Err(NotTaken::Unavailable(why)) => return Err(Setback(why)),
                 Err(NotTaken::Refused(why)) => {
                     if !self.refused.refused(&entry, Instant::now(), self.pace.backoff, self.taken) {
                         continue;
@@ -306,6 +295,7 @@ impl Outbox {
                     );
                     self.ledger.mark(vec![entry.id], Mark::LeftBehind).await?;
                 }
+                Err(unavailable) => return Err(Setback(unavailable.to_string())),
             }
             self.refused.release(&entry.user_id);
         }

@@ -131,6 +131,7 @@ pub struct Ledger {
     jobs: std::sync::mpsc::Sender<writer::Job>,
     shared: Arc<Shared>,
     path: PathBuf,
+    has_outbox: bool,
     identifier_key: Arc<hmac::Key>,
 }
 
@@ -162,12 +163,12 @@ impl Ledger {
     /// # Errors
     /// The file cannot be made, read or written, or another server has it open.
     pub fn open(settings: Settings, clock: Clock) -> Result<(Self, Writer), Failure> {
-        let path = settings.path.clone();
+        let (path, has_outbox) = (settings.path.clone(), settings.outbox);
         let shared = Arc::new(Shared::default());
         let (jobs, queue) = std::sync::mpsc::channel();
         let (thread, key) = writer::start(settings, clock, shared.clone(), queue)?;
         let identifier_key = Arc::new(hmac::Key::new(hmac::HMAC_SHA256, key.as_bytes()));
-        let handle = Self { jobs: jobs.clone(), shared, path, identifier_key };
+        let handle = Self { jobs: jobs.clone(), shared, path, has_outbox, identifier_key };
         Ok((handle, Writer { jobs, thread }))
     }
 
@@ -226,6 +227,12 @@ impl Ledger {
     /// The ledger cannot be written: the rows may go on waiting.
     pub async fn mark(&self, ids: Vec<String>, mark: Mark) -> Result<(), Failure> {
         self.ask(|answer| writer::Job::Mark(writer::Marking { ids, mark, answer })).await
+    }
+
+    /// Rows that end wait for the outbox.
+    #[must_use]
+    pub const fn has_outbox(&self) -> bool {
+        self.has_outbox
     }
 
     /// How much waits for the outbox.

@@ -263,8 +263,8 @@ async fn a_row_that_ends_wakes_the_outbox() {
     let place = Place::new();
     let (ledger, writer) = place.open(true);
     let fake = Fake::new(|_| Act::Take);
-    let pace = Pace { poll: Duration::from_hours(1), ..Pace::default() };
-    let running = Running::start(with_pace(&ledger, &fake, pace));
+    let slow = Pace { poll: Duration::from_hours(1), ..Pace::default() };
+    let running = Running::start(with_pace(&ledger, &fake, slow));
     sleep(Duration::from_millis(50)).await;
     request(&ledger, 1, settled()).await;
     until("the entry", async || count(&fake) == 1).await;
@@ -380,7 +380,7 @@ async fn a_poisoned_entry_holds_up_its_user_alone_and_is_left_behind_in_the_end(
     // The second entry of user 1.
     fake.lock().unwrap().poison.insert(ids[4].clone());
     let outbox = outbox(&ledger, &fake);
-    let progress = outbox.progress();
+    let progress = outbox.progress.clone();
     let running = Running::start(outbox);
     until("the others", async || count(&fake) == 9).await;
     assert_eq!(fake.lock().unwrap().applied[&Uuid::from_u128(1).to_string()], ids[1..2]);
@@ -490,7 +490,7 @@ async fn readiness_tells_how_far_behind_it_is() {
     request(&ledger, 1, settled()).await;
     request(&ledger, 1, settled()).await;
     let outbox = outbox(&ledger, &fake);
-    let progress = outbox.progress();
+    let progress = outbox.progress.clone();
     let now = Clock::system().now();
     assert_eq!(progress.health(now), Health { ok: true, unsent: 0, oldest_seconds: None, given_up: 0 });
     let running = Running::start(outbox);
