@@ -26,6 +26,7 @@ use tower::util::option_layer;
 use crate::auth::{Authenticator, Principal};
 use crate::clock::Clock;
 use crate::config::{Config, Via};
+use crate::database::Database;
 use crate::directory::Directory;
 use crate::error::{Code, Refusal};
 use crate::ledger::{Failure, Ledger, Settings, Writer};
@@ -82,11 +83,12 @@ impl App {
             time_zone: config.server.time_zone.clone(),
             outbox: !matches!(config.directory.via, Via::None),
         };
-        let (ledger, writer) = Ledger::open(settings, clock.clone())?;
         let work = TaskTracker::new();
+        let database = Database::new(&config.directory.via, work.clone()).map_err(Failure::new)?;
+        let (ledger, writer) = Ledger::open(settings, clock.clone())?;
         let app = Self {
             auth: Authenticator::new(&config.auth, work.clone(), clock.clone()),
-            directory: Directory::new(ledger.clone()),
+            directory: Directory::new(ledger.clone(), database, work.clone()),
             upstreams: Upstreams::new(&config.proxy),
             progress: Progress::default(),
             config: ArcSwap::from_pointee(config),
@@ -167,6 +169,7 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
     let now = app.clock.now();
     let keys = app.auth.health(now);
     let upstreams = app.upstreams.health(&config.upstreams);
+    let directory = app.directory.health();
     let writable = app.ledger.is_writable();
     // An outbox that lags is told, and turns nobody away.
     let outbox = app.ledger.has_outbox().then(|| app.progress.health(now));
@@ -177,7 +180,7 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
         "parts": {
             "store": { "ok": writable, "kind": "sqlite" },
             "jwks": keys,
-            "directory": { "ok": true, "via": "none" },
+            "directory": directory,
             "outbox": outbox,
             "upstreams": upstreams,
         },

@@ -269,6 +269,23 @@ impl Via {
     }
 }
 
+impl PartialEq for Via {
+    fn eq(&self, other: &Self) -> bool {
+        let parts = |via: &Self| match via {
+            Self::None => None,
+            Self::Rest { supabase_url, service_key } => Some((supabase_url.clone(), service_key.clone())),
+            Self::Postgres(url) => Some((String::new(), url.clone())),
+        };
+        let same = |(one, two): ((String, SecretString), (String, SecretString))| {
+            one.0 == two.0 && one.1.expose_secret() == two.1.expose_secret()
+        };
+        match (parts(self), parts(other)) {
+            (Some(one), Some(two)) => self.as_str() == other.as_str() && same((one, two)),
+            (one, two) => one.is_none() && two.is_none(),
+        }
+    }
+}
+
 /// `[directory]`
 #[derive(Clone, Debug)]
 pub struct Directory {

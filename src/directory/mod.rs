@@ -1,140 +1,134 @@
-//! Where a caller's plan comes from: the token's claim and the local subscription table.
+//! Where a caller's plan comes from: the developer's own database, the token's claim, the local subscription table.
 //!
-//! Answers of the table are cached for `plan_cache`, and dropped as soon as another process changes the ledger, so a
-//! `tollgate user plan` shows within a second. While the table cannot be read, a cached answer serves up to `plan_stale`.
-//! Which of the answers counts is decided by `plan::plan_for`, not here.
+//! It asks, and says no to those who are blocked; which of the answers counts is decided by `plan::plan_for`, not here.
+//! When the database is configured and can say nothing, now or lately, nobody is let in on a guess.
 
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+mod local;
+mod remote;
+#[cfg(test)]
+mod tests;
 
-use quick_cache::sync::Cache;
+use std::sync::Arc;
+
+use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::auth::Principal;
 use crate::clock::Timestamp;
 use crate::config::Config;
+use crate::database::{Answer, Database};
 use crate::error::{Code, Refusal};
 use crate::ledger::Ledger;
-use crate::ledger::report::{Reports, SubscriptionRow};
 use crate::plan::{Granted, Looked, plan_for};
+use local::Local;
+use remote::{Keep, Remote, Unavailable, Whom};
 
-/// How many users' answers are kept.
-const CACHED_USERS: usize = 10_000;
-
-/// An answer of the subscription table.
-#[derive(Clone, Debug)]
-struct Answer {
-    row: Option<SubscriptionRow>,
-    read_at: Timestamp,
-    epoch: u64,
-}
+pub use local::Reader;
+pub use remote::DirectoryHealth;
 
 /// Looks plans up. Cheap to clone.
 #[derive(Clone)]
 pub struct Directory {
-    ledger: Ledger,
-    reader: Arc<Reader>,
-    cache: Arc<Cache<Uuid, Answer>>,
+    local: Local,
+    remote: Option<Remote>,
 }
 
 impl Directory {
-    /// A directory over the ledger's subscription table.
+    /// A directory over the ledger's subscription table and, where there is one, the developer's database.
+    /// Look-ups run on `tasks`.
     #[must_use]
-    pub fn new(ledger: Ledger) -> Self {
-        let reader = Arc::new(Reader::new(ledger.path().to_owned()));
-        Self { ledger, reader, cache: Arc::new(Cache::new(CACHED_USERS)) }
+    pub fn new(ledger: Ledger, database: Option<Database>, tasks: TaskTracker) -> Self {
+        Self { local: Local::new(ledger), remote: database.map(|database| Remote::new(database, tasks)) }
     }
 
     /// The connection it reads with, for others who only read.
     #[must_use]
     pub fn reader(&self) -> Arc<Reader> {
-        self.reader.clone()
+        self.local.reader()
     }
 
     /// The plan of a caller.
     ///
     /// # Errors
-    /// `user_blocked`; `directory_unavailable` when nobody can say.
+    /// `user_blocked`; `invalid_token` for a session that is over; `directory_unavailable` when nobody can say.
     pub async fn plan_of(&self, principal: &Principal, config: &Config, now: Timestamp) -> Result<Granted, Refusal> {
-        let local = self.subscription(principal.user_id(), config, now).await?.map(|row| row.at(now));
+        let local = self.local.subscription(principal.user_id(), config, now).await?.map(|row| row.at(now));
         if local.as_ref().is_some_and(|row| row.blocked) {
-            return Err(Refusal::new(Code::UserBlocked, "This account is blocked."));
+            return Err(blocked());
         }
+        let answer = self.answer(principal, config, now).await?;
+        if answer.as_ref().is_some_and(|answer| !answer.allowed) {
+            return Err(blocked());
+        }
+        let database = answer.map(|answer| answer.assigned.clone());
         let anonymous_plan = config.auth.anonymous_plan.clone().filter(|_| principal.is_anonymous());
         let claim = principal.plan_claim().map(str::to_owned);
-        let granted = plan_for(&Looked { claim, local, anonymous_plan }, &config.plans);
+        let granted = plan_for(&Looked { database, claim, local, anonymous_plan }, &config.plans);
         for name in &granted.unknown {
             tracing::warn!(user_id = %principal.user_id(), plan = name, "no plan has this name: it counts as no answer");
         }
         Ok(granted)
     }
 
-    async fn subscription(
+    /// Forgets what is kept about a user, so that the next request sees what has changed.
+    pub fn refresh(&self, user_id: Uuid) {
+        self.local.forget(user_id);
+        if let Some(remote) = &self.remote {
+            remote.forget(user_id);
+        }
+    }
+
+    /// What is known, without asking anybody.
+    #[must_use]
+    pub fn health(&self) -> DirectoryHealth {
+        let none = || DirectoryHealth { ok: true, via: "none", error: None };
+        self.remote.as_ref().map_or_else(none, Remote::health)
+    }
+
+    /// What the database says about a caller, whose session it knows to be alive where that is asked for.
+    async fn answer(
         &self,
-        user_id: Uuid,
+        principal: &Principal,
         config: &Config,
         now: Timestamp,
-    ) -> Result<Option<SubscriptionRow>, Refusal> {
-        let epoch = self.ledger.epoch();
-        let cached = self.cache.get(&user_id);
-        let is_fresh = |answer: &Answer| {
-            answer.epoch == epoch && now.since(answer.read_at) < config.directory.plan_cache && answer.read_at <= now
-        };
-        if let Some(answer) = cached.as_ref().filter(|answer| is_fresh(answer)) {
-            return Ok(answer.row.clone());
+    ) -> Result<Option<Arc<Answer>>, Refusal> {
+        let Some(remote) = &self.remote else { return Ok(None) };
+        let is_checked = config.auth.check_session;
+        if is_checked && principal.session_id().is_none() {
+            return Err(Refusal::new(Code::InvalidToken, "The token names no session: sign in again."));
         }
-        match self.reader.read(move |reports| reports.subscription(user_id)).await {
-            Ok(row) => {
-                self.cache.insert(user_id, Answer { row: row.clone(), read_at: now, epoch });
-                Ok(row)
-            }
-            Err(error) => {
-                tracing::warn!(error, "the subscription table cannot be read");
-                let serves = |answer: &Answer| now.since(answer.read_at) < config.directory.plan_stale;
-                let answer = cached.filter(serves).ok_or_else(|| {
-                    Refusal::new(Code::DirectoryUnavailable, "Your plan cannot be looked up right now.")
-                })?;
-                Ok(answer.row)
-            }
+        let whom = Whom { user_id: principal.user_id(), session_id: principal.session_id().filter(|_| is_checked) };
+        let keep = Keep { fresh: config.directory.plan_cache, stale: config.directory.plan_stale };
+        let answer = remote.answer(whom, keep, now).await.map_err(|Unavailable| unavailable())?;
+        if is_checked {
+            check_session(answer.as_deref())?;
         }
-    }
-}
-
-/// One connection for reading the ledger, opened when it is first needed and again after a failure.
-pub struct Reader {
-    path: PathBuf,
-    reports: Mutex<Option<Reports>>,
-}
-
-impl Reader {
-    fn new(path: PathBuf) -> Self {
-        Self { path, reports: Mutex::new(None) }
-    }
-
-    /// Reads on a thread that may block.
-    ///
-    /// # Errors
-    /// The ledger cannot be read: why, for the log.
-    pub async fn read<T: Send + 'static>(
-        self: &Arc<Self>,
-        read: impl FnOnce(&Reports) -> Result<T, crate::ledger::Failure> + Send + 'static,
-    ) -> Result<T, String> {
-        let reader = self.clone();
-        let done = tokio::task::spawn_blocking(move || reader.read_now(read)).await;
-        done.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
-    }
-
-    fn read_now<T>(
-        &self,
-        read: impl FnOnce(&Reports) -> Result<T, crate::ledger::Failure>,
-    ) -> Result<T, crate::ledger::Failure> {
-        let mut kept = self.reports.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let reports = match kept.take() {
-            Some(reports) => reports,
-            None => Reports::open(&self.path)?,
-        };
-        let answer = read(&reports)?;
-        *kept = Some(reports);
         Ok(answer)
     }
+}
+
+/// A session that is over, or whose user is banned, is a token no more. A database that cannot say is not taken for a
+/// yes: the operator asked for this check.
+fn check_session(answer: Option<&Answer>) -> Result<(), Refusal> {
+    match answer.map(|answer| (answer.session_alive, answer.banned)) {
+        Some((Some(false), _) | (_, Some(true))) => {
+            Err(Refusal::new(Code::InvalidToken, "You were signed out: sign in again."))
+        }
+        Some((Some(true), _)) => Ok(()),
+        _ => {
+            tracing::error!(
+                "check_session = true, but the database does not say whether a session is alive: run what \
+                             `tollgate sql` prints, in the database that has auth.sessions"
+            );
+            Err(unavailable())
+        }
+    }
+}
+
+fn blocked() -> Refusal {
+    Refusal::new(Code::UserBlocked, "This account is blocked.")
+}
+
+fn unavailable() -> Refusal {
+    Refusal::new(Code::DirectoryUnavailable, "Your plan cannot be looked up right now.")
 }
