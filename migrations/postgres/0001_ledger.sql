@@ -23,11 +23,14 @@ create table tollgate_ledger.requests (
     started_at          bigint not null,
     ended_at            bigint,
     ttft_ms             bigint,
-    owner               text   collate "C" not null
+    owner               text   collate "C" not null,
+    unsent              bigint not null default 0   -- 1: waits for the outbox; 2: left behind by it
 );
 
 create index requests_of_user on tollgate_ledger.requests (user_id, started_at);
 create index requests_held on tollgate_ledger.requests (owner) where state = 'held';
+create index requests_unsent on tollgate_ledger.requests (ended_at, id, user_id) where unsent = 1;
+create index requests_left_behind on tollgate_ledger.requests (ended_at) where unsent = 2;
 
 create table tollgate_ledger.windows (
     user_id        text   collate "C" not null,
@@ -191,7 +194,8 @@ begin
         cached_input_tokens = (job->>'cached')::bigint,
         output_tokens = case when whole then held_output_tokens else (job->>'output')::bigint end,
         reasoning_tokens = (job->>'reasoning')::bigint,
-        cost_micros = case when whole then held_micros else (job->>'micros')::bigint end
+        cost_micros = case when whole then held_micros else (job->>'micros')::bigint end,
+        unsent = (job->>'unsent')::bigint
     where id = job->>'id' and state = 'held'
     returning * into done;
     if not found then
@@ -286,7 +290,7 @@ language sql volatile set search_path = '' as $$
 $$;
 
 -- What dead processes left open is lost, some at a time. Law 5. Gives back how many ended.
-create function tollgate_ledger.sweep(process text, now_ms bigint, most bigint) returns bigint
+create function tollgate_ledger.sweep(process text, now_ms bigint, most bigint, outbox bigint) returns bigint
 language plpgsql volatile set search_path = '' as $$
 declare
     dead record;
@@ -303,7 +307,7 @@ begin
         continue when not pg_try_advisory_xact_lock(tollgate_ledger.lock_of(dead.user_id));
         perform tollgate_ledger.end_one(jsonb_build_object(
             'id', dead.id, 'state', 'lost', 'flags', 'swept', 'load', 0, 'now', now_ms, 'whole', true,
-            'input', 0, 'cached', 0, 'output', 0, 'reasoning', 0, 'micros', 0));
+            'input', 0, 'cached', 0, 'output', 0, 'reasoning', 0, 'micros', 0, 'unsent', outbox));
         ended := ended + 1;
     end loop;
     delete from tollgate_ledger.owners o where o.lease_until < tollgate_ledger.clock_ms() - 86400000
@@ -334,3 +338,26 @@ begin
          limit 500 for update skip locked);
     return gone;
 end $$;
+
+-- The oldest rows that wait for the outbox, of other users than `besides`. Only one process at a time is given any: the
+-- one that asked last keeps the turn for 15 s, so that entries leave once and in their order.
+create function tollgate_ledger.unsent(process text, besides text[], most bigint)
+returns setof tollgate_ledger.requests language plpgsql volatile set search_path = '' as $$
+begin
+    insert into tollgate_ledger.switches values ('outbox', process, tollgate_ledger.clock_ms() + 15000)
+    on conflict (name) do update set value = excluded.value, updated_at = excluded.updated_at
+        where switches.value = excluded.value or switches.updated_at < tollgate_ledger.clock_ms();
+    if found then
+        return query
+            select * from tollgate_ledger.requests r where r.unsent = 1 and r.user_id <> all (besides)
+            order by r.ended_at, r.id limit most;
+    end if;
+end $$;
+
+-- How many rows wait (counted to 100,000 and no further), since when the oldest does, and how many were left behind.
+create function tollgate_ledger.unsent_lag(out waiting bigint, out oldest bigint, out given_up bigint)
+language sql stable set search_path = '' as $$
+    select count(*), min(first.ended_at),
+           (select count(*) from (select 1 from tollgate_ledger.requests where unsent = 2 limit 100000) as behind)
+    from (select ended_at from tollgate_ledger.requests where unsent = 1 order by ended_at, id limit 100000) as first
+$$;

@@ -144,13 +144,14 @@ mod tests {
     async fn a_long_look_at_the_usage_log_makes_nobody_wait_for_a_plan() {
         let folder = std::env::temp_dir().join(format!("tollgate-directory-{}", Uuid::now_v7()));
         let settings = Settings {
-            path: folder.join("ledger.db"),
+            store: StoreUrl::Sqlite(folder.join("ledger.db")),
+            outbox: false,
             lease: Duration::from_mins(1),
             keep_requests: Duration::from_hours(24 * 400),
             time_zone: jiff::tz::TimeZone::UTC,
         };
         let (ledger, writer) = Ledger::open(settings, Clock::system()).unwrap();
-        let directory = Directory::new(ledger);
+        let directory = Local::new(ledger);
         let (hurry, wait) = std::sync::mpsc::channel::<()>();
         let reports = directory.reader();
         let long = reports.read(move |_| Ok(wait.recv().is_ok()));

@@ -61,10 +61,11 @@ async fn room(more: &str) -> Room {
     let config = Config::load(&Sources { file: None, env, directory: dir.clone() }).unwrap();
     assert!(matches!(config.directory.via, Via::Rest { .. }));
     let settings = Settings {
-        path: dir.join("ledger.db"),
+        store: crate::config::StoreUrl::Sqlite(dir.join("ledger.db")),
         lease: config.store.lease,
         keep_requests: config.store.keep_requests,
         time_zone: config.server.time_zone.clone(),
+        outbox: false,
     };
     let (ledger, writer) = Ledger::open(settings, clock.clone()).unwrap();
     let database = Database::new(&config.directory.via, tasks.clone()).unwrap();
@@ -139,7 +140,7 @@ async fn the_database_comes_first_and_its_limits_go_with_its_plan() {
         assert_eq!(told, [of_claims, of_plain, of_anonymous], "{answer}");
     }
     // The local table is behind the database, and blocks nevertheless.
-    let desk = Desk::open(&room.dir.join("ledger.db")).unwrap();
+    let desk = Desk::open(&crate::config::StoreUrl::Sqlite(room.dir.join("ledger.db"))).unwrap();
     let row = SubscriptionRow { plan: Some("team".to_owned()), ..SubscriptionRow::default() };
     desk.set_plan(plain.user_id(), &row, room.clock.now()).unwrap();
     room.server.say(200, &json!({"plan": "pro"}));

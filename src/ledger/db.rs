@@ -127,7 +127,8 @@ impl Db {
     }
 }
 
-fn sqlite_query(db: &Connection, sql: &str, params: &[Cell]) -> Result<Vec<Row>, Failure> {
+/// All rows of an answer of an open file; tables stand as they are.
+pub(super) fn sqlite_query(db: &Connection, sql: &str, params: &[Cell]) -> Result<Vec<Row>, Failure> {
     let mut statement = db.prepare_cached(sql)?;
     let columns = statement.column_count();
     let values = params.iter().map(|cell| match cell {
@@ -154,7 +155,7 @@ fn postgres_param(cell: &Cell) -> pg::Param {
     }
 }
 
-fn postgres_row(row: &pg::Row) -> Result<Row, Failure> {
+pub(super) fn postgres_row(row: &pg::Row) -> Result<Row, Failure> {
     let unreadable = |error: tokio_postgres::Error| Failure::new(format!("Postgres: {error}"));
     let cell = |(place, column): (usize, &tokio_postgres::Column)| match *column.type_() {
         Type::INT8 => row.try_get(place).map(Cell::Int).map_err(unreadable),

@@ -4,7 +4,9 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::postgres::Lanes;
-use super::{Ending, HoldRequest, NoHold, UserStanding};
+use super::report::RequestRow;
+use super::sqlite::Failure;
+use super::{Ending, HoldRequest, Lag, Mark, NoHold, UserStanding};
 use crate::clock::Timestamp;
 use crate::plan::{Hold, Window};
 
@@ -17,18 +19,32 @@ pub(super) enum Job {
     End(Ending),
     /// Say what a user has used and holds.
     Standing { user_id: Uuid, now: Timestamp, windows: Vec<Window>, answer: oneshot::Sender<Option<UserStanding>> },
+    /// Read rows that wait for the outbox, of other users than these.
+    Unsent { limit: u32, except: Vec<String>, answer: oneshot::Sender<Result<Vec<RequestRow>, Failure>> },
+    /// Say how far the outbox is behind.
+    Lag(oneshot::Sender<Result<Lag, Failure>>),
+    /// Note what the outbox did.
+    Mark(Marking),
     /// Write what is there, and stop.
     Stop,
 }
 
+/// Rows to be marked for the outbox, and whoever waits for it.
+#[derive(Debug)]
+pub(super) struct Marking {
+    pub(super) ids: Vec<String>,
+    pub(super) mark: Mark,
+    pub(super) answer: oneshot::Sender<Result<(), Failure>>,
+}
+
 impl Job {
-    /// Whose it is; nobody's is `Stop`.
+    /// Whose it is; nobody's is nil.
     pub(super) fn user_id(&self) -> Uuid {
         match self {
             Self::Hold(request, _) => request.user_id,
             Self::End(ending) => ending.user_id,
             Self::Standing { user_id, .. } => *user_id,
-            Self::Stop => Uuid::nil(),
+            Self::Unsent { .. } | Self::Lag(_) | Self::Mark(_) | Self::Stop => Uuid::nil(),
         }
     }
 }

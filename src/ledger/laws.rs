@@ -7,6 +7,7 @@
 
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
@@ -18,7 +19,7 @@ use uuid::Uuid;
 use super::moving::Still;
 use super::postgres::Lane;
 use super::sqlite::Book;
-use super::{Charge, Ending, HoldRequest, NoHold, Settlement, UserStanding};
+use super::{Charge, Ending, HoldRequest, Lag, Mark, NoHold, Settlement, UserStanding};
 use crate::clock::Timestamp;
 use crate::config::StoreUrl;
 use crate::plan::{Amounts, Ask, Hold, Limit, Per, Period, Standing, Unit, Window, window};
@@ -464,4 +465,40 @@ fn a_ledger_moves_to_postgres_and_back_exactly_or_not_at_all() {
     let back = StoreUrl::Sqlite(other.clone());
     Still::open(&back).unwrap().import(exported(&postgres).as_bytes(), |_| {}).unwrap();
     assert_eq!(exported(&back), text);
+}
+
+#[test]
+fn what_was_never_sent_is_pruned_all_the_same_and_said_aloud() {
+    let said = Arc::new(Mutex::new(Vec::new()));
+    let (mut world, writer) = (World::new(Subject::sqlite()), said.clone());
+    let Subject::Sqlite { path, book } = &mut world.ledger else { panic!("made on SQLite") };
+    **book = Book::open(path, Uuid::now_v7()).unwrap().with_outbox(true);
+    for _ in 0..3 {
+        world.hold(0, 3, 100, 100);
+        world.end(0, |_| Charge::Lost);
+    }
+    let Subject::Sqlite { book, .. } = &world.ledger else { panic!("made on SQLite") };
+    let sent = book.unsent(1, &[]).unwrap().remove(0).id;
+    book.mark(&[sent], Mark::Sent).unwrap();
+    let later = world.now.plus(Duration::from_hours(24 * 3));
+    let log = tracing_subscriber::fmt().with_writer(move || Said(writer.clone())).finish();
+    let gone = tracing::subscriber::with_default(log, || world.ledger.prune(later, later));
+    assert!(gone >= 3);
+    let Subject::Sqlite { book, .. } = &world.ledger else { panic!("made on SQLite") };
+    assert_eq!(book.unsent_lag().unwrap(), Lag::default());
+    let said = String::from_utf8(said.lock().unwrap().clone()).unwrap();
+    assert!(said.contains("never reached log_request") && said.contains('2'), "{said:?}");
+}
+
+/// A log to read.
+struct Said(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Said {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }

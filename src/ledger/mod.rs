@@ -26,12 +26,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use aws_lc_rs::hmac;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use uuid::Uuid;
 
 use crate::clock::{Clock, Timestamp};
 use crate::config::StoreUrl;
 use crate::error::{Code, Refusal};
+use crate::ledger::report::RequestRow;
 use crate::plan::{Ask, Exceeded, Hold, Limit, LimitState, Standing, Window};
 
 use jobs::{Job, Jobs};
@@ -105,6 +106,28 @@ struct Shared {
     writable: AtomicBool,
     /// Grows when another process changed the file: subscriptions and switches may differ.
     epoch: AtomicU64,
+    /// Told when rows have ended, for the outbox.
+    ended: Notify,
+}
+
+/// How much waits for the outbox. Counted to 100,000 and no further.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lag {
+    /// Rows that wait.
+    pub unsent: i64,
+    /// When the oldest of them ended.
+    pub oldest: Option<Timestamp>,
+    /// Rows left behind, because they were refused for good.
+    pub given_up: i64,
+}
+
+/// What became of rows that waited for the outbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// They were taken.
+    Sent,
+    /// They were refused for good.
+    LeftBehind,
 }
 
 /// A handle on the ledger. Cheap to clone.
@@ -113,6 +136,7 @@ pub struct Ledger {
     jobs: Jobs,
     shared: Arc<Shared>,
     store: StoreUrl,
+    has_outbox: bool,
     identifier_key: Arc<hmac::Key>,
 }
 
@@ -134,6 +158,8 @@ pub struct Settings {
     pub keep_requests: Duration,
     /// Where months begin, for the sums of pruned ones.
     pub time_zone: jiff::tz::TimeZone,
+    /// Whether rows that end settled or lost wait for [`Ledger::unsent`].
+    pub outbox: bool,
 }
 
 impl Ledger {
@@ -142,7 +168,7 @@ impl Ledger {
     /// # Errors
     /// The file cannot be made, read or written, or another server has it open.
     pub fn open(settings: Settings, clock: Clock) -> Result<(Self, Writer), Failure> {
-        let store = settings.store.clone();
+        let (store, has_outbox) = (settings.store.clone(), settings.outbox);
         let shared = Arc::new(Shared::default());
         let (jobs, thread, key) = match &store {
             StoreUrl::Sqlite(path) => {
@@ -156,7 +182,7 @@ impl Ledger {
             }
         };
         let identifier_key = Arc::new(hmac::Key::new(hmac::HMAC_SHA256, key.as_bytes()));
-        let handle = Self { jobs: jobs.clone(), shared, store, identifier_key };
+        let handle = Self { jobs: jobs.clone(), shared, store, has_outbox, identifier_key };
         Ok((handle, Writer { jobs, thread }))
     }
 
@@ -199,6 +225,52 @@ impl Ledger {
         }
         let answered = tokio::time::timeout(COMMIT_TIMEOUT, wait).await;
         answered.ok().and_then(Result::ok).flatten().ok_or_else(unavailable)
+    }
+
+    /// Rows that wait for the outbox, at most `limit`, in the order in which they ended, but for those of the users in
+    /// `except`; sees everything that was ended before the call.
+    ///
+    /// # Errors
+    /// The ledger cannot be read.
+    pub async fn unsent(&self, limit: u32, except: Vec<String>) -> Result<Vec<RequestRow>, Failure> {
+        self.ask(|answer| Job::Unsent { limit, except, answer }).await
+    }
+
+    /// Marks rows of [`Ledger::unsent`], durably; rows that do not wait stay as they are.
+    ///
+    /// # Errors
+    /// The ledger cannot be written: the rows may go on waiting.
+    pub async fn mark(&self, ids: Vec<String>, mark: Mark) -> Result<(), Failure> {
+        self.ask(|answer| Job::Mark(jobs::Marking { ids, mark, answer })).await
+    }
+
+    /// Rows that end wait for the outbox.
+    #[must_use]
+    pub const fn has_outbox(&self) -> bool {
+        self.has_outbox
+    }
+
+    /// How much waits for the outbox.
+    ///
+    /// # Errors
+    /// The ledger cannot be read.
+    pub async fn unsent_lag(&self) -> Result<Lag, Failure> {
+        self.ask(Job::Lag).await
+    }
+
+    /// Waits until rows have ended since the last call. A hint: rows that a sweep ended may come without it.
+    pub async fn rows_ended(&self) {
+        self.shared.ended.notified().await;
+    }
+
+    async fn ask<T>(&self, job: impl FnOnce(oneshot::Sender<Result<T, Failure>>) -> Job) -> Result<T, Failure> {
+        let (answer, wait) = oneshot::channel();
+        let gone = || Failure::new("the ledger's writer does not answer".to_owned());
+        if !self.jobs.send(job(answer)) {
+            return Err(gone());
+        }
+        let answered = tokio::time::timeout(COMMIT_TIMEOUT, wait).await;
+        answered.map_err(|_| gone())?.map_err(|_| gone())?
     }
 
     /// The last write succeeded.

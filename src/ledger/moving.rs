@@ -51,6 +51,7 @@ const TABLES: [Table; 4] = [
             "ended_at",
             "ttft_ms",
             "owner",
+            "unsent",
         ],
     },
     Table {

@@ -22,10 +22,11 @@ use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use super::db::Db;
-use super::jobs::Job;
+use super::db::{Db, postgres_row};
+use super::jobs::{Job, Marking};
+use super::report::{REQUEST_COLUMNS, request_of};
 use super::sqlite::{Failure, KEEP_SHORT_WINDOWS, KEEP_WINDOWS, id_at};
-use super::{Charge, Ending, HoldRequest, NoHold, Settings, Settlement, Shared, UserStanding, decide};
+use super::{Charge, Ending, HoldRequest, Lag, Mark, NoHold, Settings, Settlement, Shared, UserStanding, decide};
 use crate::clock::{Clock, Timestamp};
 use crate::pg;
 use crate::plan::{Amounts, Hold, Per, Standing, Window, window};
@@ -240,10 +241,10 @@ enum Pending {
 }
 
 impl Pending {
-    fn json(&self, owner: Uuid, now: Timestamp) -> Value {
+    fn json(&self, owner: Uuid, now: Timestamp, outbox: bool) -> Value {
         match self {
             Self::Hold(request, hold, ..) => hold_json(request, hold, owner),
-            Self::End(ending) => ending_json(ending, now),
+            Self::End(ending) => ending_json(ending, now, outbox),
         }
     }
 
@@ -277,7 +278,7 @@ fn hold_json(request: &HoldRequest, hold: &Hold, owner: Uuid) -> Value {
     })
 }
 
-fn ending_json(ending: &Ending, now: Timestamp) -> Value {
+fn ending_json(ending: &Ending, now: Timestamp, outbox: bool) -> Value {
     let settlement = &ending.settlement;
     let (state, load, charged) = match settlement.charge {
         Charge::Voided { load } => ("voided", load, Some((Usage::default(), MicroUsd(0)))),
@@ -290,7 +291,7 @@ fn ending_json(ending: &Ending, now: Timestamp) -> Value {
         "id": ending.id, "user_id": ending.user_id, "state": state, "flags": settlement.flags.join(","),
         "load": i64::from(load), "now": now.millis(), "ttft_ms": settlement.ttft_ms, "whole": charged.is_none(),
         "input": usage.input_tokens, "cached": usage.cached_input_tokens, "output": usage.output_tokens,
-        "reasoning": usage.reasoning_tokens, "micros": cost.0,
+        "reasoning": usage.reasoning_tokens, "micros": cost.0, "unsent": i64::from(outbox && state != "voided"),
     })
 }
 
@@ -372,10 +373,43 @@ impl Lane {
                     }
                     drop(answer.send(standing.ok()));
                 }
+                Job::Unsent { .. } | Job::Lag(_) | Job::Mark(_) => {
+                    self.write().await;
+                    self.for_outbox(job).await;
+                }
                 Job::Stop => going = false,
             }
         }
         going
+    }
+
+    /// What the outbox asks. One process at a time gets rows to send.
+    async fn for_outbox(&self, job: Job) {
+        let database = &self.base.database;
+        match job {
+            Job::Unsent { limit, except, answer } => {
+                let params = vec![self.base.owner.to_string().into(), except.into(), i64::from(limit).into()];
+                let sql = format!("select {REQUEST_COLUMNS} from tollgate_ledger.unsent($1, $2, $3)");
+                let rows = database.query(sql, params).await.map_err(Failure::from);
+                let read = |row: &pg::Row| request_of(&postgres_row(row)?);
+                drop(answer.send(rows.and_then(|rows| rows.iter().map(read).collect())));
+            }
+            Job::Lag(answer) => {
+                let rows = database.query("select * from tollgate_ledger.unsent_lag()", Vec::new()).await;
+                let lag = rows.map_err(Failure::from).and_then(|rows| lag_of(&rows));
+                drop(answer.send(lag));
+            }
+            Job::Mark(Marking { ids, mark, answer }) => {
+                let mark: i64 = match mark {
+                    Mark::Sent => 0,
+                    Mark::LeftBehind => 2,
+                };
+                let sql = "update tollgate_ledger.requests set unsent = $1 where id = any($2) and unsent = 1";
+                let done = database.query(sql, vec![mark.into(), ids.into()]).await;
+                drop(answer.send(done.map(drop).map_err(Failure::from)));
+            }
+            Job::Hold(..) | Job::End(_) | Job::Standing { .. } | Job::Stop => {}
+        }
     }
 
     fn withdraw(&mut self, ending: &Ending) -> bool {
@@ -397,6 +431,9 @@ impl Lane {
         match self.call(&batch).await {
             Ok(answers) => {
                 self.succeeded();
+                if batch.iter().any(|pending| matches!(pending, Pending::End(_))) {
+                    self.base.shared.ended.notify_one();
+                }
                 self.answer(batch, &answers);
             }
             Err(error) if error.unavailable && !is_lock(&error) => self.failed(&error, batch),
@@ -406,7 +443,8 @@ impl Lane {
 
     async fn call(&self, batch: &[Pending]) -> Result<Vec<Value>, pg::PgError> {
         let now = self.base.clock.now();
-        let jobs: Vec<Value> = batch.iter().map(|pending| pending.json(self.base.owner, now)).collect();
+        let jobs: Vec<Value> =
+            batch.iter().map(|pending| pending.json(self.base.owner, now, self.base.settings.outbox)).collect();
         let rows =
             self.base.database.query("select tollgate_ledger.write($1)", vec![Value::Array(jobs).into()]).await?;
         let answer: Option<Value> = rows.first().and_then(|row| row.try_get(0).ok());
@@ -538,6 +576,12 @@ fn decision(request: &HoldRequest, answer: &Value) -> Result<Hold, NoHold> {
     decide(request, &standings_of(&answer["standings"]), ceiling, open)
 }
 
+fn lag_of(rows: &[pg::Row]) -> Result<Lag, Failure> {
+    let row = rows.first().ok_or_else(|| Failure::new("Postgres: no answer".to_owned()))?;
+    let row = postgres_row(row)?;
+    Ok(Lag { unsent: row.int(0)?, oldest: row.maybe_int(1)?.map(Timestamp::from_millis), given_up: row.int(2)? })
+}
+
 /// Everything that is nobody's request: the lease, the sweep, changes by others, old rows.
 async fn chores(base: Base) {
     let mut healthy_since: Option<Instant> = None;
@@ -592,8 +636,10 @@ async fn look_for_changes(base: &Base) -> Result<i64, Failure> {
 }
 
 async fn sweep(base: &Base) -> Result<(), Failure> {
-    let params = vec![base.owner.to_string().into(), base.clock.now().millis().into(), 100_i64.into()];
-    let rows = base.database.query("select tollgate_ledger.sweep($1, $2, $3)", params).await?;
+    let outbox = i64::from(base.settings.outbox);
+    let now = base.clock.now().millis();
+    let params = vec![base.owner.to_string().into(), now.into(), 100_i64.into(), outbox.into()];
+    let rows = base.database.query("select tollgate_ledger.sweep($1, $2, $3, $4)", params).await?;
     let swept: i64 = rows.first().and_then(|row| row.try_get(0).ok()).unwrap_or(0);
     if swept > 0 {
         tracing::warn!(requests = swept, "requests of a process that died are charged their hold");
@@ -640,6 +686,7 @@ mod for_laws {
                 lease: Duration::from_mins(1),
                 keep_requests: Duration::from_hours(48),
                 time_zone: zone,
+                outbox: true,
             };
             let owner = Uuid::now_v7();
             let (database, _) = open(url, owner, &settings).await.unwrap();
@@ -669,7 +716,7 @@ mod for_laws {
         }
 
         pub(in crate::ledger) async fn end(&mut self, ending: Ending, now: Timestamp) -> bool {
-            let jobs = Value::Array(vec![ending_json(&ending, now)]);
+            let jobs = Value::Array(vec![ending_json(&ending, now, self.base.settings.outbox)]);
             self.one("select tollgate_ledger.write($1)", vec![jobs.into()]).await[0]["ended"] == true
         }
 
@@ -677,8 +724,8 @@ mod for_laws {
             self.base.database.batch("update tollgate_ledger.owners set lease_until = 0").await.unwrap();
             self.base.owner = Uuid::now_v7();
             renew(&self.base.database, self.base.owner, self.base.settings.lease).await.unwrap();
-            let params = vec![self.base.owner.to_string().into(), now.millis().into(), 1000_i64.into()];
-            let swept = self.one("select to_jsonb(tollgate_ledger.sweep($1, $2, $3))", params).await;
+            let params = vec![self.base.owner.to_string().into(), now.millis().into(), 1000_i64.into(), 1_i64.into()];
+            let swept = self.one("select to_jsonb(tollgate_ledger.sweep($1, $2, $3, $4))", params).await;
             usize::try_from(swept.as_u64().unwrap()).unwrap()
         }
 

@@ -188,12 +188,8 @@ impl Reports {
         which: Which,
         mut each: impl FnMut(RequestRow) -> Result<(), E>,
     ) -> Result<(), E> {
-        let sql = format!(
-            "select id, user_id, plan, endpoint, model, upstream, state, flags, input_tokens, cached_input_tokens,
-                    output_tokens, reasoning_tokens, held_micros, cost_micros, started_at, ended_at, ttft_ms
-             from ledger.requests {} and id > $4 order by id limit $5",
-            filter(which)
-        );
+        let sql =
+            format!("select {REQUEST_COLUMNS} from ledger.requests {} and id > $4 order by id limit $5", filter(which));
         let mut last = String::new();
         loop {
             let mut params = bounds(which).to_vec();
@@ -245,7 +241,11 @@ fn subscription_of(row: &Row) -> Result<SubscriptionRow, Failure> {
     })
 }
 
-fn request_of(row: &Row) -> Result<RequestRow, Failure> {
+/// What [`request_of`] reads, in its order.
+pub(super) const REQUEST_COLUMNS: &str = "id, user_id, plan, endpoint, model, upstream, state, flags, input_tokens,
+    cached_input_tokens, output_tokens, reasoning_tokens, held_micros, cost_micros, started_at, ended_at, ttft_ms";
+
+pub(super) fn request_of(row: &Row) -> Result<RequestRow, Failure> {
     let time = |ms: i64| Timestamp::from_millis(ms).rfc3339();
     let flags = row.text(7)?;
     Ok(RequestRow {
