@@ -11,6 +11,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod directory;
+pub mod doctor;
 pub mod error;
 pub mod jwks;
 pub mod ledger;

@@ -4,6 +4,7 @@
 
 mod check;
 mod demo;
+mod doctor;
 mod health;
 mod pause;
 pub mod print;
@@ -35,6 +36,7 @@ Examples:
   tollgate demo                          look around: nothing to install, nothing to set
   tollgate serve                         serve, with what tollgate.toml, .env and the environment say
   tollgate check                         what the settings mean, or all that is wrong with them
+  tollgate doctor                        try every part for real; what to type where one fails
   tollgate token --user 7c0e8f52-…       a token to try the API with
   tollgate user show 7c0e8f52-…          one user's plan, limits and usage
   tollgate usage                         what each model cost so far
@@ -48,6 +50,7 @@ enum Command {
     Demo(demo::Args),
     Serve(serve::Args),
     Check(check::Args),
+    Doctor(doctor::Args),
     Token(token::Args),
     User(user::Args),
     Usage(usage::Args),
@@ -114,6 +117,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Pause(args) => pause::pause(&args, &Config::load(&sources)?),
         Command::Resume(_) => pause::resume(&Config::load(&sources)?),
         Command::Check(_) => check::run(&Config::load(&sources)?),
+        Command::Doctor(args) => doctor::run(args, &sources).await,
         Command::Token(args) => token::run(&args, &Config::load(&sources)?),
         Command::Health(args) => health::run(&args, &sources).await,
     }

@@ -12,6 +12,7 @@ mod settlement;
 mod sqlite;
 mod writer;
 
+pub mod probe;
 pub mod report;
 
 #[cfg(test)]

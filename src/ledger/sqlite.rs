@@ -29,6 +29,9 @@ const KEEP_WINDOWS: Duration = Duration::from_hours(62 * 24);
 /// Scripts that bring an older file up to date; `user_version` says how many were run.
 const MIGRATIONS: &[&str] = &[include_str!("../../migrations/0001_ledger.sql")];
 
+/// What `user_version` is in a file that is up to date.
+pub(super) const SCHEMA_VERSION: usize = MIGRATIONS.len();
+
 /// The ledger cannot be used, and what to do about it.
 #[derive(Debug)]
 pub struct Failure {

@@ -1,0 +1,218 @@
+//! Supabase's REST API: the kind of key, the two functions, and that nobody else may call them.
+//!
+//! `tollgate_check_user_limits` is called for a user whom nobody knows and `tollgate_log_requests` with no entries, so
+//! that neither changes anything. The publishable key, where there is one, stands for every stranger with the app.
+
+use std::sync::Arc;
+
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::api_key::{ApiKey, Kind};
+use super::http::{Answer, Question};
+use super::{Case, Check, all_of};
+use crate::clock::Timestamp;
+use crate::config::Config;
+
+const KEY: &str = "supabase key";
+const GRANTS: &str = "supabase grants";
+const CHECK: &str = "tollgate_check_user_limits";
+const LOG: &str = "tollgate_log_requests";
+
+/// What makes a key right.
+const KEY_FIX: &str = "set SUPABASE_SERVICE_KEY in .env to a secret key, sb_secret_… (dashboard: Project Settings, API Keys)";
+/// What makes functions and grants right.
+const SQL_FIX: &str = "run `tollgate sql` and paste what it prints into the dashboard's SQL Editor \
+                       (or: tollgate sql | psql \"$DATABASE_URL\"); it is safe to run again";
+
+/// The lines of the key, of each function, and of the grants.
+pub(super) async fn check(case: Arc<Case>) -> Vec<Check> {
+    let Some(url) = case.config.auth.supabase_url.clone() else {
+        return vec![Check::skip(KEY, "no SUPABASE_URL: the REST API is not used")];
+    };
+    let Some(key) = case.config.directory.supabase_service_key.clone() else {
+        let detail = "no SUPABASE_SERVICE_KEY: the REST API is not used";
+        return vec![Check::skip(KEY, detail)];
+    };
+    let read = ApiKey::read(key.expose_secret());
+    let kind = kind(&read, &url, case.clock.now());
+    if kind.status == super::Status::Fail {
+        return vec![kind];
+    }
+    let service = Caller { url: url.clone(), key, kind: read.kind };
+    let questions = [
+        (CHECK, json!({"user_id": Uuid::now_v7(), "session_id": null})),
+        (LOG, json!({"entries": []})),
+    ];
+    let asked = questions.map(|(function, body)| {
+        let (case, service) = (case.clone(), service.clone());
+        async move { (function, service.call(&case, function, &body).await) }
+    });
+    let called = all_of(asked.into()).await;
+    let mut checks = vec![kind];
+    if let Some((_, Err(trouble))) = called.iter().find(|(_, called)| called.is_err()) {
+        let fix = format!("check SUPABASE_URL, and try: curl -sv {url}/rest/v1/");
+        checks.push(Check::fail("supabase rest", format!("{url}/rest/v1: {trouble}"), fix));
+        return checks;
+    }
+    if called.iter().any(|(_, called)| matches!(called, Ok(Called::KeyRefused(_)))) {
+        return vec![Check::fail(KEY, format!("{}, which Supabase refuses", read.kind.as_str()), KEY_FIX)];
+    }
+    checks.extend(called.iter().filter_map(|(name, called)| Some(function(name, called.as_ref().ok()?, &case.config))));
+    checks.push(strangers(&case, &url, &called).await);
+    checks
+}
+
+/// The key by what it says of itself.
+fn kind(key: &ApiKey, url: &str, now: Timestamp) -> Check {
+    let what = key.kind.as_str();
+    if key.kind.is_public() || key.kind == Kind::OtherJwt {
+        return Check::fail(KEY, format!("SUPABASE_SERVICE_KEY is {what}, and a key for servers is needed"), KEY_FIX);
+    }
+    if let Some(end) = key.expires.filter(|end| *end <= now) {
+        return Check::fail(KEY, format!("{what}, expired at {}", end.rfc3339()), KEY_FIX);
+    }
+    if let Some(other) = key.other_project(url) {
+        let detail = format!("{what} of the project {other}, and SUPABASE_URL is {url}");
+        return Check::fail(KEY, detail, format!("{KEY_FIX}, of the project in SUPABASE_URL"));
+    }
+    match key.kind {
+        // A Supabase of one's own has no other keys.
+        Kind::LegacyService if url.ends_with(".supabase.co") => {
+            let detail = format!("{what}; Supabase takes these out of service at the end of 2026");
+            Check::warn(KEY, detail, KEY_FIX)
+        }
+        Kind::Unknown => Check::warn(KEY, format!("SUPABASE_SERVICE_KEY is {what}"), KEY_FIX),
+        _ => Check::ok(KEY, what),
+    }
+}
+
+/// Somebody with a key.
+#[derive(Clone)]
+struct Caller {
+    url: String,
+    key: SecretString,
+    kind: Kind,
+}
+
+/// What calling a function came to.
+enum Called {
+    /// It ran, and answered this.
+    Ran(Value),
+    /// There is no such function, as far as PostgREST knows.
+    Missing,
+    /// The function is there and not for this caller.
+    Denied,
+    /// The key is none that Supabase knows.
+    KeyRefused(String),
+    /// Something else.
+    Failed(String),
+}
+
+impl Caller {
+    async fn call(&self, case: &Case, function: &str, body: &Value) -> Result<Called, String> {
+        let question = Question::post(format!("{}/rest/v1/rpc/{function}", self.url), body).apikey(&self.key);
+        let question = if self.kind.is_jwt() { question.bearer(&self.key) } else { question };
+        Ok(called(case.http.ask(question).await?))
+    }
+}
+
+/// Sorts an answer of PostgREST, or of the gateway before it (FACTS of both: the code first, then the status).
+fn called(answer: Answer) -> Called {
+    let code = answer.body.get("code").and_then(Value::as_str).unwrap_or_default();
+    let message = answer.body.get("message").and_then(Value::as_str).unwrap_or_default();
+    let told = format!("status {} {code} {message}", answer.status.as_u16()).trim_end().to_owned();
+    match (answer.status.as_u16(), code) {
+        (200..=299, _) => Called::Ran(answer.body),
+        (_, "PGRST202") => Called::Missing,
+        (_, "42501") => Called::Denied,
+        (401 | 403, _) => Called::KeyRefused(told),
+        _ => Called::Failed(told),
+    }
+}
+
+/// The line of a function that the service key called.
+fn function(name: &str, called: &Called, config: &Config) -> Check {
+    let line = format!("supabase {name}");
+    match called {
+        Called::Ran(answer) if name == CHECK => unknown_user(line, answer, config),
+        Called::Ran(_) => Check::ok(line, "is there and takes entries"),
+        Called::Missing => {
+            let fix = format!("{SQL_FIX}. If you just did: notify pgrst, 'reload schema'");
+            Check::fail(line, "there is no such function in the schema public", fix)
+        }
+        Called::Denied => Check::fail(line, "the service role may not call it", SQL_FIX),
+        Called::KeyRefused(told) => Check::fail(line, told.clone(), KEY_FIX),
+        Called::Failed(told) => {
+            let fix = format!("try it in the dashboard's SQL Editor: {}; your version of it may be at fault", sample(name));
+            Check::fail(line, format!("it fails: {told}"), fix)
+        }
+    }
+}
+
+/// How a person calls the function.
+fn sample(name: &str) -> String {
+    if name == CHECK {
+        return format!("select public.{CHECK}(gen_random_uuid(), null)");
+    }
+    format!("select public.{LOG}('[]')")
+}
+
+/// What the function says of a user whom nobody knows, which is what it will say of who signs up next.
+fn unknown_user(line: String, answer: &Value, config: &Config) -> Check {
+    let fix = "edit tollgate.check_user_limits, or add the plan to [plans]";
+    if answer.get("allowed") == Some(&Value::Bool(false)) {
+        return Check::warn(line, "it blocks a user whom it does not know: whoever signs up is refused", fix);
+    }
+    match answer.get("plan").and_then(Value::as_str) {
+        Some(plan) if !config.plans.by_name.contains_key(plan) => {
+            let detail = format!("it gives a user whom it does not know the plan `{plan}`, which there is not");
+            Check::warn(line, detail, fix)
+        }
+        Some(plan) => Check::ok(line, format!("is there; a user whom it does not know has the plan `{plan}`")),
+        None => Check::ok(line, "is there; a user whom it does not know has the plan found elsewhere"),
+    }
+}
+
+/// Whether the functions turn away who comes with the key that is in every copy of the app.
+async fn strangers(case: &Arc<Case>, url: &str, by_service: &[(&str, Result<Called, String>)]) -> Check {
+    let Some(key) = case.anon_key.clone() else {
+        return Check::skip(GRANTS, "give the publishable or anon key to try what the app's users can do: --anon-key, or SUPABASE_ANON_KEY");
+    };
+    let kind = ApiKey::read(key.expose_secret()).kind;
+    if matches!(kind, Kind::Secret | Kind::LegacyService) {
+        let fix = "give the publishable key there, and replace this one if it is in an app (dashboard: API Keys)";
+        return Check::fail(GRANTS, format!("SUPABASE_ANON_KEY is {}", kind.as_str()), fix);
+    }
+    if by_service.iter().all(|(_, called)| matches!(called, Ok(Called::Missing))) {
+        return Check::skip(GRANTS, "there are no functions to guard yet");
+    }
+    let stranger = Caller { url: url.to_owned(), key, kind };
+    let questions = [(CHECK, json!({"user_id": Uuid::now_v7(), "session_id": null})), (LOG, json!({"entries": []}))];
+    let asked = questions.map(|(function, body)| {
+        let (case, stranger) = (case.clone(), stranger.clone());
+        async move { (function, stranger.call(&case, function, &body).await) }
+    });
+    guarded(&all_of(asked.into()).await)
+}
+
+fn guarded(called: &[(&str, Result<Called, String>)]) -> Check {
+    let open = |called: &Result<Called, String>| matches!(called, Ok(Called::Ran(_) | Called::Failed(_)));
+    let open: Vec<&str> = called.iter().filter(|(_, called)| open(called)).map(|(name, _)| *name).collect();
+    if !open.is_empty() {
+        let detail = format!("everybody with the app can call {}", open.join(" and "));
+        return Check::fail(GRANTS, detail, format!("{SQL_FIX}, and takes these grants back"));
+    }
+    let unsure = called.iter().find_map(|(_, called)| match called {
+        Err(told) | Ok(Called::KeyRefused(told)) => Some(told.as_str()),
+        _ => None,
+    });
+    match unsure {
+        Some(told) => {
+            let fix = "set SUPABASE_ANON_KEY to the publishable or anon key of this project (dashboard: API Keys)";
+            Check::warn(GRANTS, format!("nothing is proved, as the anon key itself is refused: {told}"), fix)
+        }
+        None => Check::ok(GRANTS, "the functions turn the publishable key away"),
+    }
+}
