@@ -73,7 +73,7 @@ impl App {
     /// The ledger cannot be opened.
     pub fn open(config: Config, clock: Clock) -> Result<(Arc<Self>, Writer), Failure> {
         let settings = Settings {
-            path: config.store.path.clone(),
+            path: config.store.url.file()?.to_owned(),
             lease: config.store.lease,
             keep_requests: config.store.keep_requests,
             time_zone: config.server.time_zone.clone(),

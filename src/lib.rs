@@ -17,6 +17,7 @@ pub mod jwks;
 pub mod ledger;
 pub mod meter;
 pub mod order;
+pub mod pg;
 pub mod plan;
 pub mod price;
 pub mod proxy;

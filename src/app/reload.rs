@@ -62,7 +62,7 @@ impl App {
             }
         };
         let old = self.config();
-        if new.server.bind != old.server.bind || new.store.path != old.store.path {
+        if new.server.bind != old.server.bind || new.store.url != old.store.url {
             tracing::warn!("[server] bind and [store] url change only at a restart");
         }
         self.auth.reload(&new.auth);

@@ -104,7 +104,7 @@ fn sign_in(page: &mut Page, config: &Config) {
 fn ledger(page: &mut Page, config: &Config) {
     let store = &config.store;
     page.title("Ledger");
-    page.tick(&format!("{}, requests kept for {}", store.path.display(), show_duration(store.keep_requests)));
+    page.tick(&format!("{}, requests kept for {}", store.url, show_duration(store.keep_requests)));
     match config.ceiling {
         Some(ceiling) => page.tick(&format!("everybody together up to {} a day", dollars(ceiling))),
         None => page.warning("everybody together up to any sum: there is no [ceiling]"),

@@ -145,6 +145,14 @@ impl Node {
         }
     }
 
+    /// What is at `path`, where there is anything.
+    pub(super) fn at(&self, path: &[&str]) -> Option<&Self> {
+        path.iter().try_fold(self, |node, name| match &node.value {
+            Value::Table(table) => table.get(*name),
+            _ => None,
+        })
+    }
+
     /// Lays `leaf` on what is at `path`, making tables on the way. Names are found in any case; an element of a list
     /// is named by its index, and the index after the last adds one.
     ///
