@@ -44,12 +44,13 @@ async fn report(anon_key: Option<SecretString>, sources: &Sources) -> Report {
     };
     let anon_key = anon_key.or_else(|| sources.supabase_anon_key());
     let watched = print::is_watched();
-    let report = examine(&Case::new(config, anon_key, Clock::system()), |ended, all| {
+    let case = Case::new(config, anon_key, Clock::system());
+    let progress = |ended: usize, all: usize| {
         if watched {
             print::progress(&format!("examining: {ended} of {all} done"));
         }
-    });
-    let report = report.await;
+    };
+    let report = examine(&case, progress).await;
     if watched {
         print::progress("");
     }
@@ -116,7 +117,10 @@ mod tests {
         let checks = vec![check(Status::Ok, None), check(Status::Fail, Some("mend it")), check(Status::Skip, None)];
         let told: serde_json::Value = serde_json::from_str(&json(&Report { ok: false, checks }).unwrap()).unwrap();
         assert_eq!(told["ok"], false);
-        assert_eq!(told["checks"][0], serde_json::json!({"name": "jwks", "status": "ok", "detail": "what", "fix": null}));
+        assert_eq!(
+            told["checks"][0],
+            serde_json::json!({"name": "jwks", "status": "ok", "detail": "what", "fix": null})
+        );
         assert_eq!(told["checks"][1]["status"], "fail");
         assert_eq!(told["checks"][1]["fix"], "mend it");
         assert_eq!(told["checks"][2]["status"], "skip");

@@ -105,6 +105,9 @@ mod tests {
         assert_eq!(status(&[seen("Supabase", 0), seen("openai", 90_000)]), Status::Warn);
         assert_eq!(status(&[seen("openai", 90_000)]), Status::Fail);
         assert_eq!(status(&[]), Status::Warn);
-        assert_eq!(judge(&[seen("Supabase", -90_001)]).detail, "this machine's clock is 91 s ahead of Supabase: tokens are refused beyond 30 s");
+        assert_eq!(
+            judge(&[seen("Supabase", -90_001)]).detail,
+            "this machine's clock is 91 s ahead of Supabase: tokens are refused beyond 30 s"
+        );
     }
 }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::{Case, Check};
+use super::{Case, Check, postgres};
 use crate::clock::Timestamp;
+use crate::config::StoreUrl;
 use crate::ledger::probe::{Probe, probe};
 
 const MIB: u64 = 1024 * 1024;
@@ -17,7 +18,10 @@ const FREE_GOOD: u64 = 1024 * MIB;
 
 /// The ledger's two lines.
 pub(super) async fn check(case: Arc<Case>) -> Vec<Check> {
-    let path = case.config.store.path.clone();
+    let path = match &case.config.store.url {
+        StoreUrl::Sqlite(path) => path.clone(),
+        StoreUrl::Postgres(url) => return vec![postgres::ledger(url).await],
+    };
     let now = case.clock.now();
     let (tell, told) = oneshot::channel();
     // A thread of its own, as a disk that hangs would keep tokio's from ending.
@@ -62,10 +66,8 @@ fn space(path: &Path) -> Check {
 /// What so many free bytes mean.
 fn room(folder: &Path, free: u64) -> Check {
     let detail = format!("{} MiB are free on the disk of {}", free.checked_div(MIB).unwrap_or(0), folder.display());
-    let fix = format!(
-        "make room (df -h {0}; du -sh {0}), or keep fewer rows with [store] keep_requests",
-        folder.display()
-    );
+    let fix =
+        format!("make room (df -h {0}; du -sh {0}), or keep fewer rows with [store] keep_requests", folder.display());
     match free {
         0..FREE_MIN => Check::fail("ledger disk", detail, fix),
         FREE_MIN..FREE_GOOD => Check::warn("ledger disk", detail, fix),

@@ -9,6 +9,7 @@ mod clock_skew;
 mod http;
 mod jwks;
 mod ledger;
+mod postgres;
 mod rest;
 mod upstream;
 
@@ -26,9 +27,9 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use tokio::task::JoinSet;
 
-use crate::clock::Clock;
-use crate::config::{Config, ConfigErrors};
 use self::http::Http;
+use crate::clock::Clock;
+use crate::config::{Config, ConfigErrors, StoreUrl, Via};
 
 /// How long one check may take, the waits of all its questions together.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -142,10 +143,19 @@ impl Case {
     }
 
     fn secrets(&self) -> Vec<SecretString> {
-        let Config { server, auth, directory, upstreams, .. } = &self.config;
+        let Config { server, auth, store, directory, upstreams, .. } = &self.config;
         let keys = upstreams.iter().filter_map(|upstream| upstream.api_key.clone());
-        let others = [&server.admin_token, &auth.jwt_secret, &directory.supabase_service_key, &self.anon_key];
-        keys.chain(others.into_iter().filter_map(Clone::clone)).collect()
+        let others = [&server.admin_token, &auth.jwt_secret, &self.anon_key].into_iter().filter_map(Clone::clone);
+        let mut secrets: Vec<SecretString> = keys.chain(others).collect();
+        if let StoreUrl::Postgres(url) = &store.url {
+            secrets.extend(postgres::secrets(url));
+        }
+        match &directory.via {
+            Via::None => {}
+            Via::Rest { service_key, .. } => secrets.push(service_key.clone()),
+            Via::Postgres(url) => secrets.extend(postgres::secrets(url)),
+        }
+        secrets
     }
 }
 
@@ -198,6 +208,7 @@ fn checks(case: &Arc<Case>) -> Vec<Running> {
         Running::new("clock", clock_skew::check(case.clone())),
         Running::new("jwks", jwks::check(case.clone())),
         Running::new("supabase", rest::check(case.clone())),
+        Running::new("database", postgres::check(case.clone())),
     ];
     for (place, upstream) in case.config.upstreams.iter().enumerate() {
         let name = format!("upstream {}", upstream.name);

@@ -11,56 +11,52 @@ use uuid::Uuid;
 
 use super::api_key::{ApiKey, Kind};
 use super::http::{Answer, Question};
-use super::{Case, Check, all_of};
+use super::{Case, Check, Status, all_of};
 use crate::clock::Timestamp;
-use crate::config::Config;
+use crate::config::{Config, Via};
 
 const KEY: &str = "supabase key";
 const GRANTS: &str = "supabase grants";
 const CHECK: &str = "tollgate_check_user_limits";
 const LOG: &str = "tollgate_log_requests";
+const FUNCTIONS: [&str; 2] = [CHECK, LOG];
 
 /// What makes a key right.
-const KEY_FIX: &str = "set SUPABASE_SERVICE_KEY in .env to a secret key, sb_secret_… (dashboard: Project Settings, API Keys)";
+const KEY_FIX: &str =
+    "set SUPABASE_SERVICE_KEY in .env to a secret key, sb_secret_… (dashboard: Project Settings, API Keys)";
 /// What makes functions and grants right.
-const SQL_FIX: &str = "run `tollgate sql` and paste what it prints into the dashboard's SQL Editor \
+pub(super) const SQL_FIX: &str = "run `tollgate sql` and paste what it prints into the dashboard's SQL Editor \
                        (or: tollgate sql | psql \"$DATABASE_URL\"); it is safe to run again";
 
 /// The lines of the key, of each function, and of the grants.
 pub(super) async fn check(case: Arc<Case>) -> Vec<Check> {
-    let Some(url) = case.config.auth.supabase_url.clone() else {
-        return vec![Check::skip(KEY, "no SUPABASE_URL: the REST API is not used")];
+    let Via::Rest { supabase_url, service_key } = &case.config.directory.via else {
+        let why = format!("plans come by [directory] via = \"{}\"", case.config.directory.via.as_str());
+        let grants = match &case.config.auth.supabase_url {
+            Some(url) => strangers(&case, url).await,
+            None => Check::skip(GRANTS, "no SUPABASE_URL"),
+        };
+        return vec![Check::skip(KEY, format!("{why}: the REST API is not used")), grants];
     };
-    let Some(key) = case.config.directory.supabase_service_key.clone() else {
-        let detail = "no SUPABASE_SERVICE_KEY: the REST API is not used";
-        return vec![Check::skip(KEY, detail)];
-    };
-    let read = ApiKey::read(key.expose_secret());
-    let kind = kind(&read, &url, case.clock.now());
-    if kind.status == super::Status::Fail {
+    let read = ApiKey::read(service_key.expose_secret());
+    let kind = kind(&read, supabase_url, case.clock.now());
+    if kind.status == Status::Fail {
         return vec![kind];
     }
-    let service = Caller { url: url.clone(), key, kind: read.kind };
-    let questions = [
-        (CHECK, json!({"user_id": Uuid::now_v7(), "session_id": null})),
-        (LOG, json!({"entries": []})),
-    ];
-    let asked = questions.map(|(function, body)| {
-        let (case, service) = (case.clone(), service.clone());
-        async move { (function, service.call(&case, function, &body).await) }
-    });
-    let called = all_of(asked.into()).await;
-    let mut checks = vec![kind];
-    if let Some((_, Err(trouble))) = called.iter().find(|(_, called)| called.is_err()) {
-        let fix = format!("check SUPABASE_URL, and try: curl -sv {url}/rest/v1/");
-        checks.push(Check::fail("supabase rest", format!("{url}/rest/v1: {trouble}"), fix));
-        return checks;
+    let service = Caller { url: supabase_url.clone(), key: service_key.clone(), kind: read.kind };
+    let called = service.call_both(&case).await;
+    if let Some(Err(trouble)) = called.iter().find(|called| called.is_err()) {
+        let fix = format!("check SUPABASE_URL, and try: curl -sv {supabase_url}/rest/v1/");
+        return vec![kind, Check::fail("supabase rest", format!("{supabase_url}/rest/v1: {trouble}"), fix)];
     }
-    if called.iter().any(|(_, called)| matches!(called, Ok(Called::KeyRefused(_)))) {
-        return vec![Check::fail(KEY, format!("{}, which Supabase refuses", read.kind.as_str()), KEY_FIX)];
+    if let Some(Ok(Called::KeyRefused(told))) = called.iter().find(|called| matches!(called, Ok(Called::KeyRefused(_))))
+    {
+        return vec![Check::fail(KEY, format!("{}, which Supabase refuses: {told}", read.kind.as_str()), KEY_FIX)];
     }
-    checks.extend(called.iter().filter_map(|(name, called)| Some(function(name, called.as_ref().ok()?, &case.config))));
-    checks.push(strangers(&case, &url, &called).await);
+    let called = FUNCTIONS.into_iter().zip(called.into_iter().flatten());
+    let functions = called.map(|(name, called)| function(name, &called, &case.config));
+    let mut checks: Vec<Check> = [kind].into_iter().chain(functions).collect();
+    checks.push(strangers(&case, supabase_url).await);
     checks
 }
 
@@ -111,6 +107,16 @@ enum Called {
 }
 
 impl Caller {
+    /// Calls each of [`FUNCTIONS`] in a way that changes nothing; what came of it, in their order.
+    async fn call_both(&self, case: &Arc<Case>) -> Vec<Result<Called, String>> {
+        let bodies = [json!({"user_id": Uuid::now_v7(), "session_id": null}), json!({"entries": []})];
+        let calls = FUNCTIONS.into_iter().zip(bodies).map(|(function, body)| {
+            let (case, caller) = (case.clone(), self.clone());
+            async move { caller.call(&case, function, &body).await }
+        });
+        all_of(calls.collect()).await
+    }
+
     async fn call(&self, case: &Case, function: &str, body: &Value) -> Result<Called, String> {
         let question = Question::post(format!("{}/rest/v1/rpc/{function}", self.url), body).apikey(&self.key);
         let question = if self.kind.is_jwt() { question.bearer(&self.key) } else { question };
@@ -118,7 +124,7 @@ impl Caller {
     }
 }
 
-/// Sorts an answer of PostgREST, or of the gateway before it (FACTS of both: the code first, then the status).
+/// Sorts an answer of PostgREST, or of the gateway before it (the code first, then the status).
 fn called(answer: Answer) -> Called {
     let code = answer.body.get("code").and_then(Value::as_str).unwrap_or_default();
     let message = answer.body.get("message").and_then(Value::as_str).unwrap_or_default();
@@ -145,7 +151,8 @@ fn function(name: &str, called: &Called, config: &Config) -> Check {
         Called::Denied => Check::fail(line, "the service role may not call it", SQL_FIX),
         Called::KeyRefused(told) => Check::fail(line, told.clone(), KEY_FIX),
         Called::Failed(told) => {
-            let fix = format!("try it in the dashboard's SQL Editor: {}; your version of it may be at fault", sample(name));
+            let fix =
+                format!("try it in the dashboard's SQL Editor: {}; your version of it may be at fault", sample(name));
             Check::fail(line, format!("it fails: {told}"), fix)
         }
     }
@@ -160,7 +167,7 @@ fn sample(name: &str) -> String {
 }
 
 /// What the function says of a user whom nobody knows, which is what it will say of who signs up next.
-fn unknown_user(line: String, answer: &Value, config: &Config) -> Check {
+pub(super) fn unknown_user(line: String, answer: &Value, config: &Config) -> Check {
     let fix = "edit tollgate.check_user_limits, or add the plan to [plans]";
     if answer.get("allowed") == Some(&Value::Bool(false)) {
         return Check::warn(line, "it blocks a user whom it does not know: whoever signs up is refused", fix);
@@ -176,43 +183,41 @@ fn unknown_user(line: String, answer: &Value, config: &Config) -> Check {
 }
 
 /// Whether the functions turn away who comes with the key that is in every copy of the app.
-async fn strangers(case: &Arc<Case>, url: &str, by_service: &[(&str, Result<Called, String>)]) -> Check {
+async fn strangers(case: &Arc<Case>, url: &str) -> Check {
     let Some(key) = case.anon_key.clone() else {
-        return Check::skip(GRANTS, "give the publishable or anon key to try what the app's users can do: --anon-key, or SUPABASE_ANON_KEY");
+        return Check::skip(
+            GRANTS,
+            "give the publishable or anon key to try what the app's users can do: --anon-key, or SUPABASE_ANON_KEY",
+        );
     };
     let kind = ApiKey::read(key.expose_secret()).kind;
     if matches!(kind, Kind::Secret | Kind::LegacyService) {
         let fix = "give the publishable key there, and replace this one if it is in an app (dashboard: API Keys)";
         return Check::fail(GRANTS, format!("SUPABASE_ANON_KEY is {}", kind.as_str()), fix);
     }
-    if by_service.iter().all(|(_, called)| matches!(called, Ok(Called::Missing))) {
-        return Check::skip(GRANTS, "there are no functions to guard yet");
-    }
     let stranger = Caller { url: url.to_owned(), key, kind };
-    let questions = [(CHECK, json!({"user_id": Uuid::now_v7(), "session_id": null})), (LOG, json!({"entries": []}))];
-    let asked = questions.map(|(function, body)| {
-        let (case, stranger) = (case.clone(), stranger.clone());
-        async move { (function, stranger.call(&case, function, &body).await) }
-    });
-    guarded(&all_of(asked.into()).await)
+    guarded(&stranger.call_both(case).await)
 }
 
-fn guarded(called: &[(&str, Result<Called, String>)]) -> Check {
+fn guarded(called: &[Result<Called, String>]) -> Check {
+    let named = || FUNCTIONS.into_iter().zip(called);
+    // What ran and failed in the function was let in, too.
     let open = |called: &Result<Called, String>| matches!(called, Ok(Called::Ran(_) | Called::Failed(_)));
-    let open: Vec<&str> = called.iter().filter(|(_, called)| open(called)).map(|(name, _)| *name).collect();
+    let open: Vec<&str> = named().filter(|(_, called)| open(called)).map(|(name, _)| name).collect();
     if !open.is_empty() {
         let detail = format!("everybody with the app can call {}", open.join(" and "));
         return Check::fail(GRANTS, detail, format!("{SQL_FIX}, and takes these grants back"));
     }
-    let unsure = called.iter().find_map(|(_, called)| match called {
+    let unsure = called.iter().find_map(|called| match called {
         Err(told) | Ok(Called::KeyRefused(told)) => Some(told.as_str()),
         _ => None,
     });
-    match unsure {
-        Some(told) => {
-            let fix = "set SUPABASE_ANON_KEY to the publishable or anon key of this project (dashboard: API Keys)";
-            Check::warn(GRANTS, format!("nothing is proved, as the anon key itself is refused: {told}"), fix)
-        }
-        None => Check::ok(GRANTS, "the functions turn the publishable key away"),
+    if let Some(told) = unsure {
+        let fix = "set SUPABASE_ANON_KEY to the publishable or anon key of this project (dashboard: API Keys)";
+        return Check::warn(GRANTS, format!("nothing is proved, as the anon key got no answer: {told}"), fix);
     }
+    if called.iter().all(|called| matches!(called, Ok(Called::Missing))) {
+        return Check::skip(GRANTS, "there are no functions to guard in the schema public");
+    }
+    Check::ok(GRANTS, "the functions turn the publishable key away")
 }

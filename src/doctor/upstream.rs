@@ -104,7 +104,8 @@ fn absent(name: String, upstream: &UpstreamConfig, missing: &[&str]) -> Check {
         let fix = "take the model out of [plans.*] models, or allow it: platform.openai.com, the key's project, Limits";
         return Check::fail(name, detail, fix);
     }
-    let fix = format!("see what it has: curl -s {}/models; then load the model, or correct the plan", upstream.base_url);
+    let fix =
+        format!("see what it has: curl -s {}/models; then load the model, or correct the plan", upstream.base_url);
     Check::warn(name, detail, fix)
 }
 

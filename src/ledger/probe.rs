@@ -48,7 +48,11 @@ pub fn probe(path: &Path, now: Timestamp) -> Result<Probe, Failure> {
     )?;
     let read: Result<String, _> = db.query_row("select value from switches where name = ?1", [&name], |row| row.get(0));
     db.execute("delete from switches where name = ?1", [&name])?;
-    if read? == value { Ok(Probe::Works) } else { Err(Failure::new("a row was read otherwise than written".to_owned())) }
+    if read? == value {
+        Ok(Probe::Works)
+    } else {
+        Err(Failure::new("a row was read otherwise than written".to_owned()))
+    }
 }
 
 /// Makes a file in the nearest folder that is there, and removes it.
