@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::http::{Answer, Question};
+use super::question::{Answer, Question};
 use super::{Case, Check, all_of};
 
 /// The leeway that tokens are verified with: beyond it, fresh ones are refused.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use http::StatusCode;
 use serde_json::Value;
 
-use super::http::Question;
+use super::question::Question;
 use super::{Case, Check};
 use crate::jwks::key::PublicKey;
 

@@ -6,10 +6,10 @@
 
 mod api_key;
 mod clock_skew;
-mod http;
 mod jwks;
 mod ledger;
 mod postgres;
+mod question;
 mod rest;
 mod upstream;
 
@@ -27,7 +27,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use tokio::task::JoinSet;
 
-use self::http::Http;
+use self::question::Http;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigErrors, StoreUrl, Via};
 

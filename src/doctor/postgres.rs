@@ -3,6 +3,7 @@
 //! It works through any pooler, as the server's own connections do. Whether the functions are shut to everybody else is
 //! read from the grants, not tried.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use secrecy::{ExposeSecret, SecretString};
@@ -32,13 +33,14 @@ const FACTS: &str = "
            coalesce(has_schema_privilege(to_regnamespace('tollgate_ledger')::oid, 'create'),
                     has_database_privilege(current_database(), 'create'))";
 
+/// Which functions there are, and whether this role may call them. Read from the catalogue: looking a name up in a
+/// schema that is shut is an error.
 const FUNCTIONS: &str = "
-    select to_regprocedure('tollgate.check_user_limits(uuid)') is not null,
-           to_regprocedure('tollgate.log_request(jsonb)') is not null,
-           coalesce(has_schema_privilege(to_regnamespace('tollgate')::oid, 'usage')
-               and has_function_privilege(to_regprocedure('tollgate.check_user_limits(uuid)')::oid, 'execute'), false),
-           coalesce(has_schema_privilege(to_regnamespace('tollgate')::oid, 'usage')
-               and has_function_privilege(to_regprocedure('tollgate.log_request(jsonb)')::oid, 'execute'), false)";
+    select p.proname::text,
+           bool_or(has_schema_privilege(n.oid, 'usage') and has_function_privilege(p.oid, 'execute'))
+    from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+    where n.nspname = 'tollgate'
+    group by 1";
 
 /// What users and strangers can call or write that they must not. `public` stands for every role.
 const TOO_WIDE: &str = "
@@ -175,36 +177,36 @@ fn unreachable(name: &str, url: &SecretString, problem: &PgError) -> Check {
 }
 
 async fn functions(database: &Database, config: &Config) -> Vec<Check> {
-    let row = match database.query(FUNCTIONS, Vec::new()).await {
-        Ok(rows) => rows.into_iter().next(),
-        Err(problem) => return vec![Check::fail(CHECK, problem.to_string(), SQL_FIX)],
+    let there: BTreeMap<String, bool> = match database.query(FUNCTIONS, Vec::new()).await {
+        Ok(rows) => rows.iter().filter_map(|row| Some((row.try_get(0).ok()?, row.try_get(1).ok()?))).collect(),
+        Err(problem) => return vec![Check::fail(CHECK, format!("the catalogue cannot be read: {problem}"), SQL_FIX)],
     };
-    let truth = |column: usize| row.as_ref().and_then(|row| row.try_get(column).ok()).unwrap_or(false);
-    let (check_there, log_there, may_check, may_log) = (truth(0), truth(1), truth(2), truth(3));
-    let check = match present(CHECK, "tollgate.check_user_limits(uuid)", check_there, may_check) {
+    let check = match amiss(CHECK, &there, ["check_user", "check_user_limits"], "check_user(uuid, uuid)") {
         Some(check) => check,
         None => ask(database, config).await,
     };
-    let log = present(LOG, "tollgate.log_request(jsonb)", log_there, may_log);
+    let log = amiss(LOG, &there, ["log_requests", "log_request"], "log_requests(jsonb)");
     vec![check, log.unwrap_or_else(|| Check::ok(LOG, "is there, and may be called"))]
 }
 
-/// What is wrong with a function, if anything.
-fn present(line: &str, function: &str, is_there: bool, may_call: bool) -> Option<Check> {
-    if !is_there {
-        return Some(Check::fail(line, format!("there is no {function}"), SQL_FIX));
+/// What is wrong with two functions, if anything: the first, which Tollgate `calls`, calls the second.
+fn amiss(line: &str, there: &BTreeMap<String, bool>, names: [&str; 2], calls: &str) -> Option<Check> {
+    if let Some(missing) = names.into_iter().find(|name| !there.contains_key(*name)) {
+        return Some(Check::fail(line, format!("there is no function tollgate.{missing}"), SQL_FIX));
     }
+    let [called, _] = names;
     let fix = format!(
-        "as its owner: grant usage on schema tollgate to the role in DATABASE_URL, and: grant execute on function \
-         {function} to it"
+        "as the functions' owner, for the role in DATABASE_URL: grant usage on schema tollgate to …; \
+         grant execute on function tollgate.{calls} to …"
     );
-    (!may_call).then(|| Check::fail(line, format!("the role in DATABASE_URL may not call {function}"), fix))
+    let may_call = there.get(called).copied().unwrap_or(false);
+    (!may_call).then(|| Check::fail(line, format!("the role in DATABASE_URL may not call tollgate.{called}"), fix))
 }
 
 /// Asks about a user whom nobody knows.
 async fn ask(database: &Database, config: &Config) -> Check {
-    let asked = database.query("select tollgate.check_user_limits($1)", vec![Uuid::now_v7().into()]).await;
-    match asked {
+    let user = vec![Uuid::now_v7().into(), None::<Uuid>.into()];
+    match database.query("select tollgate.check_user($1, $2)", user).await {
         Ok(rows) => {
             let answer: Option<Value> = rows.first().and_then(|row| row.try_get(0).ok()).flatten();
             unknown_user(CHECK.to_owned(), &answer.unwrap_or_default(), config)
@@ -300,6 +302,21 @@ mod tests {
         let bare = line("postgres://u:p@h/d", false);
         assert!(bare.status == Status::Warn && bare.fix.unwrap().contains("sslmode=verify-full"), "{}", bare.detail);
         assert!(line("postgres://u:p@h/d?sslmode=require", true).detail.contains("without verifying"));
+    }
+
+    #[test]
+    fn a_function_that_is_missing_or_shut_is_told_with_what_to_type() {
+        let there = |names: &[(&str, bool)]| names.iter().map(|(name, may)| ((*name).to_owned(), *may)).collect();
+        let amiss =
+            |names: &[(&str, bool)]| amiss(LOG, &there(names), ["log_requests", "log_request"], "log_requests(jsonb)");
+        let told = amiss(&[("log_requests", true)]).unwrap();
+        assert!(told.detail.contains("no function tollgate.log_request") && told.fix.unwrap().contains("tollgate sql"));
+        let told = amiss(&[("log_requests", false), ("log_request", true)]).unwrap();
+        let fix = told.fix.unwrap();
+        assert!(
+            told.detail.contains("may not call") && fix.contains("grant execute on function tollgate.log_requests")
+        );
+        assert_eq!(amiss(&[("log_requests", true), ("log_request", false)]), None);
     }
 
     #[test]

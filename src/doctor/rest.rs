@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::api_key::{ApiKey, Kind};
-use super::http::{Answer, Question};
+use super::question::{Answer, Question};
 use super::{Case, Check, Status, all_of};
 use crate::clock::Timestamp;
 use crate::config::{Config, Via};

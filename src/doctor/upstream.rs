@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::StatusCode;
 use serde_json::Value;
 
-use super::http::{Answer, Question};
+use super::question::{Answer, Question};
 use super::{Case, Check};
 use crate::config::{Config, Dialect, UpstreamConfig};
 
