@@ -17,7 +17,7 @@ use crate::doctor::{Case, Check, Report, Status, examine};
   tollgate doctor --anon-key sb_publishable_…   also try what the app's users can do with it
   tollgate doctor --json | jq '.checks[] | select(.status == \"fail\")'")]
 pub(super) struct Args {
-    /// The project's publishable or anon key (the one in the app). Default: SUPABASE_ANON_KEY
+    /// The project's publishable or anon key (the one in the app). Default: `SUPABASE_ANON_KEY`
     #[arg(long, value_name = "KEY")]
     anon_key: Option<SecretString>,
     /// Print one JSON object: {"ok", "checks": [{"name", "status": "ok|warn|fail|skip", "detail", "fix"}]}
@@ -98,8 +98,8 @@ mod tests {
         let report = report(None, &sources(&[("JWT_SECRET", "short"), ("PORT", "http")])).await;
         assert!(!report.ok);
         let told = lines(&report);
-        assert!(told.contains("✗ config  auth.jwt_secret (JWT_SECRET)"), "{told}");
-        assert!(told.contains("✗ config  server.bind (PORT)"), "{told}");
+        assert!(told.contains("✗ config  auth.jwt_secret (the variable JWT_SECRET)"), "{told}");
+        assert!(told.contains("✗ config  server.bind (the variable PORT)"), "{told}");
         assert!(told.contains("    fix: ") && told.contains("openssl rand -base64 48"), "{told}");
         assert!(!told.contains("short,"), "{told}");
         let failure = run(Args { anon_key: None, json: true }, &sources(&[("PORT", "http")])).await.unwrap_err();

@@ -95,7 +95,7 @@ fn answer(says: &Says, path: &str, headers: &HeaderMap) -> Response {
     let mut response = body.to_string().into_response();
     *response.status_mut() = StatusCode::from_u16(status).unwrap();
     let now = crate::clock::Clock::system().now().secs();
-    let at = jiff::Timestamp::from_second(now + says.skew).unwrap();
+    let at = jiff::Timestamp::from_second(now.saturating_add(says.skew)).unwrap();
     let date = at.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
     response.headers_mut().insert(header::DATE, date.parse().unwrap());
     response
