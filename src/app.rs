@@ -26,6 +26,7 @@ use tower::util::option_layer;
 use crate::auth::{Authenticator, Principal};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::database::Database;
 use crate::directory::Directory;
 use crate::error::{Code, Refusal};
 use crate::ledger::{Failure, Ledger, Settings, Writer};
@@ -78,11 +79,12 @@ impl App {
             keep_requests: config.store.keep_requests,
             time_zone: config.server.time_zone.clone(),
         };
-        let (ledger, writer) = Ledger::open(settings, clock.clone())?;
         let work = TaskTracker::new();
+        let database = Database::new(&config.directory.via, work.clone()).map_err(Failure::new)?;
+        let (ledger, writer) = Ledger::open(settings, clock.clone())?;
         let app = Self {
             auth: Authenticator::new(&config.auth, work.clone(), clock.clone()),
-            directory: Directory::new(ledger.clone()),
+            directory: Directory::new(ledger.clone(), database, work.clone()),
             upstreams: Upstreams::new(&config.proxy),
             config: ArcSwap::from_pointee(config),
             clock,
@@ -162,6 +164,7 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
     let now = app.clock.now();
     let keys = app.auth.health(now);
     let upstreams = app.upstreams.health(&config.upstreams);
+    let directory = app.directory.health();
     let writable = app.ledger.is_writable();
     let an_upstream = upstreams.values().any(|health| health.ok);
     let is_ready = writable && keys.ok && an_upstream;
@@ -170,7 +173,7 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
         "parts": {
             "store": { "ok": writable, "kind": "sqlite" },
             "jwks": keys,
-            "directory": { "ok": true, "via": "none" },
+            "directory": directory,
             "upstreams": upstreams,
         },
     });

@@ -176,7 +176,20 @@ impl Database {
     /// # Errors
     /// The server said no, or there is no answer in time.
     pub async fn query(&self, sql: impl Into<String>, params: Vec<Param>) -> Result<Vec<Row>, PgError> {
-        self.call(Call::Query(sql.into(), params)).await
+        self.query_within(self.0.settings.call_timeout, sql, params).await
+    }
+
+    /// [`Database::query`], with another time-out than the others have.
+    ///
+    /// # Errors
+    /// As [`Database::query`].
+    pub async fn query_within(
+        &self,
+        call_timeout: Duration,
+        sql: impl Into<String>,
+        params: Vec<Param>,
+    ) -> Result<Vec<Row>, PgError> {
+        self.call(Call::Query(sql.into(), params), call_timeout).await
     }
 
     /// Sends several statements without parameters, which are one transaction: all of them happen, or none.
@@ -185,7 +198,7 @@ impl Database {
     /// # Errors
     /// As [`Database::query`].
     pub async fn batch(&self, sql: impl Into<String>) -> Result<(), PgError> {
-        self.call(Call::Batch(sql.into())).await.map(drop)
+        self.call(Call::Batch(sql.into()), self.0.settings.call_timeout).await.map(drop)
     }
 
     /// A connection outside of the pool, for what needs one to itself: a long copy, a lock that is held. It closes when
@@ -204,9 +217,9 @@ impl Database {
     }
 
     /// Runs a call as a task that no caller can cancel.
-    async fn call(&self, call: Call) -> Result<Vec<Row>, PgError> {
+    async fn call(&self, call: Call, call_timeout: Duration) -> Result<Vec<Row>, PgError> {
         let pool = self.0.clone();
-        let running = self.0.tasks.spawn(async move { pool.run(&call).await });
+        let running = self.0.tasks.spawn(async move { pool.run(&call, call_timeout).await });
         running.await.map_err(|_| PgError::unavailable("the call was cut short"))?
     }
 }
@@ -242,9 +255,9 @@ impl Param {
 }
 
 impl Pool {
-    async fn run(&self, call: &Call) -> Result<Vec<Row>, PgError> {
-        let until = Instant::now() + self.settings.call_timeout;
-        let late = |what: &str| PgError::unavailable(format!("{what} within {:?}", self.settings.call_timeout));
+    async fn run(&self, call: &Call, call_timeout: Duration) -> Result<Vec<Row>, PgError> {
+        let until = Instant::now().checked_add(call_timeout).unwrap_or_else(Instant::now);
+        let late = |what: &str| PgError::unavailable(format!("{what} within {call_timeout:?}"));
         let place = tokio::time::timeout_at(until, self.places.acquire()).await;
         // The semaphore is never closed.
         let Ok(Ok(_place)) = place else { return Err(late("no connection was free")) };

@@ -65,6 +65,9 @@ impl App {
         if new.server.bind != old.server.bind || new.store.url != old.store.url {
             tracing::warn!("[server] bind and [store] url change only at a restart");
         }
+        if new.directory.via != old.directory.via {
+            tracing::warn!("[directory] via, and the keys and URLs it uses, change only at a restart");
+        }
         self.auth.reload(&new.auth);
         tracing::info!(plans = new.plans.by_name.len(), upstreams = new.upstreams.len(), "settings reloaded");
         self.config.store(Arc::new(new));

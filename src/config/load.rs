@@ -132,7 +132,16 @@ fn config(gathered: &Gathered, sources: &Sources, findings: &Findings) -> Result
         warnings: Vec::new(),
     };
     check_anonymous_plan(&config, &section("auth")?);
+    check_sessions_can_be(&config, &section("auth")?);
     Ok(config)
+}
+
+/// Somebody must be there who knows whether a session is alive.
+fn check_sessions_can_be(config: &Config, section: &Section<'_>) {
+    if config.auth.check_session && matches!(config.directory.via, Via::None) {
+        let fix = "set DATABASE_URL, or SUPABASE_URL and SUPABASE_SERVICE_KEY; or write check_session = false";
+        section.wrong("check_session", complaint("asks for sessions, and there is no database to ask", fix));
+    }
 }
 
 /// An anonymous user's plan must be one that there is.
@@ -373,10 +382,6 @@ impl WrittenDirectory {
                 .or_else(|| store.url.as_postgres())
                 .ok_or_else(|| missing("is \"postgres\", but no Postgres is named", "set DATABASE_URL=postgres://…"))?,
         };
-        if auth.check_session && matches!(via, Via::None) {
-            let fix = "set DATABASE_URL, or SUPABASE_URL and SUPABASE_SERVICE_KEY; or take auth.check_session out";
-            return Err(missing("leaves nobody to ask whether a session is alive (auth.check_session = true)", fix));
-        }
         Ok(Directory { via, ..self.directory })
     }
 }

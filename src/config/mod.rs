@@ -25,6 +25,8 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 use secrecy::{ExposeSecret, SecretString};
 
+pub use plans::limits_of_answer;
+
 use crate::plan::Plans;
 use crate::price::{MicroUsd, PriceTable};
 
@@ -274,6 +276,23 @@ impl Via {
             Self::None => "none",
             Self::Rest { .. } => "rest",
             Self::Postgres(_) => "postgres",
+        }
+    }
+}
+
+impl PartialEq for Via {
+    fn eq(&self, other: &Self) -> bool {
+        let parts = |via: &Self| match via {
+            Self::None => None,
+            Self::Rest { supabase_url, service_key } => Some((supabase_url.clone(), service_key.clone())),
+            Self::Postgres(url) => Some((String::new(), url.clone())),
+        };
+        let same = |(one, two): ((String, SecretString), (String, SecretString))| {
+            one.0 == two.0 && one.1.expose_secret() == two.1.expose_secret()
+        };
+        match (parts(self), parts(other)) {
+            (Some(one), Some(two)) => self.as_str() == other.as_str() && same((one, two)),
+            (one, two) => one.is_none() && two.is_none(),
         }
     }
 }

@@ -214,7 +214,7 @@ impl Gathered {
         let is_postgres = variable.value.starts_with("postgres");
         let said = self.root.at(&["store", "url"]).map(|node| &node.origin);
         let by_us = |origin: &Origin| matches!(origin, Origin::Variable(name) if name.starts_with("DATABASE_URL"));
-        if !said.is_none_or(|origin| by_us(origin)) {
+        if !said.is_none_or(by_us) {
             return variable.value.starts_with("sqlite:");
         }
         let node = Node { value: Value::Text(variable.value.clone()), origin: variable.origin.clone() };

@@ -1,8 +1,7 @@
-//! Where a caller's plan comes from: the token's claim and the local subscription table.
+//! The local subscription table, read through a connection that only reads.
 //!
-//! Answers of the table are cached for `plan_cache`, and dropped as soon as another process changes the ledger, so a
+//! Answers are cached for `plan_cache`, and dropped as soon as another process changes the ledger, so that a
 //! `tollgate user plan` shows within a second. While the table cannot be read, a cached answer serves up to `plan_stale`.
-//! Which of the answers counts is decided by `plan::plan_for`, not here.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -10,13 +9,12 @@ use std::sync::{Arc, Mutex};
 use quick_cache::sync::Cache;
 use uuid::Uuid;
 
-use crate::auth::Principal;
+use super::unavailable;
 use crate::clock::Timestamp;
 use crate::config::Config;
-use crate::error::{Code, Refusal};
+use crate::error::Refusal;
 use crate::ledger::Ledger;
 use crate::ledger::report::{Reports, SubscriptionRow};
-use crate::plan::{Granted, Looked, plan_for};
 
 /// How many users' answers are kept.
 const CACHED_USERS: usize = 10_000;
@@ -29,47 +27,31 @@ struct Answer {
     epoch: u64,
 }
 
-/// Looks plans up. Cheap to clone.
+/// The subscription table and what it said. Clones share what is kept.
 #[derive(Clone)]
-pub struct Directory {
+pub(super) struct Local {
     ledger: Ledger,
     reader: Arc<Reader>,
     cache: Arc<Cache<Uuid, Answer>>,
 }
 
-impl Directory {
-    /// A directory over the ledger's subscription table.
-    #[must_use]
-    pub fn new(ledger: Ledger) -> Self {
+impl Local {
+    pub(super) fn new(ledger: Ledger) -> Self {
         let reader = Arc::new(Reader::new(ledger.path().to_owned()));
         Self { ledger, reader, cache: Arc::new(Cache::new(CACHED_USERS)) }
     }
 
-    /// The connection it reads with, for others who only read.
-    #[must_use]
-    pub fn reader(&self) -> Arc<Reader> {
+    pub(super) fn reader(&self) -> Arc<Reader> {
         self.reader.clone()
     }
 
-    /// The plan of a caller.
-    ///
-    /// # Errors
-    /// `user_blocked`; `directory_unavailable` when nobody can say.
-    pub async fn plan_of(&self, principal: &Principal, config: &Config, now: Timestamp) -> Result<Granted, Refusal> {
-        let local = self.subscription(principal.user_id(), config, now).await?.map(|row| row.at(now));
-        if local.as_ref().is_some_and(|row| row.blocked) {
-            return Err(Refusal::new(Code::UserBlocked, "This account is blocked."));
-        }
-        let anonymous_plan = config.auth.anonymous_plan.clone().filter(|_| principal.is_anonymous());
-        let claim = principal.plan_claim().map(str::to_owned);
-        let granted = plan_for(&Looked { claim, local, anonymous_plan }, &config.plans);
-        for name in &granted.unknown {
-            tracing::warn!(user_id = %principal.user_id(), plan = name, "no plan has this name: it counts as no answer");
-        }
-        Ok(granted)
+    /// Forgets what is kept about a user.
+    pub(super) fn forget(&self, user_id: Uuid) {
+        self.cache.remove(&user_id);
     }
 
-    async fn subscription(
+    /// A user's row, if there is one.
+    pub(super) async fn subscription(
         &self,
         user_id: Uuid,
         config: &Config,
@@ -91,9 +73,7 @@ impl Directory {
             Err(error) => {
                 tracing::warn!(error, "the subscription table cannot be read");
                 let serves = |answer: &Answer| now.since(answer.read_at) < config.directory.plan_stale;
-                let answer = cached.filter(serves).ok_or_else(|| {
-                    Refusal::new(Code::DirectoryUnavailable, "Your plan cannot be looked up right now.")
-                })?;
+                let answer = cached.filter(serves).ok_or_else(unavailable)?;
                 Ok(answer.row)
             }
         }
