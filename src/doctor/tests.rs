@@ -252,3 +252,55 @@ async fn a_dead_postgres_is_a_cross_that_tells_no_password() {
     is(&report, "supabase key", Status::Skip, &["via = \"postgres\""]);
     is(&report, "supabase grants", Status::Ok, &[]);
 }
+
+/// The functions as `tollgate sql` makes them, in short.
+const SQL: &str = "
+    create role anon; create role authenticated;
+    create schema tollgate; create table tollgate.usage (id uuid);
+    create function tollgate.check_user_limits(user_id uuid) returns jsonb language sql as $$ select '{\"plan\": \"free\"}'::jsonb $$;
+    create function tollgate.check_user(user_id uuid, session_id uuid) returns jsonb
+        language sql as $$ select tollgate.check_user_limits(user_id) $$;
+    create function tollgate.log_request(entry jsonb) returns void language sql as $$ select $$;
+    create function tollgate.log_requests(entries jsonb) returns void language sql as $$ select $$;
+    revoke all on all functions in schema tollgate from public;
+    create role app login; grant usage on schema tollgate to app";
+
+#[tokio::test]
+async fn a_postgres_is_connected_to_and_its_functions_and_grants_are_read() {
+    let Some(server) = crate::pg::tests::Postgres::start(&[]) else { return };
+    let settings = crate::pg::Settings { connections: 1, call_timeout: LIMIT };
+    let owner = crate::pg::Database::new(&server.url(""), settings, tokio_util::task::TaskTracker::new()).unwrap();
+    let fake = Fake::start(Says::well()).await;
+    let url = server.url("").expose_secret().to_owned();
+    let with = async |url: &str| examined(&fake.url, &fake.url, &[("DATABASE_URL", url)]).await;
+
+    let report = with(&url).await;
+    is(&report, "ledger", Status::Ok, &["Postgres 1", "ms a round trip"]);
+    is(&report, "database", Status::Ok, &["127.0.0.1:"]);
+    is(&report, "database check_user_limits", Status::Fail, &["no function tollgate.check_user", "tollgate sql"]);
+    is(&report, "database log_request", Status::Fail, &["no function tollgate.log_requests", "tollgate sql"]);
+
+    owner.batch(SQL).await.unwrap();
+    let report = with(&url).await;
+    is(&report, "database check_user_limits", Status::Ok, &["`free`"]);
+    is(&report, "database log_request", Status::Ok, &[]);
+    is(&report, "database grants", Status::Ok, &["neither users nor strangers"]);
+
+    let app = with(&url.replace("postgres@", "app@")).await;
+    is(&app, "ledger", Status::Fail, &["may not make the schema", "grant create on database"]);
+    is(
+        &app,
+        "database log_request",
+        Status::Fail,
+        &["may not call", "grant execute on function tollgate.log_requests"],
+    );
+
+    let wide =
+        "grant execute on function tollgate.log_request(jsonb) to anon; grant insert on tollgate.usage to public";
+    owner.batch(wide).await.unwrap();
+    let words = ["anon can call tollgate.log_request(jsonb)", "authenticated can write tollgate.usage", "tollgate sql"];
+    is(&with(&url).await, "database grants", Status::Fail, &words);
+
+    let unknown = with(&url.replace("/postgres", "/nowhere").replace("//nowhere", "//postgres")).await;
+    is(&unknown, "database", Status::Fail, &["3D000", "database's name"]);
+}
