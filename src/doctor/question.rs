@@ -47,6 +47,12 @@ impl Question {
         question
     }
 
+    /// Of the schema `public`, which need not be the first of those that PostgREST exposes.
+    pub(super) fn profile_public(mut self) -> Self {
+        self.headers.insert("content-profile", HeaderValue::from_static("public"));
+        self
+    }
+
     /// With `Authorization: Bearer …`.
     pub(super) fn bearer(self, key: &SecretString) -> Self {
         self.secret_header(header::AUTHORIZATION, &format!("Bearer {}", key.expose_secret()))

@@ -10,10 +10,11 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::api_key::{ApiKey, Kind};
-use super::question::{Answer, Question};
+use super::question::{self, Question};
 use super::{Case, Check, Status, all_of};
 use crate::clock::Timestamp;
 use crate::config::{Config, Via};
+use crate::database::Answer;
 
 const KEY: &str = "supabase key";
 const GRANTS: &str = "supabase grants";
@@ -118,14 +119,15 @@ impl Caller {
     }
 
     async fn call(&self, case: &Case, function: &str, body: &Value) -> Result<Called, String> {
-        let question = Question::post(format!("{}/rest/v1/rpc/{function}", self.url), body).apikey(&self.key);
+        let question =
+            Question::post(format!("{}/rest/v1/rpc/{function}", self.url), body).profile_public().apikey(&self.key);
         let question = if self.kind.is_jwt() { question.bearer(&self.key) } else { question };
         Ok(called(case.http.ask(question).await?))
     }
 }
 
 /// Sorts an answer of PostgREST, or of the gateway before it (the code first, then the status).
-fn called(answer: Answer) -> Called {
+fn called(answer: question::Answer) -> Called {
     let code = answer.body.get("code").and_then(Value::as_str).unwrap_or_default();
     let message = answer.body.get("message").and_then(Value::as_str).unwrap_or_default();
     let told = format!("status {} {code} {message}", answer.status.as_u16()).trim_end().to_owned();
@@ -169,11 +171,15 @@ fn sample(name: &str) -> String {
 /// What the function says of a user whom nobody knows, which is what it will say of who signs up next.
 pub(super) fn unknown_user(line: String, answer: &Value, config: &Config) -> Check {
     let fix = "edit tollgate.check_user_limits, or add the plan to [plans]";
-    if answer.get("allowed") == Some(&Value::Bool(false)) {
+    let answer = match Answer::read(answer) {
+        Ok(answer) => answer,
+        Err(failure) => return Check::fail(line, failure.to_string(), "edit tollgate.check_user_limits"),
+    };
+    if answer.as_ref().is_some_and(|answer| !answer.allowed) {
         return Check::warn(line, "it blocks a user whom it does not know: whoever signs up is refused", fix);
     }
-    match answer.get("plan").and_then(Value::as_str) {
-        Some(plan) if !config.plans.by_name.contains_key(plan) => {
+    match answer.and_then(|answer| answer.assigned.plan) {
+        Some(plan) if !config.plans.by_name.contains_key(&plan) => {
             let detail = format!("it gives a user whom it does not know the plan `{plan}`, which there is not");
             Check::warn(line, detail, fix)
         }

@@ -80,6 +80,7 @@ async fn a_good_deployment_has_a_tick_in_every_line() {
     let calls = fake.requests_to("/rest/v1/rpc/tollgate_log_requests");
     assert!(calls.iter().all(|call| call.body == json!({"entries": []}) && call.method == http::Method::POST));
     let key = |name: &str| calls.iter().filter(|call| call.headers.contains_key(name)).count();
+    assert!(calls.iter().all(|call| call.headers["content-profile"] == "public"));
     assert_eq!((calls.len(), key("apikey"), key("authorization")), (2, 2, 0), "new keys stand in apikey alone");
 }
 
@@ -183,6 +184,12 @@ async fn functions_that_are_missing_shut_or_broken_are_told_apart() {
     let broken = with(404, json!({"code": "42P01", "message": "relation \"subs\u{1b}\" does not exist"})).await;
     is(&broken, NAME, Status::Fail, &["42P01", "\\u{1b}", "select public.tollgate_check_user_limits"]);
     is(&with(200, json!({"plan": "gold"})).await, NAME, Status::Warn, &["`gold`, which there is not"]);
+    is(
+        &with(200, json!({"plan": "free", "limits": "none"})).await,
+        NAME,
+        Status::Fail,
+        &["edit tollgate.check_user_limits"],
+    );
     is(&with(200, json!({"plan": "free"})).await, NAME, Status::Ok, &["`free`"]);
     is(&with(200, json!({"allowed": false})).await, NAME, Status::Warn, &["whoever signs up is refused"]);
 }
