@@ -103,7 +103,7 @@ enum Called {
     Denied,
     /// The key is none that Supabase knows.
     KeyRefused(String),
-    /// Something else.
+    /// It was let in, and failed inside.
     Failed(String),
 }
 
@@ -122,22 +122,30 @@ impl Caller {
         let question =
             Question::post(format!("{}/rest/v1/rpc/{function}", self.url), body).profile_public().apikey(&self.key);
         let question = if self.kind.is_jwt() { question.bearer(&self.key) } else { question };
-        Ok(called(case.http.ask(question).await?))
+        called(case.http.ask(question).await?)
     }
 }
 
 /// Sorts an answer of PostgREST, or of the gateway before it (the code first, then the status).
-fn called(answer: question::Answer) -> Called {
+fn called(answer: question::Answer) -> Result<Called, String> {
     let code = answer.body.get("code").and_then(Value::as_str).unwrap_or_default();
     let message = answer.body.get("message").and_then(Value::as_str).unwrap_or_default();
     let told = format!("status {} {code} {message}", answer.status.as_u16()).trim_end().to_owned();
     match (answer.status.as_u16(), code) {
-        (200..=299, _) => Called::Ran(answer.body),
-        (_, "PGRST202") => Called::Missing,
-        (_, "42501") => Called::Denied,
-        (401 | 403, _) => Called::KeyRefused(told),
-        _ => Called::Failed(told),
+        (200..=299, _) => Ok(Called::Ran(answer.body)),
+        (_, "PGRST202") => Ok(Called::Missing),
+        (_, "42501") => Ok(Called::Denied),
+        _ if is_of_function(code) => Ok(Called::Failed(told)),
+        (401 | 403, _) => Ok(Called::KeyRefused(told)),
+        _ => Err(told),
     }
+}
+
+/// Whether an error came out of the function: an SQLSTATE that does not say that the database was out of reach or out of
+/// breath (classes 08, 53, 57, XX).
+fn is_of_function(code: &str) -> bool {
+    let class = code.get(..2).unwrap_or_default();
+    code.len() == 5 && !matches!(class, "08" | "53" | "57" | "XX")
 }
 
 /// The line of a function that the service key called.

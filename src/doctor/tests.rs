@@ -183,6 +183,8 @@ async fn functions_that_are_missing_shut_or_broken_are_told_apart() {
     is(&shut, NAME, Status::Fail, &["may not call", "tollgate sql"]);
     let broken = with(404, json!({"code": "42P01", "message": "relation \"subs\u{1b}\" does not exist"})).await;
     is(&broken, NAME, Status::Fail, &["42P01", "\\u{1b}", "select public.tollgate_check_user_limits"]);
+    let down = with(503, json!({"code": "PGRST001", "message": "no connection"})).await;
+    is(&down, "supabase rest", Status::Fail, &["status 503 PGRST001", "SUPABASE_URL"]);
     is(&with(200, json!({"plan": "gold"})).await, NAME, Status::Warn, &["`gold`, which there is not"]);
     is(
         &with(200, json!({"plan": "free", "limits": "none"})).await,
@@ -202,6 +204,10 @@ async fn functions_that_anybody_may_call_are_a_cross() {
     is(&stranger(200, Value::Null).await, "supabase grants", Status::Fail, &words);
     // It was let in, and failed inside.
     is(&stranger(404, json!({"code": "42P01"})).await, "supabase grants", Status::Fail, &words);
+    // Nobody got as far as the function.
+    for (status, body) in [(503, json!({"code": "PGRST002"})), (502, Value::Null), (503, json!({"code": "53300"}))] {
+        is(&stranger(status, body).await, "supabase grants", Status::Warn, &["nothing is proved"]);
+    }
     let unknown = stranger(401, json!({"message": "Invalid API key"})).await;
     is(&unknown, "supabase grants", Status::Warn, &["nothing is proved", "set SUPABASE_ANON_KEY"]);
     let fake = Fake::start(Says::well()).await;
