@@ -12,6 +12,7 @@ pub mod clock;
 pub mod config;
 pub mod database;
 pub mod directory;
+pub mod doctor;
 pub mod error;
 pub mod jwks;
 pub mod ledger;

@@ -4,6 +4,7 @@
 
 mod check;
 mod demo;
+mod doctor;
 mod health;
 mod ledger;
 mod pause;
@@ -36,6 +37,7 @@ Examples:
   tollgate demo                          look around: nothing to install, nothing to set
   tollgate serve                         serve, with what tollgate.toml, .env and the environment say
   tollgate check                         what the settings mean, or all that is wrong with them
+  tollgate doctor                        try every part for real; what to type where one fails
   tollgate token --user 7c0e8f52-…       a token to try the API with
   tollgate user show 7c0e8f52-…          one user's plan, limits and usage
   tollgate usage                         what each model cost so far
@@ -49,6 +51,7 @@ enum Command {
     Demo(demo::Args),
     Serve(serve::Args),
     Check(check::Args),
+    Doctor(doctor::Args),
     Token(token::Args),
     User(user::Args),
     Usage(usage::Args),
@@ -111,6 +114,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Demo(args) => demo::run(&args, &sources).await,
         Command::Serve(_) => serve::run(Config::load(&sources)?, sources).await,
+        Command::Doctor(args) => doctor::run(args, &sources).await,
         Command::Health(args) => health::run(&args, &sources).await,
         other => {
             let config = Config::load(&sources)?;
@@ -130,7 +134,7 @@ fn at_the_desk(command: Command, config: &Config) -> Result<(), Failure> {
         Command::Pause(args) => pause::pause(&args, config),
         Command::Resume(_) => pause::resume(config),
         Command::Ledger(args) => ledger::run(&args, config),
-        Command::Demo(_) | Command::Serve(_) | Command::Health(_) => Ok(()),
+        Command::Demo(_) | Command::Serve(_) | Command::Health(_) | Command::Doctor(_) => Ok(()),
     }
 }
 

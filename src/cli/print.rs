@@ -2,7 +2,7 @@
 //!
 //! A reader that has heard enough (`tollgate usage | head`) is no failure.
 
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 
 /// Writes a line to stdout.
 ///
@@ -15,6 +15,18 @@ pub fn line(text: &str) -> io::Result<()> {
 /// Writes a line to stderr. Where even that fails there is nobody left to tell.
 pub fn error_line(text: &str) {
     drop(line_to(&mut io::stderr().lock(), text));
+}
+
+/// Whether a person sits before stderr.
+#[must_use]
+pub fn is_watched() -> bool {
+    io::stderr().is_terminal()
+}
+
+/// Puts text in place of the current line of the terminal behind stderr; an empty one clears it.
+pub fn progress(text: &str) {
+    let mut out = io::stderr().lock();
+    drop(write!(out, "\r\u{1b}[K{text}").and_then(|()| out.flush()));
 }
 
 /// Writes text to stdout as it is, and sees to it that it is on screen.

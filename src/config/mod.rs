@@ -65,6 +65,17 @@ impl Sources {
     }
 }
 
+impl Sources {
+    /// The project's key for apps, `SUPABASE_PUBLISHABLE_KEY` or `SUPABASE_ANON_KEY`, from the environment or `.env`.
+    /// For `tollgate doctor`, which tries what can be done with it; the server has no use for it.
+    #[must_use]
+    pub fn supabase_anon_key(&self) -> Option<SecretString> {
+        let names = ["SUPABASE_PUBLISHABLE_KEY", "SUPABASE_ANON_KEY"];
+        let said = names.iter().filter_map(|name| source::lookup(self, name));
+        said.into_iter().find(|key| !key.is_empty()).map(SecretString::from)
+    }
+}
+
 /// The model of `tollgate demo`.
 #[derive(Clone, Debug, Default)]
 pub struct DemoUpstream {

@@ -37,7 +37,7 @@ impl Answer {
     ///
     /// # Errors
     /// It is not of the contract's shape.
-    pub(super) fn read(value: &Value) -> Result<Option<Self>, Failure> {
+    pub(crate) fn read(value: &Value) -> Result<Option<Self>, Failure> {
         match value {
             Value::Null => Ok(None),
             Value::Object(members) => Self::of(members).map(Some),

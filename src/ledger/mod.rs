@@ -16,6 +16,7 @@ mod sqlite;
 mod writer;
 
 pub mod moving;
+pub mod probe;
 pub mod report;
 
 #[cfg(test)]

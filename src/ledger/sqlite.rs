@@ -35,6 +35,9 @@ const LAG_MAX: i64 = 100_000;
 const MIGRATIONS: &[&str] =
     &[include_str!("../../migrations/0001_ledger.sql"), include_str!("../../migrations/0002_outbox.sql")];
 
+/// What `user_version` is in a file that is up to date.
+pub(super) const SCHEMA_VERSION: usize = MIGRATIONS.len();
+
 /// The ledger cannot be used, and what to do about it.
 #[derive(Debug)]
 pub struct Failure {
