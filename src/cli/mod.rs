@@ -8,6 +8,7 @@ mod health;
 mod pause;
 pub mod print;
 mod serve;
+mod sql;
 mod token;
 mod usage;
 mod user;
@@ -38,6 +39,7 @@ Examples:
   tollgate token --user 7c0e8f52-…       a token to try the API with
   tollgate user show 7c0e8f52-…          one user's plan, limits and usage
   tollgate usage                         what each model cost so far
+  tollgate sql | psql "$DATABASE_URL"     put the Supabase script into your own database
   tollgate health                        is the server on this machine ready?
 
 Settings come from tollgate.toml, .env and the environment; every one of them stands in tollgate.example.toml.
@@ -53,6 +55,7 @@ enum Command {
     Usage(usage::Args),
     Pause(pause::Args),
     Resume(pause::ResumeArgs),
+    Sql(sql::Args),
     Health(health::Args),
 }
 
@@ -113,6 +116,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Usage(args) => usage::run(&args, &Config::load(&sources)?),
         Command::Pause(args) => pause::pause(&args, &Config::load(&sources)?),
         Command::Resume(_) => pause::resume(&Config::load(&sources)?),
+        Command::Sql(_) => sql::run(),
         Command::Check(_) => check::run(&Config::load(&sources)?),
         Command::Token(args) => token::run(&args, &Config::load(&sources)?),
         Command::Health(args) => health::run(&args, &sources).await,
