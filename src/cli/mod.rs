@@ -39,7 +39,7 @@ Examples:
   tollgate token --user 7c0e8f52-…       a token to try the API with
   tollgate user show 7c0e8f52-…          one user's plan, limits and usage
   tollgate usage                         what each model cost so far
-  tollgate sql | psql "$DATABASE_URL"     put the Supabase script into your own database
+  tollgate sql | psql \"$DATABASE_URL\"     put the Supabase script into your own database
   tollgate health                        is the server on this machine ready?
 
 Settings come from tollgate.toml, .env and the environment; every one of them stands in tollgate.example.toml.

@@ -5,7 +5,7 @@
 use super::{Failure, print};
 
 /// The script: the schema `tollgate`, its two functions to edit, tables, grants and row-level security.
-pub const SCRIPT: &str = include_str!("../../sql/supabase.sql");
+const SCRIPT: &str = include_str!("../../sql/supabase.sql");
 
 /// Print the SQL script for your own database: for the Supabase SQL editor, or psql
 #[derive(Debug, clap::Args)]

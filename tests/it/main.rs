@@ -27,6 +27,7 @@ mod support;
 
 mod clock;
 mod disasters;
+mod fake_database;
 mod fakes;
 mod fields;
 mod hostile_client;
@@ -36,6 +37,7 @@ mod limits;
 mod operations;
 mod routes;
 mod secrets;
+mod sql_script;
 mod startup;
 mod streams;
 mod verdicts;
