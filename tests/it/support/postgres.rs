@@ -160,7 +160,8 @@ impl Postgres {
         let mut text = fs::read_to_string(self.data().join("postgresql.conf")).unwrap();
         let (directory, port) = (self.directory.display(), self.port);
         let switch = if fsync { "on" } else { "off" };
-        writeln!(text, "listen_addresses = '127.0.0.1'\nunix_socket_directories = '{directory}'\nport = {port}").unwrap();
+        writeln!(text, "listen_addresses = '127.0.0.1'\nunix_socket_directories = '{directory}'\nport = {port}")
+            .unwrap();
         // A crash of the server alone loses no commit even without fsync: the machine still has what was written.
         writeln!(text, "fsync = {switch}\nfull_page_writes = {switch}\n{more}").unwrap();
         fs::write(self.data().join("postgresql.conf"), text).unwrap();

@@ -228,7 +228,8 @@ impl ApiKeys {
         let jwt_secret = format!("canary-jwt-{}", random_hex(24));
         let legacy = |role: &str| {
             let now = tokens::now();
-            let claims = json!({"iss": "supabase", "ref": "standin", "role": role, "iat": now, "exp": now + 315_360_000});
+            let claims =
+                json!({"iss": "supabase", "ref": "standin", "role": role, "iat": now, "exp": now + 315_360_000});
             tokens::sign(&Key::hs256(jwt_secret.clone()), &claims)
         };
         Self {
@@ -280,9 +281,7 @@ impl ApiKeys {
 /// Keeps the schema cache: read at every connection, and whenever the database says so.
 async fn follow(state: Arc<State>) {
     loop {
-        if let Ok((client, mut connection)) =
-            tokio_postgres::connect(&state.postgres.url("postgres"), NoTls).await
-        {
+        if let Ok((client, mut connection)) = tokio_postgres::connect(&state.postgres.url("postgres"), NoTls).await {
             let (heard, mut payloads) = mpsc::unbounded_channel();
             let mut listening = JoinSet::new();
             listening.spawn(async move {

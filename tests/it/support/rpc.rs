@@ -59,7 +59,7 @@ pub(super) async fn functions(client: &Client) -> Result<Vec<Function>, tokio_po
     let sql = "select proname::text, prorettype = 'void'::regtype, proretset, coalesce(proargnames, '{}')::text[],
                       array(select format_type(type, null) from unnest(proargtypes) with ordinality u (type, place)
                             order by place)::text[],
-                      pronargs - pronargdefaults
+                      (pronargs - pronargdefaults)::int
                from pg_proc where pronamespace = 'public'::regnamespace";
     let rows = client.query(sql, &[]).await?;
     let functions = rows.iter().map(|row| {
@@ -191,7 +191,11 @@ pub(super) async fn run(postgres: &Postgres, caller: &Caller, call: &Prepared) -
     }
 }
 
-async fn in_transaction(client: &mut Client, caller: &Caller, call: &Prepared) -> Result<String, tokio_postgres::Error> {
+async fn in_transaction(
+    client: &mut Client,
+    caller: &Caller,
+    call: &Prepared,
+) -> Result<String, tokio_postgres::Error> {
     let transaction = client.build_transaction().read_only(call.is_read_only).start().await?;
     let settings = "select set_config('role', $1, true), set_config('request.jwt.claims', $2, true)";
     transaction.query(settings, &[&caller.role, &caller.claims.to_string()]).await?;
