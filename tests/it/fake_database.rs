@@ -152,6 +152,7 @@ async fn the_api_fails_as_told_counts_its_calls_and_comes_back_with_its_database
     let statuses: Vec<u16> = rest.calls().iter().map(|call| call.status).collect();
     assert_eq!(statuses, [200, 500, 0, 200, 0, 200, 503, 200]);
     assert_eq!(rest.calls_of("probe"), 8);
+    assert_eq!(rest.calls()[0].request.header("apikey"), Some(rest.keys().secret.as_str()));
 
     rest.publish_keys(vec![json!({"kid": "one"})]);
     let keys = front.send(Call::get("/auth/v1/.well-known/jwks.json")).await;

@@ -80,11 +80,6 @@ impl Postgres {
         format!("postgres://{user}:canary-database-password@127.0.0.1:{}/{database}", self.port)
     }
 
-    /// The port on 127.0.0.1.
-    pub(crate) fn port(&self) -> u16 {
-        self.port
-    }
-
     /// Makes a file that only the server may read (a certificate's key); gives its path.
     pub(crate) fn put_file(&self, name: &str, contents: &str) -> PathBuf {
         use std::os::unix::fs::PermissionsExt;

@@ -278,34 +278,35 @@ impl ApiKeys {
     }
 }
 
-/// Keeps the schema cache: read at every connection, and whenever the database says so.
+/// Keeps the schema cache, through every restart of the database.
 async fn follow(state: Arc<State>) {
     loop {
-        if let Ok((client, mut connection)) = tokio_postgres::connect(&state.postgres.url("postgres"), NoTls).await {
-            let (heard, mut payloads) = mpsc::unbounded_channel();
-            let mut listening = JoinSet::new();
-            listening.spawn(async move {
-                while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
-                    if let AsyncMessage::Notification(notification) = message {
-                        let _ = heard.send(notification.payload().to_owned());
-                    }
-                }
-            });
-            let mut reload = client.batch_execute("listen pgrst").await.is_ok();
-            while reload {
-                let Ok(functions) = rpc::functions(&client).await else { break };
-                state.cache.lock().unwrap().replace(functions);
-                reload = loop {
-                    match payloads.recv().await {
-                        None => break false,
-                        Some(payload) if payload == "reload schema" => break true,
-                        Some(_) => {}
-                    }
-                };
-            }
-        }
+        let _ = keep_cache(&state).await;
         sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// Reads the schema cache at once and whenever the database says so, until the connection breaks.
+async fn keep_cache(state: &State) -> Result<(), tokio_postgres::Error> {
+    let (client, mut connection) = tokio_postgres::connect(&state.postgres.url("postgres"), NoTls).await?;
+    let (heard, mut payloads) = mpsc::unbounded_channel();
+    let mut listening = JoinSet::new();
+    listening.spawn(async move {
+        while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
+            let AsyncMessage::Notification(notification) = message else { continue };
+            let _ = heard.send(notification.payload().to_owned());
+        }
+    });
+    client.batch_execute("listen pgrst").await?;
+    let mut reload = Some("reload schema".to_owned());
+    while let Some(payload) = reload {
+        if payload == "reload schema" {
+            let functions = rpc::functions(&client).await?;
+            state.cache.lock().unwrap().replace(functions);
+        }
+        reload = payloads.recv().await;
+    }
+    Ok(())
 }
 
 async fn accept(listener: TcpListener, state: Arc<State>) {
