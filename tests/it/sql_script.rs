@@ -317,6 +317,8 @@ async fn plain_postgres_without_supabases_roles_takes_the_script_twice() {
     client.batch_execute(script()).await.unwrap();
     client.batch_execute("create role somebody login").await.unwrap();
 
+    let definers = "select proname::text from pg_proc where prosecdef and proconfig = array['search_path=\"\"']";
+    assert_eq!(client.query(definers, &[]).await.unwrap().len(), CALLS.len());
     let somebody = postgres.connect_as("somebody", "postgres").await;
     for sql in CALLS.iter().chain(&FORBIDDEN) {
         let error = somebody.batch_execute(sql).await.unwrap_err();
