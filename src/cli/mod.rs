@@ -10,6 +10,7 @@ mod ledger;
 mod pause;
 pub mod print;
 mod serve;
+mod sql;
 mod token;
 mod usage;
 mod user;
@@ -41,6 +42,7 @@ Examples:
   tollgate token --user 7c0e8f52-…       a token to try the API with
   tollgate user show 7c0e8f52-…          one user's plan, limits and usage
   tollgate usage                         what each model cost so far
+  tollgate sql | psql \"$DATABASE_URL\"     put the Supabase script into your own database
   tollgate health                        is the server on this machine ready?
 
 Settings come from tollgate.toml, .env and the environment; every one of them stands in tollgate.example.toml.
@@ -57,6 +59,7 @@ enum Command {
     Usage(usage::Args),
     Pause(pause::Args),
     Resume(pause::ResumeArgs),
+    Sql(sql::Args),
     Health(health::Args),
     Ledger(ledger::Args),
 }
@@ -115,6 +118,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Demo(args) => demo::run(&args, &sources).await,
         Command::Serve(_) => serve::run(Config::load(&sources)?, sources).await,
         Command::Doctor(args) => doctor::run(args, &sources).await,
+        Command::Sql(_) => sql::run(),
         Command::Health(args) => health::run(&args, &sources).await,
         other => {
             let config = Config::load(&sources)?;
@@ -134,7 +138,7 @@ fn at_the_desk(command: Command, config: &Config) -> Result<(), Failure> {
         Command::Pause(args) => pause::pause(&args, config),
         Command::Resume(_) => pause::resume(config),
         Command::Ledger(args) => ledger::run(&args, config),
-        Command::Demo(_) | Command::Serve(_) | Command::Health(_) | Command::Doctor(_) => Ok(()),
+        Command::Demo(_) | Command::Serve(_) | Command::Health(_) | Command::Doctor(_) | Command::Sql(_) => Ok(()),
     }
 }
 

@@ -532,7 +532,7 @@ pub(super) fn make_folder(path: &Path) -> Result<(), Failure> {
 }
 
 /// Opens a connection that waits for others and asks for nothing twice.
-fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, Failure> {
+pub(super) fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, Failure> {
     let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let db = Connection::open_with_flags(path, flags)
         .map_err(|error| Failure::new(format!("cannot open the ledger {}: {error}", path.display())))?;

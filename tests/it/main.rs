@@ -1,1 +1,43 @@
-fn main() {}
+//! The product from outside: the real binary between a fake Supabase, a fake upstream and callers of every kind.
+//!
+//! One test is one sentence about what a caller, an operator or an upstream sees. Nothing here knows how the product
+//! is built; it knows `CONTRACT.md`, and after every test the oracle compares what the ledger says with what the
+//! upstream really served (see [`support::oracle`]). [`support::door`] is where to start reading.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions,
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    clippy::float_arithmetic,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    clippy::string_slice,
+    clippy::let_underscore_must_use,
+    reason = "a test that stumbles should stop loudly, and the fakes own their tasks and their clock"
+)]
+
+mod support;
+
+mod clock;
+mod disasters;
+mod fake_database;
+mod fakes;
+mod fields;
+mod hostile_client;
+mod hostile_upstream;
+mod identity;
+mod limits;
+mod operations;
+mod routes;
+mod secrets;
+mod sql_script;
+mod startup;
+mod streams;
+mod verdicts;

@@ -1,4 +1,4 @@
-//! A PostgreSQL server of the test's own: made in a temporary directory, gone with the value that stands for it.
+//! A Postgres server of the test's own: made in a temporary directory, gone with the value that stands for it.
 //!
 //! It knows `initdb`, `pg_ctl` and `psql` where they are installed, and nothing of the product. Whoever may connect to
 //! it is trusted: any password will do. A keeper process stops the server and removes its directory also when the test
@@ -20,7 +20,7 @@ const MISSING: &str =
 
 static NUMBER: AtomicU64 = AtomicU64::new(0);
 
-/// A running PostgreSQL server.
+/// A running Postgres server.
 pub(crate) struct Postgres {
     directory: PathBuf,
     port: u16,
@@ -78,11 +78,6 @@ impl Postgres {
     /// The address with another user.
     pub(crate) fn url_as(&self, user: &str, database: &str) -> String {
         format!("postgres://{user}:canary-database-password@127.0.0.1:{}/{database}", self.port)
-    }
-
-    /// The port on 127.0.0.1.
-    pub(crate) fn port(&self) -> u16 {
-        self.port
     }
 
     /// Makes a file that only the server may read (a certificate's key); gives its path.
@@ -173,7 +168,7 @@ impl Postgres {
         command
     }
 
-    /// A program of PostgreSQL's, as the user that the server runs as: it refuses to be root.
+    /// A program of Postgres's, as the user that the server runs as: it refuses to be root.
     fn tool(&self, name: &str) -> Command {
         let program = binaries().join(name);
         let mut command = if server_uid().is_some() {
@@ -200,7 +195,7 @@ fn keeper(directory: &Path) -> Child {
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
-/// Where PostgreSQL's programs are: the newest version installed.
+/// Where Postgres's programs are: the newest version installed.
 fn binaries() -> PathBuf {
     let installed = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let mut versions: Vec<(u32, PathBuf)> = installed

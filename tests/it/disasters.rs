@@ -1,0 +1,208 @@
+//! Killed, out of space, cut off: checks 19 and 21 of the threats.
+
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use crate::support::caller::{Answer, Call, User, chat, chat_stream};
+use crate::support::door::Door;
+use crate::support::reply::Talk;
+use crate::support::settings::Settings;
+use crate::support::tokens;
+
+/// A small generator whose whole run follows from its seed.
+struct Dice(u64);
+
+impl Dice {
+    /// The seed of `TOLLGATE_TEST_SEED`, or one of this moment; printed either way.
+    fn thrown() -> Self {
+        let given = std::env::var("TOLLGATE_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+        let seed = given.unwrap_or_else(|| tokens::now() as u64 ^ u64::from(std::process::id()) << 32);
+        eprintln!("TOLLGATE_TEST_SEED={seed}");
+        Self(seed | 1)
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % end
+    }
+}
+
+/// Asks again and again, streams and whole answers in turn, some of them left early, until it is told to stop.
+fn keeps_asking(user: User, mut dice: Dice) -> tokio::task::JoinHandle<()> {
+    tokio::spawn(async move {
+        loop {
+            let call = user.call(&if dice.below(2) == 0 { chat("under load") } else { chat_stream("under load") });
+            match dice.below(4) {
+                0 => {
+                    if let Ok(mut open) = user.front.open(call).await {
+                        open.take(dice.below(5) as usize).await;
+                    }
+                }
+                _ => {
+                    let _ = user.front.try_send(call).await;
+                }
+            }
+            sleep(Duration::from_millis(1 + dice.below(10))).await;
+        }
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_any_moment_under_load_the_laws_hold() {
+    let limits =
+        r#"plans.free.limits = [{ per = "lifetime", cost_usd = "0.0200" }, { per = "day", requests = 100000 }]"#;
+    let door = Door::open(Settings::new().with(limits)).await;
+    door.upstream.always(|seen| Talk::words(8).every(Duration::from_millis(4)).reply(seen));
+    let mut dice = Dice::thrown();
+    let users: Vec<User> = (0..4).map(|number| door.user(&format!("user-{number}"))).collect();
+    let asking: Vec<_> = (0..16)
+        .map(|number| keeps_asking(users[number % users.len()].clone(), Dice(dice.below(u64::MAX) | 1)))
+        .collect();
+    let watch = door.watch(&users[0]);
+    for _ in 0..5 {
+        sleep(Duration::from_millis(30 + dice.below(500))).await;
+        door.kill9();
+        door.start().await;
+        // What the dead process held is not held any more, nor is it forgotten.
+        let lost = door.ledger_rows().iter().filter(|row| row.state == "lost").count();
+        let charged = door.ledger_rows().iter().filter(|row| row.is_charged()).count();
+        assert!(charged >= lost);
+    }
+    sleep(Duration::from_millis(300)).await;
+    drop(watch);
+    for one in &asking {
+        one.abort();
+    }
+    for one in asking {
+        let _ = one.await;
+    }
+    door.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_died_with_the_process_is_lost_and_charged_its_hold() {
+    let door = Door::open(Settings::new()).await;
+    door.upstream.always(|seen| Talk::words(50).every(Duration::from_millis(100)).reply(seen));
+    let alice = door.user("alice");
+    let mut open = alice.open(chat_stream("a")).await;
+    open.take(3).await;
+    door.kill9();
+    let heard = open.rest().await;
+    assert!(!heard.text().contains("[DONE]"));
+    door.start().await;
+    let me = alice.me().await;
+    assert!(
+        me["limits"].as_array().unwrap().iter().all(|limit| limit["held"] == 0 || limit["held"] == "0.000000"),
+        "{me}"
+    );
+    let row = door.row(&heard).await;
+    assert_eq!((row.state.as_str(), row.cost_micros), ("lost", row.held_micros), "{row:?}");
+    assert!(row.cost() > 0);
+    door.close().await;
+}
+
+/// What a ledger says of itself.
+fn integrity(door: &Door) -> String {
+    let ledger = rusqlite::Connection::open(door.directory().join("data/tollgate.db")).unwrap();
+    ledger.query_row("pragma integrity_check", [], |row| row.get(0)).unwrap()
+}
+
+/// Asks until the answer has this status.
+async fn until(user: &User, status: u16) -> Answer {
+    let begun = Instant::now();
+    loop {
+        let answer = user.ask(chat("is it so yet")).await;
+        if answer.status == status {
+            return answer;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(10), "no {status} in ten seconds: {}", answer.text());
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// While the ledger cannot be written: 503, and the upstream is not dialled. Then all is well again, by itself.
+async fn full_and_then_not(door: &Door, fill: impl Fn(), free: impl Fn()) {
+    let alice = door.user("alice");
+    for _ in 0..3 {
+        alice.ask(chat("before")).await.expect(200);
+    }
+    door.upstream.next(|seen| Talk::words(5).every(Duration::from_millis(400)).reply(seen));
+    let mut open = alice.open(chat_stream("open meanwhile")).await;
+    open.take(1).await;
+    fill();
+    until(&alice, 503).await.refused(503, "store_unavailable");
+    let served = door.upstream.count();
+    for _ in 0..5 {
+        alice.ask(chat("full")).await.refused(503, "store_unavailable");
+    }
+    assert_eq!(door.upstream.count(), served, "the upstream was dialled without a durable hold");
+    assert_eq!(door.send(Call::get("/")).await.status, 200);
+    door.send(Call::get("/health/ready")).await.expect(503);
+    let heard = open.rest().await;
+    free();
+    until(&alice, 200).await;
+    let row = door.row(&heard).await;
+    assert!(
+        row.state == "settled" && row.output_tokens == Some(5),
+        "what ended meanwhile is settled when it can be: {row:?}"
+    );
+    door.send(Call::get("/health/ready")).await.expect(200);
+    assert_eq!(integrity(door), "ok");
+    door.restart().await;
+    assert_eq!(integrity(door), "ok");
+}
+
+fn prlimit(pid: u32, bytes: &str) {
+    let status =
+        Command::new("prlimit").args(["--pid", &pid.to_string(), &format!("--fsize={bytes}:")]).status().unwrap();
+    assert!(status.success(), "prlimit --fsize={bytes} (of util-linux)");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_that_may_not_grow_is_503_and_recovers() {
+    // A write beyond the limit is then an error (EFBIG) and not a signal.
+    let settings = Settings::new().under(&["bash", "-c", "trap '' XFSZ; exec \"$@\"", "bash"]);
+    let door = Door::open(settings).await;
+    let pid = door.pid();
+    full_and_then_not(&door, || prlimit(pid, "4096"), || prlimit(pid, "unlimited")).await;
+    door.close().await;
+}
+
+/// A small file system of its own, unmounted when it is dropped.
+struct Tmpfs(std::path::PathBuf);
+
+impl Tmpfs {
+    fn mount(at: std::path::PathBuf) -> Option<Self> {
+        fs::create_dir_all(&at).unwrap();
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=4m", "tollgate-test"]).arg(&at).status();
+        mounted.is_ok_and(|status| status.success()).then_some(Self(at))
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_503_and_recovers() {
+    let door = Door::prepare(Settings::new()).await;
+    let Some(disk) = Tmpfs::mount(door.directory().join("data")) else {
+        eprintln!("no right to mount here: the test of a ledger that may not grow stands for this one");
+        door.start().await;
+        return door.close().await;
+    };
+    door.start().await;
+    let filler = disk.0.join("filler");
+    let fill = || {
+        let _ = fs::write(&filler, vec![7; 8 << 20]);
+    };
+    full_and_then_not(&door, fill, || fs::remove_file(&filler).unwrap()).await;
+    door.close().await;
+}

@@ -1,0 +1,96 @@
+//! What must never be seen: check 24 of the threats. The oracle looks for every secret in every answer, line and file
+//! after every test; here everything is provoked that likes to print them.
+
+use serde_json::json;
+
+use crate::support::caller::{Call, PROMPT_CANARY, and, chat, chat_stream};
+use crate::support::door::Door;
+use crate::support::jwks::Publish;
+use crate::support::keys::Key;
+use crate::support::raw::Wire;
+use crate::support::reply::{Reply, Step, Talk};
+use crate::support::settings::Settings;
+use crate::support::tokens::sign;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_secret_is_in_any_answer_line_or_file_however_much_is_logged() {
+    let door = Door::open(Settings::new().env("RUST_LOG", "trace").with("server.body_bytes_max = \"64KiB\"")).await;
+    let alice = door.user_with("alice", &json!({"app_metadata": {"plan": "no-such-plan"}}));
+    let key = door.operator_key().to_owned();
+    alice.ask(chat("a")).await.expect(200);
+    alice.ask(chat_stream("a")).await.expect(200);
+    for body in [
+        and(chat("a"), &json!({"n": 99})),
+        and(chat("a"), &json!({"store": true})),
+        and(chat("a"), &json!({"model": "o1"})),
+        chat(&"a ".repeat(50_000)),
+    ] {
+        alice.ask(body).await;
+    }
+    let broken = format!("{{\"model\":\"gpt-4o-mini\",\"messages\":[{{\"role\":\"user\",\"content\":\"{PROMPT_CANARY}");
+    door.send(Call::new("POST", "/v1/chat/completions").bearer(&alice.token).bytes(broken)).await.expect(400);
+    let mistyped = json!({"model": "gpt-4o-mini", "messages": PROMPT_CANARY, "temperature": PROMPT_CANARY});
+    alice.ask(mistyped).await.expect(400);
+    for status in [400, 401, 404, 429, 500] {
+        // What is said about the user's own request may reach this user; the operator's key may not.
+        let passed_on = matches!(status, 400 | 404);
+        let echo = if passed_on { key.clone() } else { format!("{key} {PROMPT_CANARY}") };
+        door.upstream.next(move |_| Reply::error(status, "echo", &echo));
+        alice.ask(chat("a")).await;
+    }
+    door.upstream.next(|_| Reply::status(200, "text/html", "<html>"));
+    alice.ask(chat("a")).await.expect(502);
+    door.upstream.next(|_| Reply::headless(Step::Reset));
+    alice.ask(chat("a")).await.expect(502);
+    door.upstream.next(|seen| Talk::words(9).cut(3, Step::Reset).reply(seen));
+    alice.ask(chat_stream("a")).await.expect(200);
+    for forged in [
+        sign(&Key::hs256("x".repeat(32)), &door.claims("alice")),
+        format!("{}x", alice.token),
+        door.service_key().to_owned(),
+        door.jwt_secret().to_owned(),
+    ] {
+        door.send(Call::get("/api/me").bearer(&forged)).await.expect(401);
+    }
+    door.supabase.publish(Publish::Answer(500, "text/plain", "broken"));
+    door.send(Call::get("/api/me").bearer(&sign(&Key::es256("new"), &door.claims("alice")))).await;
+    let mut wire = Wire::open(door.front.address()).await;
+    let _ =
+        wire.send(format!("GET /api/me HTTP/1.1\r\nAuthorization: Bearer {}\0\r\n\r\n", alice.token).as_bytes()).await;
+    wire.read(std::time::Duration::from_millis(300)).await;
+    for command in [
+        &["check"][..],
+        &["check", "--json"],
+        &["usage", "--requests"],
+        &["user", "show", &alice.id.to_string()],
+        &["health"],
+        &["doctor"],
+        &["usage", "--config", "/proc/self/environ"],
+    ] {
+        door.tollgate(command);
+    }
+    door.signal("HUP");
+    door.restart().await;
+    door.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_to_start_shows_no_secret() {
+    let secret = "short-canary-secret";
+    let printed = Door::refused_to_start(Settings::new().env("JWT_SECRET", secret)).await;
+    assert!(!printed.stderr.contains(secret), "{}", printed.stderr);
+    let printed =
+        Door::refused_to_start(Settings::new().env("TOLLGATE_AUTH__JWT_SECRET", secret).unset("JWT_SECRET")).await;
+    assert!(!printed.stderr.contains(secret), "{}", printed.stderr);
+    let printed =
+        Door::refused_to_start(Settings::new().with(&format!("auth.jwt_secret = {secret:?}")).unset("JWT_SECRET"))
+            .await;
+    assert!(!printed.stderr.contains(secret), "{}", printed.stderr);
+    // A key in the wrong place: the line at fault is told of, its value is not.
+    let printed = Door::refused_to_start(Settings::new().with(&format!("auth.jwt_sercet = {secret:?}"))).await;
+    assert!(printed.stderr.contains("jwt_sercet") && !printed.stderr.contains(secret), "{}", printed.stderr);
+    let printed =
+        Door::refused_to_start(Settings::new().with("auth.jwt_secret = [\"short-canary-secret\"]").unset("JWT_SECRET"))
+            .await;
+    assert!(!printed.stderr.contains(secret), "{}", printed.stderr);
+}

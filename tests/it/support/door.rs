@@ -1,0 +1,532 @@
+//! The door: the real binary, running, between a fake Supabase and a fake upstream.
+//!
+//! `Door::open` starts it in a directory of its own; `close` waits until all is quiet, asks the oracle, and stops it.
+//! A door that is dropped unclosed fails its test: nobody forgets the oracle.
+
+use std::fs;
+use std::io::Read;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tokio::time::sleep;
+use uuid::Uuid;
+
+use super::caller::{Answer, Call, Front, PROMPT_CANARY, User};
+use super::jwks::Supabase;
+use super::keys::{Key, random_hex};
+use super::oracle::{self, Evidence, Row};
+use super::settings::Settings;
+use super::tokens;
+use super::upstream::Upstream;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_tollgate");
+
+static DIRECTORIES: AtomicU64 = AtomicU64::new(0);
+
+/// What a command printed and how it ended.
+#[derive(Debug)]
+pub(crate) struct Printed {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+/// The secrets of one door; each is a canary.
+struct Secrets {
+    operator_key: String,
+    jwt_secret: String,
+    service_key: String,
+    admin_token: String,
+}
+
+/// The product, running, with everything around it.
+pub(crate) struct Door {
+    pub(crate) upstream: Upstream,
+    pub(crate) supabase: Supabase,
+    /// The shared secret that signs tokens.
+    pub(crate) key: Key,
+    pub(crate) front: Arc<Front>,
+    settings: Settings,
+    secrets: Secrets,
+    directory: PathBuf,
+    process: Mutex<Option<Child>>,
+    output: Arc<Mutex<Vec<u8>>>,
+    users: Mutex<Vec<User>>,
+    clock_offset: Mutex<i64>,
+    kills: Mutex<usize>,
+    lowered: Mutex<bool>,
+    closed: Mutex<bool>,
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        if let Some(child) = self.process.lock().unwrap().as_mut() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("--- what the product wrote last, in {}:\n{}", self.directory.display(), self.tail());
+            return;
+        }
+        let _ = fs::remove_dir_all(&self.directory);
+        assert!(*self.closed.lock().unwrap(), "end each test with door.close().await: it asks the oracle");
+    }
+}
+
+impl Door {
+    /// Starts the product and waits until it answers.
+    pub(crate) async fn open(settings: Settings) -> Self {
+        let door = Self::prepare(settings).await;
+        door.start().await;
+        door
+    }
+
+    /// The fakes and the files; nothing runs yet.
+    pub(crate) async fn prepare(settings: Settings) -> Self {
+        let (upstream, supabase) = (Upstream::start().await, Supabase::start().await);
+        let secrets = Secrets {
+            operator_key: format!("sk-canary-operator-{}", random_hex(16)),
+            jwt_secret: format!("canary-jwt-{}", random_hex(24)),
+            service_key: format!("sb_secret_canary-{}", random_hex(16)),
+            admin_token: format!("canary-admin-{}", random_hex(24)),
+        };
+        let number = DIRECTORIES.fetch_add(1, Ordering::Relaxed);
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("door-{}-{number}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let door = Self {
+            key: Key::hs256(secrets.jwt_secret.clone()),
+            front: Arc::new(Front::new(SocketAddr::from(([127, 0, 0, 1], 1)))),
+            upstream,
+            supabase,
+            settings,
+            secrets,
+            directory,
+            process: Mutex::default(),
+            output: Arc::default(),
+            users: Mutex::default(),
+            clock_offset: Mutex::default(),
+            kills: Mutex::default(),
+            lowered: Mutex::default(),
+            closed: Mutex::default(),
+        };
+        door.write_settings(&door.settings);
+        door
+    }
+
+    /// Starts the binary on a free port and waits until it answers.
+    pub(crate) async fn start(&self) {
+        for _ in 0..5 {
+            let port = free_port();
+            let address = SocketAddr::from(([127, 0, 0, 1], port));
+            let child = self.spawn(port);
+            *self.process.lock().unwrap() = Some(child);
+            self.front.moved(address);
+            if self.answers().await {
+                return;
+            }
+            // Somebody else took the port between finding it free and binding it.
+            assert!(self.output().contains("in use"), "the server did not start:\n{}", self.tail());
+        }
+        panic!("no free port in five tries:\n{}", self.tail());
+    }
+
+    /// Starts a product that must refuse to, and waits until it has.
+    pub(crate) async fn refused_to_start(settings: Settings) -> Printed {
+        let door = Self::prepare(settings).await;
+        *door.process.lock().unwrap() = Some(door.spawn(free_port()));
+        let status = door.exited(Duration::from_secs(20)).await;
+        sleep(Duration::from_millis(50)).await; // the last words are still in the pipe
+        let printed = Printed { code: status.code(), stdout: String::new(), stderr: door.output() };
+        let leaks: Vec<_> = door.canaries().into_iter().filter(|(_, secret)| printed.stderr.contains(secret)).collect();
+        assert!(leaks.is_empty(), "a refusal to start shows {leaks:?}");
+        assert!(!printed.stderr.contains("panicked at"), "it panicked: {}", printed.stderr);
+        *door.closed.lock().unwrap() = true;
+        printed
+    }
+
+    fn spawn(&self, port: u16) -> Child {
+        let mut words: Vec<String> = self.settings.wrapper().to_vec();
+        words.extend([BINARY.to_owned(), "serve".to_owned()]);
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
+        self.environment(&mut command, port);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        keep(child.stdout.take().unwrap(), self.output.clone());
+        keep(child.stderr.take().unwrap(), self.output.clone());
+        child
+    }
+
+    /// Nothing of the machine's environment but what a process needs to run; then the quick start's variables.
+    fn environment(&self, command: &mut Command, port: u16) {
+        command.current_dir(&self.directory).env_clear();
+        command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command.env("SUPABASE_URL", self.supabase.url());
+        command.env("SUPABASE_SERVICE_KEY", &self.secrets.service_key);
+        command.env("JWT_SECRET", &self.secrets.jwt_secret);
+        command.env("OPENAI_API_KEY", &self.secrets.operator_key);
+        command.env("TOLLGATE_ADMIN_TOKEN", &self.secrets.admin_token);
+        command.env("PORT", port.to_string());
+        command.env("TOLLGATE_SERVER__BIND", format!("127.0.0.1:{port}"));
+        if !self.settings.mentions("upstreams") {
+            command.env("OPENAI_BASE_URL", self.upstream.base_url());
+        }
+        for name in self.settings.unset_names() {
+            command.env_remove(name);
+        }
+        command.envs(self.settings.environment().iter().map(|(name, value)| (name, value)));
+    }
+
+    async fn answers(&self) -> bool {
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(30) {
+            if self.front.try_send(Call::get("/")).await.is_ok_and(|answer| answer.status == 200) {
+                return true;
+            }
+            if self.exit_status().is_some() {
+                sleep(Duration::from_millis(50)).await; // the last words are still in the pipe
+                return false;
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+        panic!("the server answers nothing:\n{}", self.tail());
+    }
+
+    /// Writes the settings to `tollgate.toml`, which a running product may then reload. `{upstream}` and `{supabase}`
+    /// in them are the addresses of the fakes.
+    pub(crate) fn write_settings(&self, settings: &Settings) {
+        if let Some(text) = settings.text() {
+            let text = text.replace("{upstream}", self.upstream.base_url()).replace("{supabase}", self.supabase.url());
+            self.write_file("tollgate.toml", &text);
+        }
+    }
+
+    /// Writes a file into the working directory.
+    pub(crate) fn write_file(&self, name: &str, contents: &str) {
+        fs::write(self.directory.join(name), contents).unwrap();
+    }
+
+    /// The working directory.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// A signed-in user.
+    pub(crate) fn user(&self, name: &str) -> User {
+        self.user_with(name, &serde_json::json!({}))
+    }
+
+    /// A signed-in user, with other claims.
+    pub(crate) fn user_with(&self, name: &str, changes: &Value) -> User {
+        let claims = tokens::with(self.claims(name), changes);
+        let user =
+            User { id: tokens::user_id(name), token: tokens::sign(&self.key, &claims), front: self.front.clone() };
+        self.users.lock().unwrap().push(user.clone());
+        user
+    }
+
+    /// The claims of a signed-in user of this project.
+    pub(crate) fn claims(&self, name: &str) -> Value {
+        tokens::claims(name, &self.supabase.issuer(), tokens::now() + *self.clock_offset.lock().unwrap())
+    }
+
+    /// The product's clock is now so many seconds ahead of ours.
+    pub(crate) fn clock_is_ahead(&self, seconds: i64) {
+        *self.clock_offset.lock().unwrap() = seconds;
+    }
+
+    /// From here on a limit may be below what is used.
+    pub(crate) fn lowers_a_limit(&self) {
+        *self.lowered.lock().unwrap() = true;
+    }
+
+    /// Sends any call.
+    pub(crate) async fn send(&self, call: Call) -> Answer {
+        self.front.send(call).await
+    }
+
+    /// Runs a command of the binary beside the server.
+    pub(crate) fn tollgate(&self, arguments: &[&str]) -> Printed {
+        let mut command = Command::new(BINARY);
+        command.args(arguments);
+        self.environment(&mut command, self.front.address().port());
+        self.run(command)
+    }
+
+    /// The same with an empty environment, in an empty directory.
+    pub(crate) fn bare(&self, arguments: &[&str]) -> Printed {
+        let empty = self.directory.join("empty");
+        fs::create_dir_all(&empty).unwrap();
+        let mut command = Command::new(BINARY);
+        command.args(arguments).env_clear().current_dir(empty);
+        self.run(command)
+    }
+
+    fn run(&self, mut command: Command) -> Printed {
+        let output = tokio::task::block_in_place(|| command.stdin(Stdio::null()).output().unwrap());
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let printed =
+            Printed { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) };
+        self.output.lock().unwrap().extend([output.stdout, output.stderr].concat());
+        printed
+    }
+
+    /// The same for a command that must succeed. What it printed.
+    #[track_caller]
+    pub(crate) fn must(&self, arguments: &[&str]) -> String {
+        let printed = self.tollgate(arguments);
+        assert_eq!(printed.code, Some(0), "tollgate {arguments:?}: {printed:?}");
+        printed.stdout
+    }
+
+    /// The ledger, row by row.
+    pub(crate) fn ledger_rows(&self) -> Vec<Row> {
+        let printed = self.must(&["usage", "--requests", "--json"]);
+        let parse = |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line:?}"));
+        printed.lines().filter(|line| !line.trim().is_empty()).map(parse).collect()
+    }
+
+    /// The row of an answer, once it has ended.
+    pub(crate) async fn row(&self, answer: &Answer) -> Row {
+        let id = answer.id().expect("an answer with an id");
+        let rows = self.quiet_rows().await;
+        rows.into_iter().find(|row| row.id == id).unwrap_or_else(|| panic!("no row of {id}: {}", answer.what))
+    }
+
+    /// The ledger once nothing is held any more; as it is after ten seconds otherwise.
+    pub(crate) async fn quiet_rows(&self) -> Vec<Row> {
+        let begun = Instant::now();
+        loop {
+            let rows = self.ledger_rows();
+            if rows.iter().all(|row| row.state != "held") || begun.elapsed() > Duration::from_secs(10) {
+                return rows;
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Looks at a user's limits again and again until the watch is dropped; the oracle judges what was seen.
+    pub(crate) fn watch(&self, user: &User) -> Watch {
+        let user = user.clone();
+        Watch(tokio::spawn(async move {
+            loop {
+                let _ = user.front.try_send(Call::get("/api/me").bearer(&user.token)).await;
+                sleep(Duration::from_millis(15)).await;
+            }
+        }))
+    }
+
+    /// Everything that was written so far.
+    pub(crate) fn output(&self) -> String {
+        String::from_utf8_lossy(&self.output.lock().unwrap()).into_owned()
+    }
+
+    fn tail(&self) -> String {
+        let output = self.output();
+        let lines: Vec<&str> = output.lines().collect();
+        lines[lines.len().saturating_sub(60)..].join("\n")
+    }
+
+    /// Waits until the output contains a text.
+    pub(crate) async fn until_it_says(&self, text: &str) {
+        let begun = Instant::now();
+        while !self.output().to_lowercase().contains(&text.to_lowercase()) {
+            assert!(begun.elapsed() < Duration::from_secs(15), "it never said {text:?}:\n{}", self.tail());
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// The process's id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.lock().unwrap().as_ref().expect("a running product").id()
+    }
+
+    /// How much memory the process has, in MiB.
+    pub(crate) fn memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
+    }
+
+    /// Sends a signal by name.
+    pub(crate) fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status().unwrap();
+        assert!(sent.success(), "kill -{name}");
+    }
+
+    fn exit_status(&self) -> Option<ExitStatus> {
+        self.process.lock().unwrap().as_mut().and_then(|child| child.try_wait().unwrap())
+    }
+
+    /// Waits until the process has ended by itself.
+    pub(crate) async fn exited(&self, patience: Duration) -> ExitStatus {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.exit_status() {
+                *self.process.lock().unwrap() = None;
+                return status;
+            }
+            assert!(begun.elapsed() < patience, "it is still running after {patience:?}:\n{}", self.tail());
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// SIGTERM, and waits until it has ended.
+    pub(crate) async fn term(&self, patience: Duration) -> ExitStatus {
+        self.signal("TERM");
+        self.exited(patience).await
+    }
+
+    /// SIGKILL: no last words.
+    pub(crate) fn kill9(&self) {
+        let mut child = self.process.lock().unwrap().take().expect("a running product");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        *self.kills.lock().unwrap() += 1;
+    }
+
+    /// SIGTERM, then a new process on the same ledger.
+    pub(crate) async fn restart(&self) {
+        self.term(Duration::from_secs(20)).await;
+        self.start().await;
+    }
+
+    fn canaries(&self) -> Vec<(String, String)> {
+        let mut canaries = vec![
+            ("the operator's key".to_owned(), self.secrets.operator_key.clone()),
+            ("the JWT secret".to_owned(), self.secrets.jwt_secret.clone()),
+            ("the service key".to_owned(), self.secrets.service_key.clone()),
+            ("the admin token".to_owned(), self.secrets.admin_token.clone()),
+            ("a prompt".to_owned(), PROMPT_CANARY.to_owned()),
+        ];
+        canaries.extend(
+            self.users.lock().unwrap().iter().map(|user| (format!("the token of {}", user.id), user.token.clone())),
+        );
+        canaries
+    }
+
+    /// The operator's key, for upstreams that echo it.
+    pub(crate) fn operator_key(&self) -> &str {
+        &self.secrets.operator_key
+    }
+
+    /// The service key, for callers who found it.
+    pub(crate) fn service_key(&self) -> &str {
+        &self.secrets.service_key
+    }
+
+    /// The shared secret, for callers who try it as a token.
+    pub(crate) fn jwt_secret(&self) -> &str {
+        &self.secrets.jwt_secret
+    }
+
+    /// What every user is told once nothing of theirs is open any more; as it is after ten seconds otherwise.
+    async fn quiet_me(&self) -> Vec<(Uuid, Value)> {
+        let mut told = Vec::new();
+        let mut users = self.users.lock().unwrap().clone();
+        users.reverse();
+        users.sort_by_key(|user| user.id);
+        users.dedup_by_key(|user| user.id);
+        for user in users {
+            let begun = Instant::now();
+            loop {
+                let answer = user.get("/api/me").await;
+                let me = answer.json();
+                let held =
+                    me["limits"].as_array().into_iter().flatten().any(|limit| oracle::amount(limit, "held") != 0);
+                if answer.status != 200 {
+                    break;
+                }
+                if !held && me["concurrent"]["open"] == 0 || begun.elapsed() > Duration::from_secs(10) {
+                    told.push((user.id, me));
+                    break;
+                }
+                sleep(Duration::from_millis(50)).await;
+            }
+        }
+        told
+    }
+
+    /// Waits until all is quiet and asks the oracle.
+    pub(crate) async fn close(self) {
+        self.judge().await;
+    }
+
+    /// The same where the test changed the prices: the oracle then leaves the cost of each request to the test.
+    pub(crate) async fn close_without_prices(mut self) {
+        self.settings = self.settings.clone().with("[prices.gpt-4o-mini]\n[prices.gpt-4o]\n");
+        self.judge().await;
+    }
+
+    async fn judge(&self) {
+        if self.process.lock().unwrap().is_none() {
+            self.start().await;
+        }
+        assert!(self.exit_status().is_none(), "the process died:\n{}", self.tail());
+        let rows = self.quiet_rows().await;
+        let me = self.quiet_me().await;
+        assert_eq!(self.send(Call::get("/")).await.status, 200);
+        let evidence = Evidence {
+            settings: self.settings.clone(),
+            rows,
+            served: self.upstream.log(),
+            heard: self.front.heard(),
+            me,
+            output: self.output(),
+            files: files_below(&self.directory),
+            canaries: self.canaries(),
+            operator_key: self.secrets.operator_key.clone(),
+            kills: *self.kills.lock().unwrap(),
+            lowered: *self.lowered.lock().unwrap(),
+        };
+        let found = oracle::violations(&evidence);
+        *self.closed.lock().unwrap() = true;
+        assert!(found.is_empty(), "the oracle:\n- {}", found.join("\n- "));
+    }
+}
+
+/// A sampler of a user's limits; it stops when it is dropped.
+pub(crate) struct Watch(tokio::task::JoinHandle<()>);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// A port that is free now.
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Keeps what a pipe carries, on a thread that ends with it.
+fn keep(mut pipe: impl Read + Send + 'static, into: Arc<Mutex<Vec<u8>>>) {
+    std::thread::spawn(move || {
+        let mut buffer = vec![0; 64 * 1024];
+        while let Ok(count) = pipe.read(&mut buffer) {
+            if count == 0 {
+                return;
+            }
+            into.lock().unwrap().extend_from_slice(&buffer[..count]);
+        }
+    });
+}
+
+/// Every file below a directory, but the settings that the test itself wrote.
+fn files_below(directory: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory).unwrap().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            files.extend(files_below(&path));
+        } else if path.extension().is_none_or(|extension| extension != "toml") {
+            files.push((path.display().to_string(), fs::read(&path).unwrap_or_default()));
+        }
+    }
+    files
+}

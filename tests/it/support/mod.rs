@@ -1,0 +1,16 @@
+//! What the tests stand on: the door (the product, running), its fakes, its callers, and the oracle.
+
+pub(crate) mod caller;
+pub(crate) mod door;
+pub(crate) mod jwks;
+pub(crate) mod keys;
+pub(crate) mod oracle;
+pub(crate) mod postgres;
+pub(crate) mod postgrest;
+pub(crate) mod raw;
+pub(crate) mod reply;
+mod rpc;
+pub(crate) mod settings;
+pub(crate) mod tokens;
+pub(crate) mod upstream;
+pub(crate) mod wire;

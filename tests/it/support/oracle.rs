@@ -1,0 +1,435 @@
+//! The oracle: what must hold after every test, whatever the test was about.
+//!
+//! Pure: it is given everything that is known at the end ([`Evidence`]) and says what is wrong with it. The upstream's
+//! log is the ground truth; the ledger, the answers and the output of the product are held against it.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::caller::Answer;
+use super::settings::{Settings, micros};
+use super::upstream::Served;
+
+/// A row of the ledger, as `tollgate usage --requests --json` tells it.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Row {
+    pub(crate) id: Uuid,
+    pub(crate) user_id: Uuid,
+    pub(crate) plan: Option<String>,
+    pub(crate) endpoint: Option<String>,
+    pub(crate) model: Option<String>,
+    pub(crate) upstream: Option<String>,
+    pub(crate) state: String,
+    #[serde(default)]
+    pub(crate) flags: Vec<String>,
+    pub(crate) input_tokens: Option<i64>,
+    pub(crate) cached_input_tokens: Option<i64>,
+    pub(crate) output_tokens: Option<i64>,
+    pub(crate) reasoning_tokens: Option<i64>,
+    pub(crate) held_micros: Option<i64>,
+    pub(crate) cost_micros: Option<i64>,
+    pub(crate) started_at: String,
+    pub(crate) ended_at: Option<String>,
+}
+
+impl Row {
+    /// Whether it is charged for and counts as a request.
+    pub(crate) fn is_charged(&self) -> bool {
+        matches!(self.state.as_str(), "settled" | "lost")
+    }
+
+    /// Whether it carries a flag.
+    pub(crate) fn has(&self, flag: &str) -> bool {
+        self.flags.iter().any(|carried| carried == flag)
+    }
+
+    /// What it cost, in micro-dollars.
+    pub(crate) fn cost(&self) -> i64 {
+        self.cost_micros.unwrap_or(0)
+    }
+
+    /// What it used, input and output.
+    pub(crate) fn tokens(&self) -> i64 {
+        self.input_tokens.unwrap_or(0) + self.output_tokens.unwrap_or(0)
+    }
+}
+
+/// Everything that is known when a test ends.
+pub(crate) struct Evidence {
+    pub(crate) settings: Settings,
+    pub(crate) rows: Vec<Row>,
+    pub(crate) served: Vec<Served>,
+    pub(crate) heard: Vec<Answer>,
+    /// The last `/api/me` of each user.
+    pub(crate) me: Vec<(Uuid, Value)>,
+    /// What the process and its commands wrote.
+    pub(crate) output: String,
+    /// The files it left: name and contents.
+    pub(crate) files: Vec<(String, Vec<u8>)>,
+    /// Name and value of each secret.
+    pub(crate) canaries: Vec<(String, String)>,
+    pub(crate) operator_key: String,
+    /// How often the process was killed without warning.
+    pub(crate) kills: usize,
+    /// A limit was lowered or a plan made smaller: what was used may be above it.
+    pub(crate) lowered: bool,
+}
+
+/// All that is wrong; empty when the laws hold.
+pub(crate) fn violations(evidence: &Evidence) -> Vec<String> {
+    let mut found = Vec::new();
+    found.extend(rows_are_sound(evidence));
+    found.extend(rows_match_what_was_served(evidence));
+    found.extend(charges_match_the_invoice(evidence));
+    found.extend(windows_match_the_rows(evidence));
+    found.extend(limits_held(evidence));
+    found.extend(requests_were_well_formed(evidence));
+    found.extend(answers_are_documented(evidence));
+    found.extend(no_secret_got_out(evidence));
+    if evidence.output.contains("panicked at") {
+        found.push("the process panicked".to_owned());
+    }
+    found
+}
+
+/// Law 3: each row ended once, within its hold, and nothing is negative.
+fn rows_are_sound(evidence: &Evidence) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut count: BTreeMap<Uuid, usize> = BTreeMap::new();
+    for row in &evidence.rows {
+        if row.ended_at.as_ref().is_some_and(|ended| millis(ended) < 0) || millis(&row.started_at) < 0 {
+            found.push(format!("row of another time: {row:?}"));
+        }
+        *count.entry(row.id).or_default() += 1;
+        let numbers = [
+            row.input_tokens,
+            row.cached_input_tokens,
+            row.output_tokens,
+            row.reasoning_tokens,
+            row.held_micros,
+            row.cost_micros,
+        ];
+        let complaint = match row.state.as_str() {
+            "settled" | "lost" if row.ended_at.is_none() => "ended and has no end",
+            "settled" | "lost" if row.cost() > row.held_micros.unwrap_or(0) && !row.has("overrun") => {
+                "cost more than it held, and is not flagged"
+            }
+            "voided" if row.cost() != 0 => "was voided and charged",
+            "settled" | "lost" | "voided" => "",
+            "held" => "still held when all is quiet",
+            _ => "in a state that nobody documented",
+        };
+        if !complaint.is_empty() {
+            found.push(format!("row {complaint}: {row:?}"));
+        }
+        if numbers.iter().flatten().any(|number| *number < 0) {
+            found.push(format!("row with a negative number: {row:?}"));
+        }
+    }
+    found.extend(
+        count.iter().filter(|(_, count)| **count > 1).map(|(id, count)| format!("{count} rows of request {id}")),
+    );
+    found
+}
+
+/// Each request that the upstream served has one charged row, and none is charged that it never got.
+fn rows_match_what_was_served(evidence: &Evidence) -> Vec<String> {
+    let settled = evidence.rows.iter().filter(|row| row.state == "settled").count();
+    let lost = evidence.rows.iter().filter(|row| row.state == "lost").count();
+    let surely = evidence.served.iter().filter(|served| served.answered.is_none_or(|status| status < 300)).count();
+    // A redirect is an answer, and no refusal: the contract leaves open which.
+    let perhaps = evidence.served.iter().filter(|served| matches!(served.answered, Some(300..=399))).count();
+    let mut found = Vec::new();
+    if settled + lost < surely {
+        found.push(format!(
+            "the upstream served {surely} requests, and only {settled} settled and {lost} lost rows pay for them"
+        ));
+    }
+    // A process that was killed cannot know what it had sent: only such rows may be charged for nothing.
+    let unexplained = if evidence.kills == 0 { settled + lost } else { settled };
+    if unexplained > surely + perhaps {
+        found.push(format!("{settled} settled and {lost} lost rows, and the upstream served only {surely} requests"));
+    }
+    found
+}
+
+/// Where an answer, a line of the upstream's log and a row are about the same request, they agree to the micro-dollar.
+fn charges_match_the_invoice(evidence: &Evidence) -> Vec<String> {
+    let rows: BTreeMap<Uuid, &Row> = evidence.rows.iter().map(|row| (row.id, row)).collect();
+    let mut found = Vec::new();
+    for answer in &evidence.heard {
+        let (Some(serial), Some(id)) = (answer.serial, answer.id()) else { continue };
+        let mut served = evidence.served.iter().filter(|served| served.seen.serial() == Some(serial));
+        let row = rows.get(&id);
+        let complaint = match (served.next(), row) {
+            (Some(served), Some(row)) => disagreement(evidence, served, row),
+            (Some(served), None) if served.answered.is_none_or(|status| status < 300) => {
+                Some("was served and has no row".to_owned())
+            }
+            (None, Some(row)) if row.is_charged() && evidence.kills == 0 => {
+                Some(format!("was never served and is charged: {row:?}"))
+            }
+            _ => None,
+        };
+        found.extend(
+            complaint.map(|complaint| format!("request {id} (ask-{serial}, answered {}) {complaint}", answer.status)),
+        );
+    }
+    found
+}
+
+fn disagreement(evidence: &Evidence, served: &Served, row: &Row) -> Option<String> {
+    if row.state == "lost" && evidence.kills > 0 {
+        return None;
+    }
+    let is_error = served.answered.is_some_and(|status| status >= 400);
+    if is_error != (row.state == "voided") && !matches!(served.answered, Some(300..=399)) {
+        return Some(format!("was answered {:?} upstream and is {}", served.answered, row.state));
+    }
+    let bill = served.billed.filter(|_| served.finished && row.flags.is_empty() && row.state == "settled")?;
+    let price = evidence.settings.price(served.seen.body["model"].as_str()?)?;
+    let (cost, tokens) = (invoice(served, price), (bill.prompt + bill.completion) as i64);
+    let agrees =
+        row.cost() == cost && row.tokens() == tokens && row.cached_input_tokens.unwrap_or(0) == bill.cached as i64;
+    (!agrees).then(|| format!("was billed {bill:?}, {cost} micro-dollars, and the row says {row:?}"))
+}
+
+/// What the upstream bills for a request, in micro-dollars, rounded up once.
+pub(crate) fn invoice(served: &Served, (input, cached, output): (u128, u128, u128)) -> i64 {
+    let bill = served.bill();
+    let fresh = u128::from(bill.prompt.saturating_sub(bill.cached));
+    let total = fresh * input + u128::from(bill.cached) * cached + u128::from(bill.completion) * output;
+    total.div_ceil(1_000_000) as i64
+}
+
+/// Law 4: what a window says is used is the sum of its rows; and law 5: nothing is held when all is quiet.
+fn windows_match_the_rows(evidence: &Evidence) -> Vec<String> {
+    let mut found = Vec::new();
+    for (user, me) in &evidence.me {
+        if me["concurrent"]["open"].as_i64().is_some_and(|open| open != 0) {
+            found.push(format!("{user} has open requests when all is quiet: {}", me["concurrent"]));
+        }
+        for limit in me["limits"].as_array().into_iter().flatten() {
+            if amount(limit, "held") != 0 {
+                found.push(format!("{user} has something held when all is quiet: {limit}"));
+            }
+            let Some((from, to)) = window_of(limit, evidence.settings.is_utc()) else { continue };
+            let rows = evidence.rows.iter().filter(|row| row.user_id == *user && row.is_charged());
+            let inside = rows.filter(|row| (from..to).contains(&millis(&row.started_at)));
+            let sum: i64 = inside
+                .map(|row| match limit["unit"].as_str() {
+                    Some("requests") => 1,
+                    Some("tokens") => row.tokens(),
+                    _ => row.cost(),
+                })
+                .sum();
+            if sum != amount(limit, "used") {
+                found.push(format!("{user}: the rows of the window sum to {sum}, and it says {limit}"));
+            }
+        }
+    }
+    found
+}
+
+/// The window of a limit, where its beginning can be told from its end. Requests per minute and hour also count what
+/// the upstream refused, which no sum of charged rows shows.
+fn window_of(limit: &Value, utc: bool) -> Option<(i64, i64)> {
+    let end = limit["resets_at"].as_str().map(millis);
+    match (limit["per"].as_str()?, end) {
+        ("lifetime", None) => Some((i64::MIN, i64::MAX)),
+        ("day", Some(end)) if utc => Some((end - 86_400_000, end)),
+        ("month", Some(end)) if utc => {
+            let next: jiff::civil::Date = limit["resets_at"].as_str()?.get(..10)?.parse().ok()?;
+            let days = i64::from(next.yesterday().ok()?.days_in_month());
+            Some((end - days * 86_400_000, end))
+        }
+        _ => None,
+    }
+}
+
+/// Milliseconds since the epoch of an RFC 3339 time.
+pub(crate) fn millis(text: &str) -> i64 {
+    text.parse::<jiff::Timestamp>().unwrap_or_else(|error| panic!("{text:?} is no time: {error}")).as_millisecond()
+}
+
+/// A member of a limit, in its unit: requests, tokens or micro-dollars.
+pub(crate) fn amount(limit: &Value, member: &str) -> i64 {
+    match &limit[member] {
+        Value::String(dollars) if limit["unit"] == "cost_usd" => micros(dollars),
+        Value::Number(number) if limit["unit"] != "cost_usd" => {
+            number.as_i64().unwrap_or_else(|| panic!("{member} of {limit} is no whole number"))
+        }
+        other => panic!("{member} of {limit} is {other}"),
+    }
+}
+
+/// Law 1, at every instant somebody looked: used + held ≤ limit, and nothing is negative.
+fn limits_held(evidence: &Evidence) -> Vec<String> {
+    let excused = evidence.lowered || evidence.rows.iter().any(|row| row.has("overrun"));
+    let mut found = Vec::new();
+    for answer in evidence.heard.iter().filter(|answer| answer.what == "GET /api/me" && answer.status == 200) {
+        for limit in answer.json()["limits"].as_array().into_iter().flatten() {
+            let [of, used, held, left] = ["limit", "used", "held", "remaining"].map(|member| amount(limit, member));
+            if [of, used, held, left].iter().any(|number| *number < 0) {
+                found.push(format!("something is negative: {limit}"));
+            }
+            if used + held > of && !excused {
+                found.push(format!("used + held is above the limit: {limit}"));
+            }
+            if left != (of - used - held).max(0) {
+                found.push(format!("remaining is not what is left: {limit}"));
+            }
+        }
+    }
+    found
+}
+
+/// What the upstream was sent: framed cleanly, with the operator's key and nobody else's, capped, metered.
+fn requests_were_well_formed(evidence: &Evidence) -> Vec<String> {
+    let mut found = Vec::new();
+    for served in &evidence.served {
+        let request = &served.seen.request;
+        let mut complain = |what: &str| found.push(format!("the upstream was sent {what}: {request:?}"));
+        if !request.faults.is_empty() {
+            complain(&format!("a malformed request ({:?})", request.faults));
+        }
+        if request.all("authorization") != [format!("Bearer {}", evidence.operator_key)] {
+            complain("another key than the operator's");
+        }
+        if request.header("accept-encoding").is_some_and(|coding| coding != "identity") {
+            complain("an invitation to compress");
+        }
+        match (request.method.as_str(), request.target.as_str()) {
+            // `tollgate doctor` asks for no more than this.
+            ("GET", "/v1/models") => continue,
+            ("POST", "/v1/chat/completions") => {}
+            _ => complain("another path than chat completions"),
+        }
+        if served.seen.cap().is_none_or(|cap| cap == 0) {
+            complain("no output cap");
+        }
+        if served.seen.is_stream() && !served.seen.include_usage() {
+            complain("a stream without usage");
+        }
+    }
+    found
+}
+
+/// Every refusal of the contract: status, `error.type`, `error.code`.
+pub(crate) const REFUSALS: &[(u16, &str, &str)] = &[
+    (400, "invalid_request_error", "invalid_request"),
+    (400, "invalid_request_error", "unsupported_field"),
+    (401, "authentication_error", "missing_token"),
+    (401, "authentication_error", "invalid_token"),
+    (401, "authentication_error", "token_expired"),
+    (402, "insufficient_quota", "quota_exceeded"),
+    (403, "permission_error", "model_not_allowed"),
+    (403, "permission_error", "anonymous_not_allowed"),
+    (403, "permission_error", "user_blocked"),
+    (404, "invalid_request_error", "not_found"),
+    (405, "invalid_request_error", "method_not_allowed"),
+    (413, "invalid_request_error", "body_too_large"),
+    (415, "invalid_request_error", "unsupported_media_type"),
+    (431, "invalid_request_error", "headers_too_large"),
+    (429, "rate_limit_error", "rate_limited"),
+    (429, "rate_limit_error", "too_many_concurrent"),
+    (502, "api_error", "upstream_error"),
+    (503, "api_error", "store_unavailable"),
+    (503, "api_error", "auth_unavailable"),
+    (503, "api_error", "directory_unavailable"),
+    (503, "api_error", "upstream_unavailable"),
+    (503, "api_error", "paused"),
+    (503, "api_error", "overloaded"),
+    (504, "api_error", "upstream_timeout"),
+];
+
+fn answers_are_documented(evidence: &Evidence) -> Vec<String> {
+    let passed_on = |status: u16| {
+        matches!(status, 400 | 404 | 422) && evidence.served.iter().any(|served| served.answered == Some(status))
+    };
+    let complaint = |answer: &Answer| {
+        if answer.id().is_none() {
+            return Some("has no X-Request-Id");
+        }
+        match answer.status {
+            200 | 204 => None,
+            503 if answer.what == "GET /health/ready" => None,
+            _ if !answer.whole => None,
+            status => undocumented(answer, passed_on(status)),
+        }
+    };
+    evidence
+        .heard
+        .iter()
+        .filter_map(|answer| complaint(answer).map(|what| format!("an answer {what}: {answer:?}")))
+        .collect()
+}
+
+/// What is wrong with a refusal.
+fn undocumented(answer: &Answer, passed_on: bool) -> Option<&'static str> {
+    if answer.what.starts_with("HEAD ") {
+        return None;
+    }
+    let body = answer.json();
+    let error = &body["error"];
+    let (Some(kind), Some(code)) = (error["type"].as_str(), error["code"].as_str()) else {
+        return Some("is a refusal without type and code");
+    };
+    if !error["message"].is_string() || error.get("param").is_none_or(|param| !param.is_null() && !param.is_string()) {
+        return Some("is a refusal without message and param");
+    }
+    if !passed_on && !REFUSALS.contains(&(answer.status, kind, code)) {
+        return Some("is a refusal that nobody documented");
+    }
+    if answer.header("x-tollgate-error") != code {
+        return Some("does not repeat its code in X-Tollgate-Error");
+    }
+    let waits = answer.header("retry-after").parse::<u64>().is_ok_and(|seconds| seconds > 0);
+    match answer.status {
+        401 if !answer.header("www-authenticate").starts_with("Bearer") => Some("is a 401 without WWW-Authenticate"),
+        405 if answer.header("allow").is_empty() => Some("is a 405 without Allow"),
+        429 | 503 if !waits => Some("has no Retry-After"),
+        402 if error["plan"].as_str().is_none() => Some("is a 402 that names no plan"),
+        402 | 429 if code != "too_many_concurrent" => incomplete_limit(&error["limit"]),
+        _ => None,
+    }
+}
+
+fn incomplete_limit(limit: &Value) -> Option<&'static str> {
+    let members = ["per", "unit", "limit", "used", "held", "requested", "resets_at"];
+    members.iter().any(|member| limit.get(member).is_none()).then_some("has no complete error.limit")
+}
+
+/// Secrets are in no answer, no output, no file, and on no request to the upstream but the operator's key.
+fn no_secret_got_out(evidence: &Evidence) -> Vec<String> {
+    let mut found = Vec::new();
+    for (name, secret) in &evidence.canaries {
+        if evidence.output.contains(secret.as_str()) {
+            found.push(format!("{name} is in the output"));
+        }
+        for answer in &evidence.heard {
+            let in_headers = answer.headers.iter().any(|(_, value)| value.contains(secret.as_str()));
+            if in_headers || contains(&answer.body, secret.as_bytes()) {
+                found.push(format!("{name} is in an answer to {}", answer.what));
+            }
+        }
+        for (file, contents) in &evidence.files {
+            if contains(contents, secret.as_bytes()) {
+                found.push(format!("{name} is in the file {file}"));
+            }
+        }
+        let to_upstream = evidence.served.iter().flat_map(|served| &served.seen.request.headers);
+        let foreign = *secret != evidence.operator_key;
+        if foreign && to_upstream.into_iter().any(|(_, value)| value.contains(secret.as_str())) {
+            found.push(format!("{name} was sent to the upstream"));
+        }
+    }
+    found
+}
+
+fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    memchr::memmem::find(haystack, needle).is_some()
+}

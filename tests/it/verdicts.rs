@@ -1,0 +1,216 @@
+//! The oracle is tried on forged evidence: each law is broken once, and must be missed.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::support::caller::Answer;
+use crate::support::oracle::{Evidence, Row, violations};
+use crate::support::reply::Bill;
+use crate::support::settings::Settings;
+use crate::support::upstream::{Seen, Served};
+use crate::support::wire::Request;
+
+const KEY: &str = "sk-operator";
+
+fn id() -> Uuid {
+    "01890000-0000-7000-8000-000000000001".parse().unwrap()
+}
+
+fn user() -> Uuid {
+    "6ba7b810-9dad-41d1-80b4-00c04fd430c8".parse().unwrap()
+}
+
+fn row() -> Row {
+    serde_json::from_value(json!({
+        "id": id(), "user_id": user(), "plan": "free", "endpoint": "/v1/chat/completions", "model": "gpt-4o-mini",
+        "upstream": "openai", "state": "settled", "flags": [], "input_tokens": 10, "cached_input_tokens": 0,
+        "output_tokens": 5, "reasoning_tokens": 0, "held_micros": 600, "cost_micros": 5,
+        "started_at": "2026-11-24T10:00:00Z", "ended_at": "2026-11-24T10:00:01Z",
+    }))
+    .unwrap()
+}
+
+fn served() -> Served {
+    let body = json!({"model": "gpt-4o-mini", "max_completion_tokens": 1000,
+        "messages": [{"role": "user", "content": "hi there ask-7;"}]});
+    let headers = [("Host", "u"), ("Authorization", "Bearer sk-operator"), ("Content-Length", "1")];
+    let request = Request {
+        method: "POST".to_owned(),
+        target: "/v1/chat/completions".to_owned(),
+        headers: headers.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
+        body: body.to_string().into_bytes(),
+        faults: Vec::new(),
+    };
+    Served {
+        seen: Arc::new(Seen { request, body }),
+        at: Instant::now(),
+        answered: Some(200),
+        generated: 5,
+        billed: Some(Bill { prompt: 10, cached: 0, completion: 5 }),
+        finished: true,
+        peer_left: false,
+    }
+}
+
+fn answer(status: u16, body: &Value, headers: &[(&str, &str)]) -> Answer {
+    let mut all = vec![("x-request-id".to_owned(), id().to_string())];
+    all.extend(headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+    Answer {
+        what: "POST /v1/chat/completions".to_owned(),
+        serial: Some(7),
+        status,
+        headers: all,
+        body: body.to_string().into_bytes(),
+        whole: true,
+    }
+}
+
+fn me(used: i64, held: i64) -> Value {
+    let left = (20 - used - held).max(0);
+    json!({"concurrent": {"limit": 2, "open": held}, "limits": [
+        {"per": "day", "unit": "requests", "limit": 20, "used": used, "held": held, "remaining": left, "resets_at": "2026-11-25T00:00:00Z"},
+        {"per": "lifetime", "unit": "cost_usd", "limit": "1.000000", "used": format!("0.{:06}", used * 5), "held": "0.000000",
+         "remaining": format!("0.{:06}", 1_000_000 - used * 5), "resets_at": null},
+    ]})
+}
+
+/// Evidence of one honest request.
+fn honest() -> Evidence {
+    Evidence {
+        settings: Settings::new(),
+        rows: vec![row()],
+        served: vec![served()],
+        heard: vec![answer(200, &json!({}), &[])],
+        me: vec![(user(), me(1, 0))],
+        output: "listening".to_owned(),
+        files: vec![("tollgate.db".to_owned(), b"rows".to_vec())],
+        canaries: vec![("the operator's key".to_owned(), KEY.to_owned()), ("a token".to_owned(), "eyJ.x.y".to_owned())],
+        operator_key: KEY.to_owned(),
+        kills: 0,
+        lowered: false,
+    }
+}
+
+/// What the oracle says when the evidence is bent so.
+fn verdict(bend: impl FnOnce(&mut Evidence)) -> String {
+    let mut evidence = honest();
+    bend(&mut evidence);
+    violations(&evidence).join("\n")
+}
+
+#[test]
+fn an_honest_request_is_found_honest() {
+    assert_eq!(verdict(|_| {}), "");
+}
+
+#[test]
+fn rows_that_break_the_law_are_found() {
+    for (what, change) in [
+        ("still held", json!({"state": "held"})),
+        ("voided and charged", json!({"state": "voided"})),
+        ("nobody documented", json!({"state": "forgotten"})),
+        ("no end", json!({"ended_at": null})),
+        ("negative", json!({"output_tokens": -5})),
+        ("cost more than it held", json!({"held_micros": 4})),
+    ] {
+        let found = verdict(|evidence| {
+            let mut changed = json!({
+                "id": id(), "user_id": user(), "state": "settled", "input_tokens": 10, "output_tokens": 5, "held_micros": 600,
+                "cost_micros": 5, "started_at": "2026-11-24T10:00:00Z", "ended_at": "2026-11-24T10:00:01Z",
+            });
+            changed.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+            evidence.rows = vec![serde_json::from_value(changed).unwrap()];
+        });
+        assert!(found.contains(what), "{what}: {found}");
+    }
+    assert!(verdict(|evidence| evidence.rows.push(row())).contains("2 rows of request"));
+}
+
+#[test]
+fn charges_that_differ_from_the_invoice_are_found() {
+    assert!(verdict(|evidence| evidence.rows[0].cost_micros = Some(4)).contains("was billed"));
+    assert!(verdict(|evidence| evidence.rows[0].output_tokens = Some(4)).contains("was billed"));
+    assert!(verdict(|evidence| evidence.rows.clear()).contains("only 0 settled"));
+    assert!(verdict(|evidence| evidence.served.clear()).contains("the upstream served only 0"));
+    assert!(verdict(|evidence| evidence.served.clear()).contains("was never served and is charged"));
+    assert!(verdict(|evidence| evidence.served.push(served())).contains("served 2 requests"));
+    assert!(verdict(|evidence| evidence.served[0].answered = Some(500)).contains("was answered Some(500)"));
+}
+
+#[test]
+fn windows_that_differ_from_their_rows_are_found() {
+    assert!(verdict(|evidence| evidence.me[0].1 = me(2, 0)).contains("sum to 1"));
+    assert!(verdict(|evidence| evidence.me[0].1 = me(0, 0)).contains("sum to 1"));
+    assert!(verdict(|evidence| evidence.me[0].1 = me(1, 1)).contains("held when all is quiet"));
+    assert!(verdict(|evidence| evidence.rows[0].started_at = "2026-11-23T23:59:59Z".to_owned()).contains("sum to 0"));
+    let seen = |limits: Value| {
+        verdict(|evidence| {
+            let mut told = answer(200, &json!({"limits": [limits]}), &[]);
+            "GET /api/me".clone_into(&mut told.what);
+            told.serial = None;
+            evidence.heard.push(told);
+        })
+    };
+    let limit = |used: i64, held: i64, remaining: i64| json!({"per": "day", "unit": "requests", "limit": 3, "used": used, "held": held, "remaining": remaining});
+    assert!(seen(limit(2, 2, 0)).contains("above the limit"));
+    assert!(seen(limit(-1, 0, 3)).contains("negative"));
+    assert!(seen(limit(1, 1, 2)).contains("not what is left"));
+    assert_eq!(seen(limit(1, 1, 1)), "");
+}
+
+#[test]
+fn malformed_requests_to_the_upstream_are_found() {
+    let sent = |bend: fn(&mut Seen)| {
+        verdict(|evidence| {
+            let mut seen = (*evidence.served[0].seen).clone();
+            bend(&mut seen);
+            evidence.served[0].seen = Arc::new(seen);
+        })
+    };
+    assert!(sent(|seen| seen.request.faults.push("two lengths".to_owned())).contains("malformed"));
+    assert!(sent(|seen| "Bearer eyJ.x.y".clone_into(&mut seen.request.headers[1].1)).contains("another key"));
+    assert!(sent(|seen| "Bearer eyJ.x.y".clone_into(&mut seen.request.headers[1].1)).contains("a token was sent"));
+    assert!(sent(|seen| seen.body["max_completion_tokens"] = Value::Null).contains("no output cap"));
+    assert!(sent(|seen| seen.body["stream"] = json!(true)).contains("without usage"));
+    assert!(sent(|seen| "/v1/files".clone_into(&mut seen.request.target)).contains("another path"));
+}
+
+#[test]
+fn refusals_that_nobody_documented_are_found() {
+    let refusal = |status: u16, kind: &str, code: &str, headers: &[(&str, &str)]| {
+        let body = json!({"error": {"message": "m", "type": kind, "code": code, "param": null}});
+        verdict(|evidence| {
+            let mut told = answer(status, &body, headers);
+            told.serial = None;
+            evidence.heard.push(told);
+        })
+    };
+    let code = ("x-tollgate-error", "missing_token");
+    assert_eq!(refusal(401, "authentication_error", "missing_token", &[code, ("www-authenticate", "Bearer")]), "");
+    assert!(refusal(401, "authentication_error", "missing_token", &[code]).contains("WWW-Authenticate"));
+    assert!(refusal(401, "authentication_error", "missing_token", &[]).contains("X-Tollgate-Error"));
+    assert!(refusal(500, "api_error", "internal", &[("x-tollgate-error", "internal")]).contains("nobody documented"));
+    assert!(refusal(503, "api_error", "paused", &[("x-tollgate-error", "paused")]).contains("Retry-After"));
+    assert!(
+        refusal(405, "invalid_request_error", "method_not_allowed", &[("x-tollgate-error", "method_not_allowed")])
+            .contains("Allow")
+    );
+    assert!(
+        refusal(402, "insufficient_quota", "quota_exceeded", &[("x-tollgate-error", "quota_exceeded")])
+            .contains("names no plan")
+    );
+    assert!(verdict(|evidence| evidence.heard[0].headers.clear()).contains("X-Request-Id"));
+}
+
+#[test]
+fn secrets_that_got_out_are_found() {
+    assert!(
+        verdict(|evidence| evidence.output.push_str("key=sk-operator")).contains("the operator's key is in the output")
+    );
+    assert!(verdict(|evidence| evidence.heard[0].body = b"sk-operator".to_vec()).contains("is in an answer"));
+    assert!(verdict(|evidence| evidence.files[0].1 = b"..eyJ.x.y..".to_vec()).contains("is in the file"));
+    assert!(verdict(|evidence| evidence.output.push_str("thread 'main' panicked at src/x.rs")).contains("panicked"));
+}
