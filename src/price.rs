@@ -107,12 +107,24 @@ pub struct PriceEntry {
     pub output: Option<String>,
     /// Prices beyond a prompt length.
     pub long: Option<LongEntry>,
-    /// The model bills tokens nobody sees.
-    pub reasoning: bool,
+    /// The model bills tokens nobody sees. Default: no.
+    pub reasoning: Option<bool>,
     /// Everything costs nothing; no price may stand beside it.
     pub free: bool,
-    /// What counts its text.
-    pub tokenizer: Tokenizer,
+    /// What counts its text. Default: unknown.
+    pub tokenizer: Option<Tokenizer>,
+}
+
+impl PriceEntry {
+    /// This entry in place of another price of the same model: what a model is does not change with what it costs.
+    #[must_use]
+    pub fn over(mut self, shipped: Option<&Price>) -> Self {
+        if let Some(shipped) = shipped {
+            self.reasoning = self.reasoning.or(Some(shipped.reasoning));
+            self.tokenizer = self.tokenizer.or(Some(shipped.tokenizer));
+        }
+        self
+    }
 }
 
 /// `long = { above = 272000, input = "…", output = "…" }`
@@ -287,8 +299,8 @@ impl TryFrom<PriceEntry> for Price {
             cache_write: read("cache_write", entry.cache_write.as_deref())?.unwrap_or(input),
             output: needed("output", entry.output.as_deref())?,
             long: entry.long.map(LongPrice::try_from).transpose()?,
-            reasoning: entry.reasoning,
-            tokenizer: entry.tokenizer,
+            reasoning: entry.reasoning.unwrap_or_default(),
+            tokenizer: entry.tokenizer.unwrap_or_default(),
         })
     }
 }
@@ -325,7 +337,8 @@ fn free(entry: &PriceEntry) -> Result<Price, String> {
     if let Some((key, _)) = priced.into_iter().find(|(_, given)| *given) {
         return Err(format!("`{key}` stands beside `free = true`: remove one of them"));
     }
-    Ok(Price { reasoning: entry.reasoning, tokenizer: entry.tokenizer, ..Price::FREE })
+    let (reasoning, tokenizer) = (entry.reasoning.unwrap_or_default(), entry.tokenizer.unwrap_or_default());
+    Ok(Price { reasoning, tokenizer, ..Price::FREE })
 }
 
 fn needed(key: &str, text: Option<&str>) -> Result<PerMillion, String> {

@@ -28,9 +28,26 @@ pub(super) async fn name_request(State(app): State<Arc<App>>, mut request: Reque
         return next.run(request).await;
     };
     request.headers_mut().insert(ID_HEADER, value.clone());
-    let mut response = next.run(request).await;
+    let mut response = match odd_framing(&request) {
+        Some(refusal) => refusal,
+        None => next.run(request).await,
+    };
     response.headers_mut().insert(ID_HEADER, value);
     response
+}
+
+/// A transfer coding other than one plain `chunked` is answered with 400 and the end of the connection (RFC 9112 §6.1,
+/// §7): what stands before this server may have seen the end of the body elsewhere.
+fn odd_framing(request: &Request) -> Option<Response> {
+    let mut codings = request.headers().get_all(header::TRANSFER_ENCODING).iter();
+    let is_plain = codings.next().is_none_or(|first| first.as_bytes().eq_ignore_ascii_case(b"chunked"));
+    if is_plain && codings.next().is_none() {
+        return None;
+    }
+    let refusal = Refusal::new(Code::InvalidRequest, "Send one Transfer-Encoding, chunked, or a Content-Length.");
+    let mut response = refusal.into_response();
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    Some(response)
 }
 
 /// A `UUIDv7` of our own clock (RFC 9562 §5.7).

@@ -208,7 +208,7 @@ pub(super) fn prices(section: &Section<'_>) -> Result<PriceTable, Noted> {
     let mut table = PriceTable::shipped();
     let mut complete = true;
     for key in section.keys() {
-        match section.get(key).ok_or(Noted).and_then(|node| price(section, key, node)) {
+        match section.get(key).ok_or(Noted).and_then(|node| price(section, key, node, &table)) {
             Ok(price) => drop(table.models.insert(key.to_owned(), price)),
             Err(Noted) => complete = false,
         }
@@ -216,8 +216,8 @@ pub(super) fn prices(section: &Section<'_>) -> Result<PriceTable, Noted> {
     if complete { Ok(table) } else { Err(Noted) }
 }
 
-fn price(section: &Section<'_>, key: &str, node: &Node) -> Result<Price, Noted> {
-    let entry: PriceEntry = section.note(key, deserialized(node))?;
+fn price(section: &Section<'_>, key: &str, node: &Node, shipped: &PriceTable) -> Result<Price, Noted> {
+    let entry = section.note(key, deserialized(node))?.over(shipped.models.get(key));
     let fix = "write US dollars a million tokens in quotes: input = \"0.15\", output = \"0.60\"; or free = true";
     section.note(key, Price::try_from(entry).map_err(|problem| complaint(problem, fix)))
 }

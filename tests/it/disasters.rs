@@ -63,10 +63,10 @@ async fn killed_at_any_moment_under_load_the_laws_hold() {
     let asking: Vec<_> = (0..16)
         .map(|number| keeps_asking(users[number % users.len()].clone(), Dice(dice.below(u64::MAX) | 1)))
         .collect();
-    let watch = door.watch(&users[0]);
+    let watch = Door::watch(&users[0]);
     for _ in 0..5 {
         sleep(Duration::from_millis(30 + dice.below(500))).await;
-        door.kill9();
+        door.process.kill9();
         door.start().await;
         // What the dead process held is not held any more, nor is it forgotten.
         let lost = door.ledger_rows().iter().filter(|row| row.state == "lost").count();
@@ -91,7 +91,7 @@ async fn a_stream_that_died_with_the_process_is_lost_and_charged_its_hold() {
     let alice = door.user("alice");
     let mut open = alice.open(chat_stream("a")).await;
     open.take(3).await;
-    door.kill9();
+    door.process.kill9();
     let heard = open.rest().await;
     assert!(!heard.text().contains("[DONE]"));
     door.start().await;
@@ -168,7 +168,7 @@ async fn a_ledger_that_may_not_grow_is_503_and_recovers() {
     // A write beyond the limit is then an error (EFBIG) and not a signal.
     let settings = Settings::new().under(&["bash", "-c", "trap '' XFSZ; exec \"$@\"", "bash"]);
     let door = Door::open(settings).await;
-    let pid = door.pid();
+    let pid = door.process.pid();
     full_and_then_not(&door, || prlimit(pid, "4096"), || prlimit(pid, "unlimited")).await;
     door.close().await;
 }

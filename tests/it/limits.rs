@@ -61,7 +61,7 @@ const MINI: (u128, u128, u128) = (150_000, 75_000, 600_000);
 async fn of_fifty_requests_at_once_a_limit_of_three_lets_three_through() {
     let door = Door::open(limited(r#"{ per = "day", requests = 3 }"#)).await;
     let alice = door.user("alice");
-    let watch = door.watch(&alice);
+    let watch = Door::watch(&alice);
     let answers = at_once(&vec![alice.clone(); 50], || chat("one of fifty")).await;
     drop(watch);
 
@@ -114,7 +114,7 @@ async fn what_is_billed_for_fifty_requests_at_once_never_passes_a_limit_in_dolla
     let door = Door::open(limited(r#"{ per = "month", cost_usd = "0.002000" }"#)).await;
     door.upstream.always(|seen| Talk::to_the_cap().reply(seen));
     let alice = door.user("alice");
-    let watch = door.watch(&alice);
+    let watch = Door::watch(&alice);
     let answers = at_once(&vec![alice.clone(); 50], || and(chat("one of fifty"), &json!({"max_tokens": 400}))).await;
 
     let billed = invoiced(&door, MINI);
@@ -134,7 +134,7 @@ async fn streams_at_once_never_pass_a_limit_in_tokens() {
     let door = Door::open(limited(r#"{ per = "lifetime", tokens = 3000 }"#)).await;
     door.upstream.always(|seen| Talk::to_the_cap().reply(seen));
     let alice = door.user("alice");
-    let watch = door.watch(&alice);
+    let watch = Door::watch(&alice);
     let answers =
         at_once(&vec![alice.clone(); 30], || and(chat_stream("one of thirty"), &json!({"max_tokens": 300}))).await;
     drop(watch);

@@ -114,15 +114,15 @@ async fn a_changed_file_is_taken_up_and_a_bad_one_is_not() {
 
     for bad in ["plans = 7", "this is no toml", "[server]\nbidn = \"x\"\n"] {
         door.write_file("tollgate.toml", bad);
-        door.signal("HUP");
+        door.process.signal("HUP");
         sleep(Duration::from_millis(300)).await;
         assert_eq!(alice.me().await["limits"][0]["limit"], 20, "{bad:?} was taken up");
     }
-    let output = door.output().to_lowercase();
+    let output = door.process.output().to_lowercase();
     assert!(output.contains("tollgate.toml") && output.contains("bidn"), "a bad file is told of");
 
     door.write_settings(&more.with(r#"plans.free.limits = [{ per = "day", requests = 30 }]"#));
-    door.signal("HUP");
+    door.process.signal("HUP");
     let begun = Instant::now();
     while alice.me().await["limits"][0]["limit"] != 30 {
         assert!(begun.elapsed() < Duration::from_secs(5), "a good file is not taken up after bad ones");
@@ -140,7 +140,7 @@ async fn a_reload_leaves_open_streams_alone_and_prices_what_comes_next() {
     let mut open = alice.open(chat_stream("a")).await;
     open.take(2).await;
     door.write_settings(&settings.with("[prices.\"gpt-4o-mini\"]\ninput = \"0.15\"\noutput = \"60.00\"\n"));
-    door.signal("HUP");
+    door.process.signal("HUP");
     sleep(Duration::from_millis(500)).await;
     let first = door.row(&open.rest().await).await;
     assert!(first.cost() < 30, "an open stream is settled at the price it was held at: {first:?}");
@@ -157,13 +157,13 @@ async fn sigterm_lets_open_streams_finish_and_takes_nobody_new() {
     let alice = door.user("alice");
     let mut open = alice.open(chat_stream("a")).await;
     open.take(2).await;
-    door.signal("TERM");
+    door.process.signal("TERM");
     sleep(Duration::from_millis(400)).await;
     let late = alice.try_ask(chat("late")).await;
     assert!(late.is_err() || late.as_ref().is_ok_and(|answer| answer.status == 503), "{late:?}");
     let answer = open.rest().await;
     assert_eq!((answer.said(), answer.events().last().unwrap().as_str()), (" alpha".repeat(10), "[DONE]"));
-    let status = door.exited(Duration::from_secs(5)).await;
+    let status = door.process.exited(Duration::from_secs(5)).await;
     assert_eq!(status.code(), Some(0));
     let row = door.row(&answer).await;
     assert_eq!((row.state.as_str(), row.output_tokens, row.has("estimated")), ("settled", Some(10), false), "{row:?}");
@@ -177,7 +177,7 @@ async fn sigterm_cuts_and_settles_what_outlasts_the_grace() {
     let mut open = door.user("alice").open(chat_stream("a")).await;
     open.take(3).await;
     let begun = Instant::now();
-    let status = door.term(Duration::from_secs(10)).await;
+    let status = door.process.term(Duration::from_secs(10)).await;
     assert!(
         status.code() == Some(0) && begun.elapsed() >= Duration::from_millis(900),
         "{status} in {:?}",
@@ -252,7 +252,7 @@ async fn commands_say_how_they_ended() {
     }
     let missing = door.tollgate(&["check", "--config", "no-such-file.toml"]);
     assert!(missing.code == Some(1) && missing.stderr.contains("no-such-file.toml"), "{missing:?}");
-    door.term(Duration::from_secs(10)).await;
+    door.process.term(Duration::from_secs(10)).await;
     assert_eq!(door.tollgate(&["health"]).code, Some(1));
     door.close().await;
 }

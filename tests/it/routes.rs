@@ -194,7 +194,7 @@ async fn history_is_told_in_pages_newest_first_and_nothing_twice() {
     let names: Vec<String> = (0..600).map(|number| format!("model-{number:03}")).collect();
     let mut toml = format!("plans.free.models = {names:?}\n");
     for name in &names {
-        toml.push_str(&format!("[prices.{name}]\ninput = \"1\"\noutput = \"1\"\n"));
+        toml.extend(["[prices.", name, "]\ninput = \"1\"\noutput = \"1\"\n"]);
     }
     let everything = "[[upstreams]]\nname = \"all\"\nbase_url = \"{upstream}\"\napi_key_env = \"OPENAI_API_KEY\"\nmodels = [\"*\"]\n";
     let settings = Settings::new().with(&toml).with(everything);

@@ -69,7 +69,7 @@ async fn no_secret_is_in_any_answer_line_or_file_however_much_is_logged() {
     ] {
         door.tollgate(command);
     }
-    door.signal("HUP");
+    door.process.signal("HUP");
     door.restart().await;
     door.close().await;
 }

@@ -38,7 +38,7 @@ async fn a_stream_passes_each_payload_byte_for_byte_in_our_own_framing() {
         door.upstream.next(move |seen| same.reply(seen));
         let answer = alice.ask(and(chat_stream("a"), &asking)).await.expect(200);
         let sent = payloads(&talk.reply(&door.upstream.last().seen));
-        let framed: String = sent.iter().map(|payload| format!("data: {payload}\n\n")).collect();
+        let framed = sent.iter().fold(String::new(), |text, payload| text + "data: " + payload + "\n\n");
         assert_eq!(answer.text(), framed, "{talk:?}");
     }
     door.close().await;

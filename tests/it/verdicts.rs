@@ -1,7 +1,6 @@
 //! The oracle is tried on forged evidence: each law is broken once, and must be missed.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -46,7 +45,6 @@ fn served() -> Served {
     };
     Served {
         seen: Arc::new(Seen { request, body }),
-        at: Instant::now(),
         answered: Some(200),
         generated: 5,
         billed: Some(Bill { prompt: 10, cached: 0, completion: 5 }),

@@ -239,8 +239,8 @@ impl Front {
             ..Answer::default()
         };
         let request = call.request();
-        let head = tokio::spawn(async move { sender.send_request(request).await });
-        Ok(Begun { front: self.clone(), connection, heard, head })
+        let response = tokio::spawn(async move { sender.send_request(request).await });
+        Ok(Begun { front: self.clone(), connection, heard, response })
     }
 }
 
@@ -258,13 +258,13 @@ pub(crate) struct Begun {
     front: Arc<Front>,
     connection: Connection,
     heard: Answer,
-    head: JoinHandle<hyper::Result<http::Response<Incoming>>>,
+    response: JoinHandle<hyper::Result<http::Response<Incoming>>>,
 }
 
 impl Begun {
     /// Waits for the head of the answer.
     pub(crate) async fn head(mut self) -> io::Result<Open> {
-        let response = timeout(PATIENCE, self.head).await.map_err(|_| io::ErrorKind::TimedOut)?;
+        let response = timeout(PATIENCE, self.response).await.map_err(|_| io::ErrorKind::TimedOut)?;
         let (head, body) = response.map_err(io::Error::other)?.map_err(io::Error::other)?.into_parts();
         self.heard.status = head.status.as_u16();
         let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
@@ -274,7 +274,7 @@ impl Begun {
 
     /// Leaves before the head.
     pub(crate) fn hang_up(self) {
-        self.head.abort();
+        self.response.abort();
     }
 }
 

@@ -3,11 +3,11 @@
 //! `Door::open` starts it in a directory of its own; `close` waits until all is quiet, asks the oracle, and stops it.
 //! A door that is dropped unclosed fails its test: nobody forgets the oracle.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::io::Read;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -20,6 +20,7 @@ use super::caller::{Answer, Call, Front, PROMPT_CANARY, User};
 use super::jwks::Supabase;
 use super::keys::{Key, random_hex};
 use super::oracle::{self, Evidence, Row};
+use super::process::{Printed, Process};
 use super::settings::Settings;
 use super::tokens;
 use super::upstream::Upstream;
@@ -27,14 +28,6 @@ use super::upstream::Upstream;
 const BINARY: &str = env!("CARGO_BIN_EXE_tollgate");
 
 static DIRECTORIES: AtomicU64 = AtomicU64::new(0);
-
-/// What a command printed and how it ended.
-#[derive(Debug)]
-pub(crate) struct Printed {
-    pub(crate) code: Option<i32>,
-    pub(crate) stdout: String,
-    pub(crate) stderr: String,
-}
 
 /// The secrets of one door; each is a canary.
 struct Secrets {
@@ -51,26 +44,20 @@ pub(crate) struct Door {
     /// The shared secret that signs tokens.
     pub(crate) key: Key,
     pub(crate) front: Arc<Front>,
+    pub(crate) process: Process,
     settings: Settings,
     secrets: Secrets,
     directory: PathBuf,
-    process: Mutex<Option<Child>>,
-    output: Arc<Mutex<Vec<u8>>>,
     users: Mutex<Vec<User>>,
     clock_offset: Mutex<i64>,
-    kills: Mutex<usize>,
     lowered: Mutex<bool>,
     closed: Mutex<bool>,
 }
 
 impl Drop for Door {
     fn drop(&mut self) {
-        if let Some(child) = self.process.lock().unwrap().as_mut() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
         if std::thread::panicking() {
-            eprintln!("--- what the product wrote last, in {}:\n{}", self.directory.display(), self.tail());
+            eprintln!("--- what the product wrote last, in {}:\n{}", self.directory.display(), self.process.tail());
             return;
         }
         let _ = fs::remove_dir_all(&self.directory);
@@ -101,16 +88,14 @@ impl Door {
         let door = Self {
             key: Key::hs256(secrets.jwt_secret.clone()),
             front: Arc::new(Front::new(SocketAddr::from(([127, 0, 0, 1], 1)))),
+            process: Process::default(),
             upstream,
             supabase,
             settings,
             secrets,
             directory,
-            process: Mutex::default(),
-            output: Arc::default(),
             users: Mutex::default(),
             clock_offset: Mutex::default(),
-            kills: Mutex::default(),
             lowered: Mutex::default(),
             closed: Mutex::default(),
         };
@@ -123,25 +108,24 @@ impl Door {
         for _ in 0..5 {
             let port = free_port();
             let address = SocketAddr::from(([127, 0, 0, 1], port));
-            let child = self.spawn(port);
-            *self.process.lock().unwrap() = Some(child);
+            self.process.start(self.serve(port));
             self.front.moved(address);
             if self.answers().await {
                 return;
             }
             // Somebody else took the port between finding it free and binding it.
-            assert!(self.output().contains("in use"), "the server did not start:\n{}", self.tail());
+            assert!(self.process.output().contains("in use"), "the server did not start:\n{}", self.process.tail());
         }
-        panic!("no free port in five tries:\n{}", self.tail());
+        panic!("no free port in five tries:\n{}", self.process.tail());
     }
 
     /// Starts a product that must refuse to, and waits until it has.
     pub(crate) async fn refused_to_start(settings: Settings) -> Printed {
         let door = Self::prepare(settings).await;
-        *door.process.lock().unwrap() = Some(door.spawn(free_port()));
-        let status = door.exited(Duration::from_secs(20)).await;
+        door.process.start(door.serve(free_port()));
+        let status = door.process.exited(Duration::from_secs(20)).await;
         sleep(Duration::from_millis(50)).await; // the last words are still in the pipe
-        let printed = Printed { code: status.code(), stdout: String::new(), stderr: door.output() };
+        let printed = Printed { code: status.code(), stdout: String::new(), stderr: door.process.output() };
         let leaks: Vec<_> = door.canaries().into_iter().filter(|(_, secret)| printed.stderr.contains(secret)).collect();
         assert!(leaks.is_empty(), "a refusal to start shows {leaks:?}");
         assert!(!printed.stderr.contains("panicked at"), "it panicked: {}", printed.stderr);
@@ -149,17 +133,13 @@ impl Door {
         printed
     }
 
-    fn spawn(&self, port: u16) -> Child {
+    fn serve(&self, port: u16) -> Command {
         let mut words: Vec<String> = self.settings.wrapper().to_vec();
         words.extend([BINARY.to_owned(), "serve".to_owned()]);
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]);
         self.environment(&mut command, port);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        keep(child.stdout.take().unwrap(), self.output.clone());
-        keep(child.stderr.take().unwrap(), self.output.clone());
-        child
+        command
     }
 
     /// Nothing of the machine's environment but what a process needs to run; then the quick start's variables.
@@ -188,13 +168,13 @@ impl Door {
             if self.front.try_send(Call::get("/")).await.is_ok_and(|answer| answer.status == 200) {
                 return true;
             }
-            if self.exit_status().is_some() {
+            if self.process.exit_status().is_some() {
                 sleep(Duration::from_millis(50)).await; // the last words are still in the pipe
                 return false;
             }
             sleep(Duration::from_millis(10)).await;
         }
-        panic!("the server answers nothing:\n{}", self.tail());
+        panic!("the server answers nothing:\n{}", self.process.tail());
     }
 
     /// Writes the settings to `tollgate.toml`, which a running product may then reload. `{upstream}` and `{supabase}`
@@ -255,7 +235,7 @@ impl Door {
         let mut command = Command::new(BINARY);
         command.args(arguments);
         self.environment(&mut command, self.front.address().port());
-        self.run(command)
+        self.process.run(command)
     }
 
     /// The same with an empty environment, in an empty directory.
@@ -264,16 +244,7 @@ impl Door {
         fs::create_dir_all(&empty).unwrap();
         let mut command = Command::new(BINARY);
         command.args(arguments).env_clear().current_dir(empty);
-        self.run(command)
-    }
-
-    fn run(&self, mut command: Command) -> Printed {
-        let output = tokio::task::block_in_place(|| command.stdin(Stdio::null()).output().unwrap());
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let printed =
-            Printed { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) };
-        self.output.lock().unwrap().extend([output.stdout, output.stderr].concat());
-        printed
+        self.process.run(command)
     }
 
     /// The same for a command that must succeed. What it printed.
@@ -311,7 +282,7 @@ impl Door {
     }
 
     /// Looks at a user's limits again and again until the watch is dropped; the oracle judges what was seen.
-    pub(crate) fn watch(&self, user: &User) -> Watch {
+    pub(crate) fn watch(user: &User) -> Watch {
         let user = user.clone();
         Watch(tokio::spawn(async move {
             loop {
@@ -321,78 +292,9 @@ impl Door {
         }))
     }
 
-    /// Everything that was written so far.
-    pub(crate) fn output(&self) -> String {
-        String::from_utf8_lossy(&self.output.lock().unwrap()).into_owned()
-    }
-
-    fn tail(&self) -> String {
-        let output = self.output();
-        let lines: Vec<&str> = output.lines().collect();
-        lines[lines.len().saturating_sub(60)..].join("\n")
-    }
-
-    /// Waits until the output contains a text.
-    pub(crate) async fn until_it_says(&self, text: &str) {
-        let begun = Instant::now();
-        while !self.output().to_lowercase().contains(&text.to_lowercase()) {
-            assert!(begun.elapsed() < Duration::from_secs(15), "it never said {text:?}:\n{}", self.tail());
-            sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    /// The process's id.
-    pub(crate) fn pid(&self) -> u32 {
-        self.process.lock().unwrap().as_ref().expect("a running product").id()
-    }
-
-    /// How much memory the process has, in MiB.
-    pub(crate) fn memory(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
-    }
-
-    /// Sends a signal by name.
-    pub(crate) fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status().unwrap();
-        assert!(sent.success(), "kill -{name}");
-    }
-
-    fn exit_status(&self) -> Option<ExitStatus> {
-        self.process.lock().unwrap().as_mut().and_then(|child| child.try_wait().unwrap())
-    }
-
-    /// Waits until the process has ended by itself.
-    pub(crate) async fn exited(&self, patience: Duration) -> ExitStatus {
-        let begun = Instant::now();
-        loop {
-            if let Some(status) = self.exit_status() {
-                *self.process.lock().unwrap() = None;
-                return status;
-            }
-            assert!(begun.elapsed() < patience, "it is still running after {patience:?}:\n{}", self.tail());
-            sleep(Duration::from_millis(10)).await;
-        }
-    }
-
-    /// SIGTERM, and waits until it has ended.
-    pub(crate) async fn term(&self, patience: Duration) -> ExitStatus {
-        self.signal("TERM");
-        self.exited(patience).await
-    }
-
-    /// SIGKILL: no last words.
-    pub(crate) fn kill9(&self) {
-        let mut child = self.process.lock().unwrap().take().expect("a running product");
-        child.kill().unwrap();
-        child.wait().unwrap();
-        *self.kills.lock().unwrap() += 1;
-    }
-
     /// SIGTERM, then a new process on the same ledger.
     pub(crate) async fn restart(&self) {
-        self.term(Duration::from_secs(20)).await;
+        self.process.term(Duration::from_secs(20)).await;
         self.start().await;
     }
 
@@ -464,10 +366,10 @@ impl Door {
     }
 
     async fn judge(&self) {
-        if self.process.lock().unwrap().is_none() {
+        if !self.process.is_there() {
             self.start().await;
         }
-        assert!(self.exit_status().is_none(), "the process died:\n{}", self.tail());
+        assert!(self.process.exit_status().is_none(), "the process died:\n{}", self.process.tail());
         let rows = self.quiet_rows().await;
         let me = self.quiet_me().await;
         assert_eq!(self.send(Call::get("/")).await.status, 200);
@@ -477,11 +379,11 @@ impl Door {
             served: self.upstream.log(),
             heard: self.front.heard(),
             me,
-            output: self.output(),
+            output: self.process.output(),
             files: files_below(&self.directory),
             canaries: self.canaries(),
             operator_key: self.secrets.operator_key.clone(),
-            kills: *self.kills.lock().unwrap(),
+            kills: self.process.kills(),
             lowered: *self.lowered.lock().unwrap(),
         };
         let found = oracle::violations(&evidence);
@@ -499,22 +401,15 @@ impl Drop for Watch {
     }
 }
 
-/// A port that is free now.
+/// A port that is free now, and that no other test of this process was given: two products must not be mistaken.
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-/// Keeps what a pipe carries, on a thread that ends with it.
-fn keep(mut pipe: impl Read + Send + 'static, into: Arc<Mutex<Vec<u8>>>) {
-    std::thread::spawn(move || {
-        let mut buffer = vec![0; 64 * 1024];
-        while let Ok(count) = pipe.read(&mut buffer) {
-            if count == 0 {
-                return;
-            }
-            into.lock().unwrap().extend_from_slice(&buffer[..count]);
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        if GIVEN.lock().unwrap().insert(port) {
+            return port;
         }
-    });
+    }
 }
 
 /// Every file below a directory, but the settings that the test itself wrote.

@@ -108,7 +108,7 @@ async fn serve(stream: TcpStream, state: Arc<State>) {
                 let _ = stream
                     .write_all(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 11\r\n\r\n")
                     .await;
-                tokio::time::sleep(Duration::from_secs(3600)).await;
+                tokio::time::sleep(Duration::from_hours(1)).await;
                 return;
             }
             Publish::Answer(status, content_type, body) => wire::answer(status, content_type, body.as_bytes()),

@@ -100,7 +100,7 @@ impl Reply {
     pub(crate) fn head(&self) -> Option<Vec<u8>> {
         let mut head = format!("HTTP/1.1 {} Whatever\r\n", self.status?);
         for (name, value) in &self.headers {
-            head.push_str(&format!("{name}: {value}\r\n"));
+            head.extend([name, ": ", value, "\r\n"]);
         }
         head.push_str("\r\n");
         Some(head.into_bytes())
@@ -261,7 +261,7 @@ impl Talk {
         let mut body = head.to_string();
         if let Some(usage) = self.told_usage(seen) {
             body.pop();
-            body.push_str(&format!(",\"usage\":{usage}}}"));
+            body.extend([",\"usage\":", &usage, "}"]);
         }
         let mut reply = Reply::status(200, "application/json", body.clone());
         reply.steps = vec![Step::Generated(body.into_bytes(), words * seen.choices()), Step::Billed(self.bill(seen))];

@@ -72,17 +72,6 @@ impl Settings {
         self
     }
 
-    /// Takes a table or a key out: `plans.free`.
-    pub(crate) fn without(mut self, path: &str) -> Self {
-        let (parents, name) = path.rsplit_once('.').unwrap_or(("", path));
-        let mut table = &mut self.file;
-        for parent in parents.split('.').filter(|parent| !parent.is_empty()) {
-            table = table[parent].as_table_mut().unwrap();
-        }
-        table.remove(name);
-        self
-    }
-
     /// One more environment variable, also in place of one that the door sets.
     pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));

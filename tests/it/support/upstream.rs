@@ -70,7 +70,6 @@ impl Seen {
 #[derive(Clone, Debug)]
 pub(crate) struct Served {
     pub(crate) seen: Arc<Seen>,
-    pub(crate) at: Instant,
     /// The status it wrote, if it came to that.
     pub(crate) answered: Option<u16>,
     /// Tokens written so far.
@@ -224,7 +223,6 @@ fn log_line(state: &State, seen: &Arc<Seen>) -> usize {
     let mut log = state.log.lock().unwrap();
     log.push(Served {
         seen: seen.clone(),
-        at: Instant::now(),
         answered: None,
         generated: 0,
         billed: None,
@@ -255,7 +253,7 @@ async fn play(
             Step::Billed(bill) => note(&|served| served.billed = Some(*bill)),
             Step::Flood(bytes, limit) => flood(stream, reply.chunked, bytes, *limit).await?,
             Step::Wait(pause) => wait(stream, *pause).await?,
-            Step::Stall => wait(stream, Duration::from_secs(3600)).await?,
+            Step::Stall => wait(stream, Duration::from_hours(1)).await?,
             Step::Reset => {
                 stream.get_ref().set_zero_linger()?;
                 return Ok(false);

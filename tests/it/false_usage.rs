@@ -1,0 +1,175 @@
+//! An upstream that reports its usage wrongly or not at all: the second half of check 17 of the threats.
+
+use serde_json::json;
+
+use crate::hostile_upstream::both_ways;
+use crate::support::caller::{and, chat, chat_stream};
+use crate::support::door::Door;
+use crate::support::reply::{Reply, Step, Talk, gzip};
+use crate::support::settings::Settings;
+
+/// Usage that no honest upstream reports.
+const GARBAGE: &[&str] = &[
+    "null",
+    "[]",
+    "{}",
+    "7",
+    "\"a lot\"",
+    "true",
+    r#"{"prompt_tokens":-1,"completion_tokens":-1,"total_tokens":-2}"#,
+    r#"{"prompt_tokens":10,"completion_tokens":-1000000}"#,
+    r#"{"prompt_tokens":1.5,"completion_tokens":2.5}"#,
+    r#"{"prompt_tokens":"10","completion_tokens":"5"}"#,
+    r#"{"prompt_tokens":null,"completion_tokens":null}"#,
+    r#"{"prompt_tokens":[10],"completion_tokens":{"a":1}}"#,
+    r#"{"prompt_tokens":1e300,"completion_tokens":1e300}"#,
+    r#"{"completion_tokens":5}"#,
+    r#"{"prompt_tokens":10}"#,
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn usage_that_is_nonsense_is_estimated_and_flagged() {
+    let door = Door::open(Settings::new()).await;
+    for garbage in GARBAGE {
+        for (answer, row) in both_ways(&door, |seen| Talk::words(5).usage(garbage).reply(seen)).await {
+            assert_eq!(answer.status, 200, "{garbage}: {}", answer.text());
+            let row = row.expect("a row");
+            assert!(row.state == "settled" && !row.flags.is_empty(), "{garbage}: {row:?}");
+            assert!(0 < row.cost() && row.cost() <= row.held_micros.unwrap(), "{garbage}: {row:?}");
+        }
+    }
+    for (answer, row) in both_ways(&door, |seen| Talk::words(5).without_usage().reply(seen)).await {
+        answer.expect(200);
+        let row = row.expect("a row");
+        assert!(row.state == "settled" && row.has("estimated") && row.output_tokens == Some(5), "{row:?}");
+    }
+    door.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn usage_above_the_cap_is_charged_as_reported_and_flagged() {
+    let door = Door::open(Settings::new()).await;
+    for (answer, row) in both_ways(&door, |seen| Talk::words(3000).beyond_the_cap().reply(seen)).await {
+        answer.expect(200);
+        let row = row.expect("a row");
+        assert!(row.has("overrun"), "{row:?}");
+        assert_eq!((row.output_tokens, row.cost_micros), (Some(3000), Some(1802)), "{row:?}");
+    }
+    for huge in ["9223372036854775807", "18446744073709551615", "99999999999999999999999"] {
+        let usage = format!("{{\"prompt_tokens\":{huge},\"completion_tokens\":{huge},\"total_tokens\":{huge}}}");
+        for (_, row) in both_ways(&door, move |seen| Talk::words(5).usage(&usage).reply(seen)).await {
+            let row = row.expect("a row");
+            assert!(row.state == "settled" && !row.flags.is_empty() && row.cost() > 0, "{row:?}");
+        }
+    }
+    door.user("bob").ask(chat("still served")).await;
+    door.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn usage_that_is_told_twice_is_charged_once() {
+    let door = Door::open(Settings::new()).await;
+    door.upstream.next(|seen| {
+        let mut reply = Talk::words(5).reply(seen);
+        let usage = reply.steps.iter().position(|step| matches!(step, Step::Billed(_))).unwrap() - 1;
+        let again = reply.steps[usage].clone();
+        reply.steps.insert(usage, again);
+        reply
+    });
+    let answer = door.user("alice").ask(chat_stream("a")).await.expect(200);
+    let row = door.row(&answer).await;
+    assert_eq!((row.state.as_str(), row.output_tokens), ("settled", Some(5)), "{row:?}");
+    door.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_model_or_tier_than_was_asked_for_is_flagged() {
+    let door = Door::open(Settings::new()).await;
+    for (_, row) in both_ways(&door, |seen| Talk::words(5).model("mystery-9000").reply(seen)).await {
+        let row = row.expect("a row");
+        assert!(!row.flags.is_empty() && row.state == "settled", "{row:?}");
+        let asked_for = (row.input_tokens.unwrap() * 150_000 + 5 * 600_000 + 999_999) / 1_000_000;
+        assert_eq!(row.cost(), asked_for, "charged as the model asked for: {row:?}");
+    }
+    for (_, row) in both_ways(&door, |seen| Talk::words(5).tier("priority").reply(seen)).await {
+        let row = row.expect("a row");
+        assert!(!row.flags.is_empty() && row.state == "settled", "{row:?}");
+    }
+    for (_, row) in both_ways(&door, |seen| Talk::words(5).model("gpt-4o-mini-2024-07-18").reply(seen)).await {
+        assert!(row.expect("a row").cost() > 0);
+    }
+    door.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compressed_answer_hides_no_usage() {
+    let door = Door::open(Settings::new()).await;
+    let compressed = |seen: &crate::support::upstream::Seen| {
+        let plain = Talk::words(5).reply(seen);
+        let body: Vec<u8> = plain
+            .steps
+            .iter()
+            .flat_map(|step| match step {
+                Step::Body(bytes) | Step::Generated(bytes, _) => bytes.clone(),
+                _ => Vec::new(),
+            })
+            .collect();
+        let kind = if seen.is_stream() { "text/event-stream" } else { "application/json" };
+        Reply::status(200, kind, gzip(&body)).header("Content-Encoding", "gzip")
+    };
+    for (answer, row) in both_ways(&door, compressed).await {
+        let row = row.expect("a row");
+        assert!(row.is_charged() && row.cost() > 0, "{}: {row:?}", answer.status);
+        assert!(answer.status == 502 || answer.said().contains("alpha"), "{}", answer.text());
+    }
+    door.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_no_completion_is_a_502_and_not_free() {
+    let door = Door::open(Settings::new()).await;
+    for (kind, body) in [
+        ("text/html", "<html>welcome</html>"),
+        ("application/json", ""),
+        ("application/json", "not json"),
+        ("application/json", "[]"),
+        ("application/json", "7"),
+        ("application/octet-stream", "\u{0}\u{1}"),
+    ] {
+        door.upstream.always(move |_| Reply::status(200, kind, body));
+        let answer = door.user("alice").ask(chat("a")).await.refused(502, "upstream_error");
+        let row = door.row(&answer).await;
+        assert!(row.is_charged() && row.cost() > 0, "{body:?}: {row:?}");
+    }
+    // A stream where none was asked for, and none where one was.
+    door.upstream.always(|seen| {
+        let mut other = seen.clone();
+        other.body["stream"] = json!(!seen.is_stream());
+        Talk::words(5).without_usage().reply(&other)
+    });
+    for body in [chat("a"), chat_stream("a")] {
+        let answer = door.user("alice").ask(body).await;
+        let row = door.row(&answer).await;
+        assert!(row.is_charged() && row.cost() > 0, "{}: {row:?}", answer.text());
+    }
+    door.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_function_call_is_counted_when_nobody_reports_it() {
+    let door = Door::open(Settings::new()).await;
+    door.upstream.next(|_| {
+        let chunk = |arguments: &str| {
+            let delta = json!({"tool_calls": [{"index": 0, "function": {"name": "look", "arguments": arguments}}]});
+            let chunk = json!({"object": "chat.completion.chunk", "model": "gpt-4o-mini", "choices": [{"index": 0, "delta": delta, "finish_reason": null}]});
+            Step::Generated(format!("data: {chunk}\n\n").into_bytes(), 8)
+        };
+        Reply::events(vec![chunk("{\"city\": \"a rather long name\","), chunk(" \"zoom\": 11}"), Step::Reset])
+    });
+    let answer = door.user("alice").ask(chat_stream("a")).await.expect(200);
+    let row = door.row(&answer).await;
+    assert!(row.output_tokens.unwrap() >= 8, "{row:?}");
+    let more = and(chat("a"), &json!({"max_tokens": 3}));
+    door.user("alice").ask(more).await.expect(200);
+    door.close().await;
+}

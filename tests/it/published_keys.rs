@@ -1,0 +1,143 @@
+//! Keys that are published, rotated, missing or broken: check 8 of the threats.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::time::{Instant, sleep};
+
+use crate::identity::{ask, door_with, is_turned_away};
+use crate::support::caller::{Call, chat};
+use crate::support::door::Door;
+use crate::support::jwks::Publish;
+use crate::support::keys::{Key, random_hex};
+use crate::support::settings::Settings;
+use crate::support::tokens::{sign, sign_text};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_of_every_kind_and_the_shared_secret_serve_at_once() {
+    let keys = [Key::es256("e1"), Key::rs256("r1"), Key::eddsa("d1")];
+    let door = Door::prepare(Settings::new()).await;
+    door.supabase.publish(Publish::Keys(keys.iter().map(Key::jwk).collect()));
+    door.start().await;
+    for key in &keys {
+        ask(&door, &sign(key, &door.claims("alice"))).await.expect(200);
+    }
+    ask(&door, &sign(&door.key, &door.claims("alice"))).await.expect(200);
+    // After "Migrate JWT secret" the shared secret has an id, which no published key has.
+    let header = json!({"alg": "HS256", "kid": random_hex(8), "typ": "JWT"}).to_string();
+    ask(&door, &sign_text(&door.key, &header, &door.claims("alice").to_string())).await.expect(200);
+    let crossed = json!({"alg": "ES256", "kid": "r1"}).to_string();
+    is_turned_away(
+        &door,
+        "one key under another's id",
+        &sign_text(&keys[0], &crossed, &door.claims("alice").to_string()),
+    )
+    .await;
+    door.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_unknown_key_ids_fetches_once_and_slows_nobody() {
+    let door = door_with(&Key::es256("k1")).await;
+    let alice = door.user("alice");
+    alice.ask(chat("before")).await.expect(200);
+    let before = door.supabase.fetches();
+    let claims = door.claims("mallory");
+    let flood = (0..8).map(|_| {
+        let (front, claims) = (door.front.clone(), claims.clone());
+        tokio::spawn(async move {
+            let forger = Key::es256("x");
+            for _ in 0..250 {
+                let header = json!({"alg": "ES256", "kid": random_hex(8)}).to_string();
+                let token = sign_text(&forger, &header, &claims.to_string());
+                let answer = front.send(Call::get("/api/me").bearer(&token)).await;
+                assert_eq!(answer.status, 401, "{}", answer.text());
+            }
+        })
+    });
+    let flood: Vec<_> = flood.collect();
+    let begun = Instant::now();
+    for _ in 0..10 {
+        alice.ask(chat("meanwhile")).await.expect(200);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(10), "a user waited {:?}", begun.elapsed());
+    for part in flood {
+        part.await.unwrap();
+    }
+    assert!(door.supabase.fetches() <= before + 2, "{} fetches in one cool-down", door.supabase.fetches() - before);
+    door.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_cannot_be_had_are_503_and_stop_nobody_else() {
+    let key = Key::es256("k1");
+    for broken in [
+        Publish::Answer(500, "application/json", "{}"),
+        Publish::Answer(200, "text/html", "<html><body>Project paused</body></html>"),
+        Publish::Answer(200, "application/json", ""),
+        Publish::Answer(200, "application/json", r#"{"keys":7}"#),
+        Publish::Down,
+    ] {
+        let door = Door::prepare(Settings::new()).await;
+        door.supabase.publish(broken.clone());
+        door.start().await;
+        let answer = ask(&door, &sign(&key, &door.claims("alice"))).await;
+        assert_eq!(answer.refusal(), (503, "auth_unavailable".to_owned()), "{broken:?}: {}", answer.text());
+        assert_eq!(door.upstream.connections(), 0);
+        door.user("bob").ask(chat("by the shared secret")).await.expect(200);
+        door.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_project_without_public_keys_turns_their_tokens_away() {
+    let door = Door::open(Settings::new()).await;
+    is_turned_away(&door, "a kid that nobody has", &sign(&Key::es256("k1"), &door.claims("alice"))).await;
+    door.close().await;
+}
+
+/// Asks with a token until it is let in.
+async fn is_let_in_sometime(door: &Door, token: &str, seconds: u64) {
+    let begun = Instant::now();
+    while door.send(Call::get("/api/me").bearer(token)).await.status != 200 {
+        assert!(begun.elapsed() < Duration::from_secs(seconds), "a good token is refused for {seconds} s");
+        sleep(Duration::from_millis(500)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_come_late_or_change_or_hang_are_taken_up_by_themselves() {
+    let (first, second) = (Key::es256("k1"), Key::es256("k2"));
+    let late = async {
+        let door = Door::prepare(Settings::new().unset("JWT_SECRET")).await;
+        door.supabase.publish(Publish::Down);
+        door.start().await;
+        let token = sign(&first, &door.claims("alice"));
+        ask(&door, &token).await.refused(503, "auth_unavailable");
+        let ready = door.send(Call::get("/health/ready")).await.expect(503).json();
+        assert_eq!((&ready["status"], &ready["parts"]["jwks"]["ok"]), (&json!("not_ready"), &json!(false)), "{ready}");
+        door.supabase.publish(Publish::Keys(vec![first.jwk()]));
+        is_let_in_sometime(&door, &token, 40).await;
+        door.send(Call::get("/health/ready")).await.expect(200);
+        // With the keys gone again, those at hand serve on.
+        door.supabase.publish(Publish::Down);
+        ask(&door, &token).await.expect(200);
+        door.close().await;
+    };
+    let rotated = async {
+        let door = door_with(&first).await;
+        ask(&door, &sign(&first, &door.claims("alice"))).await.expect(200);
+        door.supabase.publish(Publish::Keys(vec![first.jwk(), second.jwk()]));
+        is_let_in_sometime(&door, &sign(&second, &door.claims("alice")), 40).await;
+        ask(&door, &sign(&first, &door.claims("alice"))).await.expect(200);
+        door.close().await;
+    };
+    let hanging = async {
+        let door = Door::prepare(Settings::new()).await;
+        door.supabase.publish(Publish::Hang);
+        door.start().await;
+        ask(&door, &sign(&first, &door.claims("alice"))).await.refused(503, "auth_unavailable");
+        door.close().await;
+    };
+    tokio::join!(late, rotated, hanging);
+}
