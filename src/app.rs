@@ -31,10 +31,12 @@ use uuid::Uuid;
 
 use crate::auth::{Authenticator, Principal};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Via};
+use crate::database::Database;
 use crate::directory::Directory;
 use crate::error::{Code, Refusal};
 use crate::ledger::{Failure, Ledger, Settings, Writer};
+use crate::outbox::Progress;
 use crate::upstream::Upstreams;
 use crate::{account, proxy};
 
@@ -54,6 +56,8 @@ pub struct App {
     /// Money.
     pub ledger: Ledger,
     upstreams: ArcSwap<Upstreams>,
+    /// How far the developer's `log_request` is behind.
+    progress: Progress,
     /// Tasks that outlive their caller: drained answers, fetched keys, counted estimates.
     pub work: TaskTracker,
     /// Cancelled when the shutdown's grace is over: what still runs settles at once.
@@ -99,17 +103,20 @@ impl App {
     /// The ledger cannot be opened.
     pub fn open(config: Config, clock: Clock) -> Result<(Arc<Self>, Writer), Failure> {
         let settings = Settings {
-            path: config.store.path.clone(),
+            store: config.store.url.clone(),
             lease: config.store.lease,
             keep_requests: config.store.keep_requests,
             time_zone: config.server.time_zone.clone(),
+            outbox: !matches!(config.directory.via, Via::None),
         };
-        let (ledger, writer) = Ledger::open(settings, clock.clone())?;
         let work = TaskTracker::new();
+        let database = Database::new(&config.directory.via, work.clone()).map_err(Failure::new)?;
+        let (ledger, writer) = Ledger::open(settings, clock.clone())?;
         let app = Self {
             auth: Authenticator::new(&config.auth, work.clone(), clock.clone()),
-            directory: Directory::new(ledger.clone()),
+            directory: Directory::new(ledger.clone(), database, work.clone()),
             upstreams: ArcSwap::from_pointee(Upstreams::new(&config.proxy)),
+            progress: Progress::default(),
             config: ArcSwap::from_pointee(config),
             clock,
             ledger,
@@ -208,7 +215,10 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
     let now = app.clock.now();
     let keys = app.auth.health(now);
     let upstreams = app.upstreams().health(&config.upstreams, now);
+    let directory = app.directory.health();
     let writable = app.ledger.is_writable();
+    // An outbox that lags is told, and turns nobody away.
+    let outbox = app.ledger.has_outbox().then(|| app.progress.health(now));
     let an_upstream = upstreams.values().any(|health| health.ok);
     let is_ready = writable && keys.ok && an_upstream;
     let body = json!({
@@ -216,7 +226,8 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
         "parts": {
             "store": { "ok": writable, "kind": "sqlite" },
             "jwks": keys,
-            "directory": { "ok": true, "via": "none" },
+            "directory": directory,
+            "outbox": outbox,
             "upstreams": upstreams,
         },
     });

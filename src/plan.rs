@@ -138,9 +138,22 @@ pub struct Period {
     pub end: Timestamp,
 }
 
+/// What the developer's own database says about a caller.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Assigned {
+    /// The plan's name; `None` is no answer.
+    pub plan: Option<String>,
+    /// The subscription's period.
+    pub period: Option<Period>,
+    /// What stands in place of the plan's limits.
+    pub limits: Option<Vec<Limit>>,
+}
+
 /// What was looked up about a caller, for [`plan_for`].
 #[derive(Clone, Debug, Default)]
 pub struct Looked {
+    /// What the developer's own database says, if it was asked and had an answer.
+    pub database: Option<Assigned>,
     /// The plan that the token names, at the configured claim path.
     pub claim: Option<String>,
     /// The row of the local subscription table, if it is in force.
@@ -182,13 +195,32 @@ pub struct Plans {
     pub default: std::sync::Arc<Plan>,
 }
 
-/// Which plan a caller has: the first of what the token claims, the local table, the default.
+/// Which plan a caller has: the first of what the database says, the token claims, the local table says, the default.
 /// (An anonymous caller has the plan for anonymous callers, whatever else is said.)
+///
+/// The database's limits and period go with the plan that it names; where it names none, with whichever is granted.
 #[must_use]
 pub fn plan_for(looked: &Looked, plans: &Plans) -> Granted {
+    let mut granted = named_plan(looked, plans);
+    let Some(database) = &looked.database else { return granted };
+    if database.plan.is_some() && granted.source != PlanSource::Database {
+        return granted;
+    }
+    if database.plan.is_some() || database.period.is_some() {
+        granted.period = database.period;
+    }
+    if let Some(limits) = &database.limits {
+        granted.plan = std::sync::Arc::new(Plan { limits: limits.clone(), ..Plan::clone(&granted.plan) });
+    }
+    granted
+}
+
+fn named_plan(looked: &Looked, plans: &Plans) -> Granted {
     let local = looked.local.as_ref();
+    let database = looked.database.as_ref();
     let candidates = [
         (looked.anonymous_plan.as_deref(), PlanSource::Default),
+        (database.and_then(|says| says.plan.as_deref()), PlanSource::Database),
         (looked.claim.as_deref(), PlanSource::Claim),
         (local.and_then(|row| row.plan.as_deref()), PlanSource::Local),
     ];

@@ -67,8 +67,11 @@ impl App {
     /// Takes new settings over, for the requests that come from now on.
     pub(super) fn adopt(&self, new: Config) {
         let old = self.config();
-        if new.server.bind != old.server.bind || new.store.path != old.store.path {
+        if new.server.bind != old.server.bind || new.store.url != old.store.url {
             tracing::warn!("[server] bind and [store] url change only at a restart");
+        }
+        if new.directory.via != old.directory.via {
+            tracing::warn!("[directory] via, and the keys and URLs it uses, change only at a restart");
         }
         self.auth.reload(&new.auth);
         self.upstreams.store(Arc::new(self.upstreams().with_settings(&new.proxy)));

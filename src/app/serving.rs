@@ -16,12 +16,17 @@ use tokio_util::task::TaskTracker;
 
 use super::App;
 use crate::config::Server;
+use crate::database::Database;
 use crate::ledger::{Failure, Writer};
+use crate::outbox::Outbox;
 
 /// Connections beyond the open requests: idle ones, and those that are still sending.
 const SPARE_CONNECTIONS: usize = 1024;
 /// How long what was cut may take to settle.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the last entries for `log_request` may take.
+const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Binds the listener.
 ///
@@ -38,6 +43,8 @@ pub async fn serve(app: Arc<App>, writer: Writer, listener: TcpListener, stop: C
     let router = super::router(&app);
     let auth = app.auth.clone();
     app.work.spawn(stop.clone().run_until_cancelled_owned(async move { auth.keep_fresh().await }));
+    let (sending, sent) = (TaskTracker::new(), CancellationToken::new());
+    send_entries(&app, &sending, &sent);
     let graceful = GracefulShutdown::new();
     let connections = TaskTracker::new();
     let places = Arc::new(Semaphore::new(server.open_requests_max.saturating_add(SPARE_CONNECTIONS)));
@@ -56,7 +63,29 @@ pub async fn serve(app: Arc<App>, writer: Writer, listener: TcpListener, stop: C
     drop(listener);
     connections.close();
     drain(&app, graceful, &connections, server.shutdown_grace).await;
+    // After the last request has settled, so that its entry may go as well.
+    sent.cancel();
+    sending.close();
+    if tokio::time::timeout(SEND_TIMEOUT, sending.wait()).await.is_err() {
+        tracing::debug!("a call to log_request is left open: its entries go again at the next start");
+    }
     close(&app, writer).await;
+}
+
+/// Starts the outbox, where there is a database for it. It has connections of its own, so that a full batch and the
+/// look-up of a plan never wait for each other.
+fn send_entries(app: &App, sending: &TaskTracker, sent: &CancellationToken) {
+    if !app.ledger.has_outbox() {
+        return;
+    }
+    match Database::new(&app.config().directory.via, sending.clone()) {
+        Ok(Some(database)) => {
+            let outbox = Outbox::new(app.ledger.clone(), database, app.progress.clone());
+            sending.spawn(outbox.run(sent.clone()));
+        }
+        Ok(None) => {}
+        Err(error) => tracing::error!(error, "entries for log_request wait: the database's settings cannot be used"),
+    }
 }
 
 async fn accept(

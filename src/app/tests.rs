@@ -34,7 +34,7 @@ impl Door {
         let demo = DemoUpstream { url: Some(format!("http://{upstream}/v1")), ..DemoUpstream::default() };
         let mut config = Config::for_demo("127.0.0.1:0", &demo).unwrap();
         let folder = std::env::temp_dir().join(format!("tollgate-door-{}", Uuid::now_v7()));
-        config.store.path = folder.join("ledger.db");
+        config.store.url = crate::config::StoreUrl::Sqlite(folder.join("ledger.db"));
         config.server.shutdown_grace = Duration::from_secs(1);
         change(&mut config);
         let secret = config.auth.jwt_secret.clone().unwrap();
@@ -73,7 +73,7 @@ impl Door {
     /// The only row of the ledger, once it has ended.
     async fn ended_row(&self) -> RequestRow {
         for _ in 0..400 {
-            let reports = Reports::open(self.app.ledger.path()).unwrap();
+            let reports = Reports::open(self.app.ledger.store()).unwrap();
             let mut rows = Vec::new();
             let keep = |row| {
                 rows.push(row);

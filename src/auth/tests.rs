@@ -58,6 +58,7 @@ impl Project {
             issuer: format!("{}/auth/v1", server.url),
             plan_claim: vec!["app_metadata".into(), "plan".into()],
             anonymous_plan: None,
+            check_session: false,
         };
         let who = Authenticator::new(&auth, tracker.clone(), clock.clone());
         Self { auth, who, server, tracker, clock, ec, ed }
@@ -298,6 +299,7 @@ fn settings_have_one_digest_and_no_field_flows_into_the_next() {
         issuer: issuer.into(),
         plan_claim: path.iter().map(|name| (*name).to_owned()).collect(),
         anonymous_plan: plan.map(str::to_owned),
+        check_session: false,
     };
     let all = [
         auth("", &["a"], None),

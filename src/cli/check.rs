@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{Failure, print};
 use crate::config::units::{show_duration, show_size};
-use crate::config::{Config, Dialect, UpstreamConfig};
+use crate::config::{Config, Dialect, UpstreamConfig, Via};
 use crate::plan::{Limit, Plan, Unit};
 use crate::price::MicroUsd;
 
@@ -28,6 +28,7 @@ fn report(config: &Config) -> String {
     listeners(&mut page, config);
     sign_in(&mut page, config);
     ledger(&mut page, config);
+    directory(&mut page, config);
     page.title("Upstreams, the first that lists a model serves it");
     config.upstreams.iter().for_each(|upstream| page.tick(&upstream_line(upstream)));
     page.title("Plans");
@@ -104,10 +105,25 @@ fn sign_in(page: &mut Page, config: &Config) {
 fn ledger(page: &mut Page, config: &Config) {
     let store = &config.store;
     page.title("Ledger");
-    page.tick(&format!("{}, requests kept for {}", store.path.display(), show_duration(store.keep_requests)));
+    page.tick(&format!("{}, requests kept for {}", store.url, show_duration(store.keep_requests)));
     match config.ceiling {
         Some(ceiling) => page.tick(&format!("everybody together up to {} a day", dollars(ceiling))),
         None => page.warning("everybody together up to any sum: there is no [ceiling]"),
+    }
+}
+
+fn directory(page: &mut Page, config: &Config) {
+    let directory = &config.directory;
+    page.title("Plans come from");
+    match &directory.via {
+        Via::None => page.tick("the token, the local table, the default plan"),
+        Via::Rest { supabase_url, .. } => page.tick(&format!("your database, over the REST API of {supabase_url}")),
+        Via::Postgres(_) => page.tick("your database, over Postgres"),
+    }
+    if !matches!(directory.via, Via::None) {
+        let (fresh, stale) = (show_duration(directory.plan_cache), show_duration(directory.plan_stale));
+        page.more(&format!("asked again after {fresh}; while it is down, an answer serves for {stale}"));
+        page.more("where it has no answer: the token, the local table, the default plan");
     }
 }
 
@@ -172,6 +188,7 @@ mod tests {
             "✓ HS256 by JWT_SECRET",
             "up to $50.00 a day",
             "openai at http://llm.internal/v1 (openai, with a key) for gpt-*, o*, chatgpt-*",
+            "✓ the token, the local table, the default plan",
             "✓ free (default): gpt-4o-mini, gpt-3.5-turbo, gpt-5-mini, gpt-5-nano",
             "10 requests per minute, 50 requests per day, $0.50 per month",
             "2 open at once",

@@ -4,10 +4,14 @@
 
 mod check;
 mod demo;
+mod doctor;
 mod health;
+mod ledger;
+mod migrate;
 mod pause;
 pub mod print;
 mod serve;
+mod sql;
 mod token;
 mod usage;
 mod user;
@@ -35,9 +39,11 @@ Examples:
   tollgate demo                          look around: nothing to install, nothing to set
   tollgate serve                         serve, with what tollgate.toml, .env and the environment say
   tollgate check                         what the settings mean, or all that is wrong with them
+  tollgate doctor                        try every part for real; what to type where one fails
   tollgate token --user 7c0e8f52-…       a token to try the API with
   tollgate user show 7c0e8f52-…          one user's plan, limits and usage
   tollgate usage                         what each model cost so far
+  tollgate sql | psql \"$DATABASE_URL\"     put the Supabase script into your own database
   tollgate health                        is the server on this machine ready?
 
 Settings come from tollgate.toml, .env and the environment; every one of them stands in tollgate.example.toml.
@@ -48,12 +54,16 @@ enum Command {
     Demo(demo::Args),
     Serve(serve::Args),
     Check(check::Args),
+    Doctor(doctor::Args),
     Token(token::Args),
     User(user::Args),
     Usage(usage::Args),
     Pause(pause::Args),
     Resume(pause::ResumeArgs),
+    Sql(sql::Args),
     Health(health::Args),
+    Migrate(migrate::Args),
+    Ledger(ledger::Args),
 }
 
 /// Why a command failed, and what to do next.
@@ -109,13 +119,29 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Demo(args) => demo::run(&args, &sources).await,
         Command::Serve(_) => serve::run(Config::load(&sources)?, sources).await,
-        Command::User(args) => user::run(args, &Config::load(&sources)?),
-        Command::Usage(args) => usage::run(&args, &Config::load(&sources)?),
-        Command::Pause(args) => pause::pause(&args, &Config::load(&sources)?),
-        Command::Resume(_) => pause::resume(&Config::load(&sources)?),
-        Command::Check(_) => check::run(&Config::load(&sources)?),
-        Command::Token(args) => token::run(&args, &Config::load(&sources)?),
+        Command::Doctor(args) => doctor::run(args, &sources).await,
+        Command::Sql(_) => sql::run(),
         Command::Health(args) => health::run(&args, &sources).await,
+        other => {
+            let config = Config::load(&sources)?;
+            let done = tokio::task::spawn_blocking(move || at_the_desk(other, &config)).await;
+            done.map_err(|error| Failure::new(error.to_string(), "report it, with what you typed"))?
+        }
+    }
+}
+
+/// Commands that work on the ledger, on a thread that may block.
+fn at_the_desk(command: Command, config: &Config) -> Result<(), Failure> {
+    match command {
+        Command::Check(_) => check::run(config),
+        Command::Token(args) => token::run(&args, config),
+        Command::User(args) => user::run(args, config),
+        Command::Usage(args) => usage::run(&args, config),
+        Command::Pause(args) => pause::pause(&args, config),
+        Command::Resume(_) => pause::resume(config),
+        Command::Migrate(_) => migrate::run(config),
+        Command::Ledger(args) => ledger::run(&args, config),
+        Command::Demo(_) | Command::Serve(_) | Command::Health(_) | Command::Doctor(_) | Command::Sql(_) => Ok(()),
     }
 }
 

@@ -23,13 +23,13 @@ pub(super) struct ResumeArgs {}
 
 /// Pauses the app.
 pub(super) fn pause(args: &Args, config: &Config) -> Result<(), Failure> {
-    Desk::open(&config.store.path)?.pause(&args.reason, Clock::system().now())?;
+    Desk::open(&config.store.url)?.pause(&args.reason, Clock::system().now())?;
     let said = "Paused: new requests are refused within a second; open ones go on. To end it: tollgate resume";
     Ok(print::line(said)?)
 }
 
 /// Lets the app go on.
 pub(super) fn resume(config: &Config) -> Result<(), Failure> {
-    let was_paused = Desk::open(&config.store.path)?.resume()?;
+    let was_paused = Desk::open(&config.store.url)?.resume()?;
     Ok(print::line(if was_paused { "Going on." } else { "It was not paused." })?)
 }

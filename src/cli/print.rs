@@ -2,7 +2,7 @@
 //!
 //! A reader that has heard enough (`tollgate usage | head`) is no failure.
 
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 
 /// Writes a line to stdout.
 ///
@@ -15,6 +15,18 @@ pub fn line(text: &str) -> io::Result<()> {
 /// Writes a line to stderr. Where even that fails there is nobody left to tell.
 pub fn error_line(text: &str) {
     drop(line_to(&mut io::stderr().lock(), text));
+}
+
+/// Whether a person sits before stderr.
+#[must_use]
+pub fn is_watched() -> bool {
+    io::stderr().is_terminal()
+}
+
+/// Puts text in place of the current line of the terminal behind stderr; an empty one clears it.
+pub fn progress(text: &str) {
+    let mut out = io::stderr().lock();
+    drop(write!(out, "\r\u{1b}[K{text}").and_then(|()| out.flush()));
 }
 
 /// Writes text to stdout as it is, and sees to it that it is on screen.
@@ -62,6 +74,12 @@ impl Default for Lines {
 /// Nobody reads on: no failure.
 fn forgive(written: io::Result<()>) -> io::Result<()> {
     written.or_else(|error| if error.kind() == ErrorKind::BrokenPipe { Ok(()) } else { Err(error) })
+}
+
+/// Writes text to stderr as it is.
+pub fn error_text(text: &str) {
+    let mut out = io::stderr().lock();
+    drop(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
 }
 
 fn line_to(out: &mut impl Write, text: &str) -> io::Result<()> {

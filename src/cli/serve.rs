@@ -32,7 +32,7 @@ pub(super) async fn run(config: Config, sources: Sources) -> Result<(), Failure>
     tracing::info!(
         address = %listener.local_addr().map(|address| address.to_string()).unwrap_or_default(),
         version = env!("CARGO_PKG_VERSION"),
-        ledger = %app.config().store.path.display(),
+        ledger = %app.config().store.url,
         plans = app.config().plans.by_name.len(),
         "tollgate serves"
     );

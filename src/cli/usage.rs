@@ -33,7 +33,7 @@ pub(super) struct Args {
 
 /// Prints the usage log.
 pub(super) fn run(args: &Args, config: &Config) -> Result<(), Failure> {
-    let reports = Reports::open(&config.store.path)?;
+    let reports = Reports::open(&config.store.url)?;
     let which = Which { user_id: args.user, from: args.since, until: None };
     let mut lines = Lines::new();
     if args.requests {
@@ -73,6 +73,4 @@ fn plain(row: &RequestRow) -> String {
         MicroUsd(row.cost_micros),
         row.flags.join(",")
     )
-    .trim_end()
-    .to_owned()
 }

@@ -95,13 +95,13 @@ fn set_plan(config: &Config, change: PlanArgs) -> Result<(), Failure> {
         (Some(name), Some(until)) => format!("{user} is on the plan {name} until {}", until.rfc3339()),
     };
     let row = SubscriptionRow { plan: change.plan, period, until: change.until, blocked: false };
-    Desk::open(&config.store.path)?.set_plan(user, &row, Clock::system().now())?;
+    Desk::open(&config.store.url)?.set_plan(user, &row, Clock::system().now())?;
     let when = "A running server sees it within a second. A plan that the user's token names goes first.";
     Ok(print::line(&format!("{said}\n{when}"))?)
 }
 
 fn set_blocked(config: &Config, user: Uuid, blocked: bool) -> Result<(), Failure> {
-    Desk::open(&config.store.path)?.set_blocked(user, blocked, Clock::system().now())?;
+    Desk::open(&config.store.url)?.set_blocked(user, blocked, Clock::system().now())?;
     Ok(print::line(&format!("{user} is {}", if blocked { "blocked" } else { "not blocked" }))?)
 }
 
@@ -123,7 +123,7 @@ fn show(config: &Config, user_id: Uuid, as_json: bool) -> Result<(), Failure> {
 }
 
 fn facts(config: &Config, user_id: Uuid) -> Result<Facts, ledger::Failure> {
-    let reports = Reports::open(&config.store.path)?;
+    let reports = Reports::open(&config.store.url)?;
     let now = Clock::system().now();
     let row = reports.subscription(user_id)?;
     let local = row.as_ref().map(|row| row.at(now));

@@ -52,7 +52,12 @@ pub(super) struct Findings {
 impl Findings {
     pub(super) fn error(&self, key: impl Into<String>, place: &(impl ToString + ?Sized), what: Complaint) -> Noted {
         let error = ConfigError { key: key.into(), place: place.to_string(), problem: what.problem, fix: what.fix };
-        self.errors.borrow_mut().push(error);
+        let mut errors = self.errors.borrow_mut();
+        // DATABASE_URL is two keys at once, but one mistake.
+        let is_twice = |said: &ConfigError| said.place == error.place && said.problem == error.problem;
+        if !(error.place.contains("DATABASE_URL") && errors.iter().any(is_twice)) {
+            errors.push(error);
+        }
         Noted
     }
 

@@ -1,7 +1,7 @@
 //! From what was said to a [`Config`]: one function a section, and the checks between them.
 
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
@@ -13,6 +13,7 @@ use super::source::{Gathered, SECTIONS, empty, from_variables, gather};
 use super::tree::{Node, Value};
 use super::{
     Auth, Config, ConfigErrors, DemoUpstream, Directory, LogFormat, OnDisconnect, Proxy, Server, Sources, Store,
+    StoreUrl, Via,
 };
 use super::{plans, secrets, upstreams, urls};
 use crate::price::MicroUsd;
@@ -106,7 +107,8 @@ fn config(gathered: &Gathered, sources: &Sources, findings: &Findings) -> Result
     let server = section("server").and_then(|section| server(&section));
     let auth = section("auth").and_then(|section| auth(&section, gathered));
     let store = section("store").and_then(|section| store(&section, &sources.directory));
-    let directory = section("directory").and_then(|section| directory(&section));
+    let directory_section = section("directory");
+    let directory = directory_section.as_ref().map_err(|Noted| Noted).and_then(directory);
     let proxy = section("proxy").and_then(|section| proxy(&section));
     let ceiling = section("ceiling").and_then(|section| ceiling(&section));
     let prices = section("prices").and_then(|section| plans::prices(&section));
@@ -115,11 +117,12 @@ fn config(gathered: &Gathered, sources: &Sources, findings: &Findings) -> Result
         plans::plans(&section, &plans::Served { prices: prices.as_ref().ok(), upstreams: upstreams.as_deref().ok() })
     });
     gathered.refuse_strays(findings);
+    let (auth, store) = (auth?, store?);
     let config = Config {
         server: server?,
-        auth: auth?,
-        store: store?,
-        directory: directory?,
+        directory: directory?.with_via(&directory_section?, &auth, &store)?,
+        auth,
+        store,
         proxy: proxy?,
         ceiling: ceiling?,
         upstreams: upstreams?,
@@ -129,7 +132,16 @@ fn config(gathered: &Gathered, sources: &Sources, findings: &Findings) -> Result
         warnings: Vec::new(),
     };
     check_anonymous_plan(&config, &section("auth")?);
+    check_sessions_can_be(&config, &section("auth")?);
     Ok(config)
+}
+
+/// Somebody must be there who knows whether a session is alive.
+fn check_sessions_can_be(config: &Config, section: &Section<'_>) {
+    if config.auth.check_session && matches!(config.directory.via, Via::None) {
+        let fix = "set DATABASE_URL, or SUPABASE_URL and SUPABASE_SERVICE_KEY; or write check_session = false";
+        section.wrong("check_session", complaint("asks for sessions, and there is no database to ask", fix));
+    }
 }
 
 /// An anonymous user's plan must be one that there is.
@@ -238,6 +250,7 @@ fn auth(section: &Section<'_>, gathered: &Gathered) -> Result<Auth, Noted> {
     let issuer = section.maybe("issuer", "https://<project>.supabase.co/auth/v1", |text| Ok(text.to_owned()));
     let plan_claim = section.parsed("plan_claim", "app_metadata.plan", plan_claim);
     let anonymous_plan = section.maybe("anonymous_plan", "free", |text| Ok(text.to_owned()));
+    let check_session = section.flag("check_session");
     section.finish();
     let (url, jwt_secret) = (url?, jwt_secret?);
     if let Some(secret) = &jwt_secret {
@@ -259,6 +272,7 @@ fn auth(section: &Section<'_>, gathered: &Gathered) -> Result<Auth, Noted> {
         issuer: issuer?.or(default_issuer).unwrap_or_default(),
         plan_claim: plan_claim?,
         anonymous_plan: anonymous_plan?,
+        check_session: check_session?,
     })
 }
 
@@ -288,38 +302,57 @@ fn plan_claim(text: &str) -> Result<Vec<String>, Complaint> {
 }
 
 fn store(section: &Section<'_>, directory: &Path) -> Result<Store, Noted> {
-    let path = section.parsed("url", "sqlite:data/tollgate.db", |text| store_path(text, directory));
+    let url = section.maybe("url", "sqlite:data/tollgate.db", |text| store_url(text, directory));
     let lease = section.duration("lease", seconds(5..=3600));
     let keep_requests = section.duration("keep_requests", KEEP_REQUESTS_MIN..=DAY.saturating_mul(3660));
     section.finish();
-    Ok(Store { path: path?, lease: lease?, keep_requests: keep_requests? })
+    let url = url?.unwrap_or_else(|| StoreUrl::Sqlite(directory.join("data/tollgate.db")));
+    Ok(Store { url, lease: lease?, keep_requests: keep_requests? })
 }
 
-fn store_path(text: &str, directory: &Path) -> Result<PathBuf, Complaint> {
-    const FIX: &str = "write \"sqlite:data/tollgate.db\", or take it out for that default";
+fn store_url(text: &str, directory: &Path) -> Result<StoreUrl, Complaint> {
+    const FIX: &str =
+        "write \"sqlite:data/tollgate.db\" or \"postgres://user:password@host/database\", or take it out for the first";
     if text.starts_with("postgres:") || text.starts_with("postgresql:") {
-        let fix = "unset DATABASE_URL (or take out [store] url); the ledger is then the file data/tollgate.db";
-        return Err(complaint("names Postgres, but this version keeps its ledger in SQLite only", fix));
+        return postgres_url(text).map(StoreUrl::Postgres);
     }
     let Some(path) = text.strip_prefix("sqlite:") else { return Err(complaint("is not the URL of a ledger", FIX)) };
     let path = path.strip_prefix("//").unwrap_or(path);
     if path.is_empty() || path.contains(":memory:") || path.contains(['?', '\0']) {
         return Err(complaint("does not name a file: the ledger must survive a restart", FIX));
     }
-    Ok(directory.join(path))
+    Ok(StoreUrl::Sqlite(directory.join(path)))
 }
 
-fn directory(section: &Section<'_>) -> Result<Directory, Noted> {
-    let via = section.parsed("via", "none", |text| match text {
-        "none" => Ok(()),
-        "rest" | "postgres" => {
-            let problem =
-                format!("`{text}` is not in this version: plans come from the token, the local table and the default");
-            Err(complaint(problem, "write via = \"none\", or take it out"))
-        }
-        _ => choice(text, &[("none", ())]),
+fn postgres_url(text: &str) -> Result<SecretString, Complaint> {
+    let url = SecretString::from(text);
+    let fix = "write it like postgres://user:password@host:5432/database?sslmode=verify-full&sslrootcert=ca.crt";
+    crate::pg::check_url(&url).map_err(|problem| complaint(problem, fix))?;
+    Ok(url)
+}
+
+/// `[directory]` as it is written, before it is known what else is.
+struct WrittenDirectory {
+    directory: Directory,
+    via: Option<Wanted>,
+    database_url: Option<SecretString>,
+    service_key: Option<SecretString>,
+}
+
+/// The words of `[directory] via`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wanted {
+    None,
+    Rest,
+    Postgres,
+}
+
+fn directory(section: &Section<'_>) -> Result<WrittenDirectory, Noted> {
+    let via = section.maybe("via", "rest", |text| {
+        choice(text, &[("none", Wanted::None), ("rest", Wanted::Rest), ("postgres", Wanted::Postgres)])
     });
-    let supabase_service_key = section.secret("supabase_service_key");
+    let database_url = section.maybe("database_url", "postgres://user:password@host:5432/database", postgres_url);
+    let service_key = section.maybe("supabase_service_key", "sb_secret_…", secrets::service_key);
     let plan_cache = section.duration("plan_cache", millis_to(0, HOUR));
     let plan_stale = section.duration("plan_stale", millis_to(0, DAY.saturating_mul(7)));
     section.finish();
@@ -328,8 +361,38 @@ fn directory(section: &Section<'_>) -> Result<Directory, Noted> {
         let fix = "choose a value of at least plan_cache";
         section.wrong("plan_stale", complaint("is shorter than plan_cache", fix));
     }
-    via?;
-    Ok(Directory { plan_cache, plan_stale, supabase_service_key: supabase_service_key? })
+    let directory = Directory { via: Via::None, plan_cache, plan_stale };
+    Ok(WrittenDirectory { directory, via: via?, database_url: database_url?, service_key: service_key? })
+}
+
+impl WrittenDirectory {
+    /// How the database is reached: as `via` says, or else by what there is.
+    fn with_via(self, section: &Section<'_>, auth: &Auth, store: &Store) -> Result<Directory, Noted> {
+        let rest = auth.supabase_url.clone().zip(self.service_key);
+        let rest = rest.map(|(supabase_url, service_key)| Via::Rest { supabase_url, service_key });
+        let postgres = self.database_url.map(Via::Postgres);
+        let missing = |what: &str, fix: &str| section.wrong("via", complaint(what, fix));
+        let via = match self.via {
+            None => postgres.or(rest).unwrap_or(Via::None),
+            Some(Wanted::None) => Via::None,
+            Some(Wanted::Rest) => rest.ok_or_else(|| {
+                missing("is \"rest\", for which something is missing", "set SUPABASE_URL and SUPABASE_SERVICE_KEY")
+            })?,
+            Some(Wanted::Postgres) => postgres
+                .or_else(|| store.url.as_postgres())
+                .ok_or_else(|| missing("is \"postgres\", but no Postgres is named", "set DATABASE_URL=postgres://…"))?,
+        };
+        Ok(Directory { via, ..self.directory })
+    }
+}
+
+impl StoreUrl {
+    fn as_postgres(&self) -> Option<Via> {
+        match self {
+            Self::Sqlite(_) => None,
+            Self::Postgres(url) => Some(Via::Postgres(url.clone())),
+        }
+    }
 }
 
 fn proxy(section: &Section<'_>) -> Result<Proxy, Noted> {

@@ -23,7 +23,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
+
+pub use plans::limits_of_answer;
 
 use crate::plan::Plans;
 use crate::price::{MicroUsd, PriceTable};
@@ -60,6 +62,17 @@ impl Sources {
     #[must_use]
     pub fn openai_api_key(&self) -> Option<SecretString> {
         source::lookup(self, "OPENAI_API_KEY").filter(|key| !key.is_empty()).map(SecretString::from)
+    }
+}
+
+impl Sources {
+    /// The project's key for apps, `SUPABASE_PUBLISHABLE_KEY` or `SUPABASE_ANON_KEY`, from the environment or `.env`.
+    /// For `tollgate doctor`, which tries what can be done with it; the server has no use for it.
+    #[must_use]
+    pub fn supabase_anon_key(&self) -> Option<SecretString> {
+        let names = ["SUPABASE_PUBLISHABLE_KEY", "SUPABASE_ANON_KEY"];
+        let said = names.iter().filter_map(|name| source::lookup(self, name));
+        said.into_iter().find(|key| !key.is_empty()).map(SecretString::from)
     }
 }
 
@@ -173,28 +186,115 @@ pub struct Auth {
     pub plan_claim: Vec<String>,
     /// The plan of anonymous users; without one they are refused.
     pub anonymous_plan: Option<String>,
+    /// A token is good only while the database knows its session, and its user is not banned. Needs a [`Via`].
+    pub check_session: bool,
 }
 
 /// `[store]`
 #[derive(Clone, Debug)]
 pub struct Store {
-    /// The SQLite file.
-    pub path: PathBuf,
+    /// Where the ledger is.
+    pub url: StoreUrl,
     /// How long a hold outlives the last sign of life of its process.
     pub lease: Duration,
     /// How long ended requests are kept.
     pub keep_requests: Duration,
 }
 
+/// Where the ledger is.
+#[derive(Clone, Debug)]
+pub enum StoreUrl {
+    /// In an SQLite file.
+    Sqlite(PathBuf),
+    /// In the Postgres at this URL.
+    Postgres(SecretString),
+}
+
+impl StoreUrl {
+    /// The SQLite file, where it is one.
+    #[must_use]
+    pub fn sqlite(&self) -> Option<&std::path::Path> {
+        match self {
+            Self::Sqlite(path) => Some(path),
+            Self::Postgres(_) => None,
+        }
+    }
+}
+
+impl std::fmt::Display for StoreUrl {
+    /// The file, or no more than that it is Postgres: the URL holds a password.
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Sqlite(path) => path.display().fmt(out),
+            Self::Postgres(_) => out.write_str("Postgres"),
+        }
+    }
+}
+
+impl PartialEq for StoreUrl {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Sqlite(one), Self::Sqlite(two)) => one == two,
+            (Self::Postgres(one), Self::Postgres(two)) => one.expose_secret() == two.expose_secret(),
+            _ => false,
+        }
+    }
+}
+
+/// How the developer's own database is reached, with all that it takes.
+#[derive(Clone, Debug)]
+pub enum Via {
+    /// Not at all.
+    None,
+    /// Over Supabase's REST API.
+    Rest {
+        /// The project's URL without a trailing slash.
+        supabase_url: String,
+        /// A secret key, or the legacy service-role key.
+        service_key: SecretString,
+    },
+    /// Over Postgres, at this URL.
+    Postgres(SecretString),
+}
+
+impl Via {
+    /// As in the config file and in readiness.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Rest { .. } => "rest",
+            Self::Postgres(_) => "postgres",
+        }
+    }
+}
+
+impl PartialEq for Via {
+    fn eq(&self, other: &Self) -> bool {
+        let parts = |via: &Self| match via {
+            Self::None => None,
+            Self::Rest { supabase_url, service_key } => Some((supabase_url.clone(), service_key.clone())),
+            Self::Postgres(url) => Some((String::new(), url.clone())),
+        };
+        let same = |(one, two): ((String, SecretString), (String, SecretString))| {
+            one.0 == two.0 && one.1.expose_secret() == two.1.expose_secret()
+        };
+        match (parts(self), parts(other)) {
+            (Some(one), Some(two)) => self.as_str() == other.as_str() && same((one, two)),
+            (one, two) => one.is_none() && two.is_none(),
+        }
+    }
+}
+
 /// `[directory]`
 #[derive(Clone, Debug)]
 pub struct Directory {
+    /// How the developer's own database is reached.
+    pub via: Via,
     /// How long an answer counts as fresh.
     pub plan_cache: Duration,
     /// How long an answer serves while the database is down.
     pub plan_stale: Duration,
-    /// Supabase's service key (`SUPABASE_SERVICE_KEY`).
-    pub supabase_service_key: Option<SecretString>,
 }
 
 /// What happens to the upstream's answer when the caller hangs up.

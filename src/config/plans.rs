@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::UpstreamConfig;
-use super::findings::{Complaint, Noted, complaint};
+use super::findings::{Complaint, Findings, Noted, complaint};
 use super::load::dollars;
 use super::reader::Section;
-use super::tree::{Node, Value, parse_value};
+use super::tree::{Node, Origin, Value, parse_value};
 use crate::plan::{Limit, Per, Plan, Plans, Unit};
 use crate::price::{MicroUsd, Price, PriceEntry, PriceTable};
 
@@ -161,6 +161,22 @@ fn limits(section: &Section<'_>) -> Result<Vec<Limit>, Noted> {
         limits.push(limit);
     }
     if limits.len() == wanted { Ok(limits) } else { Err(Noted) }
+}
+
+/// The limits of one user, as `check_user_limits` answers them: a list in the shape of a plan's, read by the same rules.
+///
+/// # Errors
+/// Everything that is wrong, for the log.
+pub fn limits_of_answer(limits: &serde_json::Value) -> Result<Vec<Limit>, String> {
+    let findings = Findings::default();
+    let table = Value::Table([("limits".to_owned(), Node::of_json(limits))].into());
+    let node = Node { value: table, origin: Origin::Default };
+    let read = Section::of(String::new(), &node, &findings).and_then(|section| self::limits(&section));
+    if let Err(errors) = findings.finish() {
+        let told = errors.0.iter().map(|error| format!("{} {} ({})", error.key, error.problem, error.fix));
+        return Err(told.collect::<Vec<_>>().join("; "));
+    }
+    read.map_err(|Noted| "limits cannot be read".to_owned())
 }
 
 /// `{ per = "day", requests = 50 }`: one window, one unit.

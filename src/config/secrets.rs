@@ -1,5 +1,7 @@
 //! Which secrets are none: too short, published, or guessable.
 
+use secrecy::SecretString;
+
 use super::findings::{Complaint, complaint};
 
 /// The secret that the Supabase CLI gives every local project. Known to everybody.
@@ -55,6 +57,22 @@ pub(super) fn jwt_secret(text: &str, is_local: bool) -> Result<(), Complaint> {
         return Err(complaint("is well known, or can be guessed", fix));
     }
     Ok(())
+}
+
+/// Reads Supabase's service key; the keys that stand in apps are none.
+pub(super) fn service_key(text: &str) -> Result<SecretString, Complaint> {
+    let fix =
+        "copy the secret key (sb_secret_…) or the service_role key from the Supabase dashboard (Settings, API keys)";
+    if text.trim().is_empty() {
+        return Err(complaint("is an empty secret", "give it a value, or take it out altogether"));
+    }
+    if text.starts_with("sb_publishable_") {
+        return Err(complaint("is the publishable key, which may do nothing here", fix));
+    }
+    if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(complaint("holds a space or another letter that no key has", fix));
+    }
+    Ok(SecretString::from(text))
 }
 
 fn is_guessable(text: &str) -> bool {

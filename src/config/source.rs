@@ -40,7 +40,7 @@ pub(super) struct Gathered {
 /// Variables of the quick start, and the key that each of them is.
 const QUICK: [(&str, [&str; 2]); 6] = [
     ("PORT", ["server", "bind"]),
-    ("DATABASE_URL", ["store", "url"]),
+    ("DATABASE_URL", ["directory", "database_url"]),
     ("SUPABASE_URL", ["auth", "supabase_url"]),
     ("SUPABASE_SERVICE_KEY", ["directory", "supabase_service_key"]),
     ("JWT_SECRET", ["auth", "jwt_secret"]),
@@ -198,11 +198,28 @@ impl Gathered {
         if variable.value.is_empty() && !is_secret {
             return;
         }
+        if name == "DATABASE_URL" && self.lay_ledger(variable) {
+            return;
+        }
         let text = match name {
             "PORT" => format!("0.0.0.0:{}", variable.value),
             _ => variable.value.clone(),
         };
         self.root.set(path, Node { value: Value::Text(text), origin: variable.origin.clone() });
+    }
+
+    /// `DATABASE_URL` is the ledger, unless `[store] url` says where that is, whichever was said later: who writes both
+    /// wants them apart. True: it is the ledger and nothing else, as only Postgres is a directory as well.
+    fn lay_ledger(&mut self, variable: &Variable) -> bool {
+        let is_postgres = variable.value.starts_with("postgres");
+        let said = self.root.at(&["store", "url"]).map(|node| &node.origin);
+        let by_us = |origin: &Origin| matches!(origin, Origin::Variable(name) if name.starts_with("DATABASE_URL"));
+        if !said.is_none_or(by_us) {
+            return variable.value.starts_with("sqlite:");
+        }
+        let node = Node { value: Value::Text(variable.value.clone()), origin: variable.origin.clone() };
+        self.root.set(&["store", "url"], node);
+        !is_postgres
     }
 
     /// `SECTION__KEY`, `SECTION` for a whole one, and deeper.

@@ -68,7 +68,7 @@ fn two_variables_are_enough() {
     let config = good("", &[]);
     assert_eq!(config.server.bind, "0.0.0.0:8080");
     assert_eq!(config.server.header_timeout, Duration::from_secs(10));
-    assert_eq!(config.store.path.file_name().unwrap(), "tollgate.db");
+    assert_eq!(config.store.url.sqlite().unwrap().file_name().unwrap(), "tollgate.db");
     assert_eq!(config.auth.issuer, "");
     assert_eq!(config.auth.plan_claim, ["app_metadata", "plan"]);
     assert_eq!(config.ceiling, Some(MicroUsd(50_000_000)));
@@ -95,7 +95,7 @@ fn two_variables_are_enough() {
 fn the_example_file_means_exactly_the_defaults() {
     let (from_file, from_nothing) = (good(EXAMPLE, &[]), good("", &[]));
     let told = |config: &Config| {
-        let store = config.store.path.file_name().map(std::ffi::OsStr::to_owned);
+        let store = config.store.url.sqlite().unwrap().file_name().map(std::ffi::OsStr::to_owned);
         format!(
             "{:?} {:?} {store:?} {:?} {:?} {:?} {:?} {:?}",
             config.server,
@@ -326,8 +326,10 @@ fn no_secret_is_ever_shown() {
         ("SUPABASE_SERVICE_KEY", "canary-service"),
         ("TOLLGATE_ADMIN_TOKEN", "canary-admin"),
     ];
-    let shown = format!("{:?}", good("", &secrets));
-    for (_, secret) in secrets {
+    let reached = [("SUPABASE_URL", "https://x.supabase.co"), ("DATABASE_URL", "postgres://u:canary-url@x/y")];
+    let shown = format!("{:?}", good("", &[&secrets[..], &reached[..1]].concat()))
+        + &format!("{:?}", good("", &[&secrets[..], &reached].concat()));
+    for secret in secrets.map(|(_, secret)| secret).iter().chain(&["canary-url"]) {
         assert!(!shown.contains(secret), "{shown}");
     }
     for (toml, more) in [
@@ -335,7 +337,8 @@ fn no_secret_is_ever_shown() {
         ("", ("OPENAI_API_KEY", "canary key")),
         ("", ("OPENAI_BASE_URL", "https://user:canary@x/v1")),
         ("", ("SUPABASE_URL", "https://user:canary@x")),
-        ("", ("DATABASE_URL", "postgres://user:canary@x/y")),
+        ("", ("DATABASE_URL", "postgres://user:canary@x/y?sslmode=canary")),
+        ("", ("SUPABASE_SERVICE_KEY", "sb_publishable_canary")),
         ("[auth]\njwt_secrets = \"canary\"", ("PORT", "1")),
         ("[auth]\njwt_secret = \"canary", ("PORT", "1")),
         ("[[upstreams]]\nname = \"openai\"\nmodels = [\"*\"]\napi_key = \"canary\"", ("PORT", "1")),
@@ -383,7 +386,7 @@ fn the_demo_needs_nothing_and_keeps_to_itself() {
         Config::for_demo("127.0.0.1:8080", &upstream)
     };
     let local = demo(Some("http://127.0.0.1:9/v1"), None).unwrap();
-    assert_eq!((local.store.path.as_path(), local.server.admin_bind), (std::path::Path::new("data/demo.db"), None));
+    assert_eq!((local.store.url.sqlite(), local.server.admin_bind), (Some(std::path::Path::new("data/demo.db")), None));
     assert_eq!(local.plans.default.name, "free");
     let secret = |config: &Config| config.auth.jwt_secret.as_ref().unwrap().expose_secret().to_owned();
     let openai = demo(None, Some(KEY)).unwrap();
@@ -413,4 +416,39 @@ fn the_demo_finds_the_key_in_the_environment_or_in_dot_env() {
     assert_eq!(sources(&[]).openai_api_key().unwrap().expose_secret(), "from-file");
     assert_eq!(sources(&[("OPENAI_API_KEY", "from-env")]).openai_api_key().unwrap().expose_secret(), "from-env");
     assert!(sources(&[("OPENAI_API_KEY", "")]).openai_api_key().is_none());
+}
+
+#[test]
+fn the_database_url_is_the_ledger_and_the_directory_and_the_store_url_the_ledger_alone() {
+    const URL: &str = "postgres://u:p@h/d";
+    const OTHER: &str = "postgresql://u:p@other/d";
+    let told = |toml: &str, more: &[(&str, &str)]| {
+        let config = good(toml, more);
+        let store = match &config.store.url {
+            StoreUrl::Sqlite(path) => path.file_name().unwrap().to_str().unwrap().to_owned(),
+            StoreUrl::Postgres(url) => url.expose_secret().to_owned(),
+        };
+        let via = match &config.directory.via {
+            Via::Postgres(url) => url.expose_secret().to_owned(),
+            via => via.as_str().to_owned(),
+        };
+        (store, via)
+    };
+    let pair = |store: &str, via: &str| (store.to_owned(), via.to_owned());
+    let rest = [("SUPABASE_URL", "https://x.supabase.co"), ("SUPABASE_SERVICE_KEY", "sb_secret_x")];
+    let database = [("DATABASE_URL", URL)];
+    assert_eq!(told("", &database), pair(URL, URL));
+    assert_eq!(told(&format!("[store]\nurl = \"{URL}\""), &[]), pair(URL, "none"));
+    assert_eq!(told("[store]\nurl = \"sqlite:x.db\"", &database), pair("x.db", URL));
+    assert_eq!(told("", &[("DATABASE_URL", URL), ("TOLLGATE_STORE__URL", "sqlite:x.db")]), pair("x.db", URL));
+    assert_eq!(told(&format!("[directory]\ndatabase_url = \"{URL}\""), &[]), pair("tollgate.db", URL));
+    assert_eq!(told("", &[("DATABASE_URL", "sqlite:x.db")]), pair("x.db", "none"));
+    assert_eq!(told("", &rest), pair("tollgate.db", "rest"));
+    assert_eq!(told("", &[&rest[..], &database].concat()), pair(URL, URL));
+    assert_eq!(told("[directory]\nvia = \"rest\"", &[&rest[..], &database].concat()), pair(URL, "rest"));
+    assert_eq!(told("[directory]\nvia = \"none\"", &[&rest[..], &database].concat()), pair(URL, "none"));
+    let ledger = format!("[store]\nurl = \"{URL}\"\n[directory]\nvia = \"postgres\"");
+    assert_eq!(told(&ledger, &[]), pair(URL, URL));
+    let config = load_all("", &format!("DATABASE_URL={URL}"), env(&[("DATABASE_URL", OTHER)])).unwrap();
+    assert!(matches!(config.store.url, StoreUrl::Postgres(url) if url.expose_secret() == OTHER));
 }

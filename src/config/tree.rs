@@ -129,6 +129,22 @@ fn node(value: &DeValue<'_>, here: Origin, origin: &impl Fn(usize) -> Origin) ->
 }
 
 impl Node {
+    /// JSON as if it had been written in a file; null as text, which nothing takes for a number, a table or a list.
+    pub(super) fn of_json(json: &serde_json::Value) -> Self {
+        let value = match json {
+            serde_json::Value::Null => Value::Text("null".to_owned()),
+            serde_json::Value::Bool(value) => Value::Boolean(*value),
+            serde_json::Value::Number(number) if number.is_f64() => Value::Float(number.to_string()),
+            serde_json::Value::Number(number) => Value::Integer(number.as_i64()),
+            serde_json::Value::String(text) => Value::Text(text.clone()),
+            serde_json::Value::Array(items) => Value::Array(items.iter().map(Self::of_json).collect()),
+            serde_json::Value::Object(members) => {
+                Value::Table(members.iter().map(|(key, value)| (key.clone(), Self::of_json(value))).collect())
+            }
+        };
+        Self { value, origin: Origin::Default }
+    }
+
     /// Lays `over` on this: tables key by key, anything else in whole.
     pub(super) fn cover(&mut self, over: Self) {
         match (&mut self.value, over.value) {
@@ -143,6 +159,14 @@ impl Node {
                 self.origin = over.origin;
             }
         }
+    }
+
+    /// What is at `path`, where there is anything.
+    pub(super) fn at(&self, path: &[&str]) -> Option<&Self> {
+        path.iter().try_fold(self, |node, name| match &node.value {
+            Value::Table(table) => table.get(*name),
+            _ => None,
+        })
     }
 
     /// Lays `leaf` on what is at `path`, making tables on the way. Names are found in any case; an element of a list

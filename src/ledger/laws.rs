@@ -7,17 +7,34 @@
 
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use proptest::prelude::*;
+use secrecy::SecretString;
+use tokio::runtime::Runtime;
 use uuid::Uuid;
 
+use super::moving::Still;
+use super::postgres::Lane;
 use super::sqlite::Book;
-use super::{Charge, Ending, HoldRequest, NoHold, Settlement};
+use super::{Charge, Ending, HoldRequest, Lag, Mark, NoHold, Settlement, UserStanding};
 use crate::clock::Timestamp;
-use crate::plan::{Amounts, Ask, Limit, Per, Period, Standing, Unit, Window, window};
+use crate::config::StoreUrl;
+use crate::plan::{Amounts, Ask, Hold, Limit, Per, Period, Standing, Unit, Window, window};
 use crate::price::{MicroUsd, PerMillion, Price, Tokenizer, Usage};
+
+#[path = "../../tests/it/support/postgres.rs"]
+#[allow(
+    dead_code,
+    clippy::all,
+    clippy::pedantic,
+    clippy::let_underscore_must_use,
+    reason = "the door tests' own server; they use all of it"
+)]
+mod server;
+use server::Postgres;
 
 const ALL: [Per; 6] = [Per::Minute, Per::Hour, Per::Day, Per::Month, Per::Period, Per::Lifetime];
 
@@ -97,9 +114,96 @@ impl Row {
     }
 }
 
+/// A ledger on one of the two databases, as the laws see it.
+enum Subject {
+    Sqlite { path: PathBuf, book: Box<Book> },
+    Postgres { runtime: Runtime, lane: Box<Lane> },
+}
+
+impl Subject {
+    fn sqlite() -> Self {
+        let path = std::env::temp_dir().join(format!("tollgate-laws-{}.db", Uuid::now_v7()));
+        let book = Box::new(Book::open(&path, Uuid::now_v7()).unwrap());
+        book.forget_durability();
+        Self::Sqlite { path, book }
+    }
+
+    /// A lane to an emptied database.
+    fn postgres(url: &SecretString) -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let lane = Box::new(runtime.block_on(Lane::for_laws(url, zone())));
+        runtime.block_on(lane.empty());
+        Self::Postgres { runtime, lane }
+    }
+
+    fn hold(&mut self, request: HoldRequest) -> Result<Hold, NoHold> {
+        match self {
+            Self::Sqlite { book, .. } => in_transaction(book, |book| book.hold(&request)).unwrap(),
+            Self::Postgres { runtime, lane } => runtime.block_on(lane.hold(request)),
+        }
+    }
+
+    fn end(&mut self, ending: &Ending, now: Timestamp) -> bool {
+        match self {
+            Self::Sqlite { book, .. } => in_transaction(book, |book| book.end(ending, now)).unwrap(),
+            Self::Postgres { runtime, lane } => runtime.block_on(lane.end(ending.clone(), now)),
+        }
+    }
+
+    /// The process dies and another one starts. How many requests the sweep ended.
+    fn crash(&mut self, now: Timestamp) -> usize {
+        match self {
+            Self::Sqlite { path, book } => {
+                **book = Book::open(path, Uuid::now_v7()).unwrap();
+                book.forget_durability();
+                in_transaction(book, |book| book.sweep(now, true, u32::MAX)).unwrap()
+            }
+            Self::Postgres { runtime, lane } => runtime.block_on(lane.die_and_sweep(now)),
+        }
+    }
+
+    fn prune(&mut self, before: Timestamp, now: Timestamp) -> usize {
+        match self {
+            Self::Sqlite { book, .. } => in_transaction(book, |book| book.prune(before, now, &zone())).unwrap(),
+            Self::Postgres { runtime, lane } => runtime.block_on(lane.prune(before, now)),
+        }
+    }
+
+    fn standing(&self, user: Uuid, now: Timestamp, windows: &[Window]) -> UserStanding {
+        match self {
+            Self::Sqlite { book, .. } => book.standing(user, now, windows).unwrap(),
+            Self::Postgres { runtime, lane } => runtime.block_on(lane.standing(user, windows)),
+        }
+    }
+
+    fn sum_of_rows(&self, user: Uuid, window: &Window) -> Standing {
+        match self {
+            Self::Sqlite { book, .. } => book.sum_of_rows(&user.to_string(), window).unwrap(),
+            Self::Postgres { runtime, lane } => runtime.block_on(lane.sum_of_rows(user, window)),
+        }
+    }
+}
+
+impl Drop for Subject {
+    fn drop(&mut self) {
+        let Self::Sqlite { path, .. } = self else { return };
+        for suffix in ["", "-wal", "-shm"] {
+            let mut name = path.clone().into_os_string();
+            name.push(suffix);
+            drop(std::fs::remove_file(name));
+        }
+    }
+}
+
+fn in_transaction<T>(book: &Book, step: impl FnOnce(&Book) -> T) -> T {
+    book.begin().unwrap();
+    let done = step(book);
+    book.commit().unwrap();
+    done
+}
+
 struct World {
-    path: PathBuf,
-    book: Book,
+    ledger: Subject,
     rows: Vec<Row>,
     now: Timestamp,
     made: u64,
@@ -137,12 +241,9 @@ fn period() -> Period {
 }
 
 impl World {
-    fn new() -> Self {
-        let path = std::env::temp_dir().join(format!("tollgate-laws-{}.db", Uuid::now_v7()));
-        let book = Book::open(&path, Uuid::now_v7()).unwrap();
-        book.forget_durability();
+    fn new(ledger: Subject) -> Self {
         let now = Timestamp::parse("2026-03-28T23:59:20Z").unwrap();
-        Self { path, book, rows: Vec::new(), now, made: 0 }
+        Self { ledger, rows: Vec::new(), now, made: 0 }
     }
 
     fn user(number: u8) -> Uuid {
@@ -160,13 +261,6 @@ impl World {
         self.rows.iter().filter(inside).map(|row| row.standing(window.per)).fold(Standing::default(), |sum, row| {
             Standing { used: sum.used.plus(row.used), held: sum.held.plus(row.held) }
         })
-    }
-
-    fn in_transaction<T>(&self, step: impl FnOnce(&Book) -> T) -> T {
-        self.book.begin().unwrap();
-        let done = step(&self.book);
-        self.book.commit().unwrap();
-        done
     }
 
     fn hold(&mut self, user: u8, plan: u8, input: u64, cap: u32) {
@@ -193,7 +287,7 @@ impl World {
             ceiling: Some((CEILING, self.window(Per::Day))),
         };
         let open = self.rows.iter().filter(|row| row.user == user && row.ended.is_none()).count();
-        let answer = self.in_transaction(|book| book.hold(&request)).unwrap();
+        let answer = self.ledger.hold(request);
         let fits = |user: Option<Uuid>, limit: &Limit, window: &Window, amounts: Amounts| {
             let now = self.expected(user, window);
             let taken = now.used.plus(now.held).of(limit.unit);
@@ -224,9 +318,9 @@ impl World {
         let open: Vec<_> = (0..self.rows.len()).filter(|n| self.rows[*n].ended.is_none()).collect();
         let Some(place) = open.get(which.checked_rem(open.len()).unwrap_or(0)) else { return };
         let charge = of(&self.rows[*place]);
-        let ending =
-            Ending { id: self.rows[*place].id, settlement: Settlement { charge, flags: vec![], ttft_ms: None } };
-        assert!(self.in_transaction(|book| book.end(&ending, self.now)).unwrap());
+        let Row { id, user: user_id, .. } = self.rows[*place];
+        let ending = Ending { id, user_id, settlement: Settlement { charge, flags: vec![], ttft_ms: None } };
+        assert!(self.ledger.end(&ending, self.now));
         self.rows[*place].ended = Some(charge);
     }
 
@@ -234,16 +328,13 @@ impl World {
     fn end_again(&mut self, which: usize) {
         let ended: Vec<_> = self.rows.iter().filter(|row| row.ended.is_some()).map(|row| row.id).collect();
         let id = ended.get(which.checked_rem(ended.len()).unwrap_or(0)).copied().unwrap_or_else(Uuid::now_v7);
-        let ending = Ending { id, settlement: Settlement::lost() };
-        assert!(!self.in_transaction(|book| book.end(&ending, self.now)).unwrap(), "law 3: a request ended twice");
+        let ending = Ending { id, user_id: Self::user(0), settlement: Settlement::lost() };
+        assert!(!self.ledger.end(&ending, self.now), "law 3: a request ended twice");
     }
 
     /// Law 5: what a process held is lost when the next one starts.
     fn crash(&mut self) {
-        self.book = Book::open(&self.path, Uuid::now_v7()).unwrap();
-        self.book.forget_durability();
-        let now = self.now;
-        let swept = self.in_transaction(|book| book.sweep(now, true, u32::MAX)).unwrap();
+        let swept = self.ledger.crash(self.now);
         let open = self.rows.iter().filter(|row| row.ended.is_none()).count();
         assert_eq!(swept, open, "law 5: the sweep ends what is open, once");
         for row in self.rows.iter_mut().filter(|row| row.ended.is_none()) {
@@ -265,7 +356,7 @@ impl World {
             Step::Crash => self.crash(),
             Step::MoveClock { seconds } => self.now = Timestamp::from_millis(self.now.millis() + seconds * 1000),
             // Windows that ended are forgotten and made anew from the rows if the clock comes back to them.
-            Step::Prune => drop(self.in_transaction(|book| book.prune(Timestamp::EPOCH, self.now, &zone())).unwrap()),
+            Step::Prune => drop(self.ledger.prune(Timestamp::EPOCH, self.now).to_string()),
         }
         self.check();
     }
@@ -274,9 +365,9 @@ impl World {
     fn check(&self) {
         let windows: Vec<_> = ALL.iter().map(|per| self.window(*per)).collect();
         for user in (0..3).map(Self::user) {
-            let said = self.book.standing(user, self.now, &windows).unwrap();
+            let said = self.ledger.standing(user, self.now, &windows);
             for (window, standing) in windows.iter().zip(&said.windows) {
-                let sum = self.book.sum_of_rows(&user.to_string(), window).unwrap();
+                let sum = self.ledger.sum_of_rows(user, window);
                 assert_eq!(*standing, sum, "law 4: the rows of a window are what it says: {window:?}");
                 assert_eq!(*standing, self.expected(Some(user), window), "the model agrees: {window:?}");
             }
@@ -288,22 +379,12 @@ impl World {
     }
 }
 
-impl Drop for World {
-    fn drop(&mut self) {
-        for suffix in ["", "-wal", "-shm"] {
-            let mut name = self.path.clone().into_os_string();
-            name.push(suffix);
-            drop(std::fs::remove_file(name));
-        }
-    }
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: 192, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_laws_hold_after_every_step(steps in steps()) {
-        let mut world = World::new();
+    fn the_laws_hold_after_every_step_on_sqlite(steps in steps()) {
+        let mut world = World::new(Subject::sqlite());
         for step in steps {
             world.apply(&step);
         }
@@ -311,17 +392,121 @@ proptest! {
 }
 
 #[test]
-fn rows_that_are_pruned_leave_every_window_as_it_was() {
-    let mut world = World::new();
-    // The month was never limited, so no window of it was made while the rows were there.
+fn the_laws_hold_after_every_step_on_postgres() {
+    let server = Postgres::start_blocking(false, "");
+    let url = SecretString::from(server.url("postgres"));
+    let config = ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() };
+    let tried = proptest::test_runner::TestRunner::new(config).run(&steps(), |steps| {
+        let mut world = World::new(Subject::postgres(&url));
+        for step in &steps {
+            world.apply(step);
+        }
+        Ok(())
+    });
+    tried.unwrap();
+}
+
+/// The month was never limited, so no window of it was made while the rows were there.
+fn rows_that_are_pruned_leave_every_window_as_it_was(ledger: Subject) {
+    let mut world = World::new(ledger);
     world.hold(0, 1, 100, 100);
     world.end(0, |_| Charge::Settled { usage: Usage { input_tokens: 70, ..Usage::default() }, cost: MicroUsd(11) });
     let month = world.window(Per::Month);
     let later = world.now.plus(Duration::from_hours(24 * 3));
-    assert!(world.in_transaction(|book| book.prune(later, later, &zone())).unwrap() > 0);
-    assert_eq!(world.book.sum_of_rows(&World::user(0).to_string(), &month).unwrap(), Standing::default());
+    assert!(world.ledger.prune(later, later) > 0);
+    assert_eq!(world.ledger.sum_of_rows(World::user(0), &month), Standing::default());
     let lifetime = window(Per::Lifetime, later, &zone(), None);
-    let said = world.book.standing(World::user(0), world.now, &[lifetime, month]).unwrap();
+    let said = world.ledger.standing(World::user(0), world.now, &[lifetime, month]);
     let used = Amounts { requests: 1, tokens: 70, cost: 11 };
     assert_eq!((said.windows[0].used, said.windows[1].used), (used, used));
+}
+
+#[test]
+fn pruning_on_sqlite_changes_no_window() {
+    rows_that_are_pruned_leave_every_window_as_it_was(Subject::sqlite());
+}
+
+#[test]
+fn pruning_on_postgres_changes_no_window() {
+    let server = Postgres::start_blocking(false, "");
+    rows_that_are_pruned_leave_every_window_as_it_was(Subject::postgres(&SecretString::from(server.url("postgres"))));
+}
+
+/// An export of a ledger, from a thread that may block.
+fn exported(store: &StoreUrl) -> String {
+    let mut text = Vec::new();
+    Still::open(store).unwrap().export(&mut text, |_| {}).unwrap();
+    String::from_utf8(text).unwrap()
+}
+
+#[test]
+fn a_ledger_moves_to_postgres_and_back_exactly_or_not_at_all() {
+    let server = Postgres::start_blocking(false, "");
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let _inside = runtime.enter();
+    let mut world = World::new(Subject::sqlite());
+    for step in 0..40_u32 {
+        world.hold(u8::try_from(step % 3).unwrap(), 3, 50, 40);
+        world
+            .end(0, |row| if step % 2 == 0 { Charge::Lost } else { Charge::Voided { load: row.at.millis() % 2 == 0 } });
+        world.now = world.now.plus(Duration::from_secs(977));
+    }
+    world.hold(0, 1, 50, 40);
+    let Subject::Sqlite { path, .. } = &world.ledger else { panic!("made on SQLite") };
+    let sqlite = StoreUrl::Sqlite(path.clone());
+    let text = exported(&sqlite);
+    let postgres = StoreUrl::Postgres(SecretString::from(server.url("postgres")));
+    let import = |text: &str| Still::open(&postgres).unwrap().import(text.as_bytes(), |_| {});
+    for (wrong, why) in [
+        (text.lines().take(20).collect::<Vec<_>>().join("\n"), "cut short"),
+        (text.replacen("\"lost\"", "\"gone\"", 1), "Postgres"),
+        (text.lines().filter(|line| !line.contains("\"lifetime\"")).collect::<Vec<_>>().join("\n"), "adds up"),
+        ("{}".to_owned(), "does not begin"),
+    ] {
+        let told = import(&wrong).unwrap_err().to_string();
+        assert!(told.contains(why), "{why}: {told}");
+    }
+    import(&text).unwrap();
+    assert_eq!(exported(&postgres), text, "what went in comes out");
+    assert!(import(&text).unwrap_err().to_string().contains("not empty"));
+    let Subject::Sqlite { path: other, .. } = &Subject::sqlite() else { panic!("made on SQLite") };
+    let back = StoreUrl::Sqlite(other.clone());
+    Still::open(&back).unwrap().import(exported(&postgres).as_bytes(), |_| {}).unwrap();
+    assert_eq!(exported(&back), text);
+}
+
+#[test]
+fn what_was_never_sent_is_pruned_all_the_same_and_said_aloud() {
+    let said = Arc::new(Mutex::new(Vec::new()));
+    let (mut world, writer) = (World::new(Subject::sqlite()), said.clone());
+    let Subject::Sqlite { path, book } = &mut world.ledger else { panic!("made on SQLite") };
+    **book = Book::open(path, Uuid::now_v7()).unwrap().with_outbox(true);
+    for _ in 0..3 {
+        world.hold(0, 3, 100, 100);
+        world.end(0, |_| Charge::Lost);
+    }
+    let Subject::Sqlite { book, .. } = &world.ledger else { panic!("made on SQLite") };
+    let sent = book.unsent(1, &[]).unwrap().remove(0).id;
+    book.mark(&[sent], Mark::Sent).unwrap();
+    let later = world.now.plus(Duration::from_hours(24 * 3));
+    let log = tracing_subscriber::fmt().with_writer(move || Said(writer.clone())).finish();
+    let gone = tracing::subscriber::with_default(log, || world.ledger.prune(later, later));
+    assert!(gone >= 3);
+    let Subject::Sqlite { book, .. } = &world.ledger else { panic!("made on SQLite") };
+    assert_eq!(book.unsent_lag().unwrap(), Lag::default());
+    let said = String::from_utf8(said.lock().unwrap().clone()).unwrap();
+    assert!(said.contains("never reached log_request") && said.contains('2'), "{said:?}");
+}
+
+/// A log to read.
+struct Said(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Said {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }

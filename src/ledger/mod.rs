@@ -7,29 +7,36 @@
 //! Invariants (the laws in the README's words): used + held ≤ limit; every hold ends exactly once; the ended rows of a
 //! window add up to what the window says; nothing held when nothing is open.
 
+mod db;
+mod jobs;
+mod postgres;
 mod reservation;
 mod settlement;
 mod sqlite;
 mod writer;
 
+pub mod moving;
+pub mod probe;
 pub mod report;
 
 #[cfg(test)]
 mod laws;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use aws_lc_rs::hmac;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use uuid::Uuid;
 
 use crate::clock::{Clock, Timestamp};
+use crate::config::StoreUrl;
 use crate::error::{Code, Refusal};
+use crate::ledger::report::RequestRow;
 use crate::plan::{Ask, Exceeded, Hold, Limit, LimitState, Standing, Window};
 
+use jobs::{Job, Jobs};
 pub use reservation::Reservation;
 pub use settlement::{Charge, Ending, Settlement, charge};
 pub use sqlite::Failure;
@@ -100,35 +107,60 @@ struct Shared {
     writable: AtomicBool,
     /// Grows when another process changed the file: subscriptions and switches may differ.
     epoch: AtomicU64,
+    /// Told when rows have ended, for the outbox.
+    ended: Notify,
+}
+
+/// How much waits for the outbox. Counted to 100,000 and no further.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lag {
+    /// Rows that wait.
+    pub unsent: i64,
+    /// When the oldest of them ended.
+    pub oldest: Option<Timestamp>,
+    /// Rows left behind, because they were refused for good.
+    pub given_up: i64,
+}
+
+/// What became of rows that waited for the outbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// They were taken.
+    Sent,
+    /// They were refused for good.
+    LeftBehind,
 }
 
 /// A handle on the ledger. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Ledger {
-    jobs: std::sync::mpsc::Sender<writer::Job>,
+    jobs: Jobs,
     shared: Arc<Shared>,
-    path: PathBuf,
+    store: StoreUrl,
+    has_outbox: bool,
     identifier_key: Arc<hmac::Key>,
 }
 
 /// The writer thread; whoever has it flushes the ledger by [`Writer::close`].
 #[derive(Debug)]
 pub struct Writer {
-    jobs: std::sync::mpsc::Sender<writer::Job>,
+    jobs: Jobs,
     thread: std::thread::JoinHandle<()>,
 }
 
 /// How the ledger is kept.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The SQLite file.
-    pub path: PathBuf,
+    /// Where it is.
+    pub store: StoreUrl,
     /// How long a hold outlives the last sign of life of its process.
     pub lease: Duration,
     /// How long ended requests are kept.
     pub keep_requests: Duration,
     /// Where months begin, for the sums of pruned ones.
     pub time_zone: jiff::tz::TimeZone,
+    /// Whether rows that end settled or lost wait for [`Ledger::unsent`].
+    pub outbox: bool,
 }
 
 impl Ledger {
@@ -137,12 +169,21 @@ impl Ledger {
     /// # Errors
     /// The file cannot be made, read or written, or another server has it open.
     pub fn open(settings: Settings, clock: Clock) -> Result<(Self, Writer), Failure> {
-        let path = settings.path.clone();
+        let (store, has_outbox) = (settings.store.clone(), settings.outbox);
         let shared = Arc::new(Shared::default());
-        let (jobs, queue) = std::sync::mpsc::channel();
-        let (thread, key) = writer::start(settings, clock, shared.clone(), queue)?;
+        let (jobs, thread, key) = match &store {
+            StoreUrl::Sqlite(path) => {
+                let (jobs, queue) = std::sync::mpsc::channel();
+                let (thread, key) = writer::start(path.clone(), settings, clock, shared.clone(), queue)?;
+                (Jobs::Sqlite(jobs), thread, key)
+            }
+            StoreUrl::Postgres(url) => {
+                let (lanes, thread, key) = postgres::start(url, settings, clock, shared.clone())?;
+                (Jobs::Postgres(lanes), thread, key)
+            }
+        };
         let identifier_key = Arc::new(hmac::Key::new(hmac::HMAC_SHA256, key.as_bytes()));
-        let handle = Self { jobs: jobs.clone(), shared, path, identifier_key };
+        let handle = Self { jobs: jobs.clone(), shared, store, has_outbox, identifier_key };
         Ok((handle, Writer { jobs, thread }))
     }
 
@@ -154,8 +195,8 @@ impl Ledger {
     /// Why nothing was held.
     pub async fn hold(&self, request: HoldRequest) -> Result<Reservation, NoHold> {
         let (answer, wait) = oneshot::channel();
-        let mut reservation = Reservation::new(request.id, request.now, self.jobs.clone());
-        if self.jobs.send(writer::Job::Hold(Box::new(request), answer)).is_err() {
+        let mut reservation = Reservation::new(&request, self.jobs.clone());
+        if !self.jobs.send(Job::Hold(Box::new(request), answer)) {
             reservation.forget();
             return Err(NoHold::Store);
         }
@@ -180,10 +221,57 @@ impl Ledger {
     pub async fn standing(&self, user_id: Uuid, now: Timestamp, windows: Vec<Window>) -> Result<UserStanding, Refusal> {
         let (answer, wait) = oneshot::channel();
         let unavailable = || Refusal::new(Code::StoreUnavailable, "The usage ledger cannot be read right now.");
-        let job = writer::Job::Standing { user_id, now, windows, answer };
-        self.jobs.send(job).map_err(|_| unavailable())?;
+        if !self.jobs.send(Job::Standing { user_id, now, windows, answer }) {
+            return Err(unavailable());
+        }
         let answered = tokio::time::timeout(COMMIT_TIMEOUT, wait).await;
         answered.ok().and_then(Result::ok).flatten().ok_or_else(unavailable)
+    }
+
+    /// Rows that wait for the outbox, at most `limit`, in the order in which they ended, but for those of the users in
+    /// `except`; sees everything that was ended before the call.
+    ///
+    /// # Errors
+    /// The ledger cannot be read.
+    pub async fn unsent(&self, limit: u32, except: Vec<String>) -> Result<Vec<RequestRow>, Failure> {
+        self.ask(|answer| Job::Unsent { limit, except, answer }).await
+    }
+
+    /// Marks rows of [`Ledger::unsent`], durably; rows that do not wait stay as they are.
+    ///
+    /// # Errors
+    /// The ledger cannot be written: the rows may go on waiting.
+    pub async fn mark(&self, ids: Vec<String>, mark: Mark) -> Result<(), Failure> {
+        self.ask(|answer| Job::Mark(jobs::Marking { ids, mark, answer })).await
+    }
+
+    /// Rows that end wait for the outbox.
+    #[must_use]
+    pub const fn has_outbox(&self) -> bool {
+        self.has_outbox
+    }
+
+    /// How much waits for the outbox.
+    ///
+    /// # Errors
+    /// The ledger cannot be read.
+    pub async fn unsent_lag(&self) -> Result<Lag, Failure> {
+        self.ask(Job::Lag).await
+    }
+
+    /// Waits until rows have ended since the last call. A hint: rows that a sweep ended may come without it.
+    pub async fn rows_ended(&self) {
+        self.shared.ended.notified().await;
+    }
+
+    async fn ask<T>(&self, job: impl FnOnce(oneshot::Sender<Result<T, Failure>>) -> Job) -> Result<T, Failure> {
+        let (answer, wait) = oneshot::channel();
+        let gone = || Failure::new("the ledger's writer does not answer".to_owned());
+        if !self.jobs.send(job(answer)) {
+            return Err(gone());
+        }
+        let answered = tokio::time::timeout(COMMIT_TIMEOUT, wait).await;
+        answered.map_err(|_| gone())?.map_err(|_| gone())?
     }
 
     /// The last write succeeded.
@@ -208,17 +296,17 @@ impl Ledger {
         format!("{:032x}{:032x}", half(), half())
     }
 
-    /// The file, for [`report`].
+    /// Where it is, for [`report`].
     #[must_use]
-    pub fn path(&self) -> &std::path::Path {
-        &self.path
+    pub const fn store(&self) -> &StoreUrl {
+        &self.store
     }
 }
 
 impl Writer {
     /// Writes what is queued and stops the thread. Blocks until then.
     pub fn close(self) {
-        let stopped = self.jobs.send(writer::Job::Stop).is_ok() && self.thread.join().is_ok();
+        let stopped = self.jobs.stop() && self.thread.join().is_ok();
         if !stopped {
             tracing::error!("the ledger's writer had already stopped");
         }

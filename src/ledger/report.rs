@@ -3,21 +3,20 @@
 //! A [`Reports`] is a connection of its own, so that reading never waits for the writer nor makes it wait. [`Desk`]
 //! changes subscriptions and switches from the command line; the server sees that within a second. Neither touches money.
 
-use std::path::Path;
-
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 use serde::Serialize;
 use uuid::Uuid;
 
 use super::UserStanding;
-use super::sqlite::{Book, Failure, connect, id_at};
+use super::db::{Cell, Db, Row};
+use super::sqlite::{Book, Failure, id_at};
 use crate::clock::Timestamp;
+use crate::config::StoreUrl;
 use crate::plan::{Period, Subscription, Window};
 
 /// The read side of the ledger.
 #[derive(Debug)]
 pub struct Reports {
-    book: Book,
+    db: Db,
 }
 
 /// A row of the ledger, as `tollgate usage --requests --json` prints it.
@@ -113,19 +112,24 @@ pub struct Which {
     pub until: Option<Timestamp>,
 }
 
+/// How many requests are read at once.
+const PAGE_ROWS: i64 = 1000;
+
 impl Reports {
-    /// Opens an existing ledger for reading.
+    /// Opens an existing ledger for reading. For Postgres: inside the runtime, and then asked from a thread that may
+    /// block; nothing is dialled yet.
     ///
     /// # Errors
     /// There is none, or it cannot be read.
-    pub fn open(path: &Path) -> Result<Self, Failure> {
-        if !path.exists() {
-            return Err(Failure::new(format!(
+    pub fn open(store: &StoreUrl) -> Result<Self, Failure> {
+        match store {
+            StoreUrl::Sqlite(path) if !path.exists() => Err(Failure::new(format!(
                 "there is no ledger at {} yet: `tollgate serve` makes it, or set [store] url",
                 path.display()
-            )));
+            ))),
+            StoreUrl::Sqlite(path) => Ok(Self { db: Db::Sqlite(Book::reader(path)?) }),
+            StoreUrl::Postgres(url) => Ok(Self { db: super::postgres::database(url)? }),
         }
-        Ok(Self { book: Book::reader(path)? })
     }
 
     /// What a user has used and holds in each of `windows`.
@@ -133,7 +137,10 @@ impl Reports {
     /// # Errors
     /// The ledger cannot be read.
     pub fn standing(&self, user_id: Uuid, now: Timestamp, windows: &[Window]) -> Result<UserStanding, Failure> {
-        self.book.standing(user_id, now, windows)
+        match &self.db {
+            Db::Sqlite(book) => book.standing(user_id, now, windows),
+            Db::Postgres(..) => super::postgres::standing(&self.db, user_id, windows),
+        }
     }
 
     /// A user's row in the local subscription table.
@@ -141,10 +148,9 @@ impl Reports {
     /// # Errors
     /// The ledger cannot be read.
     pub fn subscription(&self, user_id: Uuid) -> Result<Option<SubscriptionRow>, Failure> {
-        let mut read = self.book.db.prepare_cached(
-            "select plan, period_start, period_end, until, blocked from subscriptions where user_id = ?1",
-        )?;
-        Ok(read.query_row([user_id.to_string()], subscription_of).optional()?)
+        let sql = "select plan, period_start, period_end, until, blocked from ledger.subscriptions where user_id = $1";
+        let row = self.db.query_one(sql, &[user_id.to_string().into()])?;
+        row.map(|row| subscription_of(&row)).transpose()
     }
 
     /// What a user's ended requests add up to in `[from, until)`, by model, in the order of their names.
@@ -153,25 +159,27 @@ impl Reports {
     /// The ledger cannot be read.
     pub fn by_model(&self, which: Which) -> Result<Vec<ModelSum>, Failure> {
         let sql = format!(
-            "select model, count(*), sum(input_tokens), sum(cached_input_tokens), sum(output_tokens), sum(cost_micros)
-             from requests {} and state in ('settled', 'lost') group by model order by model",
+            "select model, cast(count(*) as bigint), cast(sum(input_tokens) as bigint),
+                    cast(sum(cached_input_tokens) as bigint), cast(sum(output_tokens) as bigint),
+                    cast(sum(cost_micros) as bigint)
+             from ledger.requests {} and state in ('settled', 'lost') group by model order by model",
             filter(which)
         );
-        let mut read = self.book.db.prepare_cached(&sql)?;
-        let rows = read.query_map(bounds(which), |row| {
+        let rows = self.db.query(&sql, &bounds(which))?;
+        let sum = |row: &Row| {
             Ok(ModelSum {
-                model: row.get(0)?,
-                requests: row.get(1)?,
-                input_tokens: row.get(2)?,
-                cached_input_tokens: row.get(3)?,
-                output_tokens: row.get(4)?,
-                cost_micros: row.get(5)?,
+                model: row.text(0)?,
+                requests: row.int(1)?,
+                input_tokens: row.int(2)?,
+                cached_input_tokens: row.int(3)?,
+                output_tokens: row.int(4)?,
+                cost_micros: row.int(5)?,
             })
-        })?;
-        Ok(rows.collect::<Result<_, _>>()?)
+        };
+        rows.iter().map(sum).collect()
     }
 
-    /// Gives each request to `each`, oldest first, until it fails.
+    /// Gives each request to `each`, in the order in which they came in, until it fails.
     ///
     /// # Errors
     /// The ledger cannot be read, or `each` failed.
@@ -180,28 +188,19 @@ impl Reports {
         which: Which,
         mut each: impl FnMut(RequestRow) -> Result<(), E>,
     ) -> Result<(), E> {
-        let sql = format!(
-            "select id, user_id, plan, endpoint, model, upstream, state, flags, input_tokens, cached_input_tokens,
-                    output_tokens, reasoning_tokens, held_micros, cost_micros, started_at, ended_at, ttft_ms
-             from requests {} order by {}",
-            filter(which),
-            if which.user_id.is_some() { "started_at, id" } else { "id" }
-        );
-        let mut read = self.book.db.prepare(&sql).map_err(Failure::from)?;
-        let mut rows = read.query(bounds(which)).map_err(Failure::from)?;
-        while let Some(row) = rows.next().map_err(Failure::from)? {
-            each(request_of(row).map_err(Failure::from)?)?;
+        let sql =
+            format!("select {REQUEST_COLUMNS} from ledger.requests {} and id > $4 order by id limit $5", filter(which));
+        let mut last = String::new();
+        loop {
+            let mut params = bounds(which).to_vec();
+            params.extend([last.clone().into(), PAGE_ROWS.into()]);
+            let rows = self.db.query(&sql, &params)?;
+            let Some(row) = rows.last() else { return Ok(()) };
+            last = row.text(0)?;
+            for row in &rows {
+                each(request_of(row)?)?;
+            }
         }
-        Ok(())
-    }
-
-    /// Why the app is paused, if it is.
-    ///
-    /// # Errors
-    /// The ledger cannot be read.
-    pub fn paused(&self) -> Result<Option<String>, Failure> {
-        let mut read = self.book.db.prepare_cached("select value from switches where name = 'paused'")?;
-        Ok(read.query_row([], |row| row.get(0)).optional()?)
     }
 
     /// When the first request of a kind was held.
@@ -209,82 +208,90 @@ impl Reports {
     /// # Errors
     /// The ledger cannot be read.
     pub fn first_request(&self, which: Which) -> Result<Option<Timestamp>, Failure> {
-        let sql = format!("select min(started_at) from requests {}", filter(which));
-        let first: Option<i64> = self.book.db.prepare_cached(&sql)?.query_row(bounds(which), |row| row.get(0))?;
-        Ok(first.map(Timestamp::from_millis))
+        let sql = format!("select min(started_at) from ledger.requests {}", filter(which));
+        let first = self.db.query_one(&sql, &bounds(which))?;
+        Ok(first.map(|row| row.maybe_int(0)).transpose()?.flatten().map(Timestamp::from_millis))
     }
 }
 
 /// All users' rows are found by id, which begins with the time; the margin of an hour covers holds that waited.
 const fn filter(which: Which) -> &'static str {
     if which.user_id.is_some() {
-        return "where user_id = ?1 and started_at >= ?2 and started_at < ?3";
+        return "where user_id = $1 and started_at >= $2 and started_at < $3";
     }
-    "where id >= ?1 and started_at >= ?2 and started_at < ?3"
+    "where id >= $1 and started_at >= $2 and started_at < $3"
 }
 
-fn bounds(which: Which) -> (String, i64, i64) {
+fn bounds(which: Which) -> [Cell; 3] {
     let from = which.from.unwrap_or(Timestamp::EPOCH);
     let until = which.until.unwrap_or(Timestamp::MAX);
     let first = || id_at(from.minus(std::time::Duration::from_hours(1)));
     let subject = which.user_id.map_or_else(first, |id| id.to_string());
-    (subject, from.millis(), until.millis())
+    [subject.into(), from.millis().into(), until.millis().into()]
 }
 
-fn subscription_of(row: &Row<'_>) -> rusqlite::Result<SubscriptionRow> {
-    let time = |ms: Option<i64>| ms.map(Timestamp::from_millis);
-    let period = time(row.get(1)?).zip(time(row.get(2)?));
+fn subscription_of(row: &Row) -> Result<SubscriptionRow, Failure> {
+    let time = |column| Ok::<_, Failure>(row.maybe_int(column)?.map(Timestamp::from_millis));
+    let period = time(1)?.zip(time(2)?);
     Ok(SubscriptionRow {
-        plan: row.get(0)?,
+        plan: row.maybe_text(0)?,
         period: period.map(|(start, end)| Period { start, end }),
-        until: time(row.get(3)?),
-        blocked: row.get(4)?,
+        until: time(3)?,
+        blocked: row.int(4)? != 0,
     })
 }
 
-fn request_of(row: &Row<'_>) -> rusqlite::Result<RequestRow> {
+/// What [`request_of`] reads, in its order.
+pub(super) const REQUEST_COLUMNS: &str = "id, user_id, plan, endpoint, model, upstream, state, flags, input_tokens,
+    cached_input_tokens, output_tokens, reasoning_tokens, held_micros, cost_micros, started_at, ended_at, ttft_ms";
+
+pub(super) fn request_of(row: &Row) -> Result<RequestRow, Failure> {
     let time = |ms: i64| Timestamp::from_millis(ms).rfc3339();
-    let flags: String = row.get(7)?;
+    let flags = row.text(7)?;
     Ok(RequestRow {
-        id: row.get(0)?,
-        user_id: row.get(1)?,
-        plan: row.get(2)?,
-        endpoint: row.get(3)?,
-        model: row.get(4)?,
-        upstream: row.get(5)?,
-        state: row.get(6)?,
+        id: row.text(0)?,
+        user_id: row.text(1)?,
+        plan: row.text(2)?,
+        endpoint: row.text(3)?,
+        model: row.text(4)?,
+        upstream: row.text(5)?,
+        state: row.text(6)?,
         flags: flags.split(',').filter(|flag| !flag.is_empty()).map(str::to_owned).collect(),
-        input_tokens: row.get(8)?,
-        cached_input_tokens: row.get(9)?,
-        output_tokens: row.get(10)?,
-        reasoning_tokens: row.get(11)?,
-        held_micros: row.get(12)?,
-        cost_micros: row.get(13)?,
-        started_at: time(row.get(14)?),
-        ended_at: row.get::<_, Option<i64>>(15)?.map(time),
-        ttft_ms: row.get(16)?,
+        input_tokens: row.int(8)?,
+        cached_input_tokens: row.int(9)?,
+        output_tokens: row.int(10)?,
+        reasoning_tokens: row.int(11)?,
+        held_micros: row.int(12)?,
+        cost_micros: row.int(13)?,
+        started_at: time(row.int(14)?),
+        ended_at: row.maybe_int(15)?.map(time),
+        ttft_ms: row.maybe_int(16)?,
     })
 }
 
 /// The operator's switches: subscriptions, blocks, pause.
 #[derive(Debug)]
 pub struct Desk {
-    db: Connection,
+    db: Db,
 }
 
 impl Desk {
-    /// Opens the ledger, making it where there is none.
+    /// Opens the ledger, making it where there is none. For Postgres as [`Reports::open`].
     ///
     /// # Errors
     /// It cannot be written.
-    pub fn open(path: &Path) -> Result<Self, Failure> {
-        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            std::fs::create_dir_all(folder)
-                .map_err(|error| Failure::new(format!("cannot make the folder {}: {error}", folder.display())))?;
+    pub fn open(store: &StoreUrl) -> Result<Self, Failure> {
+        match store {
+            StoreUrl::Sqlite(path) => {
+                super::sqlite::make_folder(path)?;
+                Ok(Self { db: Db::Sqlite(Book::open(path, Uuid::nil())?) })
+            }
+            StoreUrl::Postgres(url) => {
+                let db = super::postgres::database(url)?;
+                super::postgres::migrate(&db)?;
+                Ok(Self { db })
+            }
         }
-        // Opening it as a book makes its tables.
-        drop(Book::open(path, Uuid::nil())?);
-        Ok(Self { db: connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)? })
     }
 
     /// Gives a user a plan (until a moment, or for good; with a period for `period` limits), or takes it away. A block
@@ -294,19 +301,19 @@ impl Desk {
     /// The ledger cannot be written.
     pub fn set_plan(&self, user_id: Uuid, row: &SubscriptionRow, now: Timestamp) -> Result<(), Failure> {
         let period = row.period;
-        self.db.execute(
-            "insert into subscriptions (user_id, plan, until, period_start, period_end, updated_at)
-             values (?1, ?2, ?3, ?4, ?5, ?6)
+        self.change(
+            "insert into ledger.subscriptions (user_id, plan, until, period_start, period_end, updated_at)
+             values ($1, $2, $3, $4, $5, $6)
              on conflict (user_id) do update set plan = excluded.plan, until = excluded.until,
                  period_start = excluded.period_start, period_end = excluded.period_end,
                  updated_at = excluded.updated_at",
-            params![
-                user_id.to_string(),
-                row.plan,
-                row.until.map(Timestamp::millis),
-                period.map(|period| period.start.millis()),
-                period.map(|period| period.end.millis()),
-                now.millis()
+            &[
+                user_id.to_string().into(),
+                row.plan.clone().into(),
+                row.until.map(Timestamp::millis).into(),
+                period.map(|period| period.start.millis()).into(),
+                period.map(|period| period.end.millis()).into(),
+                now.millis().into(),
             ],
         )?;
         Ok(())
@@ -317,10 +324,10 @@ impl Desk {
     /// # Errors
     /// The ledger cannot be written.
     pub fn set_blocked(&self, user_id: Uuid, blocked: bool, now: Timestamp) -> Result<(), Failure> {
-        self.db.execute(
-            "insert into subscriptions (user_id, blocked, updated_at) values (?1, ?2, ?3)
+        self.change(
+            "insert into ledger.subscriptions (user_id, blocked, updated_at) values ($1, $2, $3)
              on conflict (user_id) do update set blocked = excluded.blocked, updated_at = excluded.updated_at",
-            params![user_id.to_string(), blocked, now.millis()],
+            &[user_id.to_string().into(), i64::from(blocked).into(), now.millis().into()],
         )?;
         Ok(())
     }
@@ -330,9 +337,10 @@ impl Desk {
     /// # Errors
     /// The ledger cannot be written.
     pub fn pause(&self, reason: &str, now: Timestamp) -> Result<(), Failure> {
-        self.db.execute(
-            "insert or replace into switches (name, value, updated_at) values ('paused', ?1, ?2)",
-            params![reason, now.millis()],
+        self.change(
+            "insert into ledger.switches (name, value, updated_at) values ('paused', $1, $2)
+             on conflict (name) do update set value = excluded.value, updated_at = excluded.updated_at",
+            &[reason.into(), now.millis().into()],
         )?;
         Ok(())
     }
@@ -342,6 +350,19 @@ impl Desk {
     /// # Errors
     /// The ledger cannot be written.
     pub fn resume(&self) -> Result<bool, Failure> {
-        Ok(self.db.execute("delete from switches where name = 'paused'", [])? > 0)
+        Ok(!self.change("delete from ledger.switches where name = 'paused' returning name", &[])?.is_empty())
+    }
+
+    /// Changes something, and tells other processes that there is something new. (On SQLite the file tells them.)
+    fn change(&self, sql: &str, params: &[Cell]) -> Result<Vec<Row>, Failure> {
+        let rows = self.db.query(sql, params)?;
+        if let Db::Postgres(..) = self.db {
+            self.db.query(
+                "insert into ledger.switches (name, value, updated_at) values ('epoch', '1', 1)
+                 on conflict (name) do update set updated_at = ledger.switches.updated_at + 1",
+                &[],
+            )?;
+        }
+        Ok(rows)
     }
 }

@@ -3,13 +3,11 @@
 //! It is dropped exactly once, so a hold ends exactly once: by [`Reservation::end`], or by the drop itself — voided before
 //! [`Reservation::dispatched`], lost after. Ending only sends a message; nothing here waits.
 
-use std::sync::mpsc::Sender;
-
 use uuid::Uuid;
 
+use super::jobs::{Job, Jobs};
 use super::settlement::Settlement;
-use super::writer::Job;
-use super::{Ending, Timestamp};
+use super::{Ending, HoldRequest, Timestamp};
 use crate::plan::{Amounts, Hold};
 
 /// Money held for one request.
@@ -17,10 +15,11 @@ use crate::plan::{Amounts, Hold};
 #[derive(Debug)]
 pub struct Reservation {
     id: Uuid,
+    user_id: Uuid,
     started_at: Timestamp,
     hold: Hold,
     stage: Stage,
-    jobs: Sender<Job>,
+    jobs: Jobs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,9 +33,10 @@ enum Stage {
 }
 
 impl Reservation {
-    pub(super) fn new(id: Uuid, started_at: Timestamp, jobs: Sender<Job>) -> Self {
+    pub(super) fn new(request: &HoldRequest, jobs: Jobs) -> Self {
         let hold = Hold { output_cap: 0, amounts: Amounts::default() };
-        Self { id, started_at, hold, stage: Stage::Held, jobs }
+        let HoldRequest { id, user_id, now, .. } = *request;
+        Self { id, user_id, started_at: now, hold, stage: Stage::Held, jobs }
     }
 
     pub(super) fn granted(&mut self, hold: Hold) {
@@ -78,7 +78,8 @@ impl Reservation {
 
     fn send(&mut self, settlement: Settlement) {
         self.stage = Stage::Over;
-        if self.jobs.send(Job::End(Ending { id: self.id, settlement })).is_err() {
+        let ending = Ending { id: self.id, user_id: self.user_id, settlement };
+        if !self.jobs.send(Job::End(ending)) {
             tracing::error!(request_id = %self.id, "the ledger's writer is gone: the next start ends this request");
         }
     }

@@ -45,6 +45,8 @@ pub enum Charge {
 pub struct Ending {
     /// The request.
     pub id: Uuid,
+    /// Whose it is.
+    pub user_id: Uuid,
     /// Its end.
     pub settlement: Settlement,
 }

@@ -11,7 +11,9 @@ use jiff::tz::TimeZone;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use uuid::Uuid;
 
-use super::{Charge, Ending, HoldRequest, NoHold, UserStanding, decide};
+use super::db::sqlite_query;
+use super::report::{REQUEST_COLUMNS, RequestRow, request_of};
+use super::{Charge, Ending, HoldRequest, Lag, Mark, NoHold, UserStanding, decide};
 use crate::clock::Timestamp;
 use crate::plan::{Amounts, Hold, Per, Standing, Window, window};
 use crate::price::{MicroUsd, Usage};
@@ -23,11 +25,18 @@ const APP: &str = "app";
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Windows that ended so long ago can only be asked for by a clock that stepped back.
-const KEEP_SHORT_WINDOWS: Duration = Duration::from_hours(48);
-const KEEP_WINDOWS: Duration = Duration::from_hours(62 * 24);
+pub(super) const KEEP_SHORT_WINDOWS: Duration = Duration::from_hours(48);
+pub(super) const KEEP_WINDOWS: Duration = Duration::from_hours(62 * 24);
+
+/// The lag of the outbox is counted up to here, so that telling it stays cheap.
+const LAG_MAX: i64 = 100_000;
 
 /// Scripts that bring an older file up to date; `user_version` says how many were run.
-const MIGRATIONS: &[&str] = &[include_str!("../../migrations/0001_ledger.sql")];
+const MIGRATIONS: &[&str] =
+    &[include_str!("../../migrations/0001_ledger.sql"), include_str!("../../migrations/0002_outbox.sql")];
+
+/// What `user_version` is in a file that is up to date.
+pub(super) const SCHEMA_VERSION: usize = MIGRATIONS.len();
 
 /// The ledger cannot be used, and what to do about it.
 #[derive(Debug)]
@@ -41,6 +50,11 @@ impl Failure {
     #[must_use]
     pub const fn new(message: String) -> Self {
         Self { message, is_constraint: false }
+    }
+
+    /// A database's own words, and whether it refuses the same write however often it is tried.
+    pub(super) const fn of_database(message: String, is_constraint: bool) -> Self {
+        Self { message, is_constraint }
     }
 
     /// The database refuses this write however often it is tried.
@@ -69,6 +83,8 @@ impl From<rusqlite::Error> for Failure {
 pub(super) struct Book {
     pub(super) db: Connection,
     owner: String,
+    /// Rows that end settled or lost wait for the outbox.
+    outbox: bool,
 }
 
 impl std::fmt::Debug for Book {
@@ -120,14 +136,20 @@ impl Book {
     fn for_writing(db: Connection, owner: Uuid) -> Result<Self, Failure> {
         db.pragma_update(None, "synchronous", "full")?;
         db.set_prepared_statement_cache_capacity(32);
-        Ok(Self { db, owner: owner.to_string() })
+        Ok(Self { db, owner: owner.to_string(), outbox: false })
+    }
+
+    /// Whether rows that end wait for the outbox from now on.
+    pub(super) const fn with_outbox(mut self, outbox: bool) -> Self {
+        self.outbox = outbox;
+        self
     }
 
     /// Opens an existing file, only for reading.
     pub(super) fn reader(path: &Path) -> Result<Self, Failure> {
         let db = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         db.pragma_update(None, "query_only", true)?;
-        Ok(Self { db, owner: String::new() })
+        Ok(Self { db, owner: String::new(), outbox: false })
     }
 
     /// For the tests of the laws, which crash the process and not the machine.
@@ -262,7 +284,7 @@ impl Book {
             "update requests set state = ?2, flags = ?3, load = ?4, ended_at = max(?5, started_at), ttft_ms = ?6,
                     input_tokens = iif(?7, held_input_tokens, ?8), cached_input_tokens = ?9,
                     output_tokens = iif(?7, held_output_tokens, ?10), reasoning_tokens = ?11,
-                    cost_micros = iif(?7, held_micros, ?12)
+                    cost_micros = iif(?7, held_micros, ?12), unsent = ?13
              where id = ?1 and state = 'held'
              returning user_id, started_at, held_input_tokens + held_output_tokens, held_micros,
                        input_tokens + output_tokens, cost_micros",
@@ -279,7 +301,8 @@ impl Book {
             to_i64(usage.cached_input_tokens),
             to_i64(usage.output_tokens),
             to_i64(usage.reasoning_tokens),
-            cost.0
+            cost.0,
+            self.outbox && state != "voided"
         ];
         let counted = i64::from(state != "voided");
         let ended = update.query_row(values, |row| {
@@ -415,21 +438,71 @@ impl Book {
         let ids = ids.collect::<Result<Vec<_>, _>>()?;
         for id in &ids {
             let id = id.parse().map_err(|_| Failure::new(format!("a request's id is not a UUID: {id:?}")))?;
-            self.end(&Ending { id, settlement: super::Settlement::lost().flag("swept") }, now)?;
+            let (settlement, user_id) = (super::Settlement::lost().flag("swept"), Uuid::nil());
+            self.end(&Ending { id, user_id, settlement }, now)?;
         }
         Ok(ids.len())
+    }
+
+    /// The oldest rows that wait for the outbox, but for those of some users.
+    pub(super) fn unsent(&self, limit: u32, except: &[String]) -> Result<Vec<RequestRow>, Failure> {
+        // The inner query reads only the index, however many rows it skips.
+        let sql = format!(
+            "select {REQUEST_COLUMNS} from requests where id in
+               (select id from requests where unsent = 1 and user_id not in (select value from json_each($1))
+                order by ended_at, id limit $2)
+             order by ended_at, id"
+        );
+        let except = serde_json::Value::from(except).to_string();
+        let rows = sqlite_query(&self.db, &sql, &[except.into(), i64::from(limit).into()])?;
+        rows.iter().map(request_of).collect()
+    }
+
+    /// Rows that waited for the outbox wait no longer.
+    pub(super) fn mark(&self, ids: &[String], as_what: Mark) -> Result<(), Failure> {
+        let left_behind = match as_what {
+            Mark::Sent => 0,
+            Mark::LeftBehind => 2,
+        };
+        let mut update = self.db.prepare_cached("update requests set unsent = $1 where id = $2 and unsent = 1")?;
+        for id in ids {
+            update.execute(params![left_behind, id])?;
+        }
+        Ok(())
+    }
+
+    /// How much waits for the outbox. Counts to [`LAG_MAX`] and no further.
+    pub(super) fn unsent_lag(&self) -> Result<Lag, Failure> {
+        let mut read = self.db.prepare_cached(
+            "select count(*), min(ended_at),
+                    (select count(*) from (select 1 from requests where unsent = 2 limit $1) behind)
+             from (select ended_at from requests where unsent = 1 order by ended_at, id limit $1) waiting",
+        )?;
+        Ok(read.query_row([LAG_MAX], |row| {
+            let oldest: Option<i64> = row.get(1)?;
+            Ok(Lag { unsent: row.get(0)?, oldest: oldest.map(Timestamp::from_millis), given_up: row.get(2)? })
+        })?)
     }
 
     /// Forgets ended requests made before `requests_before`, some at a time, and windows that nobody can ask for any
     /// more. What a window says does not change: a month whose rows go is kept as a sum. Gives back how many rows went.
     pub(super) fn prune(&self, requests_before: Timestamp, now: Timestamp, zone: &TimeZone) -> Result<usize, Failure> {
         let mut old = self.db.prepare_cached(
-            "select id, user_id, started_at from requests where id < ?1 and state <> 'held' order by id limit 500",
+            "select id, user_id, started_at, unsent = 1 from requests where id < ?1 and state <> 'held'
+             order by id limit 500",
         )?;
+        let mut unsent = 0_u32;
         let rows = old.query_map([id_at(requests_before)], |row| {
+            unsent = unsent.saturating_add(row.get(3)?);
             Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, Timestamp::from_millis(row.get(2)?)))
         })?;
         let rows = rows.collect::<Result<Vec<_>, _>>()?;
+        if unsent > 0 {
+            tracing::error!(
+                requests = unsent,
+                "older than [store] keep_requests and forgotten, though they never reached log_request"
+            );
+        }
         let month_of =
             |(_, user, at): &(String, String, Timestamp)| (user.clone(), window(Per::Month, *at, zone, None));
         for (user, month) in rows.iter().map(month_of).collect::<BTreeSet<_>>() {
@@ -449,6 +522,13 @@ impl Book {
         let (short, long) = (now.minus(KEEP_SHORT_WINDOWS), now.minus(KEEP_WINDOWS));
         Ok(rows.len().saturating_add(windows.execute([short.millis(), long.millis()])?))
     }
+}
+
+/// Makes the folder of a file.
+pub(super) fn make_folder(path: &Path) -> Result<(), Failure> {
+    let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) else { return Ok(()) };
+    std::fs::create_dir_all(folder)
+        .map_err(|error| Failure::new(format!("cannot make the folder {}: {error}", folder.display())))
 }
 
 /// Opens a connection that waits for others and asks for nothing twice.

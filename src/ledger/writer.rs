@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -14,10 +15,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use super::sqlite::{Book, Failure};
-use super::{Ending, HoldRequest, NoHold, Settings, Settlement, Shared, UserStanding};
+use super::jobs::{Job, Marking};
+use super::sqlite::{Book, Failure, make_folder};
+use super::{Ending, HoldRequest, NoHold, Settings, Settlement, Shared};
 use crate::clock::{Clock, Timestamp};
-use crate::plan::{Hold, Window};
+use crate::plan::Hold;
 
 /// How many jobs share a commit at most.
 const BATCH_MAX: usize = 1024;
@@ -25,15 +27,6 @@ const BATCH_MAX: usize = 1024;
 const TICK: Duration = Duration::from_millis(200);
 /// How often old rows are looked for.
 const PRUNE_EVERY: Duration = Duration::from_mins(10);
-/// What the writer is asked to do.
-#[derive(Debug)]
-pub(super) enum Job {
-    Hold(Box<HoldRequest>, oneshot::Sender<Result<Hold, NoHold>>),
-    End(Ending),
-    Standing { user_id: Uuid, now: Timestamp, windows: Vec<Window>, answer: oneshot::Sender<Option<UserStanding>> },
-    Stop,
-}
-
 /// A hold and whoever waits for it.
 type Waiting = (Box<HoldRequest>, oneshot::Sender<Result<Hold, NoHold>>);
 
@@ -47,23 +40,27 @@ struct Writer {
     identifier_key: String,
     /// Endings that are not on the disk yet.
     endings: VecDeque<Ending>,
+    /// What the outbox has done since the last commit.
+    markings: Vec<Marking>,
     paused: Option<String>,
     data_version: i64,
     renewed_at: Option<Instant>,
     pruned_at: Option<Instant>,
     failures: u32,
+    path: PathBuf,
     /// Held for as long as the writer lives: a second server on the file would end our requests.
     _lock: File,
 }
 
 /// Opens the file, ends what an earlier process left, and starts the thread.
 pub(super) fn start(
+    path: PathBuf,
     settings: Settings,
     clock: Clock,
     shared: Arc<Shared>,
     queue: Receiver<Job>,
 ) -> Result<(JoinHandle<()>, String), Failure> {
-    let writer = Writer::open(settings, clock, shared)?;
+    let writer = Writer::open(path, settings, clock, shared)?;
     let identifier_key = writer.identifier_key.clone();
     let builder = std::thread::Builder::new().name("ledger".to_owned());
     let thread = builder.spawn(move || writer.run(&queue));
@@ -72,20 +69,17 @@ pub(super) fn start(
 }
 
 /// One server a file: the lock goes with the process, however it ends.
-fn lock(settings: &Settings) -> Result<File, Failure> {
-    let mut name = settings.path.clone().into_os_string();
+pub(super) fn lock(ledger: &Path) -> Result<File, Failure> {
+    make_folder(ledger)?;
+    let mut name = ledger.to_path_buf().into_os_string();
     name.push(".lock");
-    if let Some(folder) = settings.path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        std::fs::create_dir_all(folder)
-            .map_err(|error| Failure::new(format!("cannot make the folder {}: {error}", folder.display())))?;
-    }
-    let path = std::path::PathBuf::from(name);
+    let path = PathBuf::from(name);
     let cannot = |error: &dyn std::fmt::Display| Failure::new(format!("cannot write {}: {error}", path.display()));
     let file = File::options().create(true).append(true).open(&path).map_err(|error| cannot(&error))?;
     file.try_lock().map_err(|error| match error {
         std::fs::TryLockError::WouldBlock => Failure::new(format!(
             "another tollgate serves from {}: stop it, or give this one its own [store] url",
-            settings.path.display()
+            ledger.display()
         )),
         std::fs::TryLockError::Error(error) => cannot(&error),
     })?;
@@ -93,10 +87,10 @@ fn lock(settings: &Settings) -> Result<File, Failure> {
 }
 
 impl Writer {
-    fn open(settings: Settings, clock: Clock, shared: Arc<Shared>) -> Result<Self, Failure> {
-        let lock = lock(&settings)?;
+    fn open(path: PathBuf, settings: Settings, clock: Clock, shared: Arc<Shared>) -> Result<Self, Failure> {
+        let lock = lock(&path)?;
         let owner = Uuid::now_v7();
-        let book = Book::open(&settings.path, owner)?;
+        let book = Book::open(&path, owner)?.with_outbox(settings.outbox);
         let mut writer = Self {
             identifier_key: book.identifier_key()?,
             book,
@@ -105,11 +99,13 @@ impl Writer {
             shared,
             owner,
             endings: VecDeque::new(),
+            markings: Vec::new(),
             paused: None,
             data_version: -1,
             renewed_at: None,
             pruned_at: None,
             failures: 0,
+            path,
             _lock: lock,
         };
         writer.sweep_at_start()?;
@@ -144,7 +140,8 @@ impl Writer {
                 // A hold of this batch that its caller has already let go need not be made.
                 Job::End(ending) if withdraw(&mut holds, &ending) => {}
                 Job::End(ending) => self.endings.push_back(ending),
-                Job::Standing { user_id, now, windows, answer } => questions.push((user_id, now, windows, answer)),
+                Job::Mark(marking) => self.markings.push(marking),
+                question @ (Job::Standing { .. } | Job::Unsent { .. } | Job::Lag(_)) => questions.push(question),
                 Job::Stop => going = false,
             }
         }
@@ -152,15 +149,26 @@ impl Writer {
             tracing::warn!(%error, "the ledger cannot be read");
         }
         self.write(holds);
-        for (user_id, now, windows, answer) in questions {
-            let standing = self.book.standing(user_id, now, &windows);
-            if let Err(error) = &standing {
-                tracing::warn!(%error, "the ledger cannot be read");
-            }
-            // Whoever asked may have left.
-            drop(answer.send(standing.ok()));
+        for question in questions {
+            self.answer(question);
         }
         going
+    }
+
+    /// Answers what only reads. Whoever asked may have left.
+    fn answer(&self, question: Job) {
+        match question {
+            Job::Standing { user_id, now, windows, answer } => {
+                let standing = self.book.standing(user_id, now, &windows);
+                if let Err(error) = &standing {
+                    tracing::warn!(%error, "the ledger cannot be read");
+                }
+                drop(answer.send(standing.ok()));
+            }
+            Job::Unsent { limit, except, answer } => drop(answer.send(self.book.unsent(limit, &except))),
+            Job::Lag(answer) => drop(answer.send(self.book.unsent_lag())),
+            Job::Hold(..) | Job::End(_) | Job::Mark(_) | Job::Stop => {}
+        }
     }
 
     /// Reloads the pause switch when another process wrote to the file.
@@ -177,7 +185,7 @@ impl Writer {
 
     /// Writes what waits, in one transaction; answers the holds when it is on the disk.
     fn write(&mut self, holds: VecDeque<Waiting>) {
-        if holds.is_empty() && self.endings.is_empty() && !self.chores_are_due() {
+        if holds.is_empty() && self.endings.is_empty() && self.markings.is_empty() && !self.chores_are_due() {
             return;
         }
         // A ledger that failed is tried without holds first, so that few are ever in doubt however long it fails.
@@ -189,7 +197,13 @@ impl Writer {
         }
         match self.transaction(&holds) {
             Ok(answers) => {
+                if !self.endings.is_empty() {
+                    self.shared.ended.notify_one();
+                }
                 self.endings.clear();
+                for marking in self.markings.drain(..) {
+                    drop(marking.answer.send(Ok(())));
+                }
                 self.succeeded();
                 for ((_, waiting), answer) in holds.into_iter().zip(answers) {
                     // A caller that left has dropped its reservation, which ends the hold.
@@ -218,6 +232,9 @@ impl Writer {
             if !self.book.end(ending, now)? {
                 tracing::debug!(request_id = %ending.id, "there was no open hold to end");
             }
+        }
+        for marking in &self.markings {
+            self.book.mark(&marking.ids, marking.mark)?;
         }
         self.chores(now)?;
         holds.iter().map(|(request, _)| self.hold(request)).collect()
@@ -276,11 +293,17 @@ impl Writer {
         if self.failures.is_power_of_two() {
             tracing::error!(%error, endings_waiting = self.endings.len(), "the ledger cannot be written");
         }
+        for marking in self.markings.drain(..) {
+            drop(marking.answer.send(Err(Failure::new(error.to_string()))));
+        }
         if error.is_constraint() {
             self.isolate_poison();
         }
         if in_doubt {
-            let void = |(request, _): &Waiting| Ending { id: request.id, settlement: Settlement::void() };
+            let void = |(request, _): &Waiting| {
+                let HoldRequest { id, user_id, .. } = **request;
+                Ending { id, user_id, settlement: Settlement::void() }
+            };
             self.endings.extend(holds.iter().map(void));
         }
         refuse(holds);
@@ -308,9 +331,9 @@ impl Writer {
     /// A file that was moved or a disk that came back wants a new connection.
     fn reopen(&mut self) {
         if self.failures.is_multiple_of(5) {
-            match Book::reopen(&self.settings.path, self.owner, &self.identifier_key) {
+            match Book::reopen(&self.path, self.owner, &self.identifier_key) {
                 Ok(book) => {
-                    self.book = book;
+                    self.book = book.with_outbox(self.settings.outbox);
                     self.data_version = -1;
                 }
                 Err(error) => tracing::error!(%error, "the ledger cannot be opened again"),
@@ -373,12 +396,14 @@ mod tests {
 
         fn writer(&self) -> Writer {
             let settings = Settings {
-                path: self.0.join("ledger.db"),
+                store: crate::config::StoreUrl::Sqlite(self.0.join("ledger.db")),
+                outbox: false,
                 lease: Duration::from_mins(1),
                 keep_requests: Duration::from_hours(24 * 400),
                 time_zone: jiff::tz::TimeZone::UTC,
             };
-            Writer::open(settings, Clock::system(), Arc::new(Shared::default())).unwrap()
+            let path = self.0.join("ledger.db");
+            Writer::open(path, settings, Clock::system(), Arc::new(Shared::default())).unwrap()
         }
     }
 
@@ -416,10 +441,10 @@ mod tests {
         let (jobs, waits): (Vec<_>, Vec<_>) = ids.iter().map(|id| hold(*id)).unzip();
         writer.batch(jobs);
         assert!(waits.into_iter().all(|mut wait| wait.try_recv().unwrap().is_ok()));
-        let other = rusqlite::Connection::open(&writer.settings.path).unwrap();
+        let other = rusqlite::Connection::open(&writer.path).unwrap();
         other.execute_batch("begin immediate").unwrap();
         writer.book.db.busy_timeout(Duration::from_millis(50)).unwrap();
-        let end = |id: &Uuid| Job::End(Ending { id: *id, settlement: Settlement::void() });
+        let end = |id: &Uuid| Job::End(Ending { id: *id, user_id: Uuid::nil(), settlement: Settlement::void() });
         let started = Instant::now();
         writer.batch(ids.iter().map(end).collect());
         assert!(started.elapsed() < Duration::from_secs(1), "the lock is waited for once, not for every ending");
@@ -449,8 +474,8 @@ mod tests {
             "create trigger poison before update on requests when old.id = '{}' begin select raise(abort, 'no'); end",
             ids[1]
         );
-        rusqlite::Connection::open(&writer.settings.path).unwrap().execute_batch(&poison).unwrap();
-        let end = |id: &Uuid| Job::End(Ending { id: *id, settlement: Settlement::void() });
+        rusqlite::Connection::open(&writer.path).unwrap().execute_batch(&poison).unwrap();
+        let end = |id: &Uuid| Job::End(Ending { id: *id, user_id: Uuid::nil(), settlement: Settlement::void() });
         writer.batch(ids.iter().map(end).collect());
         assert!(writer.endings.is_empty());
         let open = "select id from requests where state = 'held'";
@@ -470,7 +495,7 @@ mod tests {
     fn an_empty_folder_or_another_ledger_is_not_taken_for_the_ledger_that_was_lost() {
         let (folder, other) = (Folder::new(), Folder::new());
         let writer = folder.writer();
-        let path = writer.settings.path.clone();
+        let path = writer.path.clone();
         let reopen = || Book::reopen(&path, writer.owner, &writer.identifier_key);
         assert!(reopen().is_ok(), "the same ledger");
         for suffix in ["", "-wal", "-shm"] {

@@ -27,6 +27,7 @@ mod support;
 
 mod clock;
 mod disasters;
+mod fake_database;
 mod fakes;
 mod false_usage;
 mod fields;
@@ -40,6 +41,7 @@ mod routes;
 mod secrets;
 mod slow_client;
 mod smuggling;
+mod sql_script;
 mod startup;
 mod streams;
 mod verdicts;

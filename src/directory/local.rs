@@ -1,23 +1,20 @@
-//! Where a caller's plan comes from: the token's claim and the local subscription table.
+//! The local subscription table, read through a connection that only reads.
 //!
-//! Answers of the table are cached for `plan_cache`, and dropped as soon as another process changes the ledger, so a
+//! Answers are cached for `plan_cache`, and dropped as soon as another process changes the ledger, so that a
 //! `tollgate user plan` shows within a second. While the table cannot be read, a cached answer serves up to `plan_stale`.
-//! Which of the answers counts is decided by `plan::plan_for`, not here.
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use quick_cache::sync::Cache;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-use crate::auth::Principal;
+use super::unavailable;
 use crate::clock::Timestamp;
-use crate::config::Config;
-use crate::error::{Code, Refusal};
+use crate::config::{Config, StoreUrl};
+use crate::error::Refusal;
 use crate::ledger::Ledger;
 use crate::ledger::report::{Reports, SubscriptionRow};
-use crate::plan::{Granted, Looked, plan_for};
 
 /// How many users' answers are kept.
 const CACHED_USERS: usize = 10_000;
@@ -30,50 +27,35 @@ struct Answer {
     epoch: u64,
 }
 
-/// Looks plans up. Cheap to clone.
+/// The subscription table and what it said. Clones share what is kept.
 #[derive(Clone)]
-pub struct Directory {
+pub(super) struct Local {
     ledger: Ledger,
     reader: Arc<Reader>,
     reports: Arc<Reader>,
     cache: Arc<Cache<Uuid, Answer>>,
 }
 
-impl Directory {
-    /// A directory over the ledger's subscription table.
-    #[must_use]
-    pub fn new(ledger: Ledger) -> Self {
-        let reader = || Arc::new(Reader::new(ledger.path().to_owned()));
+impl Local {
+    pub(super) fn new(ledger: Ledger) -> Self {
+        let reader = || Arc::new(Reader::new(ledger.store().clone()));
         let (reader, reports) = (reader(), reader());
         Self { ledger, reader, reports, cache: Arc::new(Cache::new(CACHED_USERS)) }
     }
 
     /// A connection for others who only read. It is not the one that plans are read with: a long look at the usage log
     /// must make nobody wait for a plan.
-    #[must_use]
-    pub fn reader(&self) -> Arc<Reader> {
+    pub(super) fn reader(&self) -> Arc<Reader> {
         self.reports.clone()
     }
 
-    /// The plan of a caller.
-    ///
-    /// # Errors
-    /// `user_blocked`; `directory_unavailable` when nobody can say.
-    pub async fn plan_of(&self, principal: &Principal, config: &Config, now: Timestamp) -> Result<Granted, Refusal> {
-        let local = self.subscription(principal.user_id(), config, now).await?.map(|row| row.at(now));
-        if local.as_ref().is_some_and(|row| row.blocked) {
-            return Err(Refusal::new(Code::UserBlocked, "This account is blocked."));
-        }
-        let anonymous_plan = config.auth.anonymous_plan.clone().filter(|_| principal.is_anonymous());
-        let claim = principal.plan_claim().map(str::to_owned);
-        let granted = plan_for(&Looked { claim, local, anonymous_plan }, &config.plans);
-        for name in &granted.unknown {
-            tracing::warn!(user_id = %principal.user_id(), plan = name, "no plan has this name: it counts as no answer");
-        }
-        Ok(granted)
+    /// Forgets what is kept about a user.
+    pub(super) fn forget(&self, user_id: Uuid) {
+        self.cache.remove(&user_id);
     }
 
-    async fn subscription(
+    /// A user's row, if there is one.
+    pub(super) async fn subscription(
         &self,
         user_id: Uuid,
         config: &Config,
@@ -95,9 +77,7 @@ impl Directory {
             Err(error) => {
                 tracing::warn!(error, "the subscription table cannot be read");
                 let serves = |answer: &Answer| now.since(answer.read_at) < config.directory.plan_stale;
-                let answer = cached.filter(serves).ok_or_else(|| {
-                    Refusal::new(Code::DirectoryUnavailable, "Your plan cannot be looked up right now.")
-                })?;
+                let answer = cached.filter(serves).ok_or_else(unavailable)?;
                 Ok(answer.row)
             }
         }
@@ -106,15 +86,15 @@ impl Directory {
 
 /// One connection for reading the ledger, opened when it is first needed and again after a failure.
 pub struct Reader {
-    path: PathBuf,
+    store: StoreUrl,
     reports: Mutex<Option<Reports>>,
     /// Who waits for the connection waits here, where waiting takes no thread.
     turn: Arc<Semaphore>,
 }
 
 impl Reader {
-    fn new(path: PathBuf) -> Self {
-        Self { path, reports: Mutex::new(None), turn: Arc::new(Semaphore::new(1)) }
+    fn new(store: StoreUrl) -> Self {
+        Self { store, reports: Mutex::new(None), turn: Arc::new(Semaphore::new(1)) }
     }
 
     /// Reads on a thread that may block.
@@ -144,7 +124,7 @@ impl Reader {
         let mut kept = self.reports.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let reports = match kept.take() {
             Some(reports) => reports,
-            None => Reports::open(&self.path)?,
+            None => Reports::open(&self.store)?,
         };
         let answer = read(&reports)?;
         *kept = Some(reports);
@@ -164,13 +144,14 @@ mod tests {
     async fn a_long_look_at_the_usage_log_makes_nobody_wait_for_a_plan() {
         let folder = std::env::temp_dir().join(format!("tollgate-directory-{}", Uuid::now_v7()));
         let settings = Settings {
-            path: folder.join("ledger.db"),
+            store: StoreUrl::Sqlite(folder.join("ledger.db")),
+            outbox: false,
             lease: Duration::from_mins(1),
             keep_requests: Duration::from_hours(24 * 400),
             time_zone: jiff::tz::TimeZone::UTC,
         };
         let (ledger, writer) = Ledger::open(settings, Clock::system()).unwrap();
-        let directory = Directory::new(ledger);
+        let directory = Local::new(ledger);
         let (hurry, wait) = std::sync::mpsc::channel::<()>();
         let reports = directory.reader();
         let long = reports.read(move |_| Ok(wait.recv().is_ok()));

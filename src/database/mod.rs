@@ -1,0 +1,139 @@
+//! The developer's own database: the two functions that `tollgate sql` installs there, over REST or over Postgres.
+//!
+//! It knows their names, what they are given and what they answer. It does not know plans, and keeps nothing: the
+//! directory caches, the outbox tries again. Invariant: an answer that cannot be understood is never taken for another;
+//! it is a failure, and told to the operator.
+
+mod answer;
+mod postgres;
+mod rest;
+#[cfg(test)]
+pub(crate) mod tests;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use crate::config::Via;
+
+pub use answer::Answer;
+
+/// How long a look-up may take.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a batch of entries may take.
+const LOG_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Why the database did not do what it was asked to. The texts are for the log; callers are told none of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// It cannot be reached or does not let us in, or its answer makes no sense: the same call may succeed later.
+    Unavailable(String),
+    /// It looked at what it was given and said no: the same call will not succeed.
+    Refused(String),
+    /// The function is not there.
+    Missing,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unavailable(why) | Self::Refused(why) => out.write_str(why),
+            Self::Missing => out.write_str("the function is not installed: see `tollgate sql`"),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// The developer's database. Cheap to clone.
+#[derive(Clone)]
+pub struct Database {
+    way: Way,
+    said_missing: Arc<AtomicBool>,
+}
+
+#[derive(Clone)]
+enum Way {
+    Rest(Arc<rest::Rest>),
+    Postgres(crate::pg::Database),
+}
+
+impl Database {
+    /// The database that the settings name; `None` for [`Via::None`]. Dials nobody.
+    ///
+    /// # Errors
+    /// The URL cannot be used, or TLS cannot be set up.
+    pub fn new(via: &Via, tasks: TaskTracker) -> Result<Option<Self>, String> {
+        let way = match via {
+            Via::None => return Ok(None),
+            Via::Rest { supabase_url, service_key } => Way::Rest(Arc::new(rest::Rest::new(supabase_url, service_key)?)),
+            Via::Postgres(url) => Way::Postgres(postgres::open(url, tasks)?),
+        };
+        Ok(Some(Self { way, said_missing: Arc::default() }))
+    }
+
+    /// `rest` or `postgres`.
+    #[must_use]
+    pub const fn via(&self) -> &'static str {
+        match &self.way {
+            Way::Rest(_) => "rest",
+            Way::Postgres(_) => "postgres",
+        }
+    }
+
+    /// What `check_user_limits` says about a user; `None` is no answer, which it also is when the function is not
+    /// there. With a session, the answer also says whether that is alive.
+    ///
+    /// # Errors
+    /// Nobody can say. Never [`Failure::Missing`].
+    pub async fn check_user_limits(&self, user_id: Uuid, session_id: Option<Uuid>) -> Result<Option<Answer>, Failure> {
+        let asked = match &self.way {
+            Way::Rest(rest) => rest.check_user(user_id, session_id).await,
+            Way::Postgres(database) => postgres::check_user(database, user_id, session_id).await,
+        };
+        match asked {
+            Ok(value) => {
+                self.said_missing.store(false, Ordering::Relaxed);
+                Answer::read(&value)
+            }
+            Err(Failure::Missing) => {
+                if !self.said_missing.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(
+                        via = self.via(),
+                        "check_user_limits is not installed, so no plan comes from your database: run what `tollgate \
+                         sql` prints there, or write [directory] via = \"none\""
+                    );
+                }
+                Ok(None)
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Hands entries to `log_request`, in their order: all of them, or none.
+    ///
+    /// # Errors
+    /// Nothing was logged, or, when it is [`Failure::Unavailable`], nobody knows.
+    pub async fn log_requests(&self, entries: &[Value]) -> Result<(), Failure> {
+        match &self.way {
+            Way::Rest(rest) => rest.log_requests(entries).await,
+            Way::Postgres(database) => postgres::log_requests(database, entries).await,
+        }
+    }
+}
+
+/// Errors of the functions themselves about what they were given: bad data, a broken constraint, a `raise` of their own
+/// (appendix A of the Postgres manual; `PT…` is a `raise` that PostgREST turns into a status).
+fn is_about_the_call(sqlstate: &str) -> bool {
+    ["22", "23", "P0", "PT"].iter().any(|class| sqlstate.starts_with(class))
+}
+
+/// What the log may hold of a text from outside.
+fn short(text: &str) -> String {
+    text.chars().filter(|letter| !letter.is_control()).take(300).collect()
+}

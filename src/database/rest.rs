@@ -1,0 +1,174 @@
+//! The functions over Supabase's REST API (PostgREST), by their wrappers in `public`.
+//!
+//! Invariants: the key is sent to the project's own host and nowhere else (no redirect is followed); every answer is
+//! bounded in bytes and in time.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use super::{CHECK_TIMEOUT, Failure, LOG_TIMEOUT, is_about_the_call, short};
+
+/// The longest answer that is read.
+const BODY_BYTES_MAX: usize = 256 * 1024;
+/// How many calls are under way at once; more wait, within their own time-out.
+const CALLS_MAX: usize = 32;
+/// How long an idle connection is kept: shorter than what stands in front of PostgREST keeps it.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+
+type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+
+/// A project's REST API. No `Debug`: it holds the key.
+pub(super) struct Rest {
+    /// `<project>/rest/v1/rpc`
+    base: String,
+    /// `apikey`, and `Authorization` where the key is a JWT.
+    key: HeaderValue,
+    bearer: Option<HeaderValue>,
+    client: HttpClient,
+    places: Semaphore,
+    /// A function has answered since the start.
+    answered: AtomicBool,
+}
+
+impl Rest {
+    /// The API of a project, with its service key.
+    pub(super) fn new(supabase_url: &str, service_key: &SecretString) -> Result<Self, String> {
+        let key = service_key.expose_secret();
+        let secret = |text: &str| {
+            let mut value = HeaderValue::from_str(text).map_err(|_| "the service key holds letters that no key has")?;
+            value.set_sensitive(true);
+            Ok::<_, String>(value)
+        };
+        // Secret keys (sb_secret_…) are no JWTs, and refused as a bearer token (FACTS: API keys).
+        let bearer = key.starts_with("eyJ").then(|| secret(&format!("Bearer {key}"))).transpose()?;
+        Ok(Self {
+            base: format!("{supabase_url}/rest/v1/rpc"),
+            key: secret(key)?,
+            bearer,
+            client: http_client()?,
+            places: Semaphore::new(CALLS_MAX),
+            answered: AtomicBool::new(false),
+        })
+    }
+
+    /// What `tollgate_check_user_limits` answers.
+    pub(super) async fn check_user(&self, user_id: Uuid, session_id: Option<Uuid>) -> Result<Value, Failure> {
+        let body = json!({ "user_id": user_id, "session_id": session_id });
+        let answer = self.call("tollgate_check_user_limits", &body, CHECK_TIMEOUT).await?;
+        let not_json = |_| Failure::Unavailable("the REST API's answer is not JSON".to_owned());
+        if answer.is_empty() { Ok(Value::Null) } else { serde_json::from_slice(&answer).map_err(not_json) }
+    }
+
+    /// Hands entries to `tollgate_log_requests`, which is one transaction.
+    pub(super) async fn log_requests(&self, entries: &[Value]) -> Result<(), Failure> {
+        self.call("tollgate_log_requests", &json!({ "entries": entries }), LOG_TIMEOUT).await.map(drop)
+    }
+
+    async fn call(&self, function: &str, body: &Value, call_timeout: Duration) -> Result<Bytes, Failure> {
+        let Ok(answered) = timeout(call_timeout, self.call_unbounded(function, body)).await else {
+            return Err(Failure::Unavailable(format!("no answer of the REST API within {call_timeout:?}")));
+        };
+        answered
+    }
+
+    async fn call_unbounded(&self, function: &str, body: &Value) -> Result<Bytes, Failure> {
+        let unavailable = |why: &str| Failure::Unavailable(why.to_owned());
+        // The semaphore is never closed.
+        let _place = self.places.acquire().await.map_err(|_| unavailable("closed"))?;
+        let request = self.request(function, body).map_err(|_| unavailable("supabase_url does not make a URL"))?;
+        let response = self.client.request(request).await.map_err(|error| {
+            tracing::debug!(%error, "the REST API was not reached");
+            let why = if error.is_connect() { "cannot connect to the REST API" } else { "the connection broke" };
+            unavailable(why)
+        })?;
+        let status = response.status();
+        let read = Limited::new(response.into_body(), BODY_BYTES_MAX).collect().await;
+        let answer = read.map_err(|_| unavailable("the REST API's answer broke off or was too long"))?.to_bytes();
+        if status == StatusCode::OK || status == StatusCode::NO_CONTENT {
+            self.answered.store(true, Ordering::Relaxed);
+            return Ok(answer);
+        }
+        // A project without this API at all (self-hosted Auth alone, a stand-in for it): there is no function to ask.
+        // One that has answered does not vanish; then it is a failure of what stands in front.
+        if is_no_such_path(status) && answer_code(&answer).is_empty() && !self.answered.load(Ordering::Relaxed) {
+            return Err(Failure::Missing);
+        }
+        Err(failure(status, &answer, function))
+    }
+
+    fn request(&self, function: &str, body: &Value) -> Result<Request<Full<Bytes>>, http::Error> {
+        let mut request = Request::post(format!("{}/{function}", self.base))
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::ACCEPT, "application/json")
+            // The wrappers are in `public`, which need not be the first of the exposed schemas.
+            .header("content-profile", "public")
+            // What looks like a browser is refused with a secret key.
+            .header(header::USER_AGENT, concat!("tollgate/", env!("CARGO_PKG_VERSION")))
+            .header("apikey", self.key.clone());
+        if let Some(bearer) = &self.bearer {
+            request = request.header(header::AUTHORIZATION, bearer.clone());
+        }
+        request.body(Full::new(Bytes::from(body.to_string())))
+    }
+}
+
+fn is_no_such_path(status: StatusCode) -> bool {
+    matches!(status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED)
+}
+
+/// PostgREST's code in an error; empty where something else answered.
+fn answer_code(body: &[u8]) -> String {
+    let error: Value = serde_json::from_slice(body).unwrap_or_default();
+    error.get("code").and_then(Value::as_str).unwrap_or_default().to_owned()
+}
+
+/// What an answer that is no success means. Errors of PostgREST are `{"code", "message", …}`; what stands before it
+/// (a gateway) may answer anything.
+fn failure(status: StatusCode, body: &[u8], function: &str) -> Failure {
+    let error: Value = serde_json::from_slice(body).unwrap_or_default();
+    let text = |key: &str| short(error.get(key).and_then(Value::as_str).unwrap_or_default());
+    let (code, message) = (text("code"), text("message"));
+    let why = match (code.as_str(), message.as_str()) {
+        ("", "") => format!("{function}: the REST API answered with status {}", status.as_u16()),
+        _ => format!("{function}: {message} ({code}, status {})", status.as_u16()),
+    };
+    match status {
+        StatusCode::NOT_FOUND if code == "PGRST202" => Failure::Missing,
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Failure::Unavailable(format!(
+            "{why}: is SUPABASE_SERVICE_KEY right, and were the grants of `tollgate sql` run?"
+        )),
+        StatusCode::PAYLOAD_TOO_LARGE => Failure::Refused(why),
+        _ if status.is_client_error() && is_about_the_call(&code) => Failure::Refused(why),
+        _ => Failure::Unavailable(why),
+    }
+}
+
+/// HTTP/1.1, TLS by rustls with the web's public roots.
+fn http_client() -> Result<HttpClient, String> {
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    let connector = HttpsConnectorBuilder::new()
+        .with_provider_and_webpki_roots(rustls::crypto::aws_lc_rs::default_provider())
+        .map_err(|error| format!("TLS could not be set up: {error}"))?
+        .https_or_http()
+        .enable_http1()
+        .wrap_connector(tcp);
+    let mut builder = Client::builder(TokioExecutor::new());
+    builder.pool_timer(TokioTimer::new()).pool_idle_timeout(KEEP_ALIVE).pool_max_idle_per_host(CALLS_MAX);
+    // A stale connection of the pool fails a call that was not sent yet: such a call is sent again.
+    Ok(builder.retry_canceled_requests(true).build(connector))
+}

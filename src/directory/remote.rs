@@ -1,0 +1,216 @@
+//! Answers of the developer's database, kept for a while.
+//!
+//! It knows users, sessions, answers and how old they are; it does not know what an answer means. Invariants: an answer
+//! that is fresh costs one look into the cache; of one user (and session) at most one look-up is under way; it runs in a
+//! task of its own, so that a caller who leaves does not cancel it for the others; an answer serves at most `stale` after
+//! it was asked for; a failed look-up replaces nothing.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use quick_cache::sync::Cache;
+use serde::Serialize;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use crate::clock::Timestamp;
+use crate::database::{Answer, Database, Failure};
+
+/// How many users' answers are kept.
+const KEPT_MAX: usize = 10_000;
+/// How long a failed look-up is not repeated for the same user: those who would wait for the next one are told at once.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// How long a caller waits for a look-up, which has a shorter time-out of its own.
+const WAIT_MAX: Duration = Duration::from_secs(8);
+
+/// Whom an answer is about: a user and, where sessions are checked, one of their sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Whom {
+    pub(super) user_id: Uuid,
+    pub(super) session_id: Option<Uuid>,
+}
+
+/// For how long answers serve.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Keep {
+    /// Without asking again.
+    pub(super) fresh: Duration,
+    /// While nobody can be asked.
+    pub(super) stale: Duration,
+}
+
+/// Nobody can say, and nobody could lately.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Unavailable;
+
+/// What readiness tells about the directory. Fields with nothing to say are null.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DirectoryHealth {
+    /// The last look-up that ended brought an answer, or none was made yet.
+    pub ok: bool,
+    /// `rest`, `postgres` or `none`.
+    pub via: &'static str,
+    /// That the last look-up failed. Readiness is open to everybody, so why stands in the log alone.
+    pub error: Option<&'static str>,
+}
+
+/// A database and what it said. Clones share what is kept.
+#[derive(Clone)]
+pub(super) struct Remote {
+    database: Database,
+    tasks: TaskTracker,
+    kept: Arc<Cache<Whom, Arc<Slot>>>,
+    /// Why the look-up that ended last failed.
+    error: Arc<Mutex<Option<String>>>,
+}
+
+/// What is kept about somebody.
+#[derive(Default)]
+struct Slot(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    answer: Option<Kept>,
+    failed: Option<Instant>,
+    flight: Option<watch::Receiver<()>>,
+}
+
+/// An answer (`None`: there is none, for sure) and when it was asked for, by both clocks: wall time may be set back.
+#[derive(Clone)]
+struct Kept {
+    answer: Option<Arc<Answer>>,
+    asked: (Timestamp, Instant),
+}
+
+impl Kept {
+    /// How long ago it was asked for, by the clock that says longer.
+    fn age(&self, now: Timestamp) -> Duration {
+        now.since(self.asked.0).max(self.asked.1.elapsed())
+    }
+}
+
+/// What a caller is to do.
+enum Step {
+    Serve(Option<Arc<Answer>>),
+    Wait(watch::Receiver<()>),
+    Decide,
+}
+
+impl Remote {
+    pub(super) fn new(database: Database, tasks: TaskTracker) -> Self {
+        Self { database, tasks, kept: Arc::new(Cache::new(KEPT_MAX)), error: Arc::default() }
+    }
+
+    /// What the database says about somebody: lately, or now.
+    pub(super) async fn answer(
+        &self,
+        whom: Whom,
+        keep: Keep,
+        now: Timestamp,
+    ) -> Result<Option<Arc<Answer>>, Unavailable> {
+        let slot = self.slot(whom);
+        match self.step(&slot, whom, keep.fresh, now) {
+            Step::Serve(answer) => return Ok(answer),
+            Step::Decide => {}
+            // The sender says nothing: it is dropped when the look-up has ended, whichever way.
+            Step::Wait(mut flight) => {
+                if timeout(WAIT_MAX, flight.changed()).await.is_err() {
+                    tracing::warn!("a look-up in the directory takes too long");
+                }
+            }
+        }
+        let state = slot.lock();
+        let is_current = state.failed.is_none();
+        let serves = |kept: &&Kept| is_current || kept.age(now) < keep.stale;
+        state.answer.as_ref().filter(serves).map(|kept| kept.answer.clone()).ok_or(Unavailable)
+    }
+
+    /// Forgets what is kept about a user: the next request asks again. A look-up that is under way counts for those who
+    /// wait for it, and for nobody after them.
+    pub(super) fn forget(&self, user_id: Uuid) {
+        self.kept.retain(|whom, _| whom.user_id != user_id);
+    }
+
+    /// What the look-up that ended last says.
+    pub(super) fn health(&self) -> DirectoryHealth {
+        let is_failing = self.error.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        let error = is_failing.then_some("the last look-up failed: the log says why");
+        DirectoryHealth { ok: !is_failing, via: self.database.via(), error }
+    }
+
+    fn slot(&self, whom: Whom) -> Arc<Slot> {
+        let made = self.kept.get_or_insert_with(&whom, || Ok::<_, std::convert::Infallible>(Arc::default()));
+        match made {
+            Ok(slot) => slot,
+            Err(never) => match never {},
+        }
+    }
+
+    fn step(&self, slot: &Arc<Slot>, whom: Whom, fresh: Duration, now: Timestamp) -> Step {
+        let mut state = slot.lock();
+        if let Some(kept) = state.answer.as_ref().filter(|kept| kept.age(now) < fresh) {
+            return Step::Serve(kept.answer.clone());
+        }
+        if let Some(flight) = state.flight() {
+            return Step::Wait(flight.clone());
+        }
+        if state.failed.is_some_and(|failed| failed.elapsed() < RETRY_AFTER) {
+            return Step::Decide;
+        }
+        Step::Wait(self.look_up(slot, &mut state, whom, now))
+    }
+
+    /// Starts the one look-up; the receiver closes when it has ended.
+    fn look_up(&self, slot: &Arc<Slot>, state: &mut State, whom: Whom, now: Timestamp) -> watch::Receiver<()> {
+        let (ended, flight) = watch::channel(());
+        let asked = (now, Instant::now());
+        state.flight = Some(flight.clone());
+        // It counts as failed until it has landed: its task may die without a word.
+        state.failed = Some(Instant::now());
+        let (remote, slot) = (self.clone(), slot.clone());
+        self.tasks.spawn(async move {
+            let outcome = remote.database.check_user_limits(whom.user_id, whom.session_id).await;
+            remote.land(&slot, whom.user_id, asked, outcome);
+            drop(ended);
+        });
+        flight
+    }
+
+    /// Takes in what a look-up brought.
+    fn land(&self, slot: &Slot, user_id: Uuid, asked: (Timestamp, Instant), outcome: Result<Option<Answer>, Failure>) {
+        let mut state = slot.lock();
+        state.flight = None;
+        let mut error = self.error.lock().unwrap_or_else(PoisonError::into_inner);
+        match outcome {
+            Ok(answer) => {
+                state.answer = Some(Kept { answer: answer.map(Arc::new), asked });
+                state.failed = None;
+                *error = None;
+            }
+            Err(failure) => {
+                state.failed = Some(Instant::now());
+                let told = failure.to_string();
+                // An outage is told once, not once a user.
+                if error.as_ref() != Some(&told) {
+                    tracing::error!(error = told, via = self.database.via(), %user_id, "a plan cannot be looked up");
+                }
+                *error = Some(told);
+            }
+        }
+    }
+}
+
+impl Slot {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// The look-up under way. One whose task died without a word has closed its channel and does not count.
+    fn flight(&self) -> Option<&watch::Receiver<()>> {
+        self.flight.as_ref().filter(|flight| flight.has_changed().is_ok())
+    }
+}

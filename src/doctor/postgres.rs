@@ -1,0 +1,334 @@
+//! Databases reached over Postgres: the ledger's, and the developer's own with the two functions.
+//!
+//! It works through any pooler, as the server's own connections do. Whether the functions are shut to everybody else is
+//! read from the grants, not tried.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use super::rest::{SQL_FIX, unknown_user};
+use super::{Case, Check, LIMIT};
+use crate::config::{Config, Via};
+use crate::pg::{Database, PgError, Settings};
+
+const NAME: &str = "database";
+const CHECK: &str = "database check_user_limits";
+const LOG: &str = "database log_request";
+const GRANTS: &str = "database grants";
+/// Supabase's pooler, and `PgBouncer` beside the database, in transaction mode.
+const TRANSACTION_PORT: &str = "6543";
+/// Older servers are no longer maintained, and are not tried here.
+const VERSION_MIN: i64 = 140_000;
+
+const FACTS: &str = "
+    select current_setting('server_version_num')::int8,
+           coalesce((select ssl from pg_stat_ssl where pid = pg_backend_pid()), false),
+           pg_is_in_recovery(),
+           coalesce(has_schema_privilege(to_regnamespace('tollgate_ledger')::oid, 'create'),
+                    has_database_privilege(current_database(), 'create'))";
+
+/// Which functions there are, and whether this role may call them. Read from the catalogue: looking a name up in a
+/// schema that is shut is an error.
+const FUNCTIONS: &str = "
+    select p.proname::text,
+           bool_or(has_schema_privilege(n.oid, 'usage') and has_function_privilege(p.oid, 'execute'))
+    from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+    where n.nspname = 'tollgate'
+    group by 1";
+
+/// What users and strangers can call or write that they must not. `public` stands for every role.
+const TOO_WIDE: &str = "
+    with roles (name) as (
+        select 'public' union all select rolname::text from pg_roles where rolname in ('anon', 'authenticated'))
+    select r.name || ' can call ' || p.oid::regprocedure::text
+    from roles r, pg_proc p join pg_namespace n on n.oid = p.pronamespace
+    where (n.nspname = 'tollgate' or (n.nspname = 'public' and p.proname like 'tollgate\\_%'))
+      and has_function_privilege(r.name, p.oid, 'execute')
+    union all
+    select r.name || ' can write ' || c.oid::regclass::text
+    from roles r, pg_class c join pg_namespace n on n.oid = c.relnamespace
+    where n.nspname in ('tollgate', 'tollgate_ledger') and c.relkind in ('r', 'p')
+      and has_table_privilege(r.name, c.oid, 'insert, update, delete, truncate')
+    order by 1 limit 8";
+
+/// The ledger's line.
+pub(super) async fn ledger(url: &SecretString) -> Check {
+    match facts(url).await {
+        Err(problem) => unreachable("ledger", url, &problem),
+        Ok((_, facts)) if facts.is_standby => {
+            let fix = "name the primary in DATABASE_URL (or [store] url), not a read replica";
+            Check::fail("ledger", format!("{} is a standby, which takes no writes", place(url)), fix)
+        }
+        Ok((_, facts)) if !facts.may_create => {
+            let fix = "as its owner: grant create on database … to the role in the URL; `serve` makes the schema";
+            Check::fail("ledger", format!("the role may not make the schema tollgate_ledger in {}", place(url)), fix)
+        }
+        Ok((_, facts)) => {
+            let detail = format!("Postgres {} at {}, {} ms a round trip", facts.major(), place(url), facts.trip_ms);
+            modest("ledger", detail, url, &facts)
+        }
+    }
+}
+
+/// The lines of the developer's own database, where it is reached this way.
+pub(super) async fn check(case: Arc<Case>) -> Vec<Check> {
+    let Via::Postgres(url) = &case.config.directory.via else {
+        let why = format!("plans come by [directory] via = \"{}\"", case.config.directory.via.as_str());
+        return vec![Check::skip(NAME, format!("{why}: Postgres is not asked for them"))];
+    };
+    let (database, facts) = match facts(url).await {
+        Ok(connected) => connected,
+        Err(problem) => return vec![unreachable(NAME, url, &problem)],
+    };
+    let detail = format!("Postgres {} at {}, {} ms a round trip", facts.major(), place(url), facts.trip_ms);
+    let mut checks = vec![modest(NAME, detail, url, &facts)];
+    checks.extend(functions(&database, &case.config).await);
+    checks.push(grants(&database).await);
+    checks
+}
+
+/// What the server says of itself.
+struct Facts {
+    version: i64,
+    is_encrypted: bool,
+    is_standby: bool,
+    may_create: bool,
+    trip_ms: u128,
+}
+
+impl Facts {
+    const fn major(&self) -> i64 {
+        self.version.saturating_sub(self.version.rem_euclid(10_000)).div_euclid(10_000)
+    }
+}
+
+async fn facts(url: &SecretString) -> Result<(Database, Facts), PgError> {
+    let settings = Settings { connections: 1, call_timeout: LIMIT };
+    let database = Database::new(url, settings, TaskTracker::new());
+    let database = database.map_err(|message| PgError { sqlstate: None, message, unavailable: true })?;
+    let rows = database.query(FACTS, Vec::new()).await?;
+    let begun = Instant::now();
+    database.query("select 1", Vec::new()).await?;
+    let trip_ms = begun.elapsed().as_millis();
+    let row = rows.first();
+    let truth = |column: usize| row.and_then(|row| row.try_get(column).ok()).unwrap_or(false);
+    let facts = Facts {
+        version: row.and_then(|row| row.try_get(0).ok()).unwrap_or(0),
+        is_encrypted: truth(1),
+        is_standby: truth(2),
+        may_create: truth(3),
+        trip_ms,
+    };
+    Ok((database, facts))
+}
+
+/// It answers; what should be known about how.
+fn modest(name: &str, detail: String, url: &SecretString, facts: &Facts) -> Check {
+    let place = place(url);
+    if facts.version < VERSION_MIN {
+        return Check::warn(
+            name,
+            format!("{detail}; it is older than what is tried"),
+            "upgrade it to Postgres 14 or later",
+        );
+    }
+    if place.ends_with(&format!(":{TRANSACTION_PORT}")) {
+        let detail = format!("{detail}, through a pooler in transaction mode");
+        let fix = "better for a long-running server: the direct connection, or the session pooler on port 5432 \
+                   (dashboard: Connect)";
+        return Check::warn(name, detail, fix);
+    }
+    if is_local(&place) {
+        return Check::ok(name, detail);
+    }
+    let ca = "append ?sslmode=verify-full&sslrootcert=prod-ca-2021.crt (dashboard: Database, Settings, SSL \
+              Configuration, Download certificate)";
+    match sslmode(url).as_deref() {
+        Some("verify-full" | "verify-ca") => Check::ok(name, format!("{detail}, TLS verified")),
+        Some("require") => Check::warn(name, format!("{detail}, TLS without verifying who answers"), ca),
+        Some("disable") => Check::warn(name, format!("{detail}, without TLS: the password crosses a network"), ca),
+        // What the server sees is the pooler's connection, where there is one; but then TLS was asked for, not demanded.
+        _ if facts.is_encrypted => Check::warn(name, format!("{detail}, TLS that is not demanded"), ca),
+        _ => Check::warn(name, format!("{detail}, without TLS: everything crosses a network readable"), ca),
+    }
+}
+
+fn unreachable(name: &str, url: &SecretString, problem: &PgError) -> Check {
+    let place = place(url);
+    let detail = format!("{place}: {problem}");
+    let fix = match problem.sqlstate.as_deref() {
+        Some("28P01" | "28000") => "correct user and password in DATABASE_URL (dashboard: Connect; through the pooler \
+                                    the user is role.<project ref>; special letters of a password are %-encoded)"
+            .to_owned(),
+        Some("3D000") => "correct the database's name at the end of DATABASE_URL: postgres on Supabase".to_owned(),
+        _ => {
+            "check host and port in DATABASE_URL (dashboard: Connect; the direct host has IPv6 only, the pooler IPv4), \
+              and try: psql \"$DATABASE_URL\" -c 'select 1'"
+                .to_owned()
+        }
+    };
+    Check::fail(name, detail, fix)
+}
+
+async fn functions(database: &Database, config: &Config) -> Vec<Check> {
+    let there: BTreeMap<String, bool> = match database.query(FUNCTIONS, Vec::new()).await {
+        Ok(rows) => rows.iter().filter_map(|row| Some((row.try_get(0).ok()?, row.try_get(1).ok()?))).collect(),
+        Err(problem) => return vec![Check::fail(CHECK, format!("the catalogue cannot be read: {problem}"), SQL_FIX)],
+    };
+    let check = match amiss(CHECK, &there, ["check_user", "check_user_limits"], "check_user(uuid, uuid)") {
+        Some(check) => check,
+        None => ask(database, config).await,
+    };
+    let log = amiss(LOG, &there, ["log_requests", "log_request"], "log_requests(jsonb)");
+    vec![check, log.unwrap_or_else(|| Check::ok(LOG, "is there, and may be called"))]
+}
+
+/// What is wrong with two functions, if anything: the first, which Tollgate `calls`, calls the second.
+fn amiss(line: &str, there: &BTreeMap<String, bool>, names: [&str; 2], calls: &str) -> Option<Check> {
+    if let Some(missing) = names.into_iter().find(|name| !there.contains_key(*name)) {
+        return Some(Check::fail(line, format!("there is no function tollgate.{missing}"), SQL_FIX));
+    }
+    let [called, _] = names;
+    let fix = format!(
+        "as the functions' owner, for the role in DATABASE_URL: grant usage on schema tollgate to …; \
+         grant execute on function tollgate.{calls} to …"
+    );
+    let may_call = there.get(called).copied().unwrap_or(false);
+    (!may_call).then(|| Check::fail(line, format!("the role in DATABASE_URL may not call tollgate.{called}"), fix))
+}
+
+/// Asks about a user whom nobody knows.
+async fn ask(database: &Database, config: &Config) -> Check {
+    let user = vec![Uuid::now_v7().into(), None::<Uuid>.into()];
+    match database.query("select tollgate.check_user($1, $2)", user).await {
+        Ok(rows) => {
+            let answer: Option<Value> = rows.first().and_then(|row| row.try_get(0).ok()).flatten();
+            unknown_user(CHECK.to_owned(), &answer.unwrap_or_default(), config)
+        }
+        Err(problem) => {
+            let fix = "try it yourself: select tollgate.check_user_limits(gen_random_uuid()); your version of it may be \
+                       at fault";
+            Check::fail(CHECK, format!("it fails: {problem}"), fix)
+        }
+    }
+}
+
+async fn grants(database: &Database) -> Check {
+    match database.query(TOO_WIDE, Vec::new()).await {
+        Err(problem) => Check::warn(GRANTS, format!("cannot be read: {problem}"), SQL_FIX),
+        Ok(rows) if rows.is_empty() => Check::ok(GRANTS, "neither users nor strangers can call or write anything"),
+        Ok(rows) => {
+            let told: Vec<String> = rows.iter().filter_map(|row| row.try_get(0).ok()).collect();
+            let fix = format!(
+                "{SQL_FIX}, and takes these grants back; for another function: revoke execute on function \
+                               … from public, anon, authenticated"
+            );
+            Check::fail(GRANTS, told.join("; "), fix)
+        }
+    }
+}
+
+/// `host:port` of a URL, without user, password and the rest.
+fn place(url: &SecretString) -> String {
+    let text = url.expose_secret();
+    let rest = text.rsplit_once('@').or_else(|| text.split_once("://")).map_or("", |(_, rest)| rest);
+    let place = rest.split(['/', '?']).next().unwrap_or_default();
+    let has_port = place.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    match place {
+        "" => "the host in the URL".to_owned(),
+        _ if has_port => place.to_owned(),
+        _ => format!("{place}:5432"),
+    }
+}
+
+fn is_local(place: &str) -> bool {
+    let host = place.rsplit_once(':').map_or(place, |(host, _)| host).trim_matches(['[', ']']);
+    host == "localhost"
+        || host.starts_with("%2F")
+        || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// The URL's `sslmode`.
+fn sslmode(url: &SecretString) -> Option<String> {
+    let (_, query) = url.expose_secret().rsplit_once('?')?;
+    let mode = query.split('&').find_map(|pair| pair.strip_prefix("sslmode="))?;
+    Some(mode.to_owned())
+}
+
+/// The URL, and the password in it, as it stands there.
+pub(super) fn secrets(url: &SecretString) -> Vec<SecretString> {
+    let text = url.expose_secret();
+    let user = text.split_once("://").and_then(|(_, rest)| rest.rsplit_once('@'));
+    let password = user.and_then(|(user, _)| user.split_once(':')).map(|(_, password)| SecretString::from(password));
+    [url.clone()].into_iter().chain(password).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Status;
+    use super::*;
+
+    fn facts(is_encrypted: bool) -> Facts {
+        Facts { version: 150_004, is_encrypted, is_standby: false, may_create: true, trip_ms: 1 }
+    }
+
+    #[test]
+    fn a_place_is_told_without_user_and_password() {
+        for (url, told) in [
+            ("postgres://u:p@h/d", "h:5432"),
+            ("postgres://u:p%40@h:6543/d?sslmode=require", "h:6543"),
+            ("postgres://u:p@ss@[::1]:1?x=y", "[::1]:1"),
+            ("postgres://h", "h:5432"),
+        ] {
+            assert_eq!(place(&url.into()), told);
+        }
+        let secrets = secrets(&"postgres://u:canary:1@h/d".into());
+        assert_eq!(secrets.last().unwrap().expose_secret(), "canary:1");
+    }
+
+    #[test]
+    fn transaction_poolers_and_unverified_tls_are_warned_about() {
+        let line = |url: &str, is_encrypted| modest("database", String::new(), &url.into(), &facts(is_encrypted));
+        let pooled = line("postgres://u:p@aws-0-eu.pooler.supabase.com:6543/postgres", true);
+        assert!(pooled.status == Status::Warn && pooled.fix.unwrap().contains("port 5432"));
+        assert_eq!(line("postgres://u:p@127.0.0.1/d", false).status, Status::Ok);
+        assert_eq!(line("postgres://u:p@h/d?sslmode=verify-full&sslrootcert=x", true).status, Status::Ok);
+        let bare = line("postgres://u:p@h/d", false);
+        assert!(bare.status == Status::Warn && bare.fix.unwrap().contains("sslmode=verify-full"), "{}", bare.detail);
+        assert!(line("postgres://u:p@h/d?sslmode=require", true).detail.contains("without verifying"));
+    }
+
+    #[test]
+    fn a_function_that_is_missing_or_shut_is_told_with_what_to_type() {
+        let there = |names: &[(&str, bool)]| names.iter().map(|(name, may)| ((*name).to_owned(), *may)).collect();
+        let amiss =
+            |names: &[(&str, bool)]| amiss(LOG, &there(names), ["log_requests", "log_request"], "log_requests(jsonb)");
+        let told = amiss(&[("log_requests", true)]).unwrap();
+        assert!(told.detail.contains("no function tollgate.log_request") && told.fix.unwrap().contains("tollgate sql"));
+        let told = amiss(&[("log_requests", false), ("log_request", true)]).unwrap();
+        let fix = told.fix.unwrap();
+        assert!(
+            told.detail.contains("may not call") && fix.contains("grant execute on function tollgate.log_requests")
+        );
+        assert_eq!(amiss(&[("log_requests", true), ("log_request", false)]), None);
+    }
+
+    #[test]
+    fn a_refused_password_is_told_apart_from_a_host_that_is_not_there() {
+        let problem = |sqlstate: Option<&str>| PgError {
+            sqlstate: sqlstate.map(str::to_owned),
+            message: "no".to_owned(),
+            unavailable: true,
+        };
+        let fix = |sqlstate| unreachable("database", &"postgres://u:p@h/d".into(), &problem(sqlstate)).fix.unwrap();
+        assert!(fix(Some("28P01")).contains("password"));
+        assert!(fix(Some("3D000")).contains("database's name"));
+        assert!(fix(None).contains("psql"));
+    }
+}

@@ -1,0 +1,126 @@
+//! An upstream: does it take the key, and does it have the models of the plans?
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use http::StatusCode;
+use serde_json::Value;
+
+use super::question::{Answer, Question};
+use super::{Case, Check};
+use crate::config::{Config, Dialect, UpstreamConfig};
+
+/// The most names that a line repeats.
+const NAMES_MAX: usize = 8;
+
+/// The lines of the upstream at `place` among the settings': the key, and the models.
+pub(super) async fn check(case: Arc<Case>, place: usize) -> Vec<Check> {
+    let Some(upstream) = case.config.upstreams.get(place) else { return Vec::new() };
+    let name = format!("upstream {}", upstream.name);
+    let url = format!("{}/models", upstream.base_url);
+    let question = Question::get(&url);
+    let question = match &upstream.api_key {
+        Some(key) => question.bearer(key),
+        None => question,
+    };
+    match case.http.ask(question).await {
+        Err(trouble) => {
+            let fix = format!("check [[upstreams]] base_url (OPENAI_BASE_URL for openai), and try: curl -sv {url}");
+            vec![Check::fail(name, format!("{url}: {trouble}"), fix)]
+        }
+        Ok(answer) if answer.status == StatusCode::OK => {
+            let key = if upstream.api_key.is_some() { "takes the key" } else { "answers, without a key" };
+            vec![Check::ok(&name, format!("{} {key}", upstream.base_url)), models(&case.config, upstream, &answer.body)]
+        }
+        Ok(answer) => vec![refused(name, upstream, &answer)],
+    }
+}
+
+/// What an answer other than 200 means.
+fn refused(name: String, upstream: &UpstreamConfig, answer: &Answer) -> Check {
+    let message = answer.body.pointer("/error/message").and_then(Value::as_str).unwrap_or_default();
+    let status = answer.status.as_u16();
+    let detail = format!("{}/models answered with status {status}", upstream.base_url);
+    // A restricted key may be good for requests and not for this list.
+    if message.contains("Missing scopes") {
+        let fix = "nothing, if requests work; to have the models checked too, give the key the scope api.model.read";
+        return Check::warn(name, "the key is known, but may not list models", fix);
+    }
+    match status {
+        401 | 403 => Check::fail(name, format!("{detail}: the key is refused"), key_fix(upstream)),
+        404 | 405 if upstream.dialect == Dialect::Compatible => {
+            let fix = "nothing, if requests work; otherwise check base_url, which usually ends in /v1";
+            Check::warn(name, format!("{detail}: the server does not list models"), fix)
+        }
+        404 | 405 => {
+            let fix = "check base_url (or OPENAI_BASE_URL): it usually ends in /v1, as https://api.openai.com/v1 does";
+            Check::fail(name, detail, fix)
+        }
+        429 => Check::warn(name, detail, "see the provider's console: the budget or the rate of the key is used up"),
+        _ => Check::fail(name, detail, format!("try it: curl -sv {}/models", upstream.base_url)),
+    }
+}
+
+fn key_fix(upstream: &UpstreamConfig) -> String {
+    if upstream.dialect == Dialect::Openai {
+        return "set OPENAI_API_KEY (or the variable that api_key_env names) in .env to a key that is in force: \
+                https://platform.openai.com/api-keys"
+            .to_owned();
+    }
+    format!("name the variable that holds the key of `{}` with [[upstreams]] api_key_env, and set it", upstream.name)
+}
+
+/// Whether the models of the plans that this upstream serves are in its list.
+fn models(config: &Config, upstream: &UpstreamConfig, list: &Value) -> Check {
+    let name = format!("models of {}", upstream.name);
+    let wanted = wanted(config, upstream);
+    if wanted.is_empty() {
+        let fix = "name one of its models in a plan, or take this upstream out";
+        return Check::warn(name, "no plan names a model that this upstream serves", fix);
+    }
+    let Some(listed) = list.get("data").and_then(Value::as_array) else {
+        let fix = "check base_url, which usually ends in /v1";
+        return Check::warn(name, "the answer is no list of models", fix);
+    };
+    let listed: BTreeSet<&str> = listed.iter().filter_map(|model| model.get("id")?.as_str()).collect();
+    let has = |model: &str| listed.contains(model) || listed.contains(format!("{model}:latest").as_str());
+    let missing: Vec<&str> = wanted.iter().copied().filter(|model| !has(model)).collect();
+    if !missing.is_empty() {
+        return absent(name, upstream, &missing);
+    }
+    let unpriced: Vec<&str> = wanted.iter().copied().filter(|model| config.prices.resolve(model).is_none()).collect();
+    if !unpriced.is_empty() {
+        let fix = format!("write [prices.\"{}\"] with input and output", unpriced.join("\"], [prices.\""));
+        return Check::fail(name, format!("without a price: {}", some(&unpriced)), fix);
+    }
+    let wanted: Vec<&str> = wanted.into_iter().collect();
+    Check::ok(name, format!("listed and priced: {}", some(&wanted)))
+}
+
+/// OpenAI lists every model that a key may use; another server may serve more than it lists.
+fn absent(name: String, upstream: &UpstreamConfig, missing: &[&str]) -> Check {
+    let detail = format!("not listed: {}", some(missing));
+    if upstream.dialect == Dialect::Openai {
+        let fix = "take the model out of [plans.*] models, or allow it: platform.openai.com, the key's project, Limits";
+        return Check::fail(name, detail, fix);
+    }
+    let fix =
+        format!("see what it has: curl -s {}/models; then load the model, or correct the plan", upstream.base_url);
+    Check::warn(name, detail, fix)
+}
+
+/// The models of all plans that go to this upstream: it is the first that serves them.
+fn wanted<'a>(config: &'a Config, upstream: &UpstreamConfig) -> BTreeSet<&'a str> {
+    let models = config.plans.by_name.values().flat_map(|plan| &plan.models);
+    let server = |model: &str| config.upstreams.iter().find(|upstream| upstream.serves(model));
+    let here = |model: &&String| server(model).is_some_and(|server| server.name == upstream.name);
+    models.filter(here).map(String::as_str).collect()
+}
+
+/// The first names of many.
+fn some(names: &[&str]) -> String {
+    let shown: Vec<&str> = names.iter().copied().take(NAMES_MAX).collect();
+    let more = names.len().saturating_sub(shown.len());
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{more}", shown.join(", "))
+}

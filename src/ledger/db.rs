@@ -1,0 +1,165 @@
+//! The two databases behind the reports: the one place that knows how asking them differs.
+//!
+//! A statement is written once, for both: tables stand under `ledger.` (SQLite's `main.`, Postgres's
+//! `tollgate_ledger.`), parameters are `$1`, `$2` … in the order of their first appearance, sums are cast to bigint.
+
+use rusqlite::Connection;
+use rusqlite::types::Value as SqliteValue;
+use tokio::runtime::Handle;
+use tokio_postgres::types::Type;
+
+use super::sqlite::{Book, Failure};
+use crate::pg;
+
+/// A value that goes to or comes from a database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Cell {
+    Int(Option<i64>),
+    Text(Option<String>),
+}
+
+impl From<i64> for Cell {
+    fn from(value: i64) -> Self {
+        Self::Int(Some(value))
+    }
+}
+
+impl From<Option<i64>> for Cell {
+    fn from(value: Option<i64>) -> Self {
+        Self::Int(value)
+    }
+}
+
+impl From<String> for Cell {
+    fn from(value: String) -> Self {
+        Self::Text(Some(value))
+    }
+}
+
+impl From<&str> for Cell {
+    fn from(value: &str) -> Self {
+        Self::Text(Some(value.to_owned()))
+    }
+}
+
+impl From<Option<String>> for Cell {
+    fn from(value: Option<String>) -> Self {
+        Self::Text(value)
+    }
+}
+
+/// A row of an answer.
+#[derive(Clone, Debug)]
+pub(super) struct Row(Vec<Cell>);
+
+impl Row {
+    /// All columns.
+    pub(super) fn cells(&self) -> &[Cell] {
+        &self.0
+    }
+
+    /// A whole number that may be null.
+    pub(super) fn maybe_int(&self, column: usize) -> Result<Option<i64>, Failure> {
+        match self.0.get(column) {
+            Some(Cell::Int(value)) => Ok(*value),
+            Some(Cell::Text(None)) => Ok(None),
+            _ => Err(odd(column)),
+        }
+    }
+
+    /// A whole number.
+    pub(super) fn int(&self, column: usize) -> Result<i64, Failure> {
+        self.maybe_int(column)?.ok_or_else(|| odd(column))
+    }
+
+    /// A text that may be null.
+    pub(super) fn maybe_text(&self, column: usize) -> Result<Option<String>, Failure> {
+        match self.0.get(column) {
+            Some(Cell::Text(value)) => Ok(value.clone()),
+            Some(Cell::Int(None)) => Ok(None),
+            _ => Err(odd(column)),
+        }
+    }
+
+    /// A text.
+    pub(super) fn text(&self, column: usize) -> Result<String, Failure> {
+        self.maybe_text(column)?.ok_or_else(|| odd(column))
+    }
+}
+
+fn odd(column: usize) -> Failure {
+    Failure::new(format!("the ledger answered something unexpected in column {column}"))
+}
+
+/// A connection for asking.
+pub(super) enum Db {
+    /// An open file.
+    Sqlite(Book),
+    /// A database, asked from a thread that may block.
+    Postgres(pg::Database, Handle),
+}
+
+impl std::fmt::Debug for Db {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Sqlite(_) => "Sqlite",
+            Self::Postgres(..) => "Postgres",
+        })
+    }
+}
+
+impl Db {
+    /// All rows of an answer.
+    pub(super) fn query(&self, sql: &str, params: &[Cell]) -> Result<Vec<Row>, Failure> {
+        match self {
+            Self::Sqlite(book) => sqlite_query(&book.db, &sql.replace("ledger.", "main."), params),
+            Self::Postgres(db, runtime) => {
+                let sql = sql.replace("ledger.", "tollgate_ledger.");
+                let rows = runtime.block_on(db.query(sql, params.iter().map(postgres_param).collect()))?;
+                rows.iter().map(postgres_row).collect()
+            }
+        }
+    }
+
+    /// The first row of an answer.
+    pub(super) fn query_one(&self, sql: &str, params: &[Cell]) -> Result<Option<Row>, Failure> {
+        Ok(self.query(sql, params)?.into_iter().next())
+    }
+}
+
+/// All rows of an answer of an open file; tables stand as they are.
+pub(super) fn sqlite_query(db: &Connection, sql: &str, params: &[Cell]) -> Result<Vec<Row>, Failure> {
+    let mut statement = db.prepare_cached(sql)?;
+    let columns = statement.column_count();
+    let values = params.iter().map(|cell| match cell {
+        Cell::Int(value) => value.map_or(SqliteValue::Null, SqliteValue::Integer),
+        Cell::Text(value) => value.clone().map_or(SqliteValue::Null, SqliteValue::Text),
+    });
+    let rows = statement.query_map(rusqlite::params_from_iter(values), |row| {
+        let cell = |column| {
+            Ok(match row.get(column)? {
+                SqliteValue::Integer(value) => Cell::Int(Some(value)),
+                SqliteValue::Text(value) => Cell::Text(Some(value)),
+                SqliteValue::Null | SqliteValue::Real(_) | SqliteValue::Blob(_) => Cell::Int(None),
+            })
+        };
+        (0..columns).map(cell).collect::<rusqlite::Result<_>>().map(Row)
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+fn postgres_param(cell: &Cell) -> pg::Param {
+    match cell {
+        Cell::Int(value) => pg::Param::new(*value, Type::INT8),
+        Cell::Text(value) => pg::Param::new(value.clone(), Type::TEXT),
+    }
+}
+
+pub(super) fn postgres_row(row: &pg::Row) -> Result<Row, Failure> {
+    let unreadable = |error: tokio_postgres::Error| Failure::new(format!("Postgres: {error}"));
+    let cell = |(place, column): (usize, &tokio_postgres::Column)| match *column.type_() {
+        Type::INT8 => row.try_get(place).map(Cell::Int).map_err(unreadable),
+        _ => row.try_get(place).map(Cell::Text).map_err(unreadable),
+    };
+    row.columns().iter().enumerate().map(cell).collect::<Result<_, _>>().map(Row)
+}

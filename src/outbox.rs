@@ -1,0 +1,304 @@
+//! Settled and lost rows to the developer's `log_request`, at least once.
+//!
+//! There is no queue here: a row waits in the ledger until it is marked, so what a crash forgets is sent again. It knows
+//! a ledger and a function that delivers entries; it does not know whether that is REST or Postgres. Invariants: a row is
+//! marked only after it was taken; of one user nothing overtakes what ended before it; no entry, however wrong, keeps
+//! the rows of other users waiting.
+
+mod backoff;
+mod entry;
+mod refused;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::pin::Pin;
+use std::slice::from_ref;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::Value;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Timestamp;
+use crate::database::{Database, Failure as NotTaken};
+use crate::ledger::{Failure, Lag, Ledger, Mark};
+use backoff::Backoff;
+use entry::Entry;
+use refused::Refused;
+
+/// The most entries of a call.
+const CALL_ENTRIES_MAX: u32 = 100;
+/// How long the last try may take when the server stops.
+const LAST_TRY_TIMEOUT: Duration = Duration::from_millis(900);
+/// Readiness says that the outbox is not well when its oldest row has waited longer.
+const LAG_MAX: Duration = Duration::from_mins(5);
+
+/// The answer of [`Deliver`].
+type Delivery = Pin<Box<dyn Future<Output = Result<(), NotTaken>> + Send>>;
+/// Hands entries to `log_request`, all of them or none, in their order.
+type Deliver = Box<dyn Fn(Vec<Value>) -> Delivery + Send + Sync>;
+
+/// How fast the outbox goes.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    /// How often it looks without being told.
+    poll: Duration,
+    /// How long rows gather after the first one, to share a call.
+    gather: Duration,
+    /// How long a call may take.
+    call_timeout: Duration,
+    /// Waits after a failure.
+    backoff: Backoff,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            poll: Duration::from_secs(5),
+            gather: Duration::from_millis(100),
+            call_timeout: Duration::from_secs(30),
+            backoff: Backoff::new(Duration::from_secs(1), Duration::from_mins(1)),
+        }
+    }
+}
+
+/// The lag as it was last seen, for readiness: reading it asks nobody.
+#[derive(Clone, Debug, Default)]
+pub struct Progress(Arc<Mutex<Lag>>);
+
+/// `{"ok", "unsent", "oldest_seconds", "given_up"}`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Health {
+    /// Nothing has waited longer than five minutes. Requests are served either way.
+    pub ok: bool,
+    /// Rows that wait, counted to 100,000.
+    pub unsent: i64,
+    /// How long the oldest of them has waited; null where none waits.
+    pub oldest_seconds: Option<u64>,
+    /// Rows that were refused for good, counted to 100,000.
+    pub given_up: i64,
+}
+
+impl Progress {
+    /// How far behind the outbox is at `now`.
+    #[must_use]
+    pub fn health(&self, now: Timestamp) -> Health {
+        let lag = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let oldest = lag.oldest.map(|ended| now.since(ended));
+        Health {
+            ok: oldest.is_none_or(|waited| waited <= LAG_MAX),
+            unsent: lag.unsent,
+            oldest_seconds: oldest.map(|waited| waited.as_secs()),
+            given_up: lag.given_up,
+        }
+    }
+}
+
+/// Sends what waits in a ledger.
+pub struct Outbox {
+    ledger: Ledger,
+    deliver: Deliver,
+    pace: Pace,
+    progress: Progress,
+    looked_at: Option<Instant>,
+    backoff: Backoff,
+    setbacks: u32,
+    refused: Refused,
+    /// Calls that were taken.
+    taken: u64,
+    /// The most entries of the next call: fewer after a call that failed, in case it was too much at once.
+    entries_max: u32,
+}
+
+/// What to do after a round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// There may be more.
+    GoOn,
+    /// Nothing waits.
+    Wait,
+    /// It failed: not before so long.
+    Later(Duration),
+}
+
+/// Nothing more can be sent for now, and why.
+struct Setback(String);
+
+impl From<Failure> for Setback {
+    fn from(error: Failure) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl Outbox {
+    /// From a ledger that was opened with `outbox` to a database; tells `progress` how far behind it is.
+    #[must_use]
+    pub fn new(ledger: Ledger, database: Database, progress: Progress) -> Self {
+        let deliver = move |entries: Vec<Value>| -> Delivery {
+            let database = database.clone();
+            Box::pin(async move { database.log_requests(&entries).await })
+        };
+        Self { progress, ..Self::with_pace(ledger, Box::new(deliver), Pace::default()) }
+    }
+
+    fn with_pace(ledger: Ledger, deliver: Deliver, pace: Pace) -> Self {
+        Self {
+            ledger,
+            deliver,
+            pace,
+            progress: Progress::default(),
+            looked_at: None,
+            backoff: pace.backoff,
+            setbacks: 0,
+            refused: Refused::default(),
+            taken: 0,
+            entries_max: CALL_ENTRIES_MAX,
+        }
+    }
+
+    /// Sends until `stop` is cancelled, then for at most a second what still waits.
+    pub async fn run(mut self, stop: CancellationToken) {
+        // A call that is cut off here may have been carried out: its rows go again, as after a crash.
+        let stopped = stop.run_until_cancelled(self.keep_sending()).await.is_none();
+        let rest = async { while self.round().await == Next::GoOn {} };
+        if stopped && timeout(LAST_TRY_TIMEOUT, rest).await.is_err() {
+            tracing::warn!("the outbox stops before all was sent: the next start goes on");
+        }
+    }
+
+    async fn keep_sending(&mut self) {
+        loop {
+            match self.round().await {
+                Next::GoOn => {}
+                Next::Wait => self.wait_for_rows().await,
+                Next::Later(wait) => sleep(wait).await,
+            }
+        }
+    }
+
+    async fn wait_for_rows(&self) {
+        let due = self.refused.next_due().map(|due| due.saturating_duration_since(Instant::now()));
+        let wait = due.map_or(self.pace.poll, |due| due.min(self.pace.poll));
+        tokio::select! {
+            () = sleep(wait) => {}
+            () = self.ledger.rows_ended() => sleep(self.pace.gather).await,
+        }
+    }
+
+    /// One call or so, and what came of it.
+    async fn round(&mut self) -> Next {
+        let next = match self.send_some().await {
+            Ok(more) => {
+                if self.setbacks > 0 {
+                    tracing::info!("log_request takes entries again");
+                }
+                self.setbacks = 0;
+                self.backoff.reset();
+                if more { Next::GoOn } else { Next::Wait }
+            }
+            Err(setback) => {
+                self.setbacks = self.setbacks.saturating_add(1);
+                if self.setbacks.is_power_of_two() {
+                    tracing::warn!(error = %setback.0, tries = self.setbacks, "entries for log_request wait");
+                }
+                Next::Later(self.backoff.wait())
+            }
+        };
+        self.look(next == Next::GoOn).await;
+        next
+    }
+
+    /// Sees how far behind it is; in the middle of work only so often.
+    async fn look(&mut self, busy: bool) {
+        if busy && self.looked_at.is_some_and(|at| at.elapsed() < self.pace.poll) {
+            return;
+        }
+        if let Ok(lag) = self.ledger.unsent_lag().await {
+            *self.progress.0.lock().unwrap_or_else(PoisonError::into_inner) = lag;
+            self.looked_at = Some(Instant::now());
+        }
+    }
+
+    /// Sends one batch; true if anything was sent.
+    async fn send_some(&mut self) -> Result<bool, Setback> {
+        self.retry_refused().await?;
+        let rows = self.ledger.unsent(self.entries_max, self.refused.users()).await?;
+        let entries = entry::batch(rows);
+        if entries.is_empty() {
+            return Ok(false);
+        }
+        match self.call(&entries).await {
+            Ok(()) => {
+                self.ledger.mark(entries.into_iter().map(|entry| entry.id).collect(), Mark::Sent).await?;
+                self.entries_max = self.entries_max.saturating_mul(2).min(CALL_ENTRIES_MAX);
+                Ok(true)
+            }
+            Err(NotTaken::Refused(_)) => self.one_by_one(entries).await,
+            Err(unavailable) => {
+                self.entries_max = self.entries_max.div_euclid(2).max(1);
+                Err(Setback(unavailable.to_string()))
+            }
+        }
+    }
+
+    async fn call(&mut self, entries: &[Entry]) -> Result<(), NotTaken> {
+        let values = entries.iter().map(|entry| entry.value.clone()).collect();
+        let answer = timeout(self.pace.call_timeout, (self.deliver)(values)).await;
+        answer.map_err(|_| NotTaken::Unavailable("no answer in time".to_owned()))??;
+        self.taken = self.taken.saturating_add(1);
+        Ok(())
+    }
+
+    /// One of a batch was refused: finds out which. What ended after it waits, where it is of the same user.
+    async fn one_by_one(&mut self, entries: Vec<Entry>) -> Result<bool, Setback> {
+        let (mut sent, mut waiting, mut setback) = (Vec::new(), BTreeSet::new(), None);
+        for entry in entries {
+            if waiting.contains(&entry.user_id) {
+                continue;
+            }
+            match self.call(from_ref(&entry)).await {
+                Ok(()) => sent.push(entry.id),
+                Err(NotTaken::Refused(why)) => {
+                    tracing::warn!(request_id = entry.id, error = why, "log_request refuses an entry");
+                    self.refused.refused(&entry, Instant::now(), self.pace.backoff, self.taken);
+                    waiting.insert(entry.user_id);
+                    setback = setback.or(Some(Setback(why)));
+                }
+                Err(unavailable) => {
+                    self.ledger.mark(sent, Mark::Sent).await?;
+                    return Err(Setback(unavailable.to_string()));
+                }
+            }
+        }
+        let any = !sent.is_empty();
+        self.ledger.mark(sent, Mark::Sent).await?;
+        // A function that takes nothing at all is out of order, most likely.
+        setback.filter(|_| !any).map_or(Ok(true), Err)
+    }
+
+    /// Tries again what was refused, each entry by itself when its time has come.
+    async fn retry_refused(&mut self) -> Result<(), Setback> {
+        for entry in self.refused.due(Instant::now()) {
+            match self.call(from_ref(&entry)).await {
+                Ok(()) => self.ledger.mark(vec![entry.id], Mark::Sent).await?,
+                Err(NotTaken::Refused(why)) => {
+                    if !self.refused.refused(&entry, Instant::now(), self.pace.backoff, self.taken) {
+                        continue;
+                    }
+                    tracing::error!(
+                        request_id = entry.id,
+                        error = why,
+                        "given up: log_request refuses this entry; its row stays in the ledger, marked unsent = 2"
+                    );
+                    self.ledger.mark(vec![entry.id], Mark::LeftBehind).await?;
+                }
+                Err(unavailable) => return Err(Setback(unavailable.to_string())),
+            }
+            self.refused.release(&entry.user_id);
+        }
+        Ok(())
+    }
+}

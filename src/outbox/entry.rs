@@ -1,0 +1,112 @@
+//! A row of the ledger as `log_request` is told of it, and how many of them go in one call. Pure.
+
+use serde_json::{Value, json};
+
+use crate::clock::Timestamp;
+use crate::ledger::report::RequestRow;
+use crate::price::MicroUsd;
+
+/// A call carries at most so many bytes of entries (the first entry goes whatever its size).
+const CALL_BYTES_MAX: usize = 1024 * 1024;
+
+/// What `log_request` is told of one request.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    /// The request's id.
+    pub(super) id: String,
+    /// Whose: entries of one user go in order.
+    pub(super) user_id: String,
+    /// The object itself.
+    pub(super) value: Value,
+}
+
+impl From<RequestRow> for Entry {
+    fn from(row: RequestRow) -> Self {
+        Self { value: value(&row), id: row.id, user_id: row.user_id }
+    }
+}
+
+/// The object that `tollgate.log_request` takes, field by field as documented.
+fn value(row: &RequestRow) -> Value {
+    let moment = |text: &str| Timestamp::parse(text).ok();
+    let ended_at = row.ended_at.as_deref();
+    let duration = ended_at.and_then(moment).zip(moment(&row.started_at)).map(|(end, start)| end.since(start));
+    json!({
+        "id": row.id,
+        "user_id": row.user_id,
+        "plan": row.plan,
+        "endpoint": row.endpoint,
+        "model": row.model,
+        "upstream": row.upstream,
+        "started_at": row.started_at,
+        "ended_at": ended_at,
+        "end": row.state,
+        "flags": row.flags,
+        "input_tokens": row.input_tokens,
+        "cached_input_tokens": row.cached_input_tokens,
+        "output_tokens": row.output_tokens,
+        "reasoning_tokens": row.reasoning_tokens,
+        "cost_usd": MicroUsd(row.cost_micros).to_string(),
+        "ttft_ms": row.ttft_ms,
+        "duration_ms": duration.map(|duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)),
+    })
+}
+
+/// As many of the rows, from the first on, as fit in one call.
+pub(super) fn batch(rows: Vec<RequestRow>) -> Vec<Entry> {
+    let mut bytes = 0_usize;
+    let entries = rows.into_iter().map(Entry::from).enumerate();
+    let fitting = entries.take_while(|(place, entry)| {
+        // One more for the comma or the bracket.
+        bytes = bytes.saturating_add(entry.value.to_string().len()).saturating_add(1);
+        *place == 0 || bytes <= CALL_BYTES_MAX
+    });
+    fitting.map(|(_, entry)| entry).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(model: &str) -> RequestRow {
+        RequestRow {
+            id: "0193".to_owned(),
+            user_id: "u".to_owned(),
+            plan: "pro".to_owned(),
+            endpoint: "/api/chat".to_owned(),
+            model: model.to_owned(),
+            upstream: "openai".to_owned(),
+            state: "settled".to_owned(),
+            flags: vec!["estimated".to_owned()],
+            input_tokens: 12,
+            cached_input_tokens: 3,
+            output_tokens: 4,
+            reasoning_tokens: 2,
+            held_micros: 99,
+            cost_micros: 1_000_123,
+            started_at: "2026-11-24T10:00:00.5Z".to_owned(),
+            ended_at: Some("2026-11-24T10:00:02Z".to_owned()),
+            ttft_ms: None,
+        }
+    }
+
+    #[test]
+    fn an_entry_is_the_documented_object() {
+        let expected = json!({
+            "id": "0193", "user_id": "u", "plan": "pro", "endpoint": "/api/chat", "model": "m", "upstream": "openai",
+            "started_at": "2026-11-24T10:00:00.5Z", "ended_at": "2026-11-24T10:00:02Z", "end": "settled",
+            "flags": ["estimated"], "input_tokens": 12, "cached_input_tokens": 3, "output_tokens": 4,
+            "reasoning_tokens": 2, "cost_usd": "1.000123", "ttft_ms": null, "duration_ms": 1500,
+        });
+        assert_eq!(value(&row("m")), expected);
+    }
+
+    #[test]
+    fn a_call_stays_under_a_mebibyte_and_never_carries_nothing() {
+        let large = "m".repeat(300_000);
+        let call = batch(vec![row(&large), row(&large), row(&large), row(&large), row("m")]);
+        assert_eq!(call.len(), 3, "the fourth does not fit, and nothing overtakes it");
+        assert!(call.into_iter().map(|entry| entry.value).collect::<Value>().to_string().len() <= CALL_BYTES_MAX);
+        assert_eq!(batch(vec![row(&"m".repeat(2_000_000)), row("m")]).len(), 1);
+    }
+}

@@ -1,0 +1,509 @@
+//! The outbox with a real ledger and a `log_request` that fails, hangs, forgets to answer and refuses.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::PathBuf;
+
+use jiff::tz::TimeZone;
+use uuid::Uuid;
+
+use super::*;
+use crate::clock::Clock;
+use crate::config::StoreUrl;
+use crate::ledger::report::{Reports, Which};
+use crate::ledger::{Charge, HoldRequest, Settings, Settlement, Writer};
+use crate::plan::Ask;
+use crate::price::{MicroUsd, PerMillion, Price, Tokenizer, Usage};
+
+/// A ledger's file, gone with the test.
+struct Place(PathBuf);
+
+impl Place {
+    fn new() -> Self {
+        Self(std::env::temp_dir().join(format!("tollgate-outbox-{}.db", Uuid::now_v7())))
+    }
+
+    fn open(&self, outbox: bool) -> (Ledger, Writer) {
+        let settings = Settings {
+            store: StoreUrl::Sqlite(self.0.clone()),
+            lease: Duration::from_mins(1),
+            keep_requests: Duration::from_hours(24 * 400),
+            time_zone: TimeZone::UTC,
+            outbox,
+        };
+        Ledger::open(settings, Clock::system()).unwrap()
+    }
+
+    /// The ids of ended rows by user, in the order in which they ended.
+    fn ended(&self) -> BTreeMap<String, Vec<String>> {
+        let mut rows = Vec::new();
+        let each = |row| -> Result<(), Failure> {
+            rows.push(row);
+            Ok(())
+        };
+        Reports::open(&StoreUrl::Sqlite(self.0.clone())).unwrap().requests(Which::default(), each).unwrap();
+        rows.retain(|row| row.state == "settled" || row.state == "lost");
+        rows.sort_by_key(|row| (Timestamp::parse(row.ended_at.as_ref().unwrap()).unwrap(), row.id.clone()));
+        let mut by_user = BTreeMap::<_, Vec<_>>::new();
+        for row in rows {
+            by_user.entry(row.user_id).or_default().push(row.id);
+        }
+        by_user
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        for suffix in ["", "-wal", "-shm", ".lock"] {
+            let mut name = self.0.clone().into_os_string();
+            name.push(suffix);
+            drop(std::fs::remove_file(name));
+        }
+    }
+}
+
+fn price() -> Price {
+    let (input, output) = (PerMillion(150_000), PerMillion(600_000));
+    Price {
+        input,
+        cached_input: input,
+        cache_write: input,
+        output,
+        long: None,
+        reasoning: false,
+        tokenizer: Tokenizer::Unknown,
+    }
+}
+
+/// Holds and ends one request of a user; gives back its id.
+async fn request(ledger: &Ledger, user: u128, charge: Charge) -> String {
+    let request = HoldRequest {
+        id: Uuid::now_v7(),
+        user_id: Uuid::from_u128(user),
+        now: Clock::system().now(),
+        plan: "free".to_owned(),
+        endpoint: "/api/chat",
+        model: "m".to_owned(),
+        upstream: "u".to_owned(),
+        ask: Ask { price: price(), input_tokens: 100, output_cap: 100, output_floor: 64, choices: 1 },
+        limits: Vec::new(),
+        concurrent: None,
+        ceiling: None,
+    };
+    let reservation = ledger.hold(request).await.unwrap();
+    let id = reservation.id().to_string();
+    reservation.end(Settlement { charge, flags: Vec::new(), ttft_ms: Some(7) });
+    id
+}
+
+fn settled() -> Charge {
+    let usage = Usage { input_tokens: 10, output_tokens: 5, ..Usage::default() };
+    Charge::Settled { usage, cost: MicroUsd(42) }
+}
+
+/// What the fake does with a call.
+#[derive(Clone, Copy, Debug)]
+enum Act {
+    Take,
+    Fail,
+    Hang,
+    TakeAndFail,
+    TakeAndHang,
+}
+
+/// A `log_request` that is idempotent by id, and what it saw.
+struct Fake {
+    act: Box<dyn FnMut(usize) -> Act + Send>,
+    /// Refused whatever happens.
+    poison: HashSet<String>,
+    refuse_all: bool,
+    /// Ids in the order in which they were first taken.
+    applied: BTreeMap<String, Vec<String>>,
+    entries: Vec<Value>,
+    /// How many entries each call carried.
+    calls: Vec<usize>,
+    /// How often something was delivered that had already been taken.
+    again: usize,
+}
+
+type Shared = Arc<Mutex<Fake>>;
+
+impl Fake {
+    fn new(act: impl FnMut(usize) -> Act + Send + 'static) -> Shared {
+        Arc::new(Mutex::new(Self {
+            act: Box::new(act),
+            poison: HashSet::new(),
+            refuse_all: false,
+            applied: BTreeMap::new(),
+            entries: Vec::new(),
+            calls: Vec::new(),
+            again: 0,
+        }))
+    }
+
+    fn call(&mut self, entries: &[Value]) -> Option<Result<(), NotTaken>> {
+        self.calls.push(entries.len());
+        let act = (self.act)(self.calls.len());
+        let down = || Some(Err(NotTaken::Unavailable("down".to_owned())));
+        if matches!(act, Act::Fail | Act::Hang) {
+            return if matches!(act, Act::Hang) { None } else { down() };
+        }
+        let text = |entry: &Value, field: &str| entry[field].as_str().unwrap().to_owned();
+        if self.refuse_all || entries.iter().any(|entry| self.poison.contains(&text(entry, "id"))) {
+            return Some(Err(NotTaken::Refused("P0001".to_owned())));
+        }
+        for entry in entries {
+            let ids = self.applied.entry(text(entry, "user_id")).or_default();
+            if ids.contains(&text(entry, "id")) {
+                self.again = self.again.saturating_add(1);
+                continue;
+            }
+            ids.push(text(entry, "id"));
+            self.entries.push(entry.clone());
+        }
+        match act {
+            Act::TakeAndHang => None,
+            Act::TakeAndFail => down(),
+            _ => Some(Ok(())),
+        }
+    }
+}
+
+fn count(fake: &Shared) -> usize {
+    fake.lock().unwrap().entries.len()
+}
+
+fn outbox(ledger: &Ledger, fake: &Shared) -> Outbox {
+    let pace = Pace {
+        poll: Duration::from_millis(20),
+        gather: Duration::from_millis(1),
+        call_timeout: Duration::from_millis(20),
+        backoff: Backoff::new(Duration::from_millis(1), Duration::from_millis(8)),
+    };
+    with_pace(ledger, fake, pace)
+}
+
+fn with_pace(ledger: &Ledger, fake: &Shared, pace: Pace) -> Outbox {
+    let fake = fake.clone();
+    let deliver = move |entries: Vec<Value>| -> Delivery {
+        let answer = fake.lock().unwrap().call(&entries);
+        Box::pin(async move {
+            match answer {
+                Some(answer) => answer,
+                None => std::future::pending().await,
+            }
+        })
+    };
+    Outbox::with_pace(ledger.clone(), Box::new(deliver), pace)
+}
+
+/// An outbox that runs; dropping it is a crash.
+struct Running {
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Running {
+    #[allow(clippy::disallowed_methods, reason = "the test owns the task")]
+    fn start(outbox: Outbox) -> Self {
+        let stop = CancellationToken::new();
+        Self { task: tokio::spawn(outbox.run(stop.clone())), stop }
+    }
+
+    async fn stop(mut self) -> Duration {
+        let begun = Instant::now();
+        self.stop.cancel();
+        (&mut self.task).await.unwrap();
+        begun.elapsed()
+    }
+
+    async fn crash(mut self) {
+        self.task.abort();
+        drop((&mut self.task).await);
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Waits until something is so; fails after a generous time.
+async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_so().await {
+        assert!(begun.elapsed() < Duration::from_secs(20), "never came: {what}");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn until_nothing_waits(ledger: &Ledger) {
+    until("nothing waits", async || ledger.unsent_lag().await.unwrap().unsent == 0).await;
+}
+
+#[tokio::test]
+async fn what_is_settled_or_lost_arrives_and_nothing_else() {
+    let place = Place::new();
+    let (ledger, writer) = place.open(true);
+    let fake = Fake::new(|_| Act::Take);
+    let first = request(&ledger, 1, settled()).await;
+    request(&ledger, 1, Charge::Voided { load: true }).await;
+    let second = request(&ledger, 2, Charge::Lost).await;
+    let running = Running::start(outbox(&ledger, &fake));
+    until_nothing_waits(&ledger).await;
+    running.stop().await;
+    let entries = fake.lock().unwrap().entries.clone();
+    assert_eq!(entries.len(), 2, "{entries:?}");
+    assert_eq!((&entries[0]["id"], &entries[0]["end"]), (&Value::from(first), &Value::from("settled")));
+    assert_eq!((&entries[1]["id"], &entries[1]["end"]), (&Value::from(second), &Value::from("lost")));
+    assert_eq!((&entries[0]["cost_usd"], &entries[0]["ttft_ms"]), (&Value::from("0.000042"), &Value::from(7)));
+    assert!(entries[0]["duration_ms"].is_u64());
+    writer.close();
+}
+
+#[tokio::test]
+async fn a_row_that_ends_wakes_the_outbox() {
+    let place = Place::new();
+    let (ledger, writer) = place.open(true);
+    let fake = Fake::new(|_| Act::Take);
+    let slow = Pace { poll: Duration::from_hours(1), ..Pace::default() };
+    let running = Running::start(with_pace(&ledger, &fake, slow));
+    sleep(Duration::from_millis(50)).await;
+    request(&ledger, 1, settled()).await;
+    until("the entry", async || count(&fake) == 1).await;
+    running.stop().await;
+    writer.close();
+}
+
+#[tokio::test]
+async fn a_ledger_without_outbox_keeps_nothing_waiting() {
+    let place = Place::new();
+    let (ledger, writer) = place.open(false);
+    request(&ledger, 1, settled()).await;
+    assert_eq!(ledger.unsent_lag().await.unwrap(), Lag::default());
+    writer.close();
+}
+
+#[tokio::test]
+async fn a_ledger_of_an_earlier_version_starts_with_an_empty_outbox() {
+    let place = Place::new();
+    let old = rusqlite::Connection::open(&place.0).unwrap();
+    old.execute_batch(include_str!("../../migrations/0001_ledger.sql")).unwrap();
+    old.execute_batch(
+        "insert into requests (id, user_id, plan, endpoint, model, upstream, state, held_input_tokens,
+                               held_output_tokens, held_micros, started_at, ended_at, owner)
+         values ('0193', 'u', 'p', 'e', 'm', 'u', 'settled', 1, 1, 1, 1, 2, 'o');
+         pragma user_version = 1;",
+    )
+    .unwrap();
+    drop(old);
+    let (ledger, writer) = place.open(true);
+    assert_eq!(ledger.unsent_lag().await.unwrap(), Lag::default());
+    request(&ledger, 1, settled()).await;
+    assert_eq!(ledger.unsent_lag().await.unwrap().unsent, 1);
+    writer.close();
+}
+
+#[tokio::test]
+async fn a_backlog_goes_in_full_batches() {
+    let place = Place::new();
+    let (ledger, writer) = place.open(true);
+    for number in 0..230 {
+        request(&ledger, number % 3, settled()).await;
+    }
+    let fake = Fake::new(|_| Act::Take);
+    let running = Running::start(outbox(&ledger, &fake));
+    until_nothing_waits(&ledger).await;
+    running.stop().await;
+    assert_eq!(fake.lock().unwrap().calls, [100, 100, 30]);
+    assert_eq!(fake.lock().unwrap().applied, place.ended());
+    writer.close();
+}
+
+#[tokio::test]
+async fn a_call_that_is_too_much_at_once_is_tried_smaller() {
+    let place = Place::new();
+    let (ledger, writer) = place.open(true);
+    for _ in 0..120 {
+        request(&ledger, 1, settled()).await;
+    }
+    let fake = Fake::new(|call| if call <= 3 { Act::Fail } else { Act::Take });
+    let running = Running::start(outbox(&ledger, &fake));
+    until_nothing_waits(&ledger).await;
+    running.stop().await;
+    assert_eq!(fake.lock().unwrap().calls, [100, 50, 25, 12, 24, 48, 36]);
+    writer.close();
+}
+
+/// At least once, in order for a user, and counted once by a function that is idempotent: whatever the database does
+/// and whenever the process dies.
+#[tokio::test]
+async fn nothing_is_lost_or_overtaken_through_failures_and_crashes() {
+    let place = Place::new();
+    let mut dice = 0x9E37_79B9_7F4A_7C15_u64;
+    let acts = [Act::Take, Act::Fail, Act::TakeAndFail, Act::TakeAndHang, Act::Hang, Act::TakeAndFail];
+    let fake = Fake::new(move |_| {
+        dice ^= dice << 13;
+        dice ^= dice >> 7;
+        dice ^= dice << 17;
+        acts[usize::try_from(dice % 6).unwrap()]
+    });
+    for life in 0..8_u64 {
+        let (ledger, writer) = place.open(true);
+        let running = Running::start(outbox(&ledger, &fake));
+        for number in 0..40 {
+            request(&ledger, number % 4, if number % 7 == 0 { Charge::Lost } else { settled() }).await;
+        }
+        sleep(Duration::from_millis(3 * life)).await;
+        running.crash().await;
+        drop(ledger);
+        writer.close();
+    }
+    fake.lock().unwrap().act = Box::new(|_| Act::Take);
+    let (ledger, writer) = place.open(true);
+    let running = Running::start(outbox(&ledger, &fake));
+    until_nothing_waits(&ledger).await;
+    running.stop().await;
+    writer.close();
+    let fake = fake.lock().unwrap();
+    assert!(fake.again > 0, "no answer was lost after its entries were taken: the test tried nothing");
+    assert_eq!(fake.applied, place.ended());
+    assert_eq!(fake.entries.len(), 8 * 40);
+}
+
+#[tokio::test]
+async fn a_poisoned_entry_holds_up_its_user_alone_and_is_left_behind_in_the_end() {
+    let place = Place::new();
+    let (ledger, writer) = place.open(true);
+    let mut ids = Vec::new();
+    for number in 0..12 {
+        ids.push(request(&ledger, number % 3, settled()).await);
+    }
+    let fake = Fake::new(|_| Act::Take);
+    // The second entry of user 1.
+    fake.lock().unwrap().poison.insert(ids[4].clone());
+    let outbox = outbox(&ledger, &fake);
+    let progress = outbox.progress.clone();
+    let running = Running::start(outbox);
+    until("the others", async || count(&fake) == 9).await;
+    assert_eq!(fake.lock().unwrap().applied[&Uuid::from_u128(1).to_string()], ids[1..2]);
+    sleep(Duration::from_millis(200)).await;
+    let lag = ledger.unsent_lag().await.unwrap();
+    assert_eq!((lag.unsent, lag.given_up), (3, 0));
+    assert_eq!(count(&fake), 9, "what came after a refused entry waits, while nothing shows that the function works");
+    // Others are served meanwhile, which shows it.
+    for _ in 0..40 {
+        request(&ledger, 2, settled()).await;
+        sleep(Duration::from_millis(10)).await;
+    }
+    until("the end of waiting", async || count(&fake) == 9 + 40 + 2).await;
+    let mut expected = place.ended();
+    expected.get_mut(&Uuid::from_u128(1).to_string()).unwrap().retain(|id| *id != ids[4]);
+    assert_eq!(fake.lock().unwrap().applied, expected);
+    until_nothing_waits(&ledger).await;
+    assert_eq!(ledger.unsent_lag().await.unwrap().given_up, 1);
+    until("readiness", async || progress.health(Timestamp::EPOCH).given_up == 1).await;
+    running.stop().await;
+    writer.close();
+}
+
+#[tokio::test]
+async fn a_user_with_a_poisoned_entry_and_many_more_hides_nobody_behind_them() {
+    let place = Place::new();
+    let (ledger, writer) = place.open(true);
+    let poisoned = request(&ledger, 1, settled()).await;
+    for _ in 0..150 {
+        request(&ledger, 1, settled()).await;
+    }
+    request(&ledger, 2, settled()).await;
+    let fake = Fake::new(|_| Act::Take);
+    fake.lock().unwrap().poison.insert(poisoned);
+    let running = Running::start(outbox(&ledger, &fake));
+    until("the other user's entry", async || count(&fake) == 1).await;
+    assert!(fake.lock().unwrap().applied.contains_key(&Uuid::from_u128(2).to_string()));
+    running.stop().await;
+    writer.close();
+}
+
+#[tokio::test]
+async fn a_call_that_hangs_is_left_and_tried_again() {
+    let place = Place::new();
+    let (ledger, writer) = place.open(true);
+    request(&ledger, 1, settled()).await;
+    let fake = Fake::new(|call| if call <= 2 { Act::TakeAndHang } else { Act::Take });
+    let running = Running::start(outbox(&ledger, &fake));
+    until_nothing_waits(&ledger).await;
+    assert_eq!((count(&fake), fake.lock().unwrap().again), (1, 2));
+    running.stop().await;
+    writer.close();
+}
+
+#[tokio::test]
+async fn a_function_that_refuses_everything_loses_nothing() {
+    let place = Place::new();
+    let (ledger, writer) = place.open(true);
+    let fake = Fake::new(|_| Act::Take);
+    fake.lock().unwrap().refuse_all = true;
+    for number in 0..20 {
+        request(&ledger, number % 5, settled()).await;
+    }
+    let running = Running::start(outbox(&ledger, &fake));
+    until("many refusals", async || fake.lock().unwrap().calls.len() > 200).await;
+    let lag = ledger.unsent_lag().await.unwrap();
+    assert_eq!((lag.unsent, lag.given_up), (20, 0));
+    fake.lock().unwrap().refuse_all = false;
+    until_nothing_waits(&ledger).await;
+    assert_eq!(fake.lock().unwrap().applied, place.ended());
+    running.stop().await;
+    writer.close();
+}
+
+#[tokio::test]
+async fn it_stops_within_a_second_whatever_the_database_does() {
+    let place = Place::new();
+    let (ledger, writer) = place.open(true);
+    request(&ledger, 1, settled()).await;
+    let fake = Fake::new(|_| Act::Hang);
+    let running = Running::start(with_pace(&ledger, &fake, Pace::default()));
+    until("a call", async || !fake.lock().unwrap().calls.is_empty()).await;
+    assert!(running.stop().await < Duration::from_millis(1500));
+    assert_eq!(ledger.unsent_lag().await.unwrap().unsent, 1);
+    writer.close();
+}
+
+#[tokio::test]
+async fn what_ended_last_is_sent_before_it_stops() {
+    let place = Place::new();
+    let (ledger, writer) = place.open(true);
+    let fake = Fake::new(|_| Act::Take);
+    let slow = Pace { poll: Duration::from_hours(1), gather: Duration::from_hours(1), ..Pace::default() };
+    let running = Running::start(with_pace(&ledger, &fake, slow));
+    sleep(Duration::from_millis(50)).await;
+    request(&ledger, 1, settled()).await;
+    running.stop().await;
+    assert_eq!(count(&fake), 1);
+    writer.close();
+}
+
+#[tokio::test]
+async fn readiness_tells_how_far_behind_it_is() {
+    let place = Place::new();
+    let (ledger, writer) = place.open(true);
+    let fake = Fake::new(|_| Act::Fail);
+    request(&ledger, 1, settled()).await;
+    request(&ledger, 1, settled()).await;
+    let outbox = outbox(&ledger, &fake);
+    let progress = outbox.progress.clone();
+    let now = Clock::system().now();
+    assert_eq!(progress.health(now), Health { ok: true, unsent: 0, oldest_seconds: None, given_up: 0 });
+    let running = Running::start(outbox);
+    until("the lag", async || progress.health(now).unsent == 2).await;
+    assert!(progress.health(now.plus(Duration::from_secs(200))).ok);
+    let late = progress.health(now.plus(Duration::from_secs(400)));
+    assert!(!late.ok && late.oldest_seconds.unwrap() >= 399, "{late:?}");
+    fake.lock().unwrap().act = Box::new(|_| Act::Take);
+    until("no lag", async || progress.health(now).unsent == 0).await;
+    assert!(progress.health(now.plus(Duration::from_secs(400))).ok);
+    running.stop().await;
+    writer.close();
+}
