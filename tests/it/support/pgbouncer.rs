@@ -1,0 +1,57 @@
+//! A transaction pooler before a test's Postgres: each transaction may get another connection, of very few.
+
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use super::door::free_port;
+use super::postgres::Postgres;
+use super::store::DATABASE_PASSWORD;
+
+const PLACES: [&str; 3] = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer", "/usr/local/bin/pgbouncer"];
+
+/// A running pgbouncer; stopped when it is dropped.
+pub(crate) struct PgBouncer {
+    child: Child,
+    port: u16,
+}
+
+impl Drop for PgBouncer {
+    fn drop(&mut self) {
+        // Asked and not killed: `runuser` passes a request on.
+        let _ = std::process::Command::new("kill").args(["-INT", &self.child.id().to_string()]).status();
+        let _ = self.child.wait();
+    }
+}
+
+impl PgBouncer {
+    /// Pools so many connections to each database of the server.
+    pub(crate) async fn start(postgres: &Postgres, connections: u32) -> Self {
+        let program = PLACES.iter().map(Path::new).find(|path| path.exists());
+        let program = program.expect("pgbouncer was not found: apt-get install pgbouncer");
+        let port = free_port();
+        let users = postgres.put_file("users.txt", &format!("\"postgres\" \"{DATABASE_PASSWORD}\"\n"));
+        let settings = format!(
+            "[databases]\n* = host=127.0.0.1 port={} user=postgres\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
+             listen_port = {port}\nunix_socket_dir =\nauth_type = plain\nauth_file = {}\npool_mode = transaction\n\
+             default_pool_size = {connections}\nmax_client_conn = 500\n",
+            postgres.port(),
+            users.display()
+        );
+        let settings = postgres.put_file("pgbouncer.ini", &settings);
+        let mut command = postgres.program(program);
+        command.arg("-q").arg(settings).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = command.spawn().unwrap();
+        let begun = Instant::now();
+        while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+            assert!(begun.elapsed() < Duration::from_secs(10), "pgbouncer does not answer");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Self { child, port }
+    }
+
+    /// The address for the product.
+    pub(crate) fn url(&self, database: &str) -> String {
+        format!("postgres://postgres:{DATABASE_PASSWORD}@127.0.0.1:{}/{database}", self.port)
+    }
+}
