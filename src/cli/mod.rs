@@ -7,6 +7,7 @@ mod demo;
 mod doctor;
 mod health;
 mod ledger;
+mod migrate;
 mod pause;
 pub mod print;
 mod serve;
@@ -61,6 +62,7 @@ enum Command {
     Resume(pause::ResumeArgs),
     Sql(sql::Args),
     Health(health::Args),
+    Migrate(migrate::Args),
     Ledger(ledger::Args),
 }
 
@@ -137,6 +139,7 @@ fn at_the_desk(command: Command, config: &Config) -> Result<(), Failure> {
         Command::Usage(args) => usage::run(&args, config),
         Command::Pause(args) => pause::pause(&args, config),
         Command::Resume(_) => pause::resume(config),
+        Command::Migrate(_) => migrate::run(config),
         Command::Ledger(args) => ledger::run(&args, config),
         Command::Demo(_) | Command::Serve(_) | Command::Health(_) | Command::Doctor(_) | Command::Sql(_) => Ok(()),
     }

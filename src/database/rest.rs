@@ -3,6 +3,7 @@
 //! Invariants: the key is sent to the project's own host and nowhere else (no redirect is followed); every answer is
 //! bounded in bytes and in time.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -38,6 +39,8 @@ pub(super) struct Rest {
     bearer: Option<HeaderValue>,
     client: HttpClient,
     places: Semaphore,
+    /// A function has answered since the start.
+    answered: AtomicBool,
 }
 
 impl Rest {
@@ -57,6 +60,7 @@ impl Rest {
             bearer,
             client: http_client()?,
             places: Semaphore::new(CALLS_MAX),
+            answered: AtomicBool::new(false),
         })
     }
 
@@ -94,7 +98,13 @@ impl Rest {
         let read = Limited::new(response.into_body(), BODY_BYTES_MAX).collect().await;
         let answer = read.map_err(|_| unavailable("the REST API's answer broke off or was too long"))?.to_bytes();
         if status == StatusCode::OK || status == StatusCode::NO_CONTENT {
+            self.answered.store(true, Ordering::Relaxed);
             return Ok(answer);
+        }
+        // A project without this API at all (self-hosted Auth alone, a stand-in for it): there is no function to ask.
+        // One that has answered does not vanish; then it is a failure of what stands in front.
+        if is_no_such_path(status) && answer_code(&answer).is_empty() && !self.answered.load(Ordering::Relaxed) {
+            return Err(Failure::Missing);
         }
         Err(failure(status, &answer, function))
     }
@@ -113,6 +123,16 @@ impl Rest {
         }
         request.body(Full::new(Bytes::from(body.to_string())))
     }
+}
+
+fn is_no_such_path(status: StatusCode) -> bool {
+    matches!(status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED)
+}
+
+/// PostgREST's code in an error; empty where something else answered.
+fn answer_code(body: &[u8]) -> String {
+    let error: Value = serde_json::from_slice(body).unwrap_or_default();
+    error.get("code").and_then(Value::as_str).unwrap_or_default().to_owned()
 }
 
 /// What an answer that is no success means. Errors of PostgREST are `{"code", "message", …}`; what stands before it

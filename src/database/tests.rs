@@ -145,6 +145,23 @@ async fn the_rest_api_is_asked_by_the_wrapper_with_the_key_where_it_belongs() {
 }
 
 #[tokio::test]
+async fn a_project_without_the_rest_api_has_no_functions_and_one_that_answered_does_not_lose_them() {
+    let server = RestServer::start(&TaskTracker::new()).await;
+    let database = server.database("sb_secret_canary");
+    for status in [404, 405, 501] {
+        server.say(status, &Value::Null);
+        assert_eq!(database.check_user_limits(USER, None).await, Ok(None), "{status}");
+        assert_eq!(database.log_requests(&[]).await, Err(Failure::Missing), "{status}");
+    }
+    server.say(200, &Value::Null);
+    assert_eq!(database.check_user_limits(USER, None).await, Ok(None));
+    for status in [404, 405, 501] {
+        server.say(status, &Value::Null);
+        assert!(matches!(database.log_requests(&[]).await, Err(Failure::Unavailable(_))), "{status}");
+    }
+}
+
+#[tokio::test]
 async fn every_failure_of_the_rest_api_is_told_apart() {
     let server = RestServer::start(&TaskTracker::new()).await;
     let database = server.database("sb_secret_canary");
@@ -158,7 +175,6 @@ async fn every_failure_of_the_rest_api_is_told_apart() {
         (413, Value::Null, true),
         (400, error("42703"), false),
         (404, error("42P01"), false),
-        (404, Value::Null, false),
         (401, error("42501"), false),
         (403, error("42501"), false),
         (406, error("PGRST106"), false),

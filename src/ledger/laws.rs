@@ -26,7 +26,13 @@ use crate::plan::{Amounts, Ask, Hold, Limit, Per, Period, Standing, Unit, Window
 use crate::price::{MicroUsd, PerMillion, Price, Tokenizer, Usage};
 
 #[path = "../../tests/it/support/postgres.rs"]
-#[allow(dead_code, clippy::all, clippy::pedantic, reason = "the door tests' own server; they use all of it")]
+#[allow(
+    dead_code,
+    clippy::all,
+    clippy::pedantic,
+    clippy::let_underscore_must_use,
+    reason = "the door tests' own server; they use all of it"
+)]
 mod server;
 use server::Postgres;
 
@@ -392,7 +398,9 @@ fn the_laws_hold_after_every_step_on_postgres() {
     let config = ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() };
     let tried = proptest::test_runner::TestRunner::new(config).run(&steps(), |steps| {
         let mut world = World::new(Subject::postgres(&url));
-        steps.iter().for_each(|step| world.apply(step));
+        for step in &steps {
+            world.apply(step);
+        }
         Ok(())
     });
     tried.unwrap();

@@ -106,7 +106,7 @@ mod tests {
         let large = "m".repeat(300_000);
         let call = batch(vec![row(&large), row(&large), row(&large), row(&large), row("m")]);
         assert_eq!(call.len(), 3, "the fourth does not fit, and nothing overtakes it");
-        assert!(Value::from_iter(call.into_iter().map(|entry| entry.value)).to_string().len() <= CALL_BYTES_MAX);
+        assert!(call.into_iter().map(|entry| entry.value).collect::<Value>().to_string().len() <= CALL_BYTES_MAX);
         assert_eq!(batch(vec![row(&"m".repeat(2_000_000)), row("m")]).len(), 1);
     }
 }

@@ -44,7 +44,9 @@ impl Place {
         rows.retain(|row| row.state == "settled" || row.state == "lost");
         rows.sort_by_key(|row| (Timestamp::parse(row.ended_at.as_ref().unwrap()).unwrap(), row.id.clone()));
         let mut by_user = BTreeMap::<_, Vec<_>>::new();
-        rows.into_iter().for_each(|row| by_user.entry(row.user_id).or_default().push(row.id));
+        for row in rows {
+            by_user.entry(row.user_id).or_default().push(row.id);
+        }
         by_user
     }
 }
@@ -152,7 +154,7 @@ impl Fake {
         for entry in entries {
             let ids = self.applied.entry(text(entry, "user_id")).or_default();
             if ids.contains(&text(entry, "id")) {
-                self.again += 1;
+                self.again = self.again.saturating_add(1);
                 continue;
             }
             ids.push(text(entry, "id"));

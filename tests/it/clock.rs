@@ -117,17 +117,22 @@ async fn a_request_belongs_to_the_window_in_which_it_was_held() {
     open.take(1).await;
     let before = door.limit(0).await;
     assert_eq!((&before["held"], &before["resets_at"]), (&json!(1), &json!("2027-02-01T00:00:00Z")));
+    door.ahead(millis("2027-02-01T00:00:01Z") / 1000 - now());
+    door.alice().ask(chat("in the new window, while the other is open")).await.expect(200);
     let answer = open.rest().await.expect(200);
     let row = door.0.row(&answer).await;
-    assert!(
-        row.started_at.starts_with("2027-01-31T23:59:5") && row.ended_at.unwrap().starts_with("2027-02-01T00:00:0")
-    );
+    assert!(row.started_at.starts_with("2027-01-31T23:59:5") && row.ended_at.unwrap().starts_with("2027-02-01T00:00:"));
     for index in [0, 1] {
         let limit = door.limit(index).await;
-        assert_eq!((&limit["used"], &limit["held"]), (&json!(0), &json!(0)), "the new window is untouched: {limit}");
+        assert_eq!((&limit["used"], &limit["held"]), (&json!(1), &json!(0)), "only its own is in the new one: {limit}");
     }
-    door.alice().ask(chat("in the new window")).await.expect(200);
     door.alice().ask(chat("in the new window")).await.refused(402, "quota_exceeded");
+    door.at("2027-01-31T23:59:54Z");
+    for index in [0, 1] {
+        let limit = door.limit(index).await;
+        assert_eq!((&limit["used"], &limit["held"]), (&json!(1), &json!(0)), "the old one has what it held: {limit}");
+    }
+    door.alice().ask(chat("in the old window")).await.refused(402, "quota_exceeded");
     door.0.close().await;
 }
 

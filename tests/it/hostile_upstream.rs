@@ -206,6 +206,8 @@ async fn nothing_of_the_operators_account_reaches_the_client() {
         let echo = echo.clone();
         let reply = move |seen: &crate::support::upstream::Seen| match status {
             200 => marked(Talk::words(3).reply(seen)),
+            // About the user's own request by its code: such messages are passed on, but not these words of them.
+            400 | 404 | 422 => marked(Reply::error(status, "string_above_max_length", &echo)),
             _ => marked(Reply::error(status, "invalid_api_key", &echo)),
         };
         for (answer, _) in both_ways(&door, reply).await {

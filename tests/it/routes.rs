@@ -1,6 +1,9 @@
 //! Every route and what it tells, and how each refusal looks.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
 
 use crate::support::caller::{Call, and, chat, chat_stream};
 use crate::support::door::Door;
@@ -20,7 +23,15 @@ async fn liveness_says_who_is_there_and_needs_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn readiness_tells_of_every_part_and_dials_nobody() {
     let door = Door::open(Settings::new()).await;
-    let ready = door.send(Call::get("/health/ready")).await.expect(200).json();
+    let begun = Instant::now();
+    let ready = loop {
+        let answer = door.send(Call::get("/health/ready")).await;
+        if answer.status == 200 {
+            break answer.json();
+        }
+        assert!(begun.elapsed() < Duration::from_secs(5), "not ready: {}", answer.text());
+        sleep(Duration::from_millis(20)).await; // the keys are being fetched
+    };
     assert_eq!(ready["status"], "ready");
     for part in ["store", "jwks"] {
         assert_eq!(ready["parts"][part]["ok"], true, "{ready}");

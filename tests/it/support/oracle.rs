@@ -296,7 +296,9 @@ fn requests_were_well_formed(evidence: &Evidence) -> Vec<String> {
         if !request.faults.is_empty() {
             complain(&format!("a malformed request ({:?})", request.faults));
         }
-        if request.all("authorization") != [format!("Bearer {}", evidence.operator_key)] {
+        // The doctor asks a host for its clock without any key.
+        let asks_the_time = request.method == "GET" && request.all("authorization").is_empty();
+        if !asks_the_time && request.all("authorization") != [format!("Bearer {}", evidence.operator_key)] {
             complain("another key than the operator's");
         }
         if request.header("accept-encoding").is_some_and(|coding| coding != "identity") {

@@ -1,0 +1,104 @@
+//! Everything that is nobody's request: the lease, the sweep, changes by others, old rows.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::super::sqlite::{Failure, KEEP_SHORT_WINDOWS, KEEP_WINDOWS, id_at};
+use super::wire::{window_json, with};
+use super::{Base, renew};
+use crate::clock::Timestamp;
+use crate::plan::{Per, Window, window};
+
+/// How often changes by others are looked for.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How often old rows are looked for.
+const PRUNE_EVERY: Duration = Duration::from_mins(10);
+
+/// Does all of it, for as long as it is polled.
+pub(super) async fn run(base: Base) {
+    let mut healthy_since: Option<Instant> = None;
+    let mut renewed_at = Instant::now();
+    let mut pruned_at: Option<Instant> = None;
+    let mut epoch = None;
+    let renew_every = base.settings.lease.checked_div(3).unwrap_or(base.settings.lease);
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        match look_for_changes(&base).await {
+            Ok(now) if epoch.replace(now) != Some(now) => drop(base.shared.epoch.fetch_add(1, Ordering::AcqRel)),
+            Ok(_) => {}
+            Err(error) => tracing::debug!(%error, "the ledger cannot be read"),
+        }
+        if renewed_at.elapsed() >= renew_every || healthy_since.is_none() {
+            let done = renew(&base.database, base.owner, base.settings.lease).await;
+            base.shared.writable.store(done.is_ok(), Ordering::Release);
+            if done.is_ok() {
+                renewed_at = Instant::now();
+                healthy_since = healthy_since.or(Some(renewed_at));
+            } else {
+                healthy_since = None;
+            }
+        }
+        // After an outage the others are given the time to renew their leases first.
+        if healthy_since.is_some_and(|since| since.elapsed() >= renew_every) {
+            note(sweep(&base).await);
+            if pruned_at.is_none_or(|at| at.elapsed() >= PRUNE_EVERY) {
+                let now = base.clock.now();
+                let gone = prune(&base, now.minus(base.settings.keep_requests), now).await;
+                // A full helping means that there is more.
+                if gone.as_ref().map_or(true, |gone| *gone < 500) {
+                    pruned_at = Some(Instant::now());
+                }
+                note(gone.map(drop));
+            }
+        }
+    }
+}
+
+fn note(done: Result<(), Failure>) {
+    if let Err(error) = done {
+        tracing::debug!(%error, "a chore of the ledger failed");
+    }
+}
+
+async fn look_for_changes(base: &Base) -> Result<i64, Failure> {
+    let sql =
+        "select coalesce(sum(updated_at), 0)::bigint from tollgate_ledger.switches where name in ('epoch', 'paused')";
+    let rows = base.database.query(sql, Vec::new()).await?;
+    Ok(rows.first().and_then(|row| row.try_get(0).ok()).unwrap_or(0))
+}
+
+async fn sweep(base: &Base) -> Result<(), Failure> {
+    let outbox = i64::from(base.settings.outbox);
+    let now = base.clock.now().millis();
+    let params = vec![base.owner.to_string().into(), now.into(), 100_i64.into(), outbox.into()];
+    let rows = base.database.query("select tollgate_ledger.sweep($1, $2, $3, $4)", params).await?;
+    let swept: i64 = rows.first().and_then(|row| row.try_get(0).ok()).unwrap_or(0);
+    if swept > 0 {
+        tracing::warn!(requests = swept, "requests of a process that died are charged their hold");
+    }
+    Ok(())
+}
+
+/// Forgets old rows, some at a time; their months are kept as sums.
+pub(super) async fn prune(base: &Base, before: Timestamp, now: Timestamp) -> Result<usize, Failure> {
+    let before = id_at(before);
+    let sql = "select id, user_id, started_at from tollgate_ledger.requests
+               where id < $1 and state <> 'held' order by id limit 500";
+    let rows = base.database.query(sql, vec![before.into()]).await?;
+    let unreadable = |error: tokio_postgres::Error| Failure::new(format!("Postgres: {error}"));
+    let (mut ids, mut months) = (Vec::new(), BTreeSet::new());
+    for row in &rows {
+        ids.push(Value::String(row.try_get(0).map_err(unreadable)?));
+        let (user, at): (String, i64) = (row.try_get(1).map_err(unreadable)?, row.try_get(2).map_err(unreadable)?);
+        months.insert((user, window(Per::Month, Timestamp::from_millis(at), &base.settings.time_zone, None)));
+    }
+    let month = |(user, window): (String, Window)| with(window_json(&window), "user_id", user);
+    let months = Value::Array(months.into_iter().map(month).collect());
+    let (short, long) = (now.minus(KEEP_SHORT_WINDOWS).millis(), now.minus(KEEP_WINDOWS).millis());
+    let params = vec![Value::Array(ids).into(), months.into(), short.into(), long.into()];
+    base.database.query("select tollgate_ledger.prune($1, $2, $3, $4)", params).await?;
+    Ok(rows.len())
+}

@@ -1,0 +1,86 @@
+//! What the tests of the laws do with a lane, one step at a time.
+
+#![allow(clippy::indexing_slicing, reason = "of JSON, in tests")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::SecretString;
+use serde_json::Value;
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use super::super::jobs::Job;
+use super::super::{Ending, HoldRequest, NoHold, Settings, Shared, UserStanding};
+use super::chores::prune;
+use super::lane::Lane;
+use super::wire::{ending_json, one_value, standing_of};
+use super::{Base, ask_standing, open, renew};
+use crate::clock::{Clock, Timestamp};
+use crate::pg;
+use crate::plan::{Hold, Standing, Window};
+
+impl Lane {
+    pub(in crate::ledger) async fn for_laws(url: &SecretString, zone: jiff::tz::TimeZone) -> Self {
+        let settings = Settings {
+            store: crate::config::StoreUrl::Postgres(url.clone()),
+            lease: Duration::from_mins(1),
+            keep_requests: Duration::from_hours(48),
+            time_zone: zone,
+            outbox: true,
+        };
+        let owner = Uuid::now_v7();
+        let (database, _) = open(url, owner, &settings).await.unwrap();
+        let shared = Arc::new(Shared::default());
+        Self::new(Base { database, settings, clock: Clock::system(), shared, owner })
+    }
+
+    async fn one(&self, sql: &str, params: Vec<pg::Param>) -> Value {
+        one_value(&self.base.database.query(sql.to_owned(), params).await.unwrap()).unwrap()
+    }
+
+    pub(in crate::ledger) async fn empty(&self) {
+        let tables = "truncate tollgate_ledger.requests, tollgate_ledger.windows, tollgate_ledger.owners";
+        self.base.database.batch(tables).await.unwrap();
+        renew(&self.base.database, self.base.owner, self.base.settings.lease).await.unwrap();
+    }
+
+    pub(in crate::ledger) async fn hold(&mut self, request: HoldRequest) -> Result<Hold, NoHold> {
+        let (answer, mut wait) = oneshot::channel();
+        self.take(vec![Job::Hold(Box::new(request), answer)]).await;
+        loop {
+            self.write().await;
+            if let Ok(answer) = wait.try_recv() {
+                return answer;
+            }
+        }
+    }
+
+    pub(in crate::ledger) async fn end(&mut self, ending: Ending, now: Timestamp) -> bool {
+        let jobs = Value::Array(vec![ending_json(&ending, now, self.base.settings.outbox)]);
+        self.one("select tollgate_ledger.write($1)", vec![jobs.into()]).await[0]["ended"] == true
+    }
+
+    pub(in crate::ledger) async fn die_and_sweep(&mut self, now: Timestamp) -> usize {
+        self.base.database.batch("update tollgate_ledger.owners set lease_until = 0").await.unwrap();
+        self.base.owner = Uuid::now_v7();
+        renew(&self.base.database, self.base.owner, self.base.settings.lease).await.unwrap();
+        let params = vec![self.base.owner.to_string().into(), now.millis().into(), 1000_i64.into(), 1_i64.into()];
+        let swept = self.one("select to_jsonb(tollgate_ledger.sweep($1, $2, $3, $4))", params).await;
+        usize::try_from(swept.as_u64().unwrap()).unwrap()
+    }
+
+    pub(in crate::ledger) async fn prune(&self, before: Timestamp, now: Timestamp) -> usize {
+        prune(&self.base, before, now).await.unwrap()
+    }
+
+    pub(in crate::ledger) async fn standing(&self, user: Uuid, windows: &[Window]) -> UserStanding {
+        ask_standing(&self.base.database, user, windows).await.unwrap()
+    }
+
+    pub(in crate::ledger) async fn sum_of_rows(&self, user: Uuid, window: &Window) -> Standing {
+        let sql = "select tollgate_ledger.shown(tollgate_ledger.sum_of($1, $2, $3, $4))";
+        let (per, start, end) = (window.per.as_str(), window.start.millis(), window.end.millis());
+        standing_of(&self.one(sql, vec![user.to_string().into(), per.into(), start.into(), end.into()]).await)
+    }
+}

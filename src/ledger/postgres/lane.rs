@@ -1,0 +1,334 @@
+//! One lane: the jobs of some users, in their order, a batch at a time on a connection of its own.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use super::super::db::postgres_row;
+use super::super::jobs::{Job, Marking};
+use super::super::report::{REQUEST_COLUMNS, request_of};
+use super::super::sqlite::Failure;
+use super::super::{Ending, HoldRequest, Mark, NoHold, Settlement, decide};
+use super::wire::{ending_json, hold_json, lag_of, member, standing_of, standings_of};
+use super::{Base, CALL_TIMEOUT, ask_standing};
+use crate::clock::Timestamp;
+use crate::pg;
+use crate::plan::Hold;
+
+/// How many jobs share a commit at most.
+const BATCH_MAX: usize = 256;
+/// How soon a user is tried again with whom another process is busy.
+const BUSY_PAUSE: Duration = Duration::from_millis(3);
+/// How soon a database that failed is tried again.
+const RETRY_PAUSE: Duration = Duration::from_millis(250);
+/// How often a hold may shrink and ask again before it is refused: others spend meanwhile.
+const SHRINK_TRIES: u8 = 8;
+
+/// A job on its way to the database.
+enum Pending {
+    /// A hold of so much output at most; how often it has shrunk; who waits.
+    Hold(Box<HoldRequest>, Hold, u8, oneshot::Sender<Result<Hold, NoHold>>),
+    End(Ending),
+}
+
+impl Pending {
+    fn json(&self, owner: Uuid, now: Timestamp, outbox: bool) -> Value {
+        match self {
+            Self::Hold(request, hold, ..) => hold_json(request, hold, owner),
+            Self::End(ending) => ending_json(ending, now, outbox),
+        }
+    }
+
+    fn user_id(&self) -> Uuid {
+        match self {
+            Self::Hold(request, ..) => request.user_id,
+            Self::End(ending) => ending.user_id,
+        }
+    }
+}
+
+/// One batch at a time, on a connection of its own.
+pub(in crate::ledger) struct Lane {
+    pub(super) base: Base,
+    /// In order; the first come first.
+    waiting: VecDeque<Pending>,
+    failures: u32,
+    tried_at: Instant,
+}
+
+impl Lane {
+    pub(super) fn new(base: Base) -> Self {
+        Self { base, waiting: VecDeque::new(), failures: 0, tried_at: Instant::now() }
+    }
+
+    pub(super) async fn run(mut self, mut queue: UnboundedReceiver<Job>) {
+        let mut going = true;
+        while going {
+            if let Some(jobs) = self.next(&mut queue).await {
+                going = self.take(jobs).await;
+            } else {
+                going = false;
+            }
+            self.write().await;
+        }
+        // What waits for a busy user, or for the database, gets a few more tries.
+        let until = Instant::now().checked_add(CALL_TIMEOUT);
+        while !self.waiting.is_empty() && until.is_some_and(|until| Instant::now() < until) {
+            tokio::time::sleep(BUSY_PAUSE).await;
+            self.write().await;
+        }
+        if !self.waiting.is_empty() {
+            tracing::error!(requests = self.waiting.len(), "not written: another process ends these requests as lost");
+        }
+    }
+
+    /// What has come meanwhile; waits for something if there is nothing to do. `None`: nothing will come any more.
+    async fn next(&self, queue: &mut UnboundedReceiver<Job>) -> Option<Vec<Job>> {
+        let mut jobs = Vec::new();
+        if self.waiting.is_empty() {
+            jobs.push(queue.recv().await?);
+        } else {
+            let pause = if self.failures > 0 { RETRY_PAUSE } else { BUSY_PAUSE };
+            match tokio::time::timeout(pause, queue.recv()).await {
+                Ok(job) => jobs.push(job?),
+                Err(_) => return Some(jobs),
+            }
+        }
+        while let Ok(job) = queue.try_recv() {
+            jobs.push(job);
+            if jobs.len() >= BATCH_MAX {
+                break;
+            }
+        }
+        Some(jobs)
+    }
+
+    /// Sorts new jobs in; false when told to stop.
+    pub(super) async fn take(&mut self, jobs: Vec<Job>) -> bool {
+        let mut going = true;
+        for job in jobs {
+            match job {
+                Job::Hold(request, answer) => {
+                    let cap = request.ask.output_cap;
+                    let hold = Hold { output_cap: cap, amounts: request.ask.amounts(cap) };
+                    self.waiting.push_back(Pending::Hold(request, hold, 0, answer));
+                }
+                // A hold that was not sent yet, and whose caller has let go, need not be made.
+                Job::End(ending) if self.withdraw(&ending) => {}
+                Job::End(ending) => self.waiting.push_back(Pending::End(ending)),
+                Job::Standing { user_id, windows, answer, .. } => {
+                    // It is to see what was ended before it was asked.
+                    self.write().await;
+                    let standing = ask_standing(&self.base.database, user_id, &windows).await;
+                    if let Err(error) = &standing {
+                        tracing::warn!(%error, "the ledger cannot be read");
+                    }
+                    drop(answer.send(standing.ok()));
+                }
+                Job::Unsent { .. } | Job::Lag(_) | Job::Mark(_) => {
+                    self.write().await;
+                    self.for_outbox(job).await;
+                }
+                Job::Stop => going = false,
+            }
+        }
+        going
+    }
+
+    /// What the outbox asks. One process at a time gets rows to send.
+    async fn for_outbox(&self, job: Job) {
+        let database = &self.base.database;
+        match job {
+            Job::Unsent { limit, except, answer } => {
+                let params = vec![self.base.owner.to_string().into(), except.into(), i64::from(limit).into()];
+                let sql = format!("select {REQUEST_COLUMNS} from tollgate_ledger.unsent($1, $2, $3)");
+                let rows = database.query(sql, params).await.map_err(Failure::from);
+                let read = |row: &pg::Row| request_of(&postgres_row(row)?);
+                drop(answer.send(rows.and_then(|rows| rows.iter().map(read).collect())));
+            }
+            Job::Lag(answer) => {
+                let rows = database.query("select * from tollgate_ledger.unsent_lag()", Vec::new()).await;
+                let lag = rows.map_err(Failure::from).and_then(|rows| lag_of(&rows));
+                drop(answer.send(lag));
+            }
+            Job::Mark(Marking { ids, mark, answer }) => {
+                let mark: i64 = match mark {
+                    Mark::Sent => 0,
+                    Mark::LeftBehind => 2,
+                };
+                let sql = "update tollgate_ledger.requests set unsent = $1 where id = any($2) and unsent = 1";
+                let done = database.query(sql, vec![mark.into(), ids.into()]).await;
+                drop(answer.send(done.map(drop).map_err(Failure::from)));
+            }
+            Job::Hold(..) | Job::End(_) | Job::Standing { .. } | Job::Stop => {}
+        }
+    }
+
+    fn withdraw(&mut self, ending: &Ending) -> bool {
+        let is_it = |pending: &Pending| matches!(pending, Pending::Hold(request, ..) if request.id == ending.id);
+        let place = self.waiting.iter().position(is_it);
+        place.and_then(|place| self.waiting.remove(place)).is_some()
+    }
+
+    pub(super) async fn write(&mut self) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        if self.failures > 0 && self.tried_at.elapsed() < RETRY_PAUSE {
+            return self.refuse_holds();
+        }
+        self.tried_at = Instant::now();
+        let most = self.waiting.len().min(BATCH_MAX);
+        let batch: Vec<Pending> = self.waiting.drain(..most).collect();
+        match self.call(&batch).await {
+            Ok(answers) => {
+                self.succeeded();
+                if batch.iter().any(|pending| matches!(pending, Pending::End(_))) {
+                    self.base.shared.ended.notify_one();
+                }
+                self.answer(batch, &answers);
+            }
+            Err(error) if error.unavailable && !is_lock(&error) => self.failed(&error, batch),
+            Err(error) => self.one_user_at_a_time(&error, batch).await,
+        }
+    }
+
+    async fn call(&self, batch: &[Pending]) -> Result<Vec<Value>, pg::PgError> {
+        let now = self.base.clock.now();
+        let jobs: Vec<Value> =
+            batch.iter().map(|pending| pending.json(self.base.owner, now, self.base.settings.outbox)).collect();
+        let rows =
+            self.base.database.query("select tollgate_ledger.write($1)", vec![Value::Array(jobs).into()]).await?;
+        let answer: Option<Value> = rows.first().and_then(|row| row.try_get(0).ok());
+        let answers = answer.and_then(|value| value.as_array().cloned()).unwrap_or_default();
+        if answers.len() == batch.len() {
+            return Ok(answers);
+        }
+        let message = "tollgate_ledger.write gave another number of answers than it was asked".to_owned();
+        Err(pg::PgError { sqlstate: None, message, unavailable: true })
+    }
+
+    /// Tells who waits; keeps what is to be tried again in front, in its order.
+    fn answer(&mut self, batch: Vec<Pending>, answers: &[Value]) {
+        let mut again = VecDeque::new();
+        for (pending, answer) in batch.into_iter().zip(answers) {
+            if *member(answer, "busy") == true {
+                again.push_back(pending);
+                continue;
+            }
+            let Pending::Hold(request, hold, shrunk, waiting) = pending else { continue };
+            if *member(answer, "held") == true {
+                drop(waiting.send(Ok(hold)));
+                continue;
+            }
+            match decision(&request, answer) {
+                Ok(smaller) if shrunk < SHRINK_TRIES => {
+                    again.push_back(Pending::Hold(request, smaller, shrunk.saturating_add(1), waiting));
+                }
+                Ok(_) => drop(waiting.send(Err(NoHold::Store))),
+                Err(no) => drop(waiting.send(Err(no))),
+            }
+        }
+        again.append(&mut self.waiting);
+        self.waiting = again;
+    }
+
+    /// A batch that cannot go in as a whole (a row that somebody has locked, a value that is refused) goes in by user.
+    async fn one_user_at_a_time(&mut self, error: &pg::PgError, batch: Vec<Pending>) {
+        tracing::debug!(error = error.message, jobs = batch.len(), "a batch goes in user by user");
+        let mut groups: Vec<Vec<Pending>> = Vec::new();
+        for pending in batch {
+            let same =
+                |group: &&mut Vec<Pending>| group.first().is_some_and(|first| first.user_id() == pending.user_id());
+            match groups.iter_mut().find(same) {
+                Some(group) => group.push(pending),
+                None => groups.push(vec![pending]),
+            }
+        }
+        for group in groups {
+            match self.call(&group).await {
+                Ok(answers) => self.answer(group, &answers),
+                Err(error) if is_lock(&error) => self.keep(group),
+                Err(error) if error.unavailable => self.failed(&error, group),
+                Err(error) => give_up(&error, group),
+            }
+        }
+    }
+
+    fn keep(&mut self, group: Vec<Pending>) {
+        group.into_iter().rev().for_each(|pending| self.waiting.push_front(pending));
+    }
+
+    /// Nobody knows whether the batch went in: endings are kept, holds are refused and voided.
+    fn failed(&mut self, error: &pg::PgError, batch: Vec<Pending>) {
+        self.failures = self.failures.saturating_add(1);
+        self.base.shared.writable.store(false, Ordering::Release);
+        if self.failures.is_power_of_two() {
+            tracing::error!(error = error.message, "the ledger cannot be written");
+        }
+        let mut kept = VecDeque::new();
+        for pending in batch {
+            match pending {
+                Pending::End(ending) => kept.push_back(Pending::End(ending)),
+                Pending::Hold(request, _, _, waiting) => {
+                    let (id, user_id) = (request.id, request.user_id);
+                    kept.push_back(Pending::End(Ending { id, user_id, settlement: Settlement::void() }));
+                    drop(waiting.send(Err(NoHold::Store)));
+                }
+            }
+        }
+        kept.append(&mut self.waiting);
+        self.waiting = kept;
+        self.refuse_holds();
+    }
+
+    /// While the database is down: holds that were never sent are refused at once.
+    fn refuse_holds(&mut self) {
+        for pending in std::mem::take(&mut self.waiting) {
+            match pending {
+                Pending::Hold(.., waiting) => drop(waiting.send(Err(NoHold::Store))),
+                ending @ Pending::End(_) => self.waiting.push_back(ending),
+            }
+        }
+    }
+
+    fn succeeded(&mut self) {
+        if self.failures > 0 {
+            tracing::info!("the ledger can be written again");
+        }
+        self.failures = 0;
+        self.base.shared.writable.store(true, Ordering::Release);
+    }
+}
+
+/// Somebody has locked what is wanted: try again.
+fn is_lock(error: &pg::PgError) -> bool {
+    error.is("55P03") || error.is("40P01") || error.is("40001")
+}
+
+/// A hold that did not fit: a smaller one that does, by what the windows say, or the reason why not.
+fn decision(request: &HoldRequest, answer: &Value) -> Result<Hold, NoHold> {
+    if let Some(reason) = member(answer, "paused").as_str() {
+        return Err(NoHold::Paused(reason.to_owned()));
+    }
+    let ceiling = answer.get("ceiling").filter(|ceiling| !ceiling.is_null()).map(standing_of);
+    let open = member(answer, "open").as_i64().unwrap_or(i64::MAX);
+    decide(request, &standings_of(member(answer, "standings")), ceiling, open)
+}
+
+/// What the database refuses however often it is tried must not stop the others.
+fn give_up(error: &pg::PgError, group: Vec<Pending>) {
+    for pending in group {
+        match pending {
+            Pending::Hold(.., waiting) => drop(waiting.send(Err(NoHold::Store))),
+            Pending::End(ending) => {
+                tracing::error!(error = error.message, request_id = %ending.id, "the ledger refuses this ending");
+            }
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! The ledger on Postgres, for several processes on one database.
+//!
+//! Jobs of a user always go to the same lane, in their order; a lane gathers a batch while its last one is on its way and
+//! sends it as one call of `tollgate_ledger.write`: one round trip and one commit for many holds. Whether given amounts
+//! fit is decided there, under the user's lock; how much to ask for is decided here, by the same `plan::admit` as on
+//! SQLite. A user with whom another process is busy is tried again a moment later, and holds nobody up.
+//!
+//! A call whose outcome is not known is repeated where that is safe (an ending changes nothing twice); a hold is not: it
+//! is refused, and voided in case it is there.
+
+mod chores;
+mod lane;
+mod wire;
+
+#[cfg(test)]
+mod for_laws;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use secrecy::SecretString;
+use serde_json::Value;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use super::db::Db;
+use super::jobs::Job;
+use super::sqlite::Failure;
+use super::{Settings, Shared, UserStanding};
+use crate::clock::{Clock, Timestamp};
+use crate::pg;
+use crate::plan::Window;
+use wire::{one_value, standing_answer, window_json};
+
+#[cfg(test)]
+pub(super) use lane::Lane;
+
+/// How many batches may be on their way at once, each with its connection.
+const LANES: usize = 4;
+/// How long a call may take.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Scripts that bring an older database up to date.
+const MIGRATIONS: &[&str] = &[include_str!("../../../migrations/postgres/0001_ledger.sql")];
+
+impl From<pg::PgError> for Failure {
+    fn from(error: pg::PgError) -> Self {
+        let refuses = error.sqlstate.as_deref().is_some_and(|state| state.starts_with("23") || state.starts_with("22"));
+        Self::of_database(format!("Postgres: {}", error.message), refuses)
+    }
+}
+
+/// A database for reports, to be asked from a thread that may block.
+pub(super) fn database(url: &SecretString) -> Result<Db, Failure> {
+    let runtime = Handle::try_current().map_err(|error| Failure::new(error.to_string()))?;
+    Ok(Db::Postgres(connect(url, 2)?, runtime))
+}
+
+fn connect(url: &SecretString, connections: usize) -> Result<pg::Database, Failure> {
+    let settings = pg::Settings { connections, call_timeout: CALL_TIMEOUT };
+    pg::Database::new(url, settings, TaskTracker::new()).map_err(Failure::new)
+}
+
+/// Makes or migrates the tables, from a thread that may block.
+pub(super) fn migrate(db: &Db) -> Result<(), Failure> {
+    match db {
+        Db::Postgres(database, runtime) => runtime.block_on(bring_up_to_date(database)),
+        Db::Sqlite(_) => Ok(()),
+    }
+}
+
+/// One transaction under a lock: processes that start together make the tables once.
+async fn bring_up_to_date(db: &pg::Database) -> Result<(), Failure> {
+    // Whoever may use the schema need not have the right to make one.
+    let mut script = String::from(
+        "select pg_catalog.pg_advisory_xact_lock(7160412533);
+         do $schema$ begin
+            if not exists (select 1 from pg_catalog.pg_namespace where nspname = 'tollgate_ledger') then
+                create schema tollgate_ledger;
+                revoke all on schema tollgate_ledger from public;
+                create table tollgate_ledger.migrations (number bigint primary key);
+            end if;
+         end $schema$;",
+    );
+    script.extend(MIGRATIONS.iter().zip(1..).map(|(migration, number)| step(number, migration)));
+    Ok(db.batch(script).await?)
+}
+
+/// A migration that runs once.
+fn step(number: i64, migration: &str) -> String {
+    format!(
+        "do $migration$ begin
+            if not exists (select 1 from tollgate_ledger.migrations where number = {number}) then
+                execute $script$ {migration} $script$;
+                insert into tollgate_ledger.migrations values ({number});
+            end if;
+         end $migration$;"
+    )
+}
+
+/// What a user has used and holds, from a thread that may block.
+pub(super) fn standing(db: &Db, user_id: Uuid, windows: &[Window]) -> Result<UserStanding, Failure> {
+    match db {
+        Db::Postgres(database, runtime) => runtime.block_on(ask_standing(database, user_id, windows)),
+        Db::Sqlite(_) => Err(Failure::new("not a Postgres ledger".to_owned())),
+    }
+}
+
+async fn ask_standing(db: &pg::Database, user_id: Uuid, windows: &[Window]) -> Result<UserStanding, Failure> {
+    let asked: Vec<Value> = windows.iter().map(window_json).collect();
+    let sql = "select tollgate_ledger.standing($1, $2, $3)";
+    let params = vec![user_id.to_string().into(), Value::Array(asked).into(), Timestamp::MAX.millis().into()];
+    Ok(standing_answer(&one_value(&db.query(sql, params).await?)?))
+}
+
+/// The lanes that jobs are sent to.
+#[derive(Clone, Debug)]
+pub(super) struct Lanes(Arc<[UnboundedSender<Job>]>);
+
+impl Lanes {
+    /// Sends a job to its user's lane; gives it back when the lanes have stopped.
+    pub(super) fn send(&self, job: Job) -> Result<(), Job> {
+        let user = job.user_id().as_u128();
+        let count = u128::try_from(self.0.len().max(1)).unwrap_or(1);
+        let place = usize::try_from(user.checked_rem(count).unwrap_or(0)).unwrap_or(0);
+        match self.0.get(place) {
+            Some(lane) => lane.send(job).map_err(|refused| refused.0),
+            None => Err(job),
+        }
+    }
+
+    /// Tells every lane to write what it has and stop.
+    pub(super) fn stop(&self) {
+        self.0.iter().for_each(|lane| drop(lane.send(Job::Stop)));
+    }
+}
+
+/// Connects, migrates, and starts the thread that all lanes run on.
+pub(super) fn start(
+    url: &SecretString,
+    settings: Settings,
+    clock: Clock,
+    shared: Arc<Shared>,
+) -> Result<(Lanes, JoinHandle<()>, String), Failure> {
+    let (senders, queues): (Vec<_>, Vec<_>) = (0..LANES).map(|_| unbounded_channel()).unzip();
+    let (ready, wait) = std::sync::mpsc::channel();
+    let (url, owner) = (url.clone(), Uuid::now_v7());
+    let builder = std::thread::Builder::new().name("ledger".to_owned());
+    let thread = builder.spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        match runtime {
+            Ok(runtime) => runtime.block_on(async {
+                let opened = open(&url, owner, &settings).await;
+                let (database, key) = match opened {
+                    Ok(opened) => opened,
+                    Err(error) => return drop(ready.send(Err(error))),
+                };
+                shared.writable.store(true, Ordering::Release);
+                drop(ready.send(Ok(key)));
+                let base = Base { database, settings, clock, shared, owner };
+                run(base, queues).await;
+            }),
+            Err(error) => drop(ready.send(Err(Failure::new(format!("no runtime for the ledger: {error}"))))),
+        }
+    });
+    let thread = thread.map_err(|error| Failure::new(format!("no thread for the ledger: {error}")))?;
+    let key = wait.recv().map_err(|error| Failure::new(format!("the ledger did not start: {error}")))??;
+    Ok((Lanes(senders.into()), thread, key))
+}
+
+async fn open(url: &SecretString, owner: Uuid, settings: &Settings) -> Result<(pg::Database, String), Failure> {
+    let database = connect(url, LANES.saturating_add(2))?;
+    bring_up_to_date(&database).await?;
+    let sql = "insert into tollgate_ledger.switches (name, value, updated_at)
+               values ('identifier_key', replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', ''), 0)
+               on conflict (name) do update set name = excluded.name returning value";
+    let rows = database.query(sql, Vec::new()).await?;
+    let key = rows.first().and_then(|row| row.try_get(0).ok());
+    renew(&database, owner, settings.lease).await?;
+    Ok((database, key.ok_or_else(|| Failure::new("Postgres: no identifier key".to_owned()))?))
+}
+
+async fn renew(database: &pg::Database, owner: Uuid, lease: Duration) -> Result<(), Failure> {
+    let lease_ms = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
+    let params = vec![owner.to_string().into(), lease_ms.into()];
+    database.query("select tollgate_ledger.renew($1, $2)", params).await?;
+    Ok(())
+}
+
+/// What all lanes and chores share.
+#[derive(Clone)]
+struct Base {
+    database: pg::Database,
+    settings: Settings,
+    clock: Clock,
+    shared: Arc<Shared>,
+    owner: Uuid,
+}
+
+async fn run(base: Base, queues: Vec<UnboundedReceiver<Job>>) {
+    let lanes = TaskTracker::new();
+    for queue in queues {
+        lanes.spawn(lane::Lane::new(base.clone()).run(queue));
+    }
+    lanes.close();
+    tokio::select! {
+        () = lanes.wait() => {}
+        () = chores::run(base) => {}
+    }
+}
