@@ -13,6 +13,9 @@ use crate::support::postgres::Postgres;
 use crate::support::reply::Talk;
 use crate::support::settings::Settings;
 
+/// A prompt that is answered for longer than ten seconds.
+const LASTS: &str = "open meanwhile";
+
 /// A server of the test's own with an empty database `ledger`.
 async fn server() -> Postgres {
     let server = Postgres::start(false).await;
@@ -26,7 +29,12 @@ fn on(url: &str) -> Settings {
 
 /// Sixteen callers who keep asking as four users.
 fn load(door: &Door, dice: &mut Dice) -> (Vec<User>, Vec<JoinHandle<()>>) {
-    door.upstream.always(|seen| Talk::words(8).every(Duration::from_millis(4)).reply(seen));
+    door.upstream.always(|seen| {
+        // Some are to outlast an outage.
+        let lasts = seen.body.to_string().contains(LASTS);
+        let (words, pause) = if lasts { (5, 2500) } else { (8, 4) };
+        Talk::words(words).every(Duration::from_millis(pause)).reply(seen)
+    });
     let users: Vec<User> = (0..4).map(|number| door.user(&format!("user-{number}"))).collect();
     let asking = (0..16).map(|number| keeps_asking(users[number % users.len()].clone(), dice.another())).collect();
     (users, asking)
@@ -88,8 +96,7 @@ async fn ten_seconds_without_postgres_are_503_and_nothing_is_sent_unheld() {
     // Streams of both processes that outlast the outage, and with it their leases.
     let mut open = Vec::new();
     for user in [door.user("alice"), sibling.of(&door.user("bob"))] {
-        door.upstream.next(|seen| Talk::words(5).every(Duration::from_millis(2500)).reply(seen));
-        open.push(user.open(chat_stream("open meanwhile")).await);
+        open.push(user.open(chat_stream(LASTS)).await);
     }
     tokio::task::block_in_place(|| server.stop("immediate"));
     let down = Instant::now();

@@ -12,15 +12,15 @@ const PLACES: [&str; 3] = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer", "/usr/lo
 
 /// A running pgbouncer; stopped when it is dropped.
 pub(crate) struct PgBouncer {
-    child: Child,
+    /// A shell that stops it at the end of its own standard input, also when the test is killed.
+    keeper: Child,
     port: u16,
 }
 
 impl Drop for PgBouncer {
     fn drop(&mut self) {
-        // Asked and not killed: `runuser` passes a request on.
-        let _ = std::process::Command::new("kill").args(["-INT", &self.child.id().to_string()]).status();
-        let _ = self.child.wait();
+        drop(self.keeper.stdin.take());
+        let _ = self.keeper.wait();
     }
 }
 
@@ -39,15 +39,16 @@ impl PgBouncer {
             users.display()
         );
         let settings = postgres.put_file("pgbouncer.ini", &settings);
-        let mut command = postgres.program(program);
-        command.arg("-q").arg(settings).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let child = command.spawn().unwrap();
+        let mut command = postgres.program(Path::new("/bin/sh"));
+        command.args(["-c", "\"$1\" -q \"$2\" </dev/null & cat >/dev/null; kill -TERM $!; wait", "keeper"]);
+        command.arg(program).arg(settings).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let keeper = command.spawn().unwrap();
         let begun = Instant::now();
         while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
             assert!(begun.elapsed() < Duration::from_secs(10), "pgbouncer does not answer");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        Self { child, port }
+        Self { keeper, port }
     }
 
     /// The address for the product.
