@@ -101,7 +101,7 @@ async fn ten_seconds_without_postgres_are_503_and_nothing_is_sent_unheld() {
     tokio::task::block_in_place(|| server.stop("immediate"));
     let down = Instant::now();
     sleep(Duration::from_millis(300)).await; // what was held before is sent on
-    let served = door.upstream.count();
+    let dialled = door.upstream.count();
     while down.elapsed() < Duration::from_secs(10) {
         for user in [users[1].clone(), sibling.of(&users[2])] {
             let asked = Instant::now();
@@ -111,7 +111,7 @@ async fn ten_seconds_without_postgres_are_503_and_nothing_is_sent_unheld() {
         door.send(Call::get("/health/ready")).await.expect(503);
         sleep(Duration::from_millis(100)).await;
     }
-    assert_eq!(door.upstream.count(), served, "the upstream was dialled without a durable hold");
+    assert_eq!(door.upstream.count(), dialled, "the upstream was dialled without a durable hold");
     tokio::task::block_in_place(|| server.start_again());
     for user in users.iter().cloned().chain([sibling.of(&users[0])]) {
         recovered(&user, "ten seconds down").await;

@@ -20,10 +20,11 @@ use super::caller::{Answer, Call, Front, PROMPT_CANARY, User};
 use super::jwks::Supabase;
 use super::keys::{Key, random_hex};
 use super::oracle::{self, Evidence, Row};
+use super::postgres::DATABASE_PASSWORD;
 use super::process::{Printed, Process};
 use super::settings::Settings;
 use super::sibling::Sibling;
-use super::store::{DATABASE_PASSWORD, Database};
+use super::store::Database;
 use super::tokens;
 use super::upstream::Upstream;
 

@@ -15,10 +15,11 @@ use std::{env, fs};
 
 use tokio_postgres::{Client, NoTls};
 
-use super::store::DATABASE_PASSWORD;
-
 const MISSING: &str =
     "PostgreSQL's initdb was not found (in /usr/lib/postgresql/*/bin or by pg_config): apt-get install postgresql-15";
+
+/// The password in every address of a test's Postgres; a canary.
+pub(crate) const DATABASE_PASSWORD: &str = "canary-database-password";
 
 static NUMBER: AtomicU64 = AtomicU64::new(0);
 

@@ -11,9 +11,6 @@ use super::settings::{Settings, Store};
 
 static NUMBER: AtomicU64 = AtomicU64::new(0);
 
-/// The password in every address of the tests' Postgres; a canary.
-pub(crate) const DATABASE_PASSWORD: &str = "canary-database-password";
-
 /// Everything in the ledger's tables, as text.
 const DUMP: &str = "\\t on
     select r::text from tollgate_ledger.requests r;
