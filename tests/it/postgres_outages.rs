@@ -10,6 +10,7 @@ use crate::support::door::Door;
 use crate::support::load::{Dice, keeps_asking};
 use crate::support::pgbouncer::PgBouncer;
 use crate::support::postgres::Postgres;
+use crate::support::relay::Relay;
 use crate::support::reply::Talk;
 use crate::support::settings::Settings;
 
@@ -122,6 +123,43 @@ async fn ten_seconds_without_postgres_are_503_and_nothing_is_sent_unheld() {
         assert!(row.state == "settled" && row.output_tokens == Some(5), "a stream over an outage is settled: {row:?}");
     }
     door.send(Call::get("/health/ready")).await.expect(200);
+    door.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hold_whose_commit_was_never_heard_of_is_refused_and_taken_back() {
+    let server = server().await;
+    let wire = Relay::start(server.port()).await;
+    let url = server.url("ledger").replace(&server.port().to_string(), &wire.port().to_string());
+    let door = Door::open(on(&url)).await;
+    let alice = door.user("alice");
+    alice.ask(chat("before")).await.expect(200);
+    door.quiet_rows().await;
+
+    wire.lose_answers();
+    let waiting = tokio::spawn({
+        let alice = alice.clone();
+        async move { alice.ask(chat("unheard")).await }
+    });
+    let watching = server.connect("ledger").await;
+    let sql = "select count(*) from tollgate_ledger.requests where state = 'held'";
+    let begun = Instant::now();
+    loop {
+        let held: i64 = watching.query_typed_one(sql, &[]).await.unwrap().get(0);
+        if held == 1 {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(4), "the hold never arrived");
+        sleep(Duration::from_millis(10)).await;
+    }
+    wire.cut();
+    waiting.await.unwrap().refused(503, "store_unavailable");
+    recovered(&alice, "after the cut").await;
+    // The oracle counts what is charged; this one must not even be there as lost.
+    let rows = door.quiet_rows().await;
+    let states: Vec<&str> = rows.iter().map(|row| row.state.as_str()).collect();
+    assert_eq!(states.iter().filter(|state| **state == "voided").count(), 1, "{states:?}");
+    assert_eq!(door.upstream.count(), 2);
     door.close().await;
 }
 

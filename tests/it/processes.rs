@@ -69,6 +69,31 @@ async fn whichever_process_is_asked_a_limit_of_three_lets_three_through() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_limit_that_all_processes_use_up_bit_by_bit_is_met_exactly() {
+    let (door, siblings) = several(r#"plans.free.limits = [{ per = "day", requests = 60 }]"#, 2).await;
+    let callers = everywhere(&door.user("alice"), &siblings);
+    // One after another on each of nine lines: small batches, that meet in the database all the time.
+    let lines: Vec<_> = (0..9)
+        .map(|line| {
+            let caller = callers[line % callers.len()].clone();
+            tokio::spawn(async move {
+                let mut served = 0;
+                for _ in 0..20 {
+                    served += usize::from(caller.ask(chat("bit by bit")).await.status == 200);
+                }
+                served
+            })
+        })
+        .collect();
+    let mut served = 0;
+    for line in lines {
+        served += line.await.unwrap();
+    }
+    assert_eq!((served, door.upstream.count()), (60, 60));
+    door.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn all_processes_together_never_pass_a_limit_in_dollars() {
     let (door, siblings) = several(r#"plans.free.limits = [{ per = "month", cost_usd = "0.002000" }]"#, 2).await;
     door.upstream.always(|seen| Talk::to_the_cap().reply(seen));

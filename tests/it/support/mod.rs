@@ -11,6 +11,7 @@ pub(crate) mod postgres;
 pub(crate) mod postgrest;
 pub(crate) mod process;
 pub(crate) mod raw;
+pub(crate) mod relay;
 pub(crate) mod reply;
 mod rpc;
 pub(crate) mod settings;
