@@ -69,27 +69,16 @@ async fn whichever_process_is_asked_a_limit_of_three_lets_three_through() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_limit_that_all_processes_use_up_bit_by_bit_is_met_exactly() {
-    let (door, siblings) = several(r#"plans.free.limits = [{ per = "day", requests = 60 }]"#, 2).await;
-    let callers = everywhere(&door.user("alice"), &siblings);
-    // One after another on each of nine lines: small batches, that meet in the database all the time.
-    let lines: Vec<_> = (0..9)
-        .map(|line| {
-            let caller = callers[line % callers.len()].clone();
-            tokio::spawn(async move {
-                let mut served = 0;
-                for _ in 0..20 {
-                    served += usize::from(caller.ask(chat("bit by bit")).await.status == 200);
-                }
-                served
-            })
-        })
-        .collect();
-    let mut served = 0;
-    for line in lines {
-        served += line.await.unwrap();
-    }
-    assert_eq!((served, door.upstream.count()), (60, 60));
+async fn of_what_is_left_to_many_users_at_once_each_gets_exactly_that() {
+    let (door, siblings) = several(r#"plans.free.limits = [{ per = "day", requests = 2 }]"#, 2).await;
+    let users: Vec<User> = (0..40).map(|number| door.user(&format!("user-{number}"))).collect();
+    // Their windows are there: nothing but the users' locks is between the processes.
+    assert_eq!(count(&at_once(&users, users.len(), || chat("the first")).await, 200), users.len());
+    door.quiet_rows().await;
+    let callers: Vec<User> = users.iter().flat_map(|user| everywhere(user, &siblings)).collect();
+    let answers = at_once(&callers, callers.len(), || chat("the last")).await;
+    assert_eq!((count(&answers, 200), count(&answers, 402)), (users.len(), callers.len() - users.len()));
+    assert_eq!(door.upstream.count(), 2 * users.len());
     door.close().await;
 }
 
