@@ -73,12 +73,22 @@ async fn of_what_is_left_to_many_users_at_once_each_gets_exactly_that() {
     // No ceiling: the lock of its row would keep the processes apart where the users' locks must.
     let limit = "ceiling.cost_usd_per_day = \"none\"\n[plans.free]\nlimits = [{ per = \"day\", requests = 2 }]";
     let (door, siblings) = several(limit, 2).await;
-    let users: Vec<User> = (0..40).map(|number| door.user(&format!("user-{number}"))).collect();
-    // Their windows are there, so that nobody waits for the making of one.
+    let users: Vec<User> = (0..8).map(|number| door.user(&format!("user-{number}"))).collect();
+    // Their windows are there, so that nobody waits for the making of one, and every process knows their plan.
     assert_eq!(count(&at_once(&users, users.len(), || chat("the first")).await, 200), users.len());
     door.quiet_rows().await;
     let callers: Vec<User> = users.iter().flat_map(|user| everywhere(user, &siblings)).collect();
-    let answers = at_once(&callers, callers.len(), || chat("the last")).await;
+    for caller in &callers {
+        caller.me().await;
+    }
+    // All have looked at the windows before any of them may write its row.
+    let foreign = door.database().connect().await;
+    foreign.batch_execute("begin; lock table tollgate_ledger.requests in share mode").await.unwrap();
+    let asking = callers.clone();
+    let asking = tokio::spawn(async move { at_once(&asking, asking.len(), || chat("the last")).await });
+    sleep(Duration::from_millis(150)).await;
+    foreign.batch_execute("rollback").await.unwrap();
+    let answers = asking.await.unwrap();
     assert_eq!((count(&answers, 200), count(&answers, 402)), (users.len(), callers.len() - users.len()));
     assert_eq!(door.upstream.count(), 2 * users.len());
     door.close().await;
