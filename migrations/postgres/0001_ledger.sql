@@ -247,13 +247,28 @@ begin
     perform tollgate_ledger.window_of('app', ceiling->>'per', (ceiling->>'start')::bigint, (ceiling->>'end')::bigint);
 end $$;
 
--- Holds and ends, in the order given, in one transaction. A user whom another process is busy with is passed over and
+-- Whether a user and the windows that end after `since` can be had at once; they are then, to the end of the transaction.
+-- Asked before anything is written: whoever met a locked row half-way would make all wait who want the whole app's.
+create function tollgate_ledger.take(who text, since bigint) returns boolean
+language plpgsql volatile set search_path = '' as $$
+declare
+    taken bigint;
+begin
+    if not pg_try_advisory_xact_lock(tollgate_ledger.lock_of(who)) then
+        return false;
+    end if;
+    perform 1 from tollgate_ledger.windows where user_id = who and ends_at > since for no key update skip locked;
+    get diagnostics taken = row_count;
+    return taken = (select count(*) from tollgate_ledger.windows where user_id = who and ends_at > since);
+end $$;
+
+-- Holds and ends, in the order given, in one transaction. A user with whom somebody else is busy is passed over and
 -- answered {"busy": true}: nobody waits for somebody else's row.
 create function tollgate_ledger.write(jobs jsonb) returns jsonb
 language plpgsql volatile set search_path = '' as $$
 declare
     job jsonb;
-    who text;
+    who record;
     busy text[] := '{}';
     answers jsonb := '[]';
     pause_reason text;
@@ -263,9 +278,10 @@ begin
                where jsonb_typeof(ceilings.value->'ceiling') = 'object' loop
         perform tollgate_ledger.make_ceiling(job);
     end loop;
-    for who in select distinct users.value->>'user_id' from jsonb_array_elements(jobs) as users order by 1 loop
-        if not pg_try_advisory_xact_lock(tollgate_ledger.lock_of(who)) then
-            busy := busy || who;
+    for who in select users.value->>'user_id' as id, min((users.value->>'now')::bigint) as since
+               from jsonb_array_elements(jobs) as users group by 1 order by 1 loop
+        if not tollgate_ledger.take(who.id, who.since) then
+            busy := busy || who.id;
         end if;
     end loop;
     select value into pause_reason from tollgate_ledger.switches where name = 'paused';
@@ -298,13 +314,13 @@ declare
 begin
     perform set_config('lock_timeout', '250ms', true);
     for dead in
-        select r.id, r.user_id from tollgate_ledger.requests r
+        select r.id, r.user_id, r.started_at from tollgate_ledger.requests r
         where r.state = 'held' and r.owner <> process and not exists
             (select 1 from tollgate_ledger.owners o
              where o.id = r.owner and o.lease_until > tollgate_ledger.clock_ms())
         order by r.user_id limit most
     loop
-        continue when not pg_try_advisory_xact_lock(tollgate_ledger.lock_of(dead.user_id));
+        continue when not tollgate_ledger.take(dead.user_id, dead.started_at);
         perform tollgate_ledger.end_one(jsonb_build_object(
             'id', dead.id, 'state', 'lost', 'flags', 'swept', 'load', 0, 'now', now_ms, 'whole', true,
             'input', 0, 'cached', 0, 'output', 0, 'reasoning', 0, 'micros', 0, 'unsent', outbox));

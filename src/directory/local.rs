@@ -9,10 +9,9 @@ use quick_cache::sync::Cache;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-use super::unavailable;
 use crate::clock::Timestamp;
 use crate::config::{Config, StoreUrl};
-use crate::error::Refusal;
+use crate::error::{Code, Refusal};
 use crate::ledger::Ledger;
 use crate::ledger::report::{Reports, SubscriptionRow};
 
@@ -77,11 +76,16 @@ impl Local {
             Err(error) => {
                 tracing::warn!(error, "the subscription table cannot be read");
                 let serves = |answer: &Answer| now.since(answer.read_at) < config.directory.plan_stale;
-                let answer = cached.filter(serves).ok_or_else(unavailable)?;
+                let answer = cached.filter(serves).ok_or_else(unreadable)?;
                 Ok(answer.row)
             }
         }
     }
+}
+
+/// The table is the ledger's: what is down is the store, and not the developer's database.
+fn unreadable() -> Refusal {
+    Refusal::new(Code::StoreUnavailable, "The usage ledger cannot be read right now.")
 }
 
 /// One connection for reading the ledger, opened when it is first needed and again after a failure.

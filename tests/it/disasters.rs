@@ -8,49 +8,9 @@ use tokio::time::{Instant, sleep};
 
 use crate::support::caller::{Answer, Call, User, chat, chat_stream};
 use crate::support::door::Door;
+use crate::support::load::{Dice, keeps_asking};
 use crate::support::reply::Talk;
 use crate::support::settings::Settings;
-use crate::support::tokens;
-
-/// A small generator whose whole run follows from its seed.
-struct Dice(u64);
-
-impl Dice {
-    /// The seed of `TOLLGATE_TEST_SEED`, or one of this moment; printed either way.
-    fn thrown() -> Self {
-        let given = std::env::var("TOLLGATE_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
-        let seed = given.unwrap_or_else(|| tokens::now() as u64 ^ u64::from(std::process::id()) << 32);
-        eprintln!("TOLLGATE_TEST_SEED={seed}");
-        Self(seed | 1)
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % end
-    }
-}
-
-/// Asks again and again, streams and whole answers in turn, some of them left early, until it is told to stop.
-fn keeps_asking(user: User, mut dice: Dice) -> tokio::task::JoinHandle<()> {
-    tokio::spawn(async move {
-        loop {
-            let call = user.call(&if dice.below(2) == 0 { chat("under load") } else { chat_stream("under load") });
-            match dice.below(4) {
-                0 => {
-                    if let Ok(mut open) = user.front.open(call).await {
-                        open.take(dice.below(5) as usize).await;
-                    }
-                }
-                _ => {
-                    let _ = user.front.try_send(call).await;
-                }
-            }
-            sleep(Duration::from_millis(1 + dice.below(10))).await;
-        }
-    })
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_at_any_moment_under_load_the_laws_hold() {
@@ -60,9 +20,8 @@ async fn killed_at_any_moment_under_load_the_laws_hold() {
     door.upstream.always(|seen| Talk::words(8).every(Duration::from_millis(4)).reply(seen));
     let mut dice = Dice::thrown();
     let users: Vec<User> = (0..4).map(|number| door.user(&format!("user-{number}"))).collect();
-    let asking: Vec<_> = (0..16)
-        .map(|number| keeps_asking(users[number % users.len()].clone(), Dice(dice.below(u64::MAX) | 1)))
-        .collect();
+    let asking: Vec<_> =
+        (0..16).map(|number| keeps_asking(users[number % users.len()].clone(), dice.another())).collect();
     let watch = Door::watch(&users[0]);
     for _ in 0..5 {
         sleep(Duration::from_millis(30 + dice.below(500))).await;
@@ -95,6 +54,7 @@ async fn a_stream_that_died_with_the_process_is_lost_and_charged_its_hold() {
     let heard = open.rest().await;
     assert!(!heard.text().contains("[DONE]"));
     door.start().await;
+    door.swept().await;
     let me = alice.me().await;
     assert!(
         me["limits"].as_array().unwrap().iter().all(|limit| limit["held"] == 0 || limit["held"] == "0.000000"),
@@ -166,7 +126,7 @@ fn prlimit(pid: u32, bytes: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ledger_that_may_not_grow_is_503_and_recovers() {
     // A write beyond the limit is then an error (EFBIG) and not a signal.
-    let settings = Settings::new().under(&["bash", "-c", "trap '' XFSZ; exec \"$@\"", "bash"]);
+    let settings = Settings::new().on_sqlite().under(&["bash", "-c", "trap '' XFSZ; exec \"$@\"", "bash"]);
     let door = Door::open(settings).await;
     let pid = door.process.pid();
     full_and_then_not(&door, || prlimit(pid, "4096"), || prlimit(pid, "unlimited")).await;
@@ -192,7 +152,7 @@ impl Drop for Tmpfs {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_is_503_and_recovers() {
-    let door = Door::prepare(Settings::new()).await;
+    let door = Door::prepare(Settings::new().on_sqlite()).await;
     let Some(disk) = Tmpfs::mount(door.directory().join("data")) else {
         eprintln!("no right to mount here: the test of a ledger that may not grow stands for this one");
         door.start().await;

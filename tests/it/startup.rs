@@ -138,7 +138,7 @@ async fn a_ledger_made_by_somebody_else_is_left_alone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_any_file_the_quick_starts_variables_suffice() {
-    let door = Door::open(Settings::without_file()).await;
+    let door = Door::open(Settings::without_file().on_sqlite()).await;
     let alice = door.user("alice");
     let me = alice.me().await;
     assert_eq!(me["plan"]["name"], "free");

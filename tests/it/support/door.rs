@@ -20,8 +20,11 @@ use super::caller::{Answer, Call, Front, PROMPT_CANARY, User};
 use super::jwks::Supabase;
 use super::keys::{Key, random_hex};
 use super::oracle::{self, Evidence, Row};
+use super::postgres::DATABASE_PASSWORD;
 use super::process::{Printed, Process};
 use super::settings::Settings;
+use super::sibling::Sibling;
+use super::store::Database;
 use super::tokens;
 use super::upstream::Upstream;
 
@@ -48,6 +51,9 @@ pub(crate) struct Door {
     settings: Settings,
     secrets: Secrets,
     directory: PathBuf,
+    /// Where the ledger is, if that is not a SQLite file in the directory.
+    database: Option<Database>,
+    siblings: Mutex<Vec<Arc<Sibling>>>,
     users: Mutex<Vec<User>>,
     clock_offset: Mutex<i64>,
     lowered: Mutex<bool>,
@@ -85,6 +91,7 @@ impl Door {
         let number = DIRECTORIES.fetch_add(1, Ordering::Relaxed);
         let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("door-{}-{number}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
+        let database = Database::wanted_by(&settings).await;
         let door = Self {
             key: Key::hs256(secrets.jwt_secret.clone()),
             front: Arc::new(Front::new(SocketAddr::from(([127, 0, 0, 1], 1)))),
@@ -94,6 +101,8 @@ impl Door {
             settings,
             secrets,
             directory,
+            database,
+            siblings: Mutex::default(),
             users: Mutex::default(),
             clock_offset: Mutex::default(),
             lowered: Mutex::default(),
@@ -105,18 +114,34 @@ impl Door {
 
     /// Starts the binary on a free port and waits until it answers.
     pub(crate) async fn start(&self) {
+        self.run(&self.front, &self.process).await;
+    }
+
+    /// Starts another process with the same settings, on the same ledger (which must then be on Postgres).
+    pub(crate) async fn beside(&self) -> Arc<Sibling> {
+        let sibling = Arc::new(Sibling::default());
+        self.run(&sibling.front, &sibling.process).await;
+        self.siblings.lock().unwrap().push(sibling.clone());
+        sibling
+    }
+
+    /// Starts a sibling again that was stopped.
+    pub(crate) async fn start_sibling(&self, sibling: &Sibling) {
+        self.run(&sibling.front, &sibling.process).await;
+    }
+
+    async fn run(&self, front: &Arc<Front>, process: &Process) {
         for _ in 0..5 {
             let port = free_port();
-            let address = SocketAddr::from(([127, 0, 0, 1], port));
-            self.process.start(self.serve(port));
-            self.front.moved(address);
-            if self.answers().await {
+            process.start(self.serve(port));
+            front.moved(SocketAddr::from(([127, 0, 0, 1], port)));
+            if answers(front, process).await {
                 return;
             }
             // Somebody else took the port between finding it free and binding it.
-            assert!(self.process.output().contains("in use"), "the server did not start:\n{}", self.process.tail());
+            assert!(process.output().contains("in use"), "the server did not start:\n{}", process.tail());
         }
-        panic!("no free port in five tries:\n{}", self.process.tail());
+        panic!("no free port in five tries:\n{}", process.tail());
     }
 
     /// Starts a product that must refuse to, and waits until it has.
@@ -153,6 +178,11 @@ impl Door {
         command.env("TOLLGATE_ADMIN_TOKEN", &self.secrets.admin_token);
         command.env("PORT", port.to_string());
         command.env("TOLLGATE_SERVER__BIND", format!("127.0.0.1:{port}"));
+        if let Some(database) = &self.database {
+            command.env("TOLLGATE_STORE__URL", database.url());
+            // The shortest there is: what a killed process held is lost after it, and not at the next start.
+            command.env("TOLLGATE_STORE__LEASE", "5s");
+        }
         if !self.settings.mentions("upstreams") {
             command.env("OPENAI_BASE_URL", self.upstream.base_url());
         }
@@ -160,21 +190,6 @@ impl Door {
             command.env_remove(name);
         }
         command.envs(self.settings.environment().iter().map(|(name, value)| (name, value)));
-    }
-
-    async fn answers(&self) -> bool {
-        let begun = Instant::now();
-        while begun.elapsed() < Duration::from_secs(30) {
-            if self.front.try_send(Call::get("/")).await.is_ok_and(|answer| answer.status == 200) {
-                return true;
-            }
-            if self.process.exit_status().is_some() {
-                sleep(Duration::from_millis(50)).await; // the last words are still in the pipe
-                return false;
-            }
-            sleep(Duration::from_millis(10)).await;
-        }
-        panic!("the server answers nothing:\n{}", self.process.tail());
     }
 
     /// Writes the settings to `tollgate.toml`, which a running product may then reload. `{upstream}` and `{supabase}`
@@ -289,6 +304,18 @@ impl Door {
         }
     }
 
+    /// Waits until what a killed process held is lost: on SQLite that is so as soon as the next one answers.
+    pub(crate) async fn swept(&self) {
+        if self.database.is_some() {
+            self.quiet_rows().await;
+        }
+    }
+
+    /// The database that the ledger is in.
+    pub(crate) fn database(&self) -> &Database {
+        self.database.as_ref().expect("a door on Postgres")
+    }
+
     /// Looks at a user's limits again and again until the watch is dropped; the oracle judges what was seen.
     pub(crate) fn watch(user: &User) -> Watch {
         let user = user.clone();
@@ -313,6 +340,7 @@ impl Door {
             ("the service key".to_owned(), self.secrets.service_key.clone()),
             ("the admin token".to_owned(), self.secrets.admin_token.clone()),
             ("a prompt".to_owned(), PROMPT_CANARY.to_owned()),
+            ("the database's password".to_owned(), DATABASE_PASSWORD.to_owned()),
         ];
         canaries.extend(
             self.users.lock().unwrap().iter().map(|user| (format!("the token of {}", user.id), user.token.clone())),
@@ -381,23 +409,42 @@ impl Door {
         let rows = self.quiet_rows().await;
         let me = self.quiet_me().await;
         assert_eq!(self.send(Call::get("/")).await.status, 200);
+        let siblings = self.siblings.lock().unwrap().clone();
+        let mut files = files_below(&self.directory);
+        files.extend(self.database.as_ref().map(|database| ("the database".to_owned(), database.dump())));
         let evidence = Evidence {
             settings: self.settings.clone(),
             rows,
             served: self.upstream.log(),
-            heard: self.front.heard(),
+            heard: siblings.iter().fold(self.front.heard(), |heard, sibling| [heard, sibling.front.heard()].concat()),
             me,
-            output: self.process.output(),
-            files: files_below(&self.directory),
+            output: siblings.iter().fold(self.process.output(), |output, one| output + &one.process.output()),
+            files,
             canaries: self.canaries(),
             operator_key: self.secrets.operator_key.clone(),
-            kills: self.process.kills(),
+            kills: self.process.kills() + siblings.iter().map(|sibling| sibling.process.kills()).sum::<usize>(),
             lowered: *self.lowered.lock().unwrap(),
         };
         let found = oracle::violations(&evidence);
         *self.closed.lock().unwrap() = true;
         assert!(found.is_empty(), "the oracle:\n- {}", found.join("\n- "));
     }
+}
+
+/// Whether it comes to answer, before it ends.
+async fn answers(front: &Arc<Front>, process: &Process) -> bool {
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(30) {
+        if front.try_send(Call::get("/")).await.is_ok_and(|answer| answer.status == 200) {
+            return true;
+        }
+        if process.exit_status().is_some() {
+            sleep(Duration::from_millis(50)).await; // the last words are still in the pipe
+            return false;
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the server answers nothing:\n{}", process.tail());
 }
 
 /// A sampler of a user's limits; it stops when it is dropped.

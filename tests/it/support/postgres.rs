@@ -18,6 +18,9 @@ use tokio_postgres::{Client, NoTls};
 const MISSING: &str =
     "PostgreSQL's initdb was not found (in /usr/lib/postgresql/*/bin or by pg_config): apt-get install postgresql-15";
 
+/// The password in every address of a test's Postgres; a canary.
+pub(crate) const DATABASE_PASSWORD: &str = "canary-database-password";
+
 static NUMBER: AtomicU64 = AtomicU64::new(0);
 
 /// A running Postgres server.
@@ -77,7 +80,12 @@ impl Postgres {
 
     /// The address with another user.
     pub(crate) fn url_as(&self, user: &str, database: &str) -> String {
-        format!("postgres://{user}:canary-database-password@127.0.0.1:{}/{database}", self.port)
+        format!("postgres://{user}:{DATABASE_PASSWORD}@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// The port that it listens on, on 127.0.0.1.
+    pub(crate) const fn port(&self) -> u16 {
+        self.port
     }
 
     /// Makes a file that only the server may read (a certificate's key); gives its path.
@@ -135,6 +143,13 @@ impl Postgres {
         self.start_again();
     }
 
+    /// A program beside the server, as its user, in its directory.
+    pub(crate) fn program(&self, program: &Path) -> Command {
+        let mut command = as_server(program);
+        command.current_dir(&self.directory);
+        command
+    }
+
     /// What the server logged.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.directory.join("log")).unwrap_or_default()
@@ -168,19 +183,20 @@ impl Postgres {
         command
     }
 
-    /// A program of Postgres's, as the user that the server runs as: it refuses to be root.
+    /// A program of Postgres's.
     fn tool(&self, name: &str) -> Command {
-        let program = binaries().join(name);
-        let mut command = if server_uid().is_some() {
-            let mut command = Command::new("runuser");
-            command.args(["-u", "postgres", "--"]).arg(program);
-            command
-        } else {
-            Command::new(program)
-        };
-        command.current_dir(&self.directory);
-        command
+        self.program(&binaries().join(name))
     }
+}
+
+/// A program as the user that the server runs as: it refuses to be root.
+fn as_server(program: &Path) -> Command {
+    if server_uid().is_none() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("runuser");
+    command.args(["-u", "postgres", "--"]).arg(program);
+    command
 }
 
 /// Outlives the test by the time it takes to stop the server and to remove its directory.

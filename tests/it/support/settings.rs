@@ -45,9 +45,23 @@ dialect = "openai"
 const SHIPPED: [(&str, (u128, u128, u128)); 2] =
     [("gpt-4o-mini", (150_000, 75_000, 600_000)), ("gpt-4o", (2_500_000, 1_250_000, 10_000_000))];
 
+/// Which ledger a door gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Store {
+    /// Whichever the tests are run on.
+    Either,
+    /// A SQLite file: the test is about it.
+    Sqlite,
+    /// A database on Postgres: the test is about several processes.
+    Postgres,
+    /// The one that the settings name.
+    Told,
+}
+
 /// A configuration to start with.
 #[derive(Clone)]
 pub(crate) struct Settings {
+    store: Store,
     file: Table,
     env: Vec<(String, String)>,
     unset: Vec<&'static str>,
@@ -58,7 +72,14 @@ pub(crate) struct Settings {
 impl Settings {
     /// [`BASE`]; the door adds the addresses of the fakes and the secrets.
     pub(crate) fn new() -> Self {
-        Self { file: BASE.parse().unwrap(), env: Vec::new(), unset: Vec::new(), wrapper: Vec::new(), written: true }
+        Self {
+            store: Store::Either,
+            file: BASE.parse().unwrap(),
+            env: Vec::new(),
+            unset: Vec::new(),
+            wrapper: Vec::new(),
+            written: true,
+        }
     }
 
     /// No file at all: only the environment.
@@ -88,6 +109,25 @@ impl Settings {
     pub(crate) fn under(mut self, wrapper: &[&str]) -> Self {
         self.wrapper = wrapper.iter().map(|word| (*word).to_owned()).collect();
         self
+    }
+
+    /// On a SQLite file, whatever the other tests are run on.
+    pub(crate) const fn on_sqlite(mut self) -> Self {
+        self.store = Store::Sqlite;
+        self
+    }
+
+    /// On Postgres, whatever the other tests are run on.
+    pub(crate) const fn on_postgres(mut self) -> Self {
+        self.store = Store::Postgres;
+        self
+    }
+
+    /// Which ledger is wanted.
+    pub(crate) fn store(&self) -> Store {
+        let named = self.file.get("store").is_some_and(|store| store.get("url").is_some());
+        let named = named || self.env.iter().any(|(name, _)| name == "TOLLGATE_STORE__URL" || name == "DATABASE_URL");
+        if named { Store::Told } else { self.store }
     }
 
     /// The file's text; `None` where there is to be none.
