@@ -202,6 +202,15 @@ begin
     where id = job->>'id' and state = 'held'
     returning * into done;
     if not found then
+        -- The call with this hold went astray, and may still come in: it is not to find its place free.
+        if job ? 'astray' then
+            insert into tollgate_ledger.requests (id, user_id, plan, endpoint, model, upstream, state, held_input_tokens,
+                                                  held_output_tokens, held_micros, started_at, ended_at, owner)
+            values (job->>'id', job->>'user_id', job#>>'{astray,plan}', job#>>'{astray,endpoint}',
+                    job#>>'{astray,model}', job#>>'{astray,upstream}', 'voided', 0, 0, 0, (job#>>'{astray,now}')::bigint,
+                    greatest((job->>'now')::bigint, (job#>>'{astray,now}')::bigint), job#>>'{astray,owner}')
+            on conflict do nothing;
+        end if;
         return '{"ended": false}';
     end if;
     counted := case when done.state = 'voided' then 0 else 1 end;

@@ -263,29 +263,31 @@ impl World {
         })
     }
 
-    fn hold(&mut self, user: u8, plan: u8, input: u64, cap: u32) {
+    fn request(&mut self, user: u8, plan: u8, input: u64, cap: u32) -> HoldRequest {
         self.made += 1;
         let id = uuid::Builder::from_unix_timestamp_millis(
             u64::try_from(self.now.millis()).unwrap(),
             &self.made.to_be_bytes().repeat(2)[6..16].try_into().unwrap(),
         )
         .into_uuid();
-        let user = Self::user(user);
-        let limits: Vec<_> = limits(plan).into_iter().map(|limit| (limit, self.window(limit.per))).collect();
-        let ask = Ask { price: price(), input_tokens: input, output_cap: cap, output_floor: cap.min(64), choices: 1 };
-        let request = HoldRequest {
+        HoldRequest {
             id,
-            user_id: user,
+            user_id: Self::user(user),
             now: self.now,
             plan: plan.to_string(),
             endpoint: "/v1/chat/completions",
             model: "m".to_owned(),
             upstream: "u".to_owned(),
-            ask: ask.clone(),
-            limits: limits.clone(),
+            ask: Ask { price: price(), input_tokens: input, output_cap: cap, output_floor: cap.min(64), choices: 1 },
+            limits: limits(plan).into_iter().map(|limit| (limit, self.window(limit.per))).collect(),
             concurrent: Some(CONCURRENT),
             ceiling: Some((CEILING, self.window(Per::Day))),
-        };
+        }
+    }
+
+    fn hold(&mut self, user: u8, plan: u8, input: u64, cap: u32) {
+        let request = self.request(user, plan, input, cap);
+        let HoldRequest { id, user_id: user, ask, limits, .. } = request.clone();
         let open = self.rows.iter().filter(|row| row.user == user && row.ended.is_none()).count();
         let answer = self.ledger.hold(request);
         let fits = |user: Option<Uuid>, limit: &Limit, window: &Window, amounts: Amounts| {
@@ -509,4 +511,13 @@ impl std::io::Write for Said {
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
     }
+}
+
+#[test]
+fn a_hold_that_comes_in_after_it_was_voided_is_not_made() {
+    let server = Postgres::start_blocking(false, "");
+    let mut world = World::new(Subject::postgres(&SecretString::from(server.url("postgres"))));
+    let request = world.request(0, 3, 100, 100);
+    let Subject::Postgres { runtime, lane } = &mut world.ledger else { panic!("made on Postgres") };
+    assert_eq!(runtime.block_on(lane.hold_late(request)), 0, "law 5: nothing is held when nothing is open");
 }

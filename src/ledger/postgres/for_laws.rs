@@ -14,7 +14,7 @@ use super::super::jobs::Job;
 use super::super::{Ending, HoldRequest, NoHold, Settings, Shared, UserStanding};
 use super::chores::prune;
 use super::lane::Lane;
-use super::wire::{ending_json, one_value, standing_of};
+use super::wire::{ending_json, hold_json, one_value, standing_of};
 use super::{Base, ask_standing, open, renew};
 use crate::clock::{Clock, Timestamp};
 use crate::pg;
@@ -82,5 +82,20 @@ impl Lane {
         let sql = "select tollgate_ledger.shown(tollgate_ledger.sum_of($1, $2, $3, $4))";
         let (per, start, end) = (window.per.as_str(), window.start.millis(), window.end.millis());
         standing_of(&self.one(sql, vec![user.to_string().into(), per.into(), start.into(), end.into()]).await)
+    }
+
+    /// A hold's call is cut off before the server has read it, and is read after the lane went on. What is held then.
+    pub(in crate::ledger) async fn hold_late(&mut self, request: HoldRequest) -> i64 {
+        let cap = request.ask.output_cap;
+        let hold = Hold { output_cap: cap, amounts: request.ask.amounts(cap) };
+        let (late, user) = (Value::Array(vec![hold_json(&request, &hold, self.base.owner)]), request.user_id);
+        let (answer, wait) = oneshot::channel();
+        self.take(vec![Job::Hold(Box::new(request), answer)]).await;
+        self.lose_call();
+        assert_eq!(wait.await.unwrap(), Err(NoHold::Store));
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        self.write().await;
+        drop(self.base.database.query("select tollgate_ledger.write($1)", vec![late.into()]).await);
+        self.standing(user, &[]).await.open
     }
 }

@@ -13,8 +13,8 @@ use super::super::db::postgres_row;
 use super::super::jobs::{Job, Marking};
 use super::super::report::{REQUEST_COLUMNS, request_of};
 use super::super::sqlite::Failure;
-use super::super::{Ending, HoldRequest, Mark, NoHold, Settlement, decide};
-use super::wire::{ending_json, hold_json, lag_of, member, standing_of, standings_of};
+use super::super::{Ending, HoldRequest, Mark, NoHold, decide};
+use super::wire::{ending_json, hold_json, lag_of, member, standing_of, standings_of, void_json};
 use super::{Base, CALL_TIMEOUT, ask_standing};
 use crate::clock::Timestamp;
 use crate::pg;
@@ -34,6 +34,8 @@ enum Pending {
     /// A hold of so much output at most; how often it has shrunk; who waits.
     Hold(Box<HoldRequest>, Hold, u8, oneshot::Sender<Result<Hold, NoHold>>),
     End(Ending),
+    /// A hold that was refused because nobody knows whether it is there, and that must never be.
+    Void(Box<HoldRequest>),
 }
 
 impl Pending {
@@ -41,12 +43,13 @@ impl Pending {
         match self {
             Self::Hold(request, hold, ..) => hold_json(request, hold, owner),
             Self::End(ending) => ending_json(ending, now, outbox),
+            Self::Void(request) => void_json(request, owner, now),
         }
     }
 
     fn user_id(&self) -> Uuid {
         match self {
-            Self::Hold(request, ..) => request.user_id,
+            Self::Hold(request, ..) | Self::Void(request) => request.user_id,
             Self::End(ending) => ending.user_id,
         }
     }
@@ -274,12 +277,11 @@ impl Lane {
         let mut kept = VecDeque::new();
         for pending in batch {
             match pending {
-                Pending::End(ending) => kept.push_back(Pending::End(ending)),
                 Pending::Hold(request, _, _, waiting) => {
-                    let (id, user_id) = (request.id, request.user_id);
-                    kept.push_back(Pending::End(Ending { id, user_id, settlement: Settlement::void() }));
+                    kept.push_back(Pending::Void(request));
                     drop(waiting.send(Err(NoHold::Store)));
                 }
+                ending => kept.push_back(ending),
             }
         }
         kept.append(&mut self.waiting);
@@ -292,9 +294,17 @@ impl Lane {
         for pending in std::mem::take(&mut self.waiting) {
             match pending {
                 Pending::Hold(.., waiting) => drop(waiting.send(Err(NoHold::Store))),
-                ending @ Pending::End(_) => self.waiting.push_back(ending),
+                ending => self.waiting.push_back(ending),
             }
         }
+    }
+
+    /// What waits is sent, and nobody hears of it again.
+    #[cfg(test)]
+    pub(super) fn lose_call(&mut self) {
+        let batch: Vec<Pending> = self.waiting.drain(..).collect();
+        let message = "lost by a test".to_owned();
+        self.failed(&pg::PgError { sqlstate: None, message, unavailable: true }, batch);
     }
 
     fn succeeded(&mut self) {
@@ -323,12 +333,12 @@ fn decision(request: &HoldRequest, answer: &Value) -> Result<Hold, NoHold> {
 
 /// What the database refuses however often it is tried must not stop the others.
 fn give_up(error: &pg::PgError, group: Vec<Pending>) {
+    let refused = |id: Uuid| tracing::error!(error = error.message, request_id = %id, "the ledger refuses this ending");
     for pending in group {
         match pending {
             Pending::Hold(.., waiting) => drop(waiting.send(Err(NoHold::Store))),
-            Pending::End(ending) => {
-                tracing::error!(error = error.message, request_id = %ending.id, "the ledger refuses this ending");
-            }
+            Pending::End(Ending { id, .. }) => refused(id),
+            Pending::Void(request) => refused(request.id),
         }
     }
 }
