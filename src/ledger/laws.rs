@@ -521,3 +521,61 @@ fn a_hold_that_comes_in_after_it_was_voided_is_not_made() {
     let Subject::Postgres { runtime, lane } = &mut world.ledger else { panic!("made on Postgres") };
     assert_eq!(runtime.block_on(lane.hold_late(request)), 0, "law 5: nothing is held when nothing is open");
 }
+
+fn void(row: &Row) -> Ending {
+    Ending { id: row.id, user_id: row.user, settlement: Settlement::void() }
+}
+
+#[test]
+fn what_is_refused_for_its_values_takes_no_ending_with_it() {
+    let server = Postgres::start_blocking(false, "");
+    let mut world = World::new(Subject::postgres(&SecretString::from(server.url("postgres"))));
+    world.hold(0, 3, 100, 100);
+    let odd = HoldRequest { model: "no\0text".to_owned(), ..world.request(0, 3, 100, 100) };
+    let ending = void(&world.rows[0]);
+    let Subject::Postgres { runtime, lane } = &mut world.ledger else { panic!("made on Postgres") };
+    runtime.block_on(lane.batch(vec![odd], vec![ending]));
+    assert_eq!(runtime.block_on(lane.standing(World::user(0), &[])).open, 0);
+}
+
+#[test]
+fn an_ending_waits_until_the_operator_has_put_the_database_right() {
+    let server = Postgres::start_blocking(false, "");
+    let mut world = World::new(Subject::postgres(&SecretString::from(server.url("postgres"))));
+    world.hold(0, 3, 100, 100);
+    let ending = void(&world.rows[0]);
+    let Subject::Postgres { runtime, lane } = &mut world.ledger else { panic!("made on Postgres") };
+    runtime.block_on(async {
+        lane.by_hand("alter function tollgate_ledger.write rename to mislaid").await;
+        lane.batch(Vec::new(), vec![ending]).await;
+        lane.by_hand("alter function tollgate_ledger.mislaid rename to write").await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        lane.batch(Vec::new(), Vec::new()).await;
+        assert_eq!(lane.standing(World::user(0), &[]).await.open, 0);
+    });
+}
+
+#[test]
+fn a_database_that_hangs_is_waited_for_once_and_not_by_each() {
+    let server = Postgres::start_blocking(false, "");
+    let mut world = World::new(Subject::postgres(&SecretString::from(server.url("postgres"))));
+    let holds = (0..3).map(|user| world.request(user, 3, 100, 100)).collect();
+    let (now, more) = (world.now, world.request(0, 3, 100, 100));
+    let Subject::Postgres { runtime, lane } = &mut world.ledger else { panic!("made on Postgres") };
+    runtime.block_on(async {
+        lane.by_hand(
+            "create or replace function tollgate_ledger.write(jobs jsonb) returns jsonb language plpgsql as $$ begin
+                if jsonb_array_length(jobs) > 1 then raise exception using errcode = '55P03'; end if;
+                perform pg_sleep(100);
+                return '[]';
+             end $$",
+        )
+        .await;
+        let begun = std::time::Instant::now();
+        lane.batch(holds, Vec::new()).await;
+        lane.batch(vec![more], Vec::new()).await;
+        assert_eq!(lane.ask_standing(World::user(0), now).await, None);
+        let waited = begun.elapsed();
+        assert!(waited < Duration::from_secs(7), "{waited:?}");
+    });
+}

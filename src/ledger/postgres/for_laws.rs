@@ -98,4 +98,24 @@ impl Lane {
         drop(self.base.database.query("select tollgate_ledger.write($1)", vec![late.into()]).await);
         self.standing(user, &[]).await.open
     }
+
+    /// Takes holds and endings, and writes them in one batch as far as the database lets it.
+    pub(in crate::ledger) async fn batch(&mut self, holds: Vec<HoldRequest>, endings: Vec<Ending>) {
+        let holds = holds.into_iter().map(|request| Job::Hold(Box::new(request), oneshot::channel().0));
+        let jobs = holds.chain(endings.into_iter().map(Job::End)).collect();
+        self.take(jobs).await;
+        self.write().await;
+    }
+
+    /// Asks as a handle does.
+    pub(in crate::ledger) async fn ask_standing(&mut self, user_id: Uuid, now: Timestamp) -> Option<UserStanding> {
+        let (answer, wait) = oneshot::channel();
+        self.take(vec![Job::Standing { user_id, now, windows: Vec::new(), answer }]).await;
+        wait.await.unwrap()
+    }
+
+    /// What an operator does by hand.
+    pub(in crate::ledger) async fn by_hand(&self, sql: &'static str) {
+        self.base.database.batch(sql).await.unwrap();
+    }
 }

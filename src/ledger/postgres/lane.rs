@@ -13,12 +13,12 @@ use super::super::db::postgres_row;
 use super::super::jobs::{Job, Marking};
 use super::super::report::{REQUEST_COLUMNS, request_of};
 use super::super::sqlite::Failure;
-use super::super::{Ending, HoldRequest, Mark, NoHold, decide};
+use super::super::{Ending, HoldRequest, Mark, NoHold, UserStanding, decide};
 use super::wire::{ending_json, hold_json, lag_of, member, standing_of, standings_of, void_json};
 use super::{Base, CALL_TIMEOUT, ask_standing};
 use crate::clock::Timestamp;
 use crate::pg;
-use crate::plan::Hold;
+use crate::plan::{Hold, Window};
 
 /// How many jobs share a commit at most.
 const BATCH_MAX: usize = 256;
@@ -127,20 +127,34 @@ impl Lane {
                 Job::Standing { user_id, windows, answer, .. } => {
                     // It is to see what was ended before it was asked.
                     self.write().await;
-                    let standing = ask_standing(&self.base.database, user_id, &windows).await;
-                    if let Err(error) = &standing {
-                        tracing::warn!(%error, "the ledger cannot be read");
-                    }
-                    drop(answer.send(standing.ok()));
+                    // Nobody's holds wait while a database that is down is asked once for each who wants to know.
+                    let standing = match self.is_down() || answer.is_closed() {
+                        true => None,
+                        false => self.read_standing(user_id, &windows).await,
+                    };
+                    drop(answer.send(standing));
                 }
                 Job::Unsent { .. } | Job::Lag(_) | Job::Mark(_) => {
                     self.write().await;
-                    self.for_outbox(job).await;
+                    // Without an answer the outbox comes again later.
+                    if !self.is_down() {
+                        self.for_outbox(job).await;
+                    }
                 }
                 Job::Stop => going = false,
             }
         }
         going
+    }
+
+    async fn read_standing(&mut self, user_id: Uuid, windows: &[Window]) -> Option<UserStanding> {
+        let standing = ask_standing(&self.base.database, user_id, windows).await;
+        if let Err(error) = &standing {
+            tracing::warn!(%error, "the ledger cannot be read");
+            self.failures = self.failures.saturating_add(1);
+            self.tried_at = Instant::now();
+        }
+        standing.ok()
     }
 
     /// What the outbox asks. One process at a time gets rows to send.
@@ -178,14 +192,18 @@ impl Lane {
         place.and_then(|place| self.waiting.remove(place)).is_some()
     }
 
+    /// The database failed a moment ago: it is not asked again yet.
+    fn is_down(&self) -> bool {
+        self.failures > 0 && self.tried_at.elapsed() < RETRY_PAUSE
+    }
+
     pub(super) async fn write(&mut self) {
         if self.waiting.is_empty() {
             return;
         }
-        if self.failures > 0 && self.tried_at.elapsed() < RETRY_PAUSE {
+        if self.is_down() {
             return self.refuse_holds();
         }
-        self.tried_at = Instant::now();
         let most = self.waiting.len().min(BATCH_MAX);
         let batch: Vec<Pending> = self.waiting.drain(..most).collect();
         match self.call(&batch).await {
@@ -244,22 +262,37 @@ impl Lane {
     /// A batch that cannot go in as a whole (a row that somebody has locked, a value that is refused) goes in by user.
     async fn one_user_at_a_time(&mut self, error: &pg::PgError, batch: Vec<Pending>) {
         tracing::debug!(error = error.message, jobs = batch.len(), "a batch goes in user by user");
-        let mut groups: Vec<Vec<Pending>> = Vec::new();
+        let mut groups: VecDeque<Vec<Pending>> = VecDeque::new();
         for pending in batch {
             let same =
                 |group: &&mut Vec<Pending>| group.first().is_some_and(|first| first.user_id() == pending.user_id());
             match groups.iter_mut().find(same) {
                 Some(group) => group.push(pending),
-                None => groups.push(vec![pending]),
+                None => groups.push_back(vec![pending]),
             }
         }
-        for group in groups {
+        let mut down = false;
+        while let Some(group) = groups.pop_front() {
+            if down {
+                self.keep(group);
+                continue;
+            }
             match self.call(&group).await {
                 Ok(answers) => self.answer(group, &answers),
                 Err(error) if is_lock(&error) => self.keep(group),
-                Err(error) if error.unavailable => self.failed(&error, group),
-                Err(error) => give_up(&error, group),
+                // Which one is refused? It must not take the others with it.
+                Err(error) if is_data(&error) && group.len() > 1 => {
+                    group.into_iter().rev().for_each(|pending| groups.push_front(vec![pending]));
+                }
+                Err(error) if is_data(&error) => give_up(&error, group),
+                Err(error) => {
+                    self.failed(&error, group);
+                    down = true;
+                }
             }
+        }
+        if down {
+            self.refuse_holds();
         }
     }
 
@@ -270,6 +303,8 @@ impl Lane {
     /// Nobody knows whether the batch went in: endings are kept, holds are refused and voided.
     fn failed(&mut self, error: &pg::PgError, batch: Vec<Pending>) {
         self.failures = self.failures.saturating_add(1);
+        // The pause begins now: a call that hung has taken longer than it.
+        self.tried_at = Instant::now();
         self.base.shared.writable.store(false, Ordering::Release);
         if self.failures.is_power_of_two() {
             tracing::error!(error = error.message, "the ledger cannot be written");
@@ -319,6 +354,12 @@ impl Lane {
 /// Somebody has locked what is wanted: try again.
 fn is_lock(error: &pg::PgError) -> bool {
     error.is("55P03") || error.is("40P01") || error.is("40001")
+}
+
+/// The values themselves are refused, as they would be each time. (Of any other error, missing rights or a missing
+/// function, an operator can get out: what is to be ended waits for that.)
+fn is_data(error: &pg::PgError) -> bool {
+    error.sqlstate.as_deref().is_some_and(|state| state.starts_with("22") || state.starts_with("23"))
 }
 
 /// A hold that did not fit: a smaller one that does, by what the windows say, or the reason why not.
