@@ -328,12 +328,14 @@ begin
 end $$;
 
 -- Forgets `ids` of ended requests after their months ([{user_id, start, end}]) are kept as sums, and windows that ended
--- before `short_before` (minutes and hours) or `long_before`. What a window says does not change.
+-- before `short_before` (minutes and hours) or `long_before`. What a window says does not change. Gives back how many
+-- rows of either are gone.
 create function tollgate_ledger.prune(ids jsonb, months jsonb, short_before bigint, long_before bigint) returns bigint
 language plpgsql volatile set search_path = '' as $$
 declare
     entry jsonb;
     gone bigint;
+    gone_windows bigint;
 begin
     perform set_config('lock_timeout', '250ms', true);
     for entry in select elements.value from jsonb_array_elements(months) as elements order by elements.value->>'user_id' loop
@@ -348,7 +350,8 @@ begin
          where ends_at < case when per in ('minute', 'hour') then short_before else long_before end
            and ends_at < short_before and per <> 'lifetime' and requests_held = 0
          limit 500 for update skip locked);
-    return gone;
+    get diagnostics gone_windows = row_count;
+    return gone + gone_windows;
 end $$;
 
 -- The oldest rows that wait for the outbox, of other users than `besides`. Only one process at a time is given any: the

@@ -579,3 +579,24 @@ fn a_database_that_hangs_is_waited_for_once_and_not_by_each() {
         assert!(waited < Duration::from_secs(7), "{waited:?}");
     });
 }
+
+#[test]
+fn a_role_may_be_given_an_empty_schema_to_fill() {
+    let server = Postgres::start_blocking(false, "");
+    let by_operator = "create role tollgate login; create schema tollgate_ledger authorization tollgate";
+    server.psql("postgres", "postgres", by_operator).unwrap();
+    let mut world = World::new(Subject::postgres(&SecretString::from(server.url_as("tollgate", "postgres"))));
+    world.hold(0, 0, 100, 100);
+    world.check();
+}
+
+/// Each user of a limit by the minute leaves a window a minute: they must go as fast as they come.
+#[test]
+fn forgotten_windows_count_as_pruned_so_that_more_are_looked_for() {
+    let server = Postgres::start_blocking(false, "");
+    let mut world = World::new(Subject::postgres(&SecretString::from(server.url("postgres"))));
+    world.hold(0, 0, 100, 100);
+    world.end(0, |_| Charge::Voided { load: true });
+    let later = world.now.plus(Duration::from_hours(24 * 3));
+    assert!(world.ledger.prune(Timestamp::EPOCH, later) > 0);
+}
