@@ -115,7 +115,7 @@ begin
     return wanted;
 end $$;
 
--- The window, made if it is missing. Whoever calls has the user locked; for the whole app, the table.
+-- The window, made if it is missing. Whoever calls has the user locked, or the whole app.
 create function tollgate_ledger.window_of(for_user text, kind text, starts bigint, ends bigint)
 returns tollgate_ledger.windows language plpgsql volatile set search_path = '' as $$
 declare
@@ -245,7 +245,7 @@ create function tollgate_ledger.lock_of(who text) returns bigint
 language sql immutable set search_path = '' as $$ select hashtextextended('tollgate:' || who, 7) $$;
 
 -- The whole app's window of a hold's ceiling, made under a lock that lets no other batch write meanwhile: rows that are
--- not committed yet would be missing from its sum.
+-- not committed yet would be missing from its sum. (Not a lock on the table: a vacuum has that for hours.)
 create function tollgate_ledger.make_ceiling(ceiling jsonb) returns void
 language plpgsql volatile set search_path = '' as $$
 begin
@@ -255,7 +255,7 @@ begin
     if found then
         return;
     end if;
-    lock table tollgate_ledger.requests in share row exclusive mode;
+    perform pg_advisory_xact_lock(tollgate_ledger.lock_of('app'));
     perform tollgate_ledger.window_of('app', ceiling->>'per', (ceiling->>'start')::bigint, (ceiling->>'end')::bigint);
 end $$;
 
@@ -275,6 +275,7 @@ begin
                where jsonb_typeof(ceilings.value->'ceiling') = 'object' loop
         perform tollgate_ledger.make_ceiling(job);
     end loop;
+    perform pg_advisory_xact_lock_shared(tollgate_ledger.lock_of('app'));
     for who in select distinct users.value->>'user_id' from jsonb_array_elements(jobs) as users order by 1 loop
         if not pg_try_advisory_xact_lock(tollgate_ledger.lock_of(who)) then
             busy := busy || who;
@@ -309,6 +310,7 @@ declare
     ended bigint := 0;
 begin
     perform set_config('lock_timeout', '250ms', true);
+    perform pg_advisory_xact_lock_shared(tollgate_ledger.lock_of('app'));
     for dead in
         select r.id, r.user_id from tollgate_ledger.requests r
         where r.state = 'held' and r.owner <> process and not exists

@@ -600,3 +600,42 @@ fn forgotten_windows_count_as_pruned_so_that_more_are_looked_for() {
     let later = world.now.plus(Duration::from_hours(24 * 3));
     assert!(world.ledger.prune(Timestamp::EPOCH, later) > 0);
 }
+
+#[test]
+fn a_new_day_of_the_ceiling_begins_while_the_table_is_vacuumed() {
+    let server = Postgres::start_blocking(false, "");
+    let mut world = World::new(Subject::postgres(&SecretString::from(server.url("postgres"))));
+    let request = world.request(0, 3, 100, 100);
+    let Subject::Postgres { runtime, lane } = &mut world.ledger else { panic!("made on Postgres") };
+    runtime.block_on(async {
+        let _vacuum = lane.vacuum().await;
+        tokio::time::timeout(Duration::from_secs(3), lane.hold(request)).await.unwrap().unwrap();
+    });
+}
+
+/// Several processes begin a day of the ceiling at once: it says what their rows add up to.
+#[test]
+fn a_new_day_of_the_ceiling_misses_nobodys_rows() {
+    let server = Postgres::start_blocking(false, "");
+    let url = SecretString::from(server.url("postgres"));
+    let mut world = World::new(Subject::postgres(&url));
+    let runtime = Runtime::new().unwrap();
+    for _ in 0..10 {
+        world.now = world.now.plus(Duration::from_hours(24));
+        let day = world.window(Per::Day);
+        let requests: Vec<_> = (0..24).map(|user| world.request(user, 3, 10, 10)).collect();
+        runtime.block_on(async {
+            let mut holds = tokio::task::JoinSet::new();
+            for mut request in requests {
+                let url = url.clone();
+                // Some have no ceiling, and make none.
+                request.concurrent = None;
+                request.ceiling = request.ceiling.filter(|_| request.user_id.as_u128() % 2 == 0);
+                holds.spawn(async move { Lane::for_laws(&url, zone()).await.hold(request).await.unwrap() });
+            }
+            holds.join_all().await;
+        });
+        let Subject::Postgres { runtime, lane } = &world.ledger else { panic!("made on Postgres") };
+        assert_eq!(runtime.block_on(lane.app_window(&day)), runtime.block_on(lane.sum_for("app", &day)));
+    }
+}

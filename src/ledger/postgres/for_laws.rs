@@ -79,9 +79,24 @@ impl Lane {
     }
 
     pub(in crate::ledger) async fn sum_of_rows(&self, user: Uuid, window: &Window) -> Standing {
+        self.sum_for(&user.to_string(), window).await
+    }
+
+    pub(in crate::ledger) async fn sum_for(&self, user: &str, window: &Window) -> Standing {
         let sql = "select tollgate_ledger.shown(tollgate_ledger.sum_of($1, $2, $3, $4))";
+        self.shown(sql, user, window).await
+    }
+
+    /// What the window of the whole app says.
+    pub(in crate::ledger) async fn app_window(&self, window: &Window) -> Standing {
+        let sql = "select tollgate_ledger.shown(w.*) from tollgate_ledger.windows w
+                   where user_id = $1 and per = $2 and starts_at = $3 and ends_at = $4";
+        self.shown(sql, "app", window).await
+    }
+
+    async fn shown(&self, sql: &str, user: &str, window: &Window) -> Standing {
         let (per, start, end) = (window.per.as_str(), window.start.millis(), window.end.millis());
-        standing_of(&self.one(sql, vec![user.to_string().into(), per.into(), start.into(), end.into()]).await)
+        standing_of(&self.one(sql, vec![user.to_owned().into(), per.into(), start.into(), end.into()]).await)
     }
 
     /// A hold's call is cut off before the server has read it, and is read after the lane went on. What is held then.
@@ -112,6 +127,16 @@ impl Lane {
         let (answer, wait) = oneshot::channel();
         self.take(vec![Job::Standing { user_id, now, windows: Vec::new(), answer }]).await;
         wait.await.unwrap()
+    }
+
+    /// A vacuum of the requests, which goes on until it is dropped.
+    pub(in crate::ledger) async fn vacuum(&self) -> tokio_postgres::Client {
+        let client = self.base.database.connect().await.unwrap();
+        client
+            .batch_execute("begin; lock table tollgate_ledger.requests in share update exclusive mode")
+            .await
+            .unwrap();
+        client
     }
 
     /// What an operator does by hand.
