@@ -128,9 +128,10 @@ impl Lane {
                     // It is to see what was ended before it was asked.
                     self.write().await;
                     // Nobody's holds wait while a database that is down is asked once for each who wants to know.
-                    let standing = match self.is_down() || answer.is_closed() {
-                        true => None,
-                        false => self.read_standing(user_id, &windows).await,
+                    let standing = if self.is_down() || answer.is_closed() {
+                        None
+                    } else {
+                        self.read_standing(user_id, &windows).await
                     };
                     drop(answer.send(standing));
                 }
