@@ -565,7 +565,7 @@ fn a_database_that_hangs_is_waited_for_once_and_not_by_each() {
     runtime.block_on(async {
         lane.by_hand(
             "create or replace function tollgate_ledger.write(jobs jsonb) returns jsonb language plpgsql as $$ begin
-                if jsonb_array_length(jobs) > 1 then raise exception using errcode = '55P03'; end if;
+                if jsonb_array_length(jobs) > 1 then raise exception using errcode = '22023'; end if;
                 perform pg_sleep(100);
                 return '[]';
              end $$",
@@ -638,4 +638,24 @@ fn a_new_day_of_the_ceiling_misses_nobodys_rows() {
         let Subject::Postgres { runtime, lane } = &world.ledger else { panic!("made on Postgres") };
         assert_eq!(runtime.block_on(lane.app_window(&day)), runtime.block_on(lane.sum_for("app", &day)));
     }
+}
+
+/// Else many processes at one ceiling are soon busy with nothing but waiting for it.
+#[test]
+fn a_batch_waits_for_the_ceiling_once_and_not_by_user() {
+    let server = Postgres::start_blocking(false, "");
+    let mut world = World::new(Subject::postgres(&SecretString::from(server.url("postgres"))));
+    world.hold(0, 3, 10, 10);
+    let holds = (1..9).map(|user| world.request(user, 3, 10, 10)).collect();
+    let Subject::Postgres { runtime, lane } = &mut world.ledger else { panic!("made on Postgres") };
+    runtime.block_on(async {
+        let slow = lane.spend_slowly().await;
+        let begun = std::time::Instant::now();
+        lane.batch(holds, Vec::new()).await;
+        assert!(begun.elapsed() < Duration::from_millis(900), "{:?}", begun.elapsed());
+        drop(slow);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        lane.batch(Vec::new(), Vec::new()).await;
+        assert_eq!(lane.standing(World::user(8), &[]).await.open, 1, "it is kept, and goes in afterwards");
+    });
 }

@@ -139,6 +139,14 @@ impl Lane {
         client
     }
 
+    /// Somebody spends from the app's windows, and does not commit until it is dropped.
+    pub(in crate::ledger) async fn spend_slowly(&self) -> tokio_postgres::Client {
+        let client = self.base.database.connect().await.unwrap();
+        let sql = "begin; update tollgate_ledger.windows set micros_used = micros_used where user_id = 'app'";
+        client.batch_execute(sql).await.unwrap();
+        client
+    }
+
     /// What an operator does by hand.
     pub(in crate::ledger) async fn by_hand(&self, sql: &'static str) {
         self.base.database.batch(sql).await.unwrap();

@@ -26,6 +26,8 @@ const BATCH_MAX: usize = 256;
 const BUSY_PAUSE: Duration = Duration::from_millis(3);
 /// How soon a database that failed is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
+/// How often a batch that meets a lock is tried as a whole before its users are tried by themselves.
+const LOCKED_TRIES: u32 = 3;
 /// How often a hold may shrink and ask again before it is refused: others spend meanwhile.
 const SHRINK_TRIES: u8 = 8;
 
@@ -61,12 +63,14 @@ pub(in crate::ledger) struct Lane {
     /// In order; the first come first.
     waiting: VecDeque<Pending>,
     failures: u32,
+    /// How often a batch met a lock, since one went in or was divided.
+    locked: u32,
     tried_at: Instant,
 }
 
 impl Lane {
     pub(super) fn new(base: Base) -> Self {
-        Self { base, waiting: VecDeque::new(), failures: 0, tried_at: Instant::now() }
+        Self { base, waiting: VecDeque::new(), failures: 0, locked: 0, tried_at: Instant::now() }
     }
 
     pub(super) async fn run(mut self, mut queue: UnboundedReceiver<Job>) {
@@ -210,13 +214,22 @@ impl Lane {
         match self.call(&batch).await {
             Ok(answers) => {
                 self.succeeded();
+                self.locked = 0;
                 if batch.iter().any(|pending| matches!(pending, Pending::End(_))) {
                     self.base.shared.ended.notify_one();
                 }
                 self.answer(batch, &answers);
             }
             Err(error) if error.unavailable && !is_lock(&error) => self.failed(&error, batch),
-            Err(error) => self.one_user_at_a_time(&error, batch).await,
+            // Most likely the app's window, of which all spend: in pieces the batch would wait for it with each.
+            Err(error) if is_lock(&error) && self.locked < LOCKED_TRIES => {
+                self.locked = self.locked.saturating_add(1);
+                self.keep(batch);
+            }
+            Err(error) => {
+                self.locked = 0;
+                self.one_user_at_a_time(&error, batch).await;
+            }
         }
     }
 
