@@ -93,9 +93,12 @@ returns tollgate_ledger.windows language sql stable set search_path = '' as $$
            coalesce(sum(case when state = 'held' then 1 else 0 end), 0)::bigint,
            coalesce(sum(case when state = 'held' then held_input_tokens + held_output_tokens else 0 end), 0)::bigint,
            coalesce(sum(case when state = 'held' then held_micros else 0 end), 0)::bigint
-    from tollgate_ledger.requests
-    where (user_id = for_user or (for_user = 'app' and id >= tollgate_ledger.id_at(starts - 3600000)))
-      and started_at >= starts and started_at < ends
+    -- Two arms, not an `or`: for a user, the rows of all others are not even begun to be read.
+    from (select * from tollgate_ledger.requests where user_id = for_user
+          union all
+          select * from tollgate_ledger.requests
+          where for_user = 'app' and id >= tollgate_ledger.id_at(starts - 3600000)) as rows
+    where started_at >= starts and started_at < ends
 $$;
 
 -- The window as it stands in the table, or as its rows add up if it is missing there.
@@ -112,7 +115,7 @@ begin
     return wanted;
 end $$;
 
--- The window, made if it is missing. Whoever calls has the user locked; for the whole app, the table.
+-- The window, made if it is missing. Whoever calls has the user locked, or the whole app.
 create function tollgate_ledger.window_of(for_user text, kind text, starts bigint, ends bigint)
 returns tollgate_ledger.windows language plpgsql volatile set search_path = '' as $$
 declare
@@ -199,6 +202,15 @@ begin
     where id = job->>'id' and state = 'held'
     returning * into done;
     if not found then
+        -- The call with this hold went astray, and may still come in: it is not to find its place free.
+        if job ? 'astray' then
+            insert into tollgate_ledger.requests (id, user_id, plan, endpoint, model, upstream, state, held_input_tokens,
+                                                  held_output_tokens, held_micros, started_at, ended_at, owner)
+            values (job->>'id', job->>'user_id', job#>>'{astray,plan}', job#>>'{astray,endpoint}',
+                    job#>>'{astray,model}', job#>>'{astray,upstream}', 'voided', 0, 0, 0, (job#>>'{astray,now}')::bigint,
+                    greatest((job->>'now')::bigint, (job#>>'{astray,now}')::bigint), job#>>'{astray,owner}')
+            on conflict do nothing;
+        end if;
         return '{"ended": false}';
     end if;
     counted := case when done.state = 'voided' then 0 else 1 end;
@@ -233,7 +245,7 @@ create function tollgate_ledger.lock_of(who text) returns bigint
 language sql immutable set search_path = '' as $$ select hashtextextended('tollgate:' || who, 7) $$;
 
 -- The whole app's window of a hold's ceiling, made under a lock that lets no other batch write meanwhile: rows that are
--- not committed yet would be missing from its sum.
+-- not committed yet would be missing from its sum. (Not a lock on the table: a vacuum has that for hours.)
 create function tollgate_ledger.make_ceiling(ceiling jsonb) returns void
 language plpgsql volatile set search_path = '' as $$
 begin
@@ -243,7 +255,7 @@ begin
     if found then
         return;
     end if;
-    lock table tollgate_ledger.requests in share row exclusive mode;
+    perform pg_advisory_xact_lock(tollgate_ledger.lock_of('app'));
     perform tollgate_ledger.window_of('app', ceiling->>'per', (ceiling->>'start')::bigint, (ceiling->>'end')::bigint);
 end $$;
 
@@ -278,6 +290,7 @@ begin
                where jsonb_typeof(ceilings.value->'ceiling') = 'object' loop
         perform tollgate_ledger.make_ceiling(job);
     end loop;
+    perform pg_advisory_xact_lock_shared(tollgate_ledger.lock_of('app'));
     for who in select users.value->>'user_id' as id, min((users.value->>'now')::bigint) as since
                from jsonb_array_elements(jobs) as users group by 1 order by 1 loop
         if not tollgate_ledger.take(who.id, who.since) then
@@ -313,6 +326,7 @@ declare
     ended bigint := 0;
 begin
     perform set_config('lock_timeout', '250ms', true);
+    perform pg_advisory_xact_lock_shared(tollgate_ledger.lock_of('app'));
     for dead in
         select r.id, r.user_id, r.started_at from tollgate_ledger.requests r
         where r.state = 'held' and r.owner <> process and not exists
@@ -332,12 +346,14 @@ begin
 end $$;
 
 -- Forgets `ids` of ended requests after their months ([{user_id, start, end}]) are kept as sums, and windows that ended
--- before `short_before` (minutes and hours) or `long_before`. What a window says does not change.
+-- before `short_before` (minutes and hours) or `long_before`. What a window says does not change. Gives back how many
+-- rows of either are gone.
 create function tollgate_ledger.prune(ids jsonb, months jsonb, short_before bigint, long_before bigint) returns bigint
 language plpgsql volatile set search_path = '' as $$
 declare
     entry jsonb;
     gone bigint;
+    gone_windows bigint;
 begin
     perform set_config('lock_timeout', '250ms', true);
     for entry in select elements.value from jsonb_array_elements(months) as elements order by elements.value->>'user_id' loop
@@ -352,7 +368,8 @@ begin
          where ends_at < case when per in ('minute', 'hour') then short_before else long_before end
            and ends_at < short_before and per <> 'lifetime' and requests_held = 0
          limit 500 for update skip locked);
-    return gone;
+    get diagnostics gone_windows = row_count;
+    return gone + gone_windows;
 end $$;
 
 -- The oldest rows that wait for the outbox, of other users than `besides`. Only one process at a time is given any: the

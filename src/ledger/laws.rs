@@ -263,29 +263,31 @@ impl World {
         })
     }
 
-    fn hold(&mut self, user: u8, plan: u8, input: u64, cap: u32) {
+    fn request(&mut self, user: u8, plan: u8, input: u64, cap: u32) -> HoldRequest {
         self.made += 1;
         let id = uuid::Builder::from_unix_timestamp_millis(
             u64::try_from(self.now.millis()).unwrap(),
             &self.made.to_be_bytes().repeat(2)[6..16].try_into().unwrap(),
         )
         .into_uuid();
-        let user = Self::user(user);
-        let limits: Vec<_> = limits(plan).into_iter().map(|limit| (limit, self.window(limit.per))).collect();
-        let ask = Ask { price: price(), input_tokens: input, output_cap: cap, output_floor: cap.min(64), choices: 1 };
-        let request = HoldRequest {
+        HoldRequest {
             id,
-            user_id: user,
+            user_id: Self::user(user),
             now: self.now,
             plan: plan.to_string(),
             endpoint: "/v1/chat/completions",
             model: "m".to_owned(),
             upstream: "u".to_owned(),
-            ask: ask.clone(),
-            limits: limits.clone(),
+            ask: Ask { price: price(), input_tokens: input, output_cap: cap, output_floor: cap.min(64), choices: 1 },
+            limits: limits(plan).into_iter().map(|limit| (limit, self.window(limit.per))).collect(),
             concurrent: Some(CONCURRENT),
             ceiling: Some((CEILING, self.window(Per::Day))),
-        };
+        }
+    }
+
+    fn hold(&mut self, user: u8, plan: u8, input: u64, cap: u32) {
+        let request = self.request(user, plan, input, cap);
+        let HoldRequest { id, user_id: user, ask, limits, .. } = request.clone();
         let open = self.rows.iter().filter(|row| row.user == user && row.ended.is_none()).count();
         let answer = self.ledger.hold(request);
         let fits = |user: Option<Uuid>, limit: &Limit, window: &Window, amounts: Amounts| {
@@ -509,4 +511,151 @@ impl std::io::Write for Said {
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
     }
+}
+
+#[test]
+fn a_hold_that_comes_in_after_it_was_voided_is_not_made() {
+    let server = Postgres::start_blocking(false, "");
+    let mut world = World::new(Subject::postgres(&SecretString::from(server.url("postgres"))));
+    let request = world.request(0, 3, 100, 100);
+    let Subject::Postgres { runtime, lane } = &mut world.ledger else { panic!("made on Postgres") };
+    assert_eq!(runtime.block_on(lane.hold_late(request)), 0, "law 5: nothing is held when nothing is open");
+}
+
+fn void(row: &Row) -> Ending {
+    Ending { id: row.id, user_id: row.user, settlement: Settlement::void() }
+}
+
+#[test]
+fn what_is_refused_for_its_values_takes_no_ending_with_it() {
+    let server = Postgres::start_blocking(false, "");
+    let mut world = World::new(Subject::postgres(&SecretString::from(server.url("postgres"))));
+    world.hold(0, 3, 100, 100);
+    let odd = HoldRequest { model: "no\0text".to_owned(), ..world.request(0, 3, 100, 100) };
+    let ending = void(&world.rows[0]);
+    let Subject::Postgres { runtime, lane } = &mut world.ledger else { panic!("made on Postgres") };
+    runtime.block_on(lane.batch(vec![odd], vec![ending]));
+    assert_eq!(runtime.block_on(lane.standing(World::user(0), &[])).open, 0);
+}
+
+#[test]
+fn an_ending_waits_until_the_operator_has_put_the_database_right() {
+    let server = Postgres::start_blocking(false, "");
+    let mut world = World::new(Subject::postgres(&SecretString::from(server.url("postgres"))));
+    world.hold(0, 3, 100, 100);
+    let ending = void(&world.rows[0]);
+    let Subject::Postgres { runtime, lane } = &mut world.ledger else { panic!("made on Postgres") };
+    runtime.block_on(async {
+        lane.by_hand("alter function tollgate_ledger.write rename to mislaid").await;
+        lane.batch(Vec::new(), vec![ending]).await;
+        lane.by_hand("alter function tollgate_ledger.mislaid rename to write").await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        lane.batch(Vec::new(), Vec::new()).await;
+        assert_eq!(lane.standing(World::user(0), &[]).await.open, 0);
+    });
+}
+
+#[test]
+fn a_database_that_hangs_is_waited_for_once_and_not_by_each() {
+    let server = Postgres::start_blocking(false, "");
+    let mut world = World::new(Subject::postgres(&SecretString::from(server.url("postgres"))));
+    let holds = (0..3).map(|user| world.request(user, 3, 100, 100)).collect();
+    let (now, more) = (world.now, world.request(0, 3, 100, 100));
+    let Subject::Postgres { runtime, lane } = &mut world.ledger else { panic!("made on Postgres") };
+    runtime.block_on(async {
+        lane.by_hand(
+            "create or replace function tollgate_ledger.write(jobs jsonb) returns jsonb language plpgsql as $$ begin
+                if jsonb_array_length(jobs) > 1 then raise exception using errcode = '22023'; end if;
+                perform pg_sleep(100);
+                return '[]';
+             end $$",
+        )
+        .await;
+        let begun = std::time::Instant::now();
+        lane.batch(holds, Vec::new()).await;
+        lane.batch(vec![more], Vec::new()).await;
+        assert_eq!(lane.ask_standing(World::user(0), now).await, None);
+        let waited = begun.elapsed();
+        assert!(waited < Duration::from_secs(7), "{waited:?}");
+    });
+}
+
+#[test]
+fn a_role_may_be_given_an_empty_schema_to_fill() {
+    let server = Postgres::start_blocking(false, "");
+    let by_operator = "create role tollgate login; create schema tollgate_ledger authorization tollgate";
+    server.psql("postgres", "postgres", by_operator).unwrap();
+    let mut world = World::new(Subject::postgres(&SecretString::from(server.url_as("tollgate", "postgres"))));
+    world.hold(0, 0, 100, 100);
+    world.check();
+}
+
+/// Each user of a limit by the minute leaves a window a minute: they must go as fast as they come.
+#[test]
+fn forgotten_windows_count_as_pruned_so_that_more_are_looked_for() {
+    let server = Postgres::start_blocking(false, "");
+    let mut world = World::new(Subject::postgres(&SecretString::from(server.url("postgres"))));
+    world.hold(0, 0, 100, 100);
+    world.end(0, |_| Charge::Voided { load: true });
+    let later = world.now.plus(Duration::from_hours(24 * 3));
+    assert!(world.ledger.prune(Timestamp::EPOCH, later) > 0);
+}
+
+#[test]
+fn a_new_day_of_the_ceiling_begins_while_the_table_is_vacuumed() {
+    let server = Postgres::start_blocking(false, "");
+    let mut world = World::new(Subject::postgres(&SecretString::from(server.url("postgres"))));
+    let request = world.request(0, 3, 100, 100);
+    let Subject::Postgres { runtime, lane } = &mut world.ledger else { panic!("made on Postgres") };
+    runtime.block_on(async {
+        let _vacuum = lane.vacuum().await;
+        tokio::time::timeout(Duration::from_secs(3), lane.hold(request)).await.unwrap().unwrap();
+    });
+}
+
+/// Several processes begin a day of the ceiling at once: it says what their rows add up to.
+#[test]
+fn a_new_day_of_the_ceiling_misses_nobodys_rows() {
+    let server = Postgres::start_blocking(false, "");
+    let url = SecretString::from(server.url("postgres"));
+    let mut world = World::new(Subject::postgres(&url));
+    let runtime = Runtime::new().unwrap();
+    for _ in 0..10 {
+        world.now = world.now.plus(Duration::from_hours(24));
+        let day = world.window(Per::Day);
+        let requests: Vec<_> = (0..24).map(|user| world.request(user, 3, 10, 10)).collect();
+        runtime.block_on(async {
+            let mut holds = tokio::task::JoinSet::new();
+            for mut request in requests {
+                let url = url.clone();
+                // Some have no ceiling, and make none.
+                request.concurrent = None;
+                request.ceiling = request.ceiling.filter(|_| request.user_id.as_u128() % 2 == 0);
+                holds.spawn(async move { Lane::for_laws(&url, zone()).await.hold(request).await.unwrap() });
+            }
+            holds.join_all().await;
+        });
+        let Subject::Postgres { runtime, lane } = &world.ledger else { panic!("made on Postgres") };
+        assert_eq!(runtime.block_on(lane.app_window(&day)), runtime.block_on(lane.sum_for("app", &day)));
+    }
+}
+
+/// Else many processes at one ceiling are soon busy with nothing but waiting for it.
+#[test]
+fn a_batch_waits_for_the_ceiling_once_and_not_by_user() {
+    let server = Postgres::start_blocking(false, "");
+    let mut world = World::new(Subject::postgres(&SecretString::from(server.url("postgres"))));
+    world.hold(0, 3, 10, 10);
+    let holds = (1..9).map(|user| world.request(user, 3, 10, 10)).collect();
+    let Subject::Postgres { runtime, lane } = &mut world.ledger else { panic!("made on Postgres") };
+    runtime.block_on(async {
+        let slow = lane.spend_slowly().await;
+        let begun = std::time::Instant::now();
+        lane.batch(holds, Vec::new()).await;
+        assert!(begun.elapsed() < Duration::from_millis(900), "{:?}", begun.elapsed());
+        drop(slow);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        lane.batch(Vec::new(), Vec::new()).await;
+        assert_eq!(lane.standing(World::user(8), &[]).await.open, 1, "it is kept, and goes in afterwards");
+    });
 }

@@ -99,6 +99,7 @@ pub(super) async fn prune(base: &Base, before: Timestamp, now: Timestamp) -> Res
     let months = Value::Array(months.into_iter().map(month).collect());
     let (short, long) = (now.minus(KEEP_SHORT_WINDOWS).millis(), now.minus(KEEP_WINDOWS).millis());
     let params = vec![Value::Array(ids).into(), months.into(), short.into(), long.into()];
-    base.database.query("select tollgate_ledger.prune($1, $2, $3, $4)", params).await?;
-    Ok(rows.len())
+    let gone = base.database.query("select tollgate_ledger.prune($1, $2, $3, $4)", params).await?;
+    let gone: i64 = gone.first().map_or(Ok(0), |row| row.try_get(0)).map_err(unreadable)?;
+    Ok(usize::try_from(gone).unwrap_or(0))
 }

@@ -14,7 +14,7 @@ use super::super::jobs::Job;
 use super::super::{Ending, HoldRequest, NoHold, Settings, Shared, UserStanding};
 use super::chores::prune;
 use super::lane::Lane;
-use super::wire::{ending_json, one_value, standing_of};
+use super::wire::{ending_json, hold_json, one_value, standing_of};
 use super::{Base, ask_standing, open, renew};
 use crate::clock::{Clock, Timestamp};
 use crate::pg;
@@ -79,8 +79,76 @@ impl Lane {
     }
 
     pub(in crate::ledger) async fn sum_of_rows(&self, user: Uuid, window: &Window) -> Standing {
+        self.sum_for(&user.to_string(), window).await
+    }
+
+    pub(in crate::ledger) async fn sum_for(&self, user: &str, window: &Window) -> Standing {
         let sql = "select tollgate_ledger.shown(tollgate_ledger.sum_of($1, $2, $3, $4))";
+        self.shown(sql, user, window).await
+    }
+
+    /// What the window of the whole app says.
+    pub(in crate::ledger) async fn app_window(&self, window: &Window) -> Standing {
+        let sql = "select tollgate_ledger.shown(w.*) from tollgate_ledger.windows w
+                   where user_id = $1 and per = $2 and starts_at = $3 and ends_at = $4";
+        self.shown(sql, "app", window).await
+    }
+
+    async fn shown(&self, sql: &str, user: &str, window: &Window) -> Standing {
         let (per, start, end) = (window.per.as_str(), window.start.millis(), window.end.millis());
-        standing_of(&self.one(sql, vec![user.to_string().into(), per.into(), start.into(), end.into()]).await)
+        standing_of(&self.one(sql, vec![user.to_owned().into(), per.into(), start.into(), end.into()]).await)
+    }
+
+    /// A hold's call is cut off before the server has read it, and is read after the lane went on. What is held then.
+    pub(in crate::ledger) async fn hold_late(&mut self, request: HoldRequest) -> i64 {
+        let cap = request.ask.output_cap;
+        let hold = Hold { output_cap: cap, amounts: request.ask.amounts(cap) };
+        let (late, user) = (Value::Array(vec![hold_json(&request, &hold, self.base.owner)]), request.user_id);
+        let (answer, wait) = oneshot::channel();
+        self.take(vec![Job::Hold(Box::new(request), answer)]).await;
+        self.lose_call();
+        assert_eq!(wait.await.unwrap(), Err(NoHold::Store));
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        self.write().await;
+        drop(self.base.database.query("select tollgate_ledger.write($1)", vec![late.into()]).await);
+        self.standing(user, &[]).await.open
+    }
+
+    /// Takes holds and endings, and writes them in one batch as far as the database lets it.
+    pub(in crate::ledger) async fn batch(&mut self, holds: Vec<HoldRequest>, endings: Vec<Ending>) {
+        let holds = holds.into_iter().map(|request| Job::Hold(Box::new(request), oneshot::channel().0));
+        let jobs = holds.chain(endings.into_iter().map(Job::End)).collect();
+        self.take(jobs).await;
+        self.write().await;
+    }
+
+    /// Asks as a handle does.
+    pub(in crate::ledger) async fn ask_standing(&mut self, user_id: Uuid, now: Timestamp) -> Option<UserStanding> {
+        let (answer, wait) = oneshot::channel();
+        self.take(vec![Job::Standing { user_id, now, windows: Vec::new(), answer }]).await;
+        wait.await.unwrap()
+    }
+
+    /// A vacuum of the requests, which goes on until it is dropped.
+    pub(in crate::ledger) async fn vacuum(&self) -> tokio_postgres::Client {
+        let client = self.base.database.connect().await.unwrap();
+        client
+            .batch_execute("begin; lock table tollgate_ledger.requests in share update exclusive mode")
+            .await
+            .unwrap();
+        client
+    }
+
+    /// Somebody spends from the app's windows, and does not commit until it is dropped.
+    pub(in crate::ledger) async fn spend_slowly(&self) -> tokio_postgres::Client {
+        let client = self.base.database.connect().await.unwrap();
+        let sql = "begin; update tollgate_ledger.windows set micros_used = micros_used where user_id = 'app'";
+        client.batch_execute(sql).await.unwrap();
+        client
+    }
+
+    /// What an operator does by hand.
+    pub(in crate::ledger) async fn by_hand(&self, sql: &'static str) {
+        self.base.database.batch(sql).await.unwrap();
     }
 }

@@ -13,12 +13,12 @@ use super::super::db::postgres_row;
 use super::super::jobs::{Job, Marking};
 use super::super::report::{REQUEST_COLUMNS, request_of};
 use super::super::sqlite::Failure;
-use super::super::{Ending, HoldRequest, Mark, NoHold, Settlement, decide};
-use super::wire::{ending_json, hold_json, lag_of, member, standing_of, standings_of};
+use super::super::{Ending, HoldRequest, Mark, NoHold, UserStanding, decide};
+use super::wire::{ending_json, hold_json, lag_of, member, standing_of, standings_of, void_json};
 use super::{Base, CALL_TIMEOUT, ask_standing};
 use crate::clock::Timestamp;
 use crate::pg;
-use crate::plan::Hold;
+use crate::plan::{Hold, Window};
 
 /// How many jobs share a commit at most.
 const BATCH_MAX: usize = 256;
@@ -26,6 +26,8 @@ const BATCH_MAX: usize = 256;
 const BUSY_PAUSE: Duration = Duration::from_millis(3);
 /// How soon a database that failed is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
+/// How often a batch that meets a lock is tried as a whole before its users are tried by themselves.
+const LOCKED_TRIES: u32 = 3;
 /// How often a hold may shrink and ask again before it is refused: others spend meanwhile.
 const SHRINK_TRIES: u8 = 8;
 
@@ -34,6 +36,8 @@ enum Pending {
     /// A hold of so much output at most; how often it has shrunk; who waits.
     Hold(Box<HoldRequest>, Hold, u8, oneshot::Sender<Result<Hold, NoHold>>),
     End(Ending),
+    /// A hold that was refused because nobody knows whether it is there, and that must never be.
+    Void(Box<HoldRequest>),
 }
 
 impl Pending {
@@ -41,12 +45,13 @@ impl Pending {
         match self {
             Self::Hold(request, hold, ..) => hold_json(request, hold, owner),
             Self::End(ending) => ending_json(ending, now, outbox),
+            Self::Void(request) => void_json(request, owner, now),
         }
     }
 
     fn user_id(&self) -> Uuid {
         match self {
-            Self::Hold(request, ..) => request.user_id,
+            Self::Hold(request, ..) | Self::Void(request) => request.user_id,
             Self::End(ending) => ending.user_id,
         }
     }
@@ -58,12 +63,14 @@ pub(in crate::ledger) struct Lane {
     /// In order; the first come first.
     waiting: VecDeque<Pending>,
     failures: u32,
+    /// How often a batch met a lock, since one went in or was divided.
+    locked: u32,
     tried_at: Instant,
 }
 
 impl Lane {
     pub(super) fn new(base: Base) -> Self {
-        Self { base, waiting: VecDeque::new(), failures: 0, tried_at: Instant::now() }
+        Self { base, waiting: VecDeque::new(), failures: 0, locked: 0, tried_at: Instant::now() }
     }
 
     pub(super) async fn run(mut self, mut queue: UnboundedReceiver<Job>) {
@@ -124,20 +131,35 @@ impl Lane {
                 Job::Standing { user_id, windows, answer, .. } => {
                     // It is to see what was ended before it was asked.
                     self.write().await;
-                    let standing = ask_standing(&self.base.database, user_id, &windows).await;
-                    if let Err(error) = &standing {
-                        tracing::warn!(%error, "the ledger cannot be read");
-                    }
-                    drop(answer.send(standing.ok()));
+                    // Nobody's holds wait while a database that is down is asked once for each who wants to know.
+                    let standing = if self.is_down() || answer.is_closed() {
+                        None
+                    } else {
+                        self.read_standing(user_id, &windows).await
+                    };
+                    drop(answer.send(standing));
                 }
                 Job::Unsent { .. } | Job::Lag(_) | Job::Mark(_) => {
                     self.write().await;
-                    self.for_outbox(job).await;
+                    // Without an answer the outbox comes again later.
+                    if !self.is_down() {
+                        self.for_outbox(job).await;
+                    }
                 }
                 Job::Stop => going = false,
             }
         }
         going
+    }
+
+    async fn read_standing(&mut self, user_id: Uuid, windows: &[Window]) -> Option<UserStanding> {
+        let standing = ask_standing(&self.base.database, user_id, windows).await;
+        if let Err(error) = &standing {
+            tracing::warn!(%error, "the ledger cannot be read");
+            self.failures = self.failures.saturating_add(1);
+            self.tried_at = Instant::now();
+        }
+        standing.ok()
     }
 
     /// What the outbox asks. One process at a time gets rows to send.
@@ -175,26 +197,39 @@ impl Lane {
         place.and_then(|place| self.waiting.remove(place)).is_some()
     }
 
+    /// The database failed a moment ago: it is not asked again yet.
+    fn is_down(&self) -> bool {
+        self.failures > 0 && self.tried_at.elapsed() < RETRY_PAUSE
+    }
+
     pub(super) async fn write(&mut self) {
         if self.waiting.is_empty() {
             return;
         }
-        if self.failures > 0 && self.tried_at.elapsed() < RETRY_PAUSE {
+        if self.is_down() {
             return self.refuse_holds();
         }
-        self.tried_at = Instant::now();
         let most = self.waiting.len().min(BATCH_MAX);
         let batch: Vec<Pending> = self.waiting.drain(..most).collect();
         match self.call(&batch).await {
             Ok(answers) => {
                 self.succeeded();
+                self.locked = 0;
                 if batch.iter().any(|pending| matches!(pending, Pending::End(_))) {
                     self.base.shared.ended.notify_one();
                 }
                 self.answer(batch, &answers);
             }
             Err(error) if error.unavailable && !is_lock(&error) => self.failed(&error, batch),
-            Err(error) => self.one_user_at_a_time(&error, batch).await,
+            // Most likely the app's window, of which all spend: in pieces the batch would wait for it with each.
+            Err(error) if is_lock(&error) && self.locked < LOCKED_TRIES => {
+                self.locked = self.locked.saturating_add(1);
+                self.keep(batch);
+            }
+            Err(error) => {
+                self.locked = 0;
+                self.one_user_at_a_time(&error, batch).await;
+            }
         }
     }
 
@@ -241,22 +276,37 @@ impl Lane {
     /// A batch that cannot go in as a whole (a row that somebody has locked, a value that is refused) goes in by user.
     async fn one_user_at_a_time(&mut self, error: &pg::PgError, batch: Vec<Pending>) {
         tracing::debug!(error = error.message, jobs = batch.len(), "a batch goes in user by user");
-        let mut groups: Vec<Vec<Pending>> = Vec::new();
+        let mut groups: VecDeque<Vec<Pending>> = VecDeque::new();
         for pending in batch {
             let same =
                 |group: &&mut Vec<Pending>| group.first().is_some_and(|first| first.user_id() == pending.user_id());
             match groups.iter_mut().find(same) {
                 Some(group) => group.push(pending),
-                None => groups.push(vec![pending]),
+                None => groups.push_back(vec![pending]),
             }
         }
-        for group in groups {
+        let mut down = false;
+        while let Some(group) = groups.pop_front() {
+            if down {
+                self.keep(group);
+                continue;
+            }
             match self.call(&group).await {
                 Ok(answers) => self.answer(group, &answers),
                 Err(error) if is_lock(&error) => self.keep(group),
-                Err(error) if error.unavailable => self.failed(&error, group),
-                Err(error) => give_up(&error, group),
+                // Which one is refused? It must not take the others with it.
+                Err(error) if is_data(&error) && group.len() > 1 => {
+                    group.into_iter().rev().for_each(|pending| groups.push_front(vec![pending]));
+                }
+                Err(error) if is_data(&error) => give_up(&error, group),
+                Err(error) => {
+                    self.failed(&error, group);
+                    down = true;
+                }
             }
+        }
+        if down {
+            self.refuse_holds();
         }
     }
 
@@ -267,6 +317,8 @@ impl Lane {
     /// Nobody knows whether the batch went in: endings are kept, holds are refused and voided.
     fn failed(&mut self, error: &pg::PgError, batch: Vec<Pending>) {
         self.failures = self.failures.saturating_add(1);
+        // The pause begins now: a call that hung has taken longer than it.
+        self.tried_at = Instant::now();
         self.base.shared.writable.store(false, Ordering::Release);
         if self.failures.is_power_of_two() {
             tracing::error!(error = error.message, "the ledger cannot be written");
@@ -274,12 +326,11 @@ impl Lane {
         let mut kept = VecDeque::new();
         for pending in batch {
             match pending {
-                Pending::End(ending) => kept.push_back(Pending::End(ending)),
                 Pending::Hold(request, _, _, waiting) => {
-                    let (id, user_id) = (request.id, request.user_id);
-                    kept.push_back(Pending::End(Ending { id, user_id, settlement: Settlement::void() }));
+                    kept.push_back(Pending::Void(request));
                     drop(waiting.send(Err(NoHold::Store)));
                 }
+                ending => kept.push_back(ending),
             }
         }
         kept.append(&mut self.waiting);
@@ -292,9 +343,17 @@ impl Lane {
         for pending in std::mem::take(&mut self.waiting) {
             match pending {
                 Pending::Hold(.., waiting) => drop(waiting.send(Err(NoHold::Store))),
-                ending @ Pending::End(_) => self.waiting.push_back(ending),
+                ending => self.waiting.push_back(ending),
             }
         }
+    }
+
+    /// What waits is sent, and nobody hears of it again.
+    #[cfg(test)]
+    pub(super) fn lose_call(&mut self) {
+        let batch: Vec<Pending> = self.waiting.drain(..).collect();
+        let message = "lost by a test".to_owned();
+        self.failed(&pg::PgError { sqlstate: None, message, unavailable: true }, batch);
     }
 
     fn succeeded(&mut self) {
@@ -311,6 +370,12 @@ fn is_lock(error: &pg::PgError) -> bool {
     error.is("55P03") || error.is("40P01") || error.is("40001")
 }
 
+/// The values themselves are refused, as they would be each time. (Of any other error, missing rights or a missing
+/// function, an operator can get out: what is to be ended waits for that.)
+fn is_data(error: &pg::PgError) -> bool {
+    error.sqlstate.as_deref().is_some_and(|state| state.starts_with("22") || state.starts_with("23"))
+}
+
 /// A hold that did not fit: a smaller one that does, by what the windows say, or the reason why not.
 fn decision(request: &HoldRequest, answer: &Value) -> Result<Hold, NoHold> {
     if let Some(reason) = member(answer, "paused").as_str() {
@@ -323,12 +388,12 @@ fn decision(request: &HoldRequest, answer: &Value) -> Result<Hold, NoHold> {
 
 /// What the database refuses however often it is tried must not stop the others.
 fn give_up(error: &pg::PgError, group: Vec<Pending>) {
+    let refused = |id: Uuid| tracing::error!(error = error.message, request_id = %id, "the ledger refuses this ending");
     for pending in group {
         match pending {
             Pending::Hold(.., waiting) => drop(waiting.send(Err(NoHold::Store))),
-            Pending::End(ending) => {
-                tracing::error!(error = error.message, request_id = %ending.id, "the ledger refuses this ending");
-            }
+            Pending::End(Ending { id, .. }) => refused(id),
+            Pending::Void(request) => refused(request.id),
         }
     }
 }

@@ -81,6 +81,10 @@ async fn bring_up_to_date(db: &pg::Database) -> Result<(), Failure> {
             if not exists (select 1 from pg_catalog.pg_namespace where nspname = 'tollgate_ledger') then
                 create schema tollgate_ledger;
                 revoke all on schema tollgate_ledger from public;
+            end if;
+            -- An operator may have made the schema, empty, for a role that may make none.
+            if not exists (select 1 from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+                           where n.nspname = 'tollgate_ledger' and c.relname = 'migrations') then
                 create table tollgate_ledger.migrations (number bigint primary key);
             end if;
          end $schema$;",

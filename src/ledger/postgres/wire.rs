@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::super::db::postgres_row;
 use super::super::sqlite::Failure;
-use super::super::{Charge, Ending, HoldRequest, Lag, UserStanding};
+use super::super::{Charge, Ending, HoldRequest, Lag, Settlement, UserStanding};
 use crate::clock::Timestamp;
 use crate::pg;
 use crate::plan::{Amounts, Hold, Limit, Standing, Window};
@@ -87,6 +87,16 @@ pub(super) fn ending_json(ending: &Ending, now: Timestamp, outbox: bool) -> Valu
         "input": usage.input_tokens, "cached": usage.cached_input_tokens, "output": usage.output_tokens,
         "reasoning": usage.reasoning_tokens, "micros": cost.0, "unsent": i64::from(outbox && state != "voided"),
     })
+}
+
+/// Ends a hold that may be there, or may yet come in late: the voided row keeps its place.
+pub(super) fn void_json(request: &HoldRequest, owner: Uuid, now: Timestamp) -> Value {
+    let ending = Ending { id: request.id, user_id: request.user_id, settlement: Settlement::void() };
+    let astray = json!({
+        "plan": request.plan, "endpoint": request.endpoint, "model": request.model, "upstream": request.upstream,
+        "now": request.now.millis(), "owner": owner,
+    });
+    with(ending_json(&ending, now, false), "astray", astray)
 }
 
 pub(super) fn lag_of(rows: &[pg::Row]) -> Result<Lag, Failure> {
