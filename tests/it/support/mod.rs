@@ -8,6 +8,7 @@ pub(crate) mod oracle;
 pub(crate) mod postgres;
 pub(crate) mod postgrest;
 pub(crate) mod process;
+pub(crate) mod project;
 pub(crate) mod raw;
 pub(crate) mod reply;
 mod rpc;
