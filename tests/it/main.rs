@@ -36,6 +36,7 @@ mod hostile_upstream;
 mod identity;
 mod limits;
 mod operations;
+mod outbox;
 mod plans_from_database;
 mod published_keys;
 mod routes;

@@ -3,12 +3,11 @@
 //! `Door::open` starts it in a directory of its own; `close` waits until all is quiet, asks the oracle, and stops it.
 //! A door that is dropped unclosed fails its test: nobody forgets the oracle.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -401,12 +400,16 @@ impl Drop for Watch {
     }
 }
 
-/// A port that is free now, and that no other test of this process was given: two products must not be mistaken.
+/// A port that is free now, and that nobody is given who asks for any: neither a fake, nor a connection, nor another
+/// product of this process. So two are never mistaken for each other.
 pub(crate) fn free_port() -> u16 {
-    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    /// Below the range that the system gives ports from (32768 on, as Linux has it).
+    const PORTS: std::ops::Range<u32> = 10_000..32_000;
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
     loop {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        if GIVEN.lock().unwrap().insert(port) {
+        let step = std::process::id().wrapping_mul(127).wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed));
+        let port = (PORTS.start + step % (PORTS.end - PORTS.start)) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;
         }
     }

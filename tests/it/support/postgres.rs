@@ -6,7 +6,6 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::net::TcpListener;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -14,6 +13,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::{env, fs};
 
 use tokio_postgres::{Client, NoTls};
+
+use super::door::free_port;
 
 const MISSING: &str =
     "PostgreSQL's initdb was not found (in /usr/lib/postgresql/*/bin or by pg_config): apt-get install postgresql-15";
@@ -215,10 +216,6 @@ fn server_uid() -> Option<u32> {
         String::from_utf8_lossy(&output.stdout).trim().parse().expect(MISSING)
     };
     (id(&["-u"]) == 0).then(|| id(&["-u", "postgres"]))
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn must(command: &mut Command) -> Output {

@@ -94,10 +94,10 @@ impl Project {
         self.sql(&format!("{delete} insert into tollgate.subscriptions values ('{id}', {values})")).await;
     }
 
-    /// Every row of `tollgate.usage`, as JSON.
+    /// Every row of `tollgate.usage`, as JSON; money as text.
     pub(crate) async fn usage(&self) -> Vec<Value> {
-        let rows = self.owner().await.query("select to_jsonb(u) from tollgate.usage u order by id", &[]).await;
-        rows.unwrap().iter().map(|row| row.get(0)).collect()
+        let sql = "select to_jsonb(u) || jsonb_build_object('cost_usd', u.cost_usd::text) from tollgate.usage u";
+        self.owner().await.query(sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
     }
 
     /// How often a function of the project was called over REST.
