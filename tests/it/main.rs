@@ -27,6 +27,7 @@ mod support;
 
 mod clock;
 mod disasters;
+mod doctor;
 mod fake_database;
 mod fakes;
 mod false_usage;

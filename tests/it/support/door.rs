@@ -4,10 +4,10 @@
 //! A door that is dropped unclosed fails its test: nobody forgets the oracle.
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ use super::caller::{Answer, Call, Front, PROMPT_CANARY, User};
 use super::jwks::Supabase;
 use super::keys::{Key, random_hex};
 use super::oracle::{self, Evidence, Row};
+use super::postgres::free_port;
 use super::process::{Printed, Process};
 use super::settings::Settings;
 use super::tokens;
@@ -353,6 +354,12 @@ impl Door {
         told
     }
 
+    /// The end of a test whose product cannot start: there is nothing to ask the oracle about.
+    pub(crate) fn never_starts(self) {
+        assert!(!self.process.is_there());
+        *self.closed.lock().unwrap() = true;
+    }
+
     /// Waits until all is quiet and asks the oracle.
     pub(crate) async fn close(self) {
         self.judge().await;
@@ -397,21 +404,6 @@ pub(crate) struct Watch(tokio::task::JoinHandle<()>);
 impl Drop for Watch {
     fn drop(&mut self) {
         self.0.abort();
-    }
-}
-
-/// A port that is free now, and that nobody is given who asks for any: neither a fake, nor a connection, nor another
-/// product of this process. So two are never mistaken for each other.
-pub(crate) fn free_port() -> u16 {
-    /// Below the range that the system gives ports from (32768 on, as Linux has it).
-    const PORTS: std::ops::Range<u32> = 10_000..32_000;
-    static GIVEN: AtomicU32 = AtomicU32::new(0);
-    loop {
-        let step = std::process::id().wrapping_mul(127).wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed));
-        let port = (PORTS.start + step % (PORTS.end - PORTS.start)) as u16;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
     }
 }
 
