@@ -36,6 +36,7 @@ mod hostile_client;
 mod hostile_upstream;
 mod identity;
 mod limits;
+mod moving;
 mod operations;
 mod outbox;
 mod plans_from_database;

@@ -232,10 +232,21 @@ impl Door {
 
     /// Runs a command of the binary beside the server.
     pub(crate) fn tollgate(&self, arguments: &[&str]) -> Printed {
+        self.tollgate_with(arguments, &[])
+    }
+
+    /// The same with other variables.
+    pub(crate) fn tollgate_with(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Printed {
         let mut command = Command::new(BINARY);
         command.args(arguments);
         self.environment(&mut command, self.front.address().port());
+        command.envs(variables.iter().copied());
         self.process.run(command)
+    }
+
+    /// From the next start on, and for every command, this variable too.
+    pub(crate) fn moves_to(&mut self, name: &str, value: &str) {
+        self.settings = self.settings.clone().env(name, value);
     }
 
     /// The same with an empty environment, in an empty directory.
