@@ -32,6 +32,7 @@ mod fake_database;
 mod fakes;
 mod false_usage;
 mod fields;
+mod first_steps;
 mod hostile_client;
 mod hostile_upstream;
 mod identity;

@@ -425,7 +425,7 @@ fn files_below(directory: &Path) -> Vec<(String, Vec<u8>)> {
         let path = entry.path();
         if path.is_dir() {
             files.extend(files_below(&path));
-        } else if path.extension().is_none_or(|extension| extension != "toml") {
+        } else if path.extension().is_none_or(|extension| extension != "toml") && !path.ends_with(".env") {
             files.push((path.display().to_string(), fs::read(&path).unwrap_or_default()));
         }
     }
