@@ -34,6 +34,8 @@ async fn the_ten_steps_of_the_document_lead_from_an_empty_project_to_a_first_req
     rest.publish_keys(vec![key.jwk()]);
     let unset = ["SUPABASE_URL", "SUPABASE_SERVICE_KEY", "OPENAI_API_KEY", "JWT_SECRET", "TOLLGATE_ADMIN_TOKEN"];
     let settings = unset.into_iter().fold(Settings::without_file(), Settings::unset);
+    // Nobody waits fifteen seconds for the plan at the end.
+    let settings = settings.env("TOLLGATE_DIRECTORY__PLAN_CACHE", "1s");
     let door = Door::prepare(settings).await;
 
     let written = between("   ```sh\n", "   ```\n");

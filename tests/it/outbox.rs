@@ -17,8 +17,8 @@ use crate::support::settings::{Settings, micros};
 use crate::support::tokens::user_id;
 
 const LOG: &str = "tollgate_log_requests";
-/// The outbox looks every five seconds, and waits longer after failures.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// The outbox looks every five seconds, gives a call twenty, and waits longer after failures.
+const PATIENCE: Duration = Duration::from_secs(40);
 
 /// Plans are known, whatever happens to the API.
 const LONG_CACHE: &str = "[directory]\nplan_cache = \"10m\"\n";
@@ -30,6 +30,14 @@ const NOTE_ORDER: &str = "
     create function tollgate.log_request(entry jsonb) returns void
     language plpgsql security definer set search_path = '' as $f$ begin
         insert into public.came (id) values ((entry ->> 'id')::uuid);
+        perform tollgate.log_as_installed(entry);
+    end $f$;";
+
+/// Makes [`NOTE_ORDER`]'s function take so many seconds an entry.
+const SLOW: &str = "
+    create or replace function tollgate.log_request(entry jsonb) returns void
+    language plpgsql security definer set search_path = '' as $f$ begin
+        perform pg_catalog.pg_sleep(seconds);
         perform tollgate.log_as_installed(entry);
     end $f$;";
 
@@ -128,6 +136,7 @@ async fn an_answer_that_is_lost_and_an_api_that_fails_or_hangs_lose_nothing_and_
         Behave::Answer(200, "<html>".to_owned()),
         Behave::Answer(200, "{}".to_owned()),
         Behave::Down,
+        Behave::Hang,
     ];
     alice.ask(chat("known")).await.expect(200);
     for behave in troubles {
@@ -160,6 +169,27 @@ async fn kill_9_between_the_call_and_its_answer_loses_nothing_and_doubles_nothin
         assert_all_arrived(&project).await;
     }
     assert_eq!(project.usage().await.len(), 12);
+    project.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kill_9_while_the_database_works_on_a_call_loses_nothing_and_doubles_nothing() {
+    let project = Project::open(Way::Postgres, Settings::new().with(LONG_CACHE)).await;
+    project.sql(NOTE_ORDER).await;
+    project.sql(&SLOW.replace("seconds", "1.5")).await;
+    let alice = project.door.user("alice");
+    for _ in 0..2 {
+        for _ in 0..2 {
+            alice.ask(chat("before the kill")).await.expect(200);
+        }
+        let working = "select 1 from pg_stat_activity where query like '%log_request%' and state = 'active'
+                       and pid <> pg_backend_pid()";
+        let owner = project.rest.postgres().connect("postgres").await;
+        until("it works on a call", PATIENCE, async || !owner.query(working, &[]).await.unwrap().is_empty()).await;
+        project.door.process.kill9();
+        project.door.start().await;
+        assert_all_arrived(&project).await;
+    }
     project.close().await;
 }
 
