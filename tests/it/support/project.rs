@@ -43,7 +43,6 @@ limits = [{ per = "day", requests = 500 }, { per = "period", requests = 3 }]
 
 /// A project and the product beside it.
 pub(crate) struct Project {
-    pub(crate) way: Way,
     pub(crate) rest: Rest,
     pub(crate) door: Door,
 }
@@ -64,7 +63,7 @@ impl Project {
     /// The same, and nothing runs yet.
     pub(crate) async fn prepare_on(rest: Rest, way: Way, settings: Settings) -> Self {
         let door = Door::prepare(joined(settings, way, &rest)).await;
-        Self { way, rest, door }
+        Self { rest, door }
     }
 
     /// Runs SQL in the project as its owner does.
