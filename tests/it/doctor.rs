@@ -179,6 +179,7 @@ async fn an_api_that_is_down_or_hangs_is_told_within_seconds() {
     let report = examine(&project);
     assert!(begun.elapsed() < std::time::Duration::from_secs(16), "two runs took {:?}", begun.elapsed());
     assert_line(&report, "supabase", "fail", &["no answer within 5 s"]);
+    assert_line(&report, "clock", "ok", &["openai"]);
     project.rest.behave(Behave::Up);
     project.close().await;
 }
