@@ -80,13 +80,15 @@ pub(super) fn migrate(db: &Db) -> Result<(), Failure> {
 
 /// One transaction under a lock: processes that start together make the tables once.
 async fn bring_up_to_date(db: &pg::Database) -> Result<(), Failure> {
-    // Whoever may use the schema need not have the right to make one.
+    // Whoever may use the schema need not have the right to make one: then somebody else made it, empty.
     let mut script = String::from(
         "select pg_catalog.pg_advisory_xact_lock(7160412533);
          do $schema$ begin
             if not exists (select 1 from pg_catalog.pg_namespace where nspname = 'tollgate_ledger') then
                 create schema tollgate_ledger;
                 revoke all on schema tollgate_ledger from public;
+            end if;
+            if to_regclass('tollgate_ledger.migrations') is null then
                 create table tollgate_ledger.migrations (number bigint primary key);
             end if;
          end $schema$;",
