@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::caller::Call;
+use crate::support::caller::{Call, chat};
 use crate::support::door::Door;
 use crate::support::keys::Key;
-use crate::support::postgrest::{Grants, Rest};
+use crate::support::postgrest::{Grants, Rest, script};
 use crate::support::project::until;
 use crate::support::settings::Settings;
 use crate::support::tokens::{claims, now, sign, user_id};
@@ -94,4 +94,26 @@ fn every_command_that_there_is_stands_in_the_readme() {
         let row = REFERENCE.lines().any(|line| line.starts_with("| `") && line.contains(&format!("`{name}")));
         assert!(row, "`{name}` is not in the README's table of commands");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_role_that_the_script_makes_for_tollgate_is_enough_to_serve_with() {
+    let rest = Rest::with_script(Grants::New).await;
+    let owner = rest.postgres().connect_as("editor", "postgres").await;
+    let (_, example) = script().split_once("create role tollgate_app").unwrap();
+    let example = format!("create role tollgate_app{}", example.split_once("*/").unwrap().0);
+    owner.batch_execute(&example).await.unwrap();
+    let settings = Settings::new().env("DATABASE_URL", &rest.postgres().url_as("tollgate_app", "postgres"));
+    let door = Door::open(settings).await;
+
+    let answer = door.user("alice").ask(chat("as tollgate_app")).await.expect(200);
+
+    until("the row of tollgate.usage", Duration::from_secs(10), async || {
+        let rows = owner.query("select id from tollgate.usage", &[]).await.unwrap();
+        rows.len() == 1 && rows[0].get::<_, uuid::Uuid>(0) == answer.id().unwrap()
+    })
+    .await;
+    let doctor = door.tollgate(&["doctor"]);
+    assert!(doctor.stdout.contains("✓ ledger") && doctor.stdout.contains("✓ database grants"), "{doctor:?}");
+    door.close().await;
 }
