@@ -11,7 +11,7 @@ demo:
 build:
     cargo build --release --locked
 
-# Every test (they need libfaketime: apt-get install faketime)
+# Every test (they need apt-get install faketime postgresql)
 test:
     cargo test --locked
 

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{Failure, print};
 use crate::config::Config;
@@ -14,8 +14,8 @@ use crate::ledger::moving::Still;
   tollgate ledger export > ledger.jsonl
   DATABASE_URL=postgres://… tollgate ledger import < ledger.jsonl
 
-Both are done with every server stopped. An import goes into an empty ledger only, compares sums, and keeps nothing if
-they differ.")]
+Both are done with every server stopped. An import goes into an empty ledger only, compares sums and a
+checksum, and keeps nothing if they differ.")]
 pub(super) struct Args {
     #[command(subcommand)]
     action: Action,
@@ -37,28 +37,44 @@ enum Action {
 
 /// Carries a ledger. Must be called where a thread may block.
 pub(super) fn run(args: &Args, config: &Config) -> Result<(), Failure> {
-    let still = Still::open(&config.store.url)?;
+    let still = Still::open(&config.store.url).map_err(|failure| {
+        Failure::new(
+            failure.to_string(),
+            "stop every server on this ledger (or see that [store] url is right), then try again",
+        )
+    })?;
     let (verb, rows) = match &args.action {
-        Action::Export { file } => {
-            let out: Box<dyn Write> = match file {
-                Some(path) => Box::new(File::create(path)?),
-                None => Box::new(std::io::stdout().lock()),
-            };
-            let mut out = BufWriter::new(out);
-            let rows = still.export(&mut out, progress("written"))?;
-            out.flush()?;
-            ("written", rows)
-        }
-        Action::Import { file } => {
-            let text: Box<dyn BufRead> = match file {
-                Some(path) => Box::new(BufReader::new(File::open(path)?)),
-                None => Box::new(std::io::stdin().lock()),
-            };
-            ("read; the sums agree", still.import(text, progress("read"))?)
-        }
+        Action::Export { file } => ("written", export(&still, file.as_deref())?),
+        Action::Import { file } => ("read; the sums agree", import(&still, file.as_deref())?),
     };
     print::error_line(&format!("{rows} rows {verb}"));
     Ok(())
+}
+
+fn export(still: &Still, file: Option<&Path>) -> Result<u64, Failure> {
+    let cannot =
+        |path: &Path, error| Failure::new(format!("{}: {error}", path.display()), "name a file that can be written");
+    let out: Box<dyn Write> = match file {
+        Some(path) => Box::new(File::create(path).map_err(|error| cannot(path, error))?),
+        None => Box::new(std::io::stdout().lock()),
+    };
+    let mut out = BufWriter::new(out);
+    let rows = still.export(&mut out, progress("written"))?;
+    out.flush()?;
+    Ok(rows)
+}
+
+fn import(still: &Still, file: Option<&Path>) -> Result<u64, Failure> {
+    let cannot =
+        |path: &Path, error| Failure::new(format!("{}: {error}", path.display()), "name a file that can be read");
+    let text: Box<dyn BufRead> = match file {
+        Some(path) => Box::new(BufReader::new(File::open(path).map_err(|error| cannot(path, error))?)),
+        None => Box::new(std::io::stdin().lock()),
+    };
+    still.import(text, progress("read")).map_err(|failure| {
+        let next = "export again with every server stopped (tollgate ledger export), and import into an empty ledger";
+        Failure::new(failure.to_string(), next)
+    })
 }
 
 /// Says on a terminal how far it is.

@@ -1,5 +1,7 @@
 //! Which secrets are none: too short, published, or guessable.
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use secrecy::SecretString;
 
 use super::findings::{Complaint, complaint};
@@ -69,10 +71,20 @@ pub(super) fn service_key(text: &str) -> Result<SecretString, Complaint> {
     if text.starts_with("sb_publishable_") {
         return Err(complaint("is the publishable key, which may do nothing here", fix));
     }
+    if role(text).is_some_and(|role| role != "service_role") {
+        return Err(complaint("is the anon key or a user's token, which may do nothing here", fix));
+    }
     if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(complaint("holds a space or another letter that no key has", fix));
     }
     Ok(SecretString::from(text))
+}
+
+/// The role that a legacy key, which is a JWT, names. Unverified: only Supabase can.
+fn role(text: &str) -> Option<String> {
+    let payload = URL_SAFE_NO_PAD.decode(text.split('.').nth(1)?).ok()?;
+    let claims: serde_json::Value = serde_json::from_slice(&payload).ok()?;
+    claims.get("role")?.as_str().map(str::to_owned)
 }
 
 fn is_guessable(text: &str) -> bool {
@@ -88,6 +100,16 @@ fn is_guessable(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_legacy_key_counts_only_with_the_role_of_servers() {
+        let key = |claims: &str| format!("{}.{}.sig", URL_SAFE_NO_PAD.encode("{}"), URL_SAFE_NO_PAD.encode(claims));
+        assert!(service_key(&key(r#"{"role":"service_role"}"#)).is_ok());
+        assert!(service_key("sb_secret_x").is_ok());
+        for role in ["anon", "authenticated"] {
+            assert!(service_key(&key(&format!(r#"{{"role":"{role}"}}"#))).is_err(), "{role}");
+        }
+    }
 
     #[test]
     fn guessable_secrets_are_refused_and_random_ones_are_not() {

@@ -3,6 +3,9 @@
 //! A `Date` is whole seconds and an answer takes time, so a clock is only called wrong by what neither explains.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
 
 use super::question::{Answer, Question};
 use super::{Case, Check, all_of};
@@ -11,6 +14,9 @@ use super::{Case, Check, all_of};
 const BAD_MS: i64 = 30_000;
 /// Beyond it, it is time to look.
 const ODD_MS: i64 = 5_000;
+
+/// How long one of them may take, so that who is silent does not keep the others from being heard.
+const PATIENCE: Duration = Duration::from_secs(4);
 
 const FIX: &str = "set this machine's clock: sudo timedatectl set-ntp true (with chrony: sudo chronyc makestep); \
                    a container or a virtual machine takes its host's";
@@ -32,7 +38,7 @@ pub(super) async fn check(case: Arc<Case>) -> Vec<Check> {
     let asked = supabase.into_iter().chain(upstreams).map(|(who, url)| {
         let case = case.clone();
         async move {
-            let answer = case.http.ask(Question::get(url)).await.ok()?;
+            let answer = timeout(PATIENCE, case.http.ask(Question::get(url))).await.ok()?.ok()?;
             Some(Seen { who, ahead_ms: ahead(&answer)? })
         }
     });

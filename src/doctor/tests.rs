@@ -106,9 +106,10 @@ async fn a_host_that_never_answers_costs_five_seconds_and_no_more() {
     let begun = std::time::Instant::now();
     let report = examined(&url, &url, &[]).await;
     assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
-    for name in ["jwks", "supabase", "upstream openai", "clock"] {
+    for name in ["jwks", "supabase", "upstream openai"] {
         is(&report, name, Status::Fail, &["no answer within 5 s", "firewall"]);
     }
+    is(&report, "clock", Status::Warn, &["could not be compared"]);
     is(&report, "ledger", Status::Ok, &[]);
 }
 
@@ -143,15 +144,9 @@ fn jwt(claims: &Value) -> String {
 async fn the_wrong_kind_of_key_is_told_before_it_is_sent() {
     let fake = Fake::start(Says::well()).await;
     let with = async |key: &str| examined(&fake.url, &fake.url, &[("SUPABASE_SERVICE_KEY", key), ("ANON", "")]).await;
-    let words = ["set SUPABASE_SERVICE_KEY", "sb_secret_"];
-    is(
-        &with(&jwt(&json!({"role": "anon"}))).await,
-        "supabase key",
-        Status::Fail,
-        &["legacy anon key", words[0], words[1]],
-    );
+    // Keys of apps do not get so far: the settings refuse them.
     let expired = with(&jwt(&json!({"role": "service_role", "exp": 1000}))).await;
-    is(&expired, "supabase key", Status::Fail, &["expired at 1970-01-01T00:16:40Z", words[0]]);
+    is(&expired, "supabase key", Status::Fail, &["expired at 1970-01-01T00:16:40Z", "set SUPABASE_SERVICE_KEY"]);
     assert!(fake.requests_to("/rest/v1/rpc/tollgate_check_user_limits").is_empty());
     let legacy = with(&jwt(&json!({"role": "service_role"}))).await;
     is(&legacy, "supabase key", Status::Ok, &["legacy service-role key"]);

@@ -1,10 +1,12 @@
 //! Carrying a ledger from one database to another, exactly, while nobody serves from either.
 //!
-//! An export is a text of JSON lines: a head, every row of every table, and a last line with sums. An import takes it only
-//! into an empty ledger, compares the sums of what it wrote with the last line, and takes everything back if they differ.
+//! An export is a text of JSON lines: a head, every row of every table, and a last line with sums and the SHA-256 of all
+//! lines before it. An import takes it only into an empty ledger, compares both with the last line, and takes everything
+//! back if they differ.
 
 use std::io::{BufRead, Write};
 
+use aws_lc_rs::digest::{Context, SHA256};
 use serde_json::{Value, json};
 
 use super::db::{Cell, Db};
@@ -129,7 +131,12 @@ impl Still {
     /// # Errors
     /// The ledger cannot be read, or `out` cannot be written.
     pub fn export(&self, out: &mut impl Write, mut progress: impl FnMut(u64)) -> Result<u64, Failure> {
-        let mut line = |value: Value| writeln!(out, "{value}").map_err(|error| Failure::new(error.to_string()));
+        let mut digest = Context::new(&SHA256);
+        let mut line = |value: Value| {
+            let text = format!("{value}\n");
+            digest.update(text.as_bytes());
+            out.write_all(text.as_bytes()).map_err(|error| Failure::new(error.to_string()))
+        };
         line(json!({ "format": FORMAT }))?;
         let mut rows_written: u64 = 0;
         for table in &TABLES {
@@ -145,7 +152,8 @@ impl Still {
                 progress(rows_written);
             }
         }
-        line(json!({ "sums": self.sums()? }))?;
+        let end = json!({ "sums": self.sums()?, "sha256": hex(digest) });
+        writeln!(out, "{end}").map_err(|error| Failure::new(error.to_string()))?;
         Ok(rows_written)
     }
 
@@ -170,19 +178,29 @@ impl Still {
         let mut rows_read: u64 = 0;
         let mut batch: Vec<Vec<Cell>> = Vec::new();
         let mut of: Option<&Table> = None;
-        for (place, line) in text.lines().enumerate() {
+        let mut digest = Context::new(&SHA256);
+        let mut lines = text.lines().enumerate();
+        while let Some((place, line)) = lines.next() {
             let number = place.saturating_add(1);
             let wrong = |what: &str| Failure::new(format!("line {number} of the export {what}"));
             let line = line.map_err(|error| wrong(&format!("cannot be read: {error}")))?;
             let value: Value = serde_json::from_str(&line).map_err(|_| wrong("is not JSON"))?;
+            if let Some(sums) = value.get("sums") {
+                if lines.next().is_some() {
+                    return Err(wrong("is its end, and more lines follow"));
+                }
+                if value.get("sha256") != Some(&Value::from(hex(digest))) {
+                    return Err(Failure::new("the export is not as it was written: nothing is kept".to_owned()));
+                }
+                self.insert(of, &mut batch)?;
+                return self.compare(sums).map(|()| rows_read);
+            }
+            digest.update(line.as_bytes());
+            digest.update(b"\n");
             if place == 0 {
                 let is_ours = value.get("format").is_some_and(|format| format == FORMAT);
                 is_ours.then_some(()).ok_or_else(|| wrong("does not begin an export of this version"))?;
                 continue;
-            }
-            if let Some(sums) = value.get("sums") {
-                self.insert(of, &mut batch)?;
-                return self.compare(sums).map(|()| rows_read);
             }
             let (table, cells) = row_of(&value).ok_or_else(|| wrong("is no row of a ledger"))?;
             if batch.len() == ROWS || of.is_some_and(|other| other.name != table.name) {
@@ -246,6 +264,11 @@ impl Table {
         let place = |name: &&str| self.columns.iter().position(|column| column == name);
         self.key.iter().filter_map(|name| row.get(place(name)?).cloned()).collect()
     }
+}
+
+fn hex(digest: Context) -> String {
+    let digits = |byte: &u8| [byte >> 4, byte & 15].map(|digit| char::from_digit(u32::from(digit), 16).unwrap_or('0'));
+    digest.finish().as_ref().iter().flat_map(digits).collect()
 }
 
 fn cell_json(cell: &Cell) -> Value {

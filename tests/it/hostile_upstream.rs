@@ -5,9 +5,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::caller::{Answer, chat, chat_stream};
-use crate::support::door::{Door, free_port};
+use crate::support::door::Door;
 use crate::support::jwks::Supabase;
 use crate::support::oracle::Row;
+use crate::support::postgres::free_port;
 use crate::support::reply::{Reply, Step, Talk};
 use crate::support::settings::Settings;
 

@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use crate::support::caller::{Answer, Call, User, and, chat, chat_stream};
-use crate::support::door::{Door, free_port};
+use crate::support::door::Door;
+use crate::support::postgres::free_port;
 use crate::support::reply::Talk;
 use crate::support::settings::Settings;
 

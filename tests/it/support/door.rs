@@ -3,9 +3,8 @@
 //! `Door::open` starts it in a directory of its own; `close` waits until all is quiet, asks the oracle, and stops it.
 //! A door that is dropped unclosed fails its test: nobody forgets the oracle.
 
-use std::collections::BTreeSet;
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,7 +19,7 @@ use super::caller::{Answer, Call, Front, PROMPT_CANARY, User};
 use super::jwks::Supabase;
 use super::keys::{Key, random_hex};
 use super::oracle::{self, Evidence, Row};
-use super::postgres::DATABASE_PASSWORD;
+use super::postgres::{DATABASE_PASSWORD, free_port};
 use super::process::{Printed, Process};
 use super::settings::Settings;
 use super::sibling::Sibling;
@@ -247,9 +246,15 @@ impl Door {
 
     /// Runs a command of the binary beside the server.
     pub(crate) fn tollgate(&self, arguments: &[&str]) -> Printed {
+        self.tollgate_with(arguments, &[])
+    }
+
+    /// The same with other variables.
+    pub(crate) fn tollgate_with(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Printed {
         let mut command = Command::new(BINARY);
         command.args(arguments);
         self.environment(&mut command, self.front.address().port());
+        command.envs(variables.iter().copied());
         self.process.run(command)
     }
 
@@ -259,6 +264,11 @@ impl Door {
         command.args(["10", BINARY, "serve"]);
         self.environment(&mut command, free_port());
         self.process.run(command)
+    }
+
+    /// From the next start on, and for every command, this variable too.
+    pub(crate) fn moves_to(&mut self, name: &str, value: &str) {
+        self.settings = self.settings.clone().env(name, value);
     }
 
     /// The same with an empty environment, in an empty directory.
@@ -390,6 +400,12 @@ impl Door {
         told
     }
 
+    /// The end of a test whose product cannot start: there is nothing to ask the oracle about.
+    pub(crate) fn never_starts(self) {
+        assert!(!self.process.is_there());
+        *self.closed.lock().unwrap() = true;
+    }
+
     /// Waits until all is quiet and asks the oracle.
     pub(crate) async fn close(self) {
         self.judge().await;
@@ -456,17 +472,6 @@ impl Drop for Watch {
     }
 }
 
-/// A port that is free now, and that no other test of this process was given: two products must not be mistaken.
-pub(crate) fn free_port() -> u16 {
-    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
-    loop {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        if GIVEN.lock().unwrap().insert(port) {
-            return port;
-        }
-    }
-}
-
 /// Every file below a directory, but the settings that the test itself wrote.
 fn files_below(directory: &Path) -> Vec<(String, Vec<u8>)> {
     let mut files = Vec::new();
@@ -474,7 +479,7 @@ fn files_below(directory: &Path) -> Vec<(String, Vec<u8>)> {
         let path = entry.path();
         if path.is_dir() {
             files.extend(files_below(&path));
-        } else if path.extension().is_none_or(|extension| extension != "toml") {
+        } else if path.extension().is_none_or(|extension| extension != "toml") && !path.ends_with(".env") {
             files.push((path.display().to_string(), fs::read(&path).unwrap_or_default()));
         }
     }

@@ -101,7 +101,15 @@ async fn serve(stream: TcpStream, state: Arc<State>) {
         if asks_for_keys {
             *state.fetches.lock().unwrap() += 1;
         }
-        let publish = state.publish.lock().unwrap().clone();
+        let publish = Some(state.publish.lock().unwrap().clone()).filter(|_| asks_for_keys);
+        let Some(publish) = publish else {
+            // Whatever happens to the keys: a project in which nobody ran `tollgate sql`.
+            let missing = json!({"code": "PGRST202", "message": "no function", "details": null, "hint": null});
+            if stream.write_all(&wire::answer(404, "application/json", missing.to_string().as_bytes())).await.is_err() {
+                return;
+            }
+            continue;
+        };
         let bytes = match publish {
             Publish::Down => return,
             Publish::Hang => {
@@ -112,14 +120,7 @@ async fn serve(stream: TcpStream, state: Arc<State>) {
                 return;
             }
             Publish::Answer(status, content_type, body) => wire::answer(status, content_type, body.as_bytes()),
-            Publish::Keys(keys) if asks_for_keys => {
-                wire::answer(200, "application/json", json!({"keys": keys}).to_string().as_bytes())
-            }
-            Publish::Keys(_) => wire::answer(
-                404,
-                "application/json",
-                br#"{"code":"PGRST202","message":"no function","details":null,"hint":null}"#,
-            ),
+            Publish::Keys(keys) => wire::answer(200, "application/json", json!({"keys": keys}).to_string().as_bytes()),
         };
         if stream.write_all(&bytes).await.is_err() {
             return;

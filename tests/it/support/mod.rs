@@ -10,6 +10,7 @@ pub(crate) mod pgbouncer;
 pub(crate) mod postgres;
 pub(crate) mod postgrest;
 pub(crate) mod process;
+pub(crate) mod project;
 pub(crate) mod raw;
 pub(crate) mod relay;
 pub(crate) mod reply;

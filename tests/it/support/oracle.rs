@@ -58,6 +58,7 @@ impl Row {
 }
 
 /// Everything that is known when a test ends.
+#[derive(Clone)]
 pub(crate) struct Evidence {
     pub(crate) settings: Settings,
     pub(crate) rows: Vec<Row>,
@@ -81,6 +82,9 @@ pub(crate) struct Evidence {
 /// All that is wrong; empty when the laws hold.
 pub(crate) fn violations(evidence: &Evidence) -> Vec<String> {
     let mut found = Vec::new();
+    found.extend(looks_were_well_formed(evidence));
+    let (served, _) = evidence.served.iter().cloned().partition(|served| !is_look(served));
+    let evidence = &Evidence { served, ..evidence.clone() };
     found.extend(rows_are_sound(evidence));
     found.extend(rows_match_what_was_served(evidence));
     found.extend(charges_match_the_invoice(evidence));
@@ -287,6 +291,21 @@ fn limits_held(evidence: &Evidence) -> Vec<String> {
     found
 }
 
+/// `tollgate doctor` looks at the list of models and buys nothing; without a key where it only wants the `Date`.
+fn is_look(served: &Served) -> bool {
+    (served.seen.request.method.as_str(), served.seen.request.target.as_str()) == ("GET", "/v1/models")
+}
+
+fn looks_were_well_formed(evidence: &Evidence) -> Vec<String> {
+    let operator = format!("Bearer {}", evidence.operator_key);
+    let foreign = |key: &str| key != operator;
+    let looks = evidence.served.iter().filter(|served| is_look(served)).map(|served| &served.seen.request);
+    looks
+        .filter(|look| !look.faults.is_empty() || look.header("authorization").is_some_and(foreign))
+        .map(|look| format!("the upstream was looked at with a malformed request or another key: {look:?}"))
+        .collect()
+}
+
 /// What the upstream was sent: framed cleanly, with the operator's key and nobody else's, capped, metered.
 fn requests_were_well_formed(evidence: &Evidence) -> Vec<String> {
     let mut found = Vec::new();
@@ -305,8 +324,6 @@ fn requests_were_well_formed(evidence: &Evidence) -> Vec<String> {
             complain("an invitation to compress");
         }
         match (request.method.as_str(), request.target.as_str()) {
-            // `tollgate doctor` asks for no more than this.
-            ("GET", "/v1/models") => continue,
             ("POST", "/v1/chat/completions") => {}
             _ => complain("another path than chat completions"),
         }

@@ -10,7 +10,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::{env, fs};
 
 use tokio_postgres::{Client, NoTls};
@@ -233,8 +233,19 @@ fn server_uid() -> Option<u32> {
     (id(&["-u"]) == 0).then(|| id(&["-u", "postgres"]))
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+/// A port that is free now, and that nobody is given who asks for any: neither a fake, nor a connection, nor another
+/// product of this process. So two are never mistaken for each other.
+pub(crate) fn free_port() -> u16 {
+    /// Below the range that the system gives ports from (32768 on, as Linux has it).
+    const PORTS: std::ops::Range<u32> = 10_000..32_000;
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let step = std::process::id().wrapping_mul(127).wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed));
+        let port = (PORTS.start + step % (PORTS.end - PORTS.start)) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 fn must(command: &mut Command) -> Output {

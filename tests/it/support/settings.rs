@@ -93,6 +93,14 @@ impl Settings {
         self
     }
 
+    /// The same the other way round: what is there already stays.
+    pub(crate) fn under_base(mut self, toml: &str) -> Self {
+        let mut file: Table = toml.parse().expect("the test's own TOML");
+        lay_over(&mut file, std::mem::take(&mut self.file));
+        self.file = file;
+        self
+    }
+
     /// One more environment variable, also in place of one that the door sets.
     pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));
