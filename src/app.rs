@@ -5,7 +5,7 @@
 //! `work`, which `serve` waits for.
 
 mod reload;
-mod requests;
+pub(crate) mod requests;
 mod serving;
 #[cfg(test)]
 mod tests;

@@ -5,6 +5,7 @@
 //! and the [`ledger::Settlement`] says what it really cost. Start reading in [`proxy`].
 
 pub mod account;
+mod admin;
 pub mod app;
 pub mod auth;
 pub mod cli;

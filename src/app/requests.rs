@@ -22,7 +22,7 @@ const ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
 pub struct RequestId(pub Uuid);
 
 /// Gives the request its id, whatever the client sent, and the answer the same.
-pub(super) async fn name_request(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+pub(crate) async fn name_request(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let id = new_id(app.clock.now());
     let Ok(value) = HeaderValue::from_str(id.hyphenated().encode_lower(&mut Uuid::encode_buffer())) else {
         return next.run(request).await;
@@ -69,7 +69,7 @@ impl<S: Send + Sync> FromRequestParts<S> for RequestId {
 
 /// One line a request. What is forwarded logs itself when it has ended (`proxy`), so here only the rest is told. A head
 /// that is too large gets no further.
-pub(super) async fn log_request(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+pub(crate) async fn log_request(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let path = request.uri().path();
     let bytes_max = app.config().server.header_bytes_max;
     let is_too_large = head_bytes(&request) > bytes_max;

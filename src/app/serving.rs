@@ -22,6 +22,8 @@ use crate::outbox::Outbox;
 
 /// Connections beyond the open requests: idle ones, and those that are still sending.
 const SPARE_CONNECTIONS: usize = 1024;
+/// The operator's connections.
+const ADMIN_CONNECTIONS: usize = 64;
 /// How long what was cut may take to settle.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -48,10 +50,13 @@ pub async fn serve(app: Arc<App>, writer: Writer, listener: TcpListener, stop: C
     let graceful = GracefulShutdown::new();
     let connections = TaskTracker::new();
     let places = Arc::new(Semaphore::new(server.open_requests_max.saturating_add(SPARE_CONNECTIONS)));
+    let (admin_listener, admin_places) = (listen_for_admin(&server).await, Arc::new(Semaphore::new(ADMIN_CONNECTIONS)));
+    let admin_router = crate::admin::router(&app);
     loop {
-        let accepted = tokio::select! {
+        let (accepted, router) = tokio::select! {
             () = stop.cancelled() => break,
-            accepted = accept(&listener, &places) => accepted,
+            accepted = accept(&listener, &places) => (accepted, &router),
+            accepted = accept_if(admin_listener.as_ref(), &admin_places) => (accepted, &admin_router),
         };
         let Some((stream, place)) = accepted else { continue };
         let connection = connection(&app, &server, stream, router.clone(), &graceful);
@@ -60,7 +65,7 @@ pub async fn serve(app: Arc<App>, writer: Writer, listener: TcpListener, stop: C
             drop(place);
         });
     }
-    drop(listener);
+    drop((listener, admin_listener));
     connections.close();
     drain(&app, graceful, &connections, server.shutdown_grace).await;
     // After the last request has settled, so that its entry may go as well.
@@ -70,6 +75,27 @@ pub async fn serve(app: Arc<App>, writer: Writer, listener: TcpListener, stop: C
         tracing::debug!("a call to log_request is left open: its entries go again at the next start");
     }
     close(&app, writer).await;
+}
+
+/// The operator's listener, where there is a token for it. A server without it serves its users all the same.
+async fn listen_for_admin(server: &Server) -> Option<TcpListener> {
+    let bind = server.admin_bind.as_ref().filter(|_| server.admin_token.is_some())?;
+    match TcpListener::bind(bind).await {
+        Ok(listener) => Some(listener),
+        Err(error) => {
+            tracing::error!(%error, bind, "no admin listener: set [server] admin_bind to a free address, or to \"\"");
+            None
+        }
+    }
+}
+
+type Accepted = Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)>;
+
+async fn accept_if(listener: Option<&TcpListener>, places: &Arc<Semaphore>) -> Accepted {
+    match listener {
+        Some(listener) => accept(listener, places).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Starts the outbox, where there is a database for it. It has connections of its own, so that a full batch and the
@@ -88,10 +114,7 @@ fn send_entries(app: &App, sending: &TaskTracker, sent: &CancellationToken) {
     }
 }
 
-async fn accept(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> Accepted {
     let place = places.clone().acquire_owned().await.ok()?;
     match listener.accept().await {
         Ok((stream, _)) => Some((stream, place)),

@@ -38,6 +38,7 @@ async fn used(settings: Settings) -> (Door, Vec<User>) {
 
 fn settings() -> Settings {
     Settings::new()
+        .on_sqlite()
         .with("[plans.team]\nmodels = [\"gpt-4o-mini\"]\nlimits = [{ per = \"lifetime\", tokens = 99999 }]\n")
 }
 
@@ -184,7 +185,7 @@ async fn what_is_cut_or_altered_or_comes_to_a_used_ledger_leaves_nothing_behind(
 #[tokio::test(flavor = "multi_thread")]
 async fn what_had_not_reached_the_usage_table_reaches_it_from_the_new_ledger() {
     let rest = Rest::start(Grants::New).await;
-    let mut door = Door::open(joined(Settings::new(), Way::Rest, &rest)).await;
+    let mut door = Door::open(joined(Settings::new().on_sqlite(), Way::Rest, &rest)).await;
     let answer = door.user("alice").ask(chat("before the move")).await.expect(200);
     door.row(&answer).await;
     door.process.term(PATIENCE).await;

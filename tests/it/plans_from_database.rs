@@ -1,12 +1,15 @@
 //! Plans from the developer's own database, over REST and over Postgres: what counts, how soon, and what happens when
 //! nobody can be asked.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::support::caller::{Call, chat};
+use crate::support::caller::{Call, Front, chat};
 use crate::support::door::Door;
+use crate::support::postgres::free_port;
 use crate::support::postgrest::{Behave, Grants, Rest, script};
 use crate::support::project::{Project, WAYS, Way, joined, limit, plan, until};
 use crate::support::settings::Settings;
@@ -42,6 +45,40 @@ async fn a_purchase_shows_within_plan_cache_and_a_blocked_user_is_refused() {
         project.sql("delete from tollgate.subscriptions").await;
         until("back", SOON, async || alice.get("/api/me").await.status == 200).await;
         assert_eq!(plan(&alice).await, names("free", "default"));
+        project.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purchase_shows_at_once_when_the_operator_says_so() {
+    for way in WAYS {
+        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let settings = Settings::new()
+            .with(r#"directory.plan_cache = "10m""#)
+            .env("TOLLGATE_SERVER__ADMIN_BIND", &address.to_string());
+        let project = Project::open(way, settings).await;
+        let alice = project.door.user("alice");
+        assert_eq!(plan(&alice).await, names("free", "default"), "{way:?}");
+        project.subscribe("alice", "'pro'").await;
+        assert_eq!(plan(&alice).await, names("free", "default"), "an answer is kept for ten minutes");
+
+        let admin = Arc::new(Front::new(address));
+        let path = format!("/admin/users/{}/refresh", alice.id);
+        let call = |path: &str| Call::post(path, &json!({}));
+        admin.send(call(&path)).await.refused(401, "missing_token");
+        for token in ["", "x", &alice.token, project.door.operator_key(), &project.door.admin_token()[1..]] {
+            assert_eq!(admin.send(call(&path).bearer(token)).await.status, 401, "{token:?}");
+        }
+        let token = project.door.admin_token();
+        admin.send(call(&path).bearer(token).header("Origin", "https://evil.test")).await.refused(401, "invalid_token");
+        admin.send(call("/admin/users/7/refresh").bearer(token)).await.refused(400, "invalid_request");
+        admin.send(Call::get(&path).bearer(token)).await.refused(405, "method_not_allowed");
+        admin.send(Call::get("/api/me").bearer(token)).await.refused(404, "not_found");
+        project.door.send(call(&path).bearer(token)).await.refused(404, "not_found");
+        assert_eq!(plan(&alice).await, names("free", "default"), "none of these did anything");
+
+        admin.send(call(&path).bearer(token)).await.expect(204);
+        assert_eq!(plan(&alice).await, names("pro", "database"));
         project.close().await;
     }
 }

@@ -241,7 +241,7 @@ async fn a_price_of_ones_own_changes_nothing_else_about_a_model() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_server_on_the_same_ledger_is_refused() {
-    let door = Door::open(Settings::new()).await;
+    let door = Door::open(Settings::new().on_sqlite()).await;
     door.upstream.always(|seen| Talk::words(3).every(Duration::from_millis(300)).reply(seen));
     let mut open = door.user("alice").open(chat_stream("held meanwhile")).await;
     open.take(1).await;

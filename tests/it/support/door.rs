@@ -175,6 +175,7 @@ impl Door {
         command.env("JWT_SECRET", &self.secrets.jwt_secret);
         command.env("OPENAI_API_KEY", &self.secrets.operator_key);
         command.env("TOLLGATE_ADMIN_TOKEN", &self.secrets.admin_token);
+        command.env("TOLLGATE_SERVER__ADMIN_BIND", "");
         command.env("PORT", port.to_string());
         command.env("TOLLGATE_SERVER__BIND", format!("127.0.0.1:{port}"));
         if let Some(database) = &self.database {
@@ -359,6 +360,11 @@ impl Door {
     }
 
     /// The operator's key, for upstreams that echo it.
+    pub(crate) fn admin_token(&self) -> &str {
+        &self.secrets.admin_token
+    }
+
+    /// The operator's key at the upstream.
     pub(crate) fn operator_key(&self) -> &str {
         &self.secrets.operator_key
     }
