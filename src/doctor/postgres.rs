@@ -69,11 +69,30 @@ pub(super) async fn ledger(url: &SecretString) -> Check {
             let fix = "as its owner: grant create on database … to the role in the URL; `serve` makes the schema";
             Check::fail("ledger", format!("the role may not make the schema tollgate_ledger in {}", place(url)), fix)
         }
-        Ok((_, facts)) => {
-            let detail = format!("Postgres {} at {}, {} ms a round trip", facts.major(), place(url), facts.trip_ms);
-            modest("ledger", detail, url, &facts)
-        }
+        Ok((database, facts)) => match write(&database).await {
+            Ok(()) => {
+                let detail = format!("Postgres {} at {}, {} ms a round trip", facts.major(), place(url), facts.trip_ms);
+                modest("ledger", detail, url, &facts)
+            }
+            Err(error) => {
+                let fix =
+                    "let the role in the URL use the schema tollgate_ledger, its tables and its functions, and write";
+                Check::fail("ledger", format!("no row can be written in {}: {}", place(url), error.message), fix)
+            }
+        },
     }
+}
+
+/// Writes a row and takes it back, where the tables are there already.
+async fn write(database: &Database) -> Result<(), PgError> {
+    let rows = database.query("select to_regclass('tollgate_ledger.owners')::text", Vec::new()).await?;
+    let table: Option<String> = rows.first().and_then(|row| row.try_get(0).ok()).flatten();
+    if table.is_none() {
+        return Ok(());
+    }
+    database.query("select tollgate_ledger.renew('doctor', 0)", Vec::new()).await?;
+    database.query("delete from tollgate_ledger.owners where id = 'doctor'", Vec::new()).await?;
+    Ok(())
 }
 
 /// The lines of the developer's own database, where it is reached this way.

@@ -309,6 +309,15 @@ async fn a_postgres_is_connected_to_and_its_functions_and_grants_are_read() {
     let words = ["anon can call tollgate.log_request(jsonb)", "authenticated can write tollgate.usage", "tollgate sql"];
     is(&with(&url).await, "database grants", Status::Fail, &words);
 
+    let tables = include_str!("../../migrations/postgres/0001_ledger.sql");
+    owner.batch(format!("create schema tollgate_ledger; {tables}")).await.unwrap();
+    is(&with(&url).await, "ledger", Status::Ok, &["ms a round trip"]);
+    let left = owner.query("select 1 from tollgate_ledger.owners", Vec::new()).await.unwrap();
+    assert!(left.is_empty(), "the doctor takes back what it wrote");
+    owner.batch("alter database postgres set default_transaction_read_only = on").await.unwrap();
+    is(&with(&url).await, "ledger", Status::Fail, &["no row can be written", "tollgate_ledger"]);
+    owner.batch("alter database postgres reset default_transaction_read_only").await.unwrap();
+
     let unknown = with(&url.replace("/postgres", "/nowhere").replace("//nowhere", "//postgres")).await;
     is(&unknown, "database", Status::Fail, &["3D000", "database's name"]);
 }
