@@ -139,9 +139,7 @@ async fn show(port: u16, token: &str, model: &str) -> Result<(), Failure> {
     line(&format!("  export TOKEN={token}\n"));
     line(&format!("  curl -N http://localhost:{port}/v1/chat/completions -H \"Authorization: Bearer $TOKEN\" \\"));
     line("    -H 'Content-Type: application/json' \\");
-    line(
-        "    -d '{\"model\": \"gpt-4o-mini\", \"stream\": true, \"messages\": [{\"role\": \"user\", \"content\": \"Hello!\"}]}'\n",
-    );
+    line("    -d '{\"stream\": true, \"messages\": [{\"role\": \"user\", \"content\": \"Hello!\"}]}'\n");
     line(&format!("  curl http://localhost:{port}/api/me -H \"Authorization: Bearer $TOKEN\"\n"));
     line(&format!("  curl http://localhost:{port}/api/usage -H \"Authorization: Bearer $TOKEN\"\n"));
     line("Usage is kept in data/demo.db. For your own app: README.md, \"Quick start\". Ctrl-C stops.\n");
