@@ -48,22 +48,7 @@ type Dialer = Client<Bounded<HttpsConnector<HttpConnector>>, Watched>;
 /// The upstream that serves `model`: the first, in the order of the settings, one of whose patterns matches.
 #[must_use]
 pub fn route<'a>(upstreams: &'a [UpstreamConfig], model: &str) -> Option<&'a UpstreamConfig> {
-    upstreams.iter().find(|upstream| upstream.models.iter().any(|pattern| matches(pattern, model)))
-}
-
-/// Whether the whole of `name` fits `pattern`, in which each `*` stands for any text, also none.
-fn matches(pattern: &str, name: &str) -> bool {
-    let mut parts = pattern.split('*');
-    let Some(mut rest) = parts.next().and_then(|start| name.strip_prefix(start)) else { return false };
-    let Some(end) = parts.next_back() else { return rest.is_empty() };
-    let Some(middle) = rest.strip_suffix(end) else { return false };
-    rest = middle;
-    // The leftmost place for each part leaves the most for those after it.
-    for part in parts {
-        let Some((_, after)) = rest.split_once(part) else { return false };
-        rest = after;
-    }
-    true
+    upstreams.iter().find(|upstream| upstream.serves(model))
 }
 
 /// The clients of all upstreams, and what their last traffic saw. Cheap to clone; clones share both.

@@ -109,7 +109,8 @@ fn a_model_goes_to_the_first_upstream_whose_pattern_fits_all_of_it() {
         ("o*", "O1", false),
         ("", "x", false),
     ] {
-        assert_eq!(matches(pattern, model), fits, "{pattern} {model}");
+        let one = UpstreamConfig { models: vec![pattern.to_owned()], ..upstream("http://a/v1", None) };
+        assert_eq!(one.serves(model), fits, "{pattern} {model}");
     }
     let mut second = upstream("http://b/v1", None);
     second.models = vec!["llama".to_owned(), "*".to_owned()];
