@@ -5,11 +5,6 @@ use std::process::ExitCode;
 use clap::Parser;
 use tollgate::cli::{Cli, Failure, print, run};
 
-/// A request allocates and frees buffers of some KiB at the same places over and over; glibc gives such pages back to the
-/// kernel and asks for them again.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
