@@ -69,6 +69,9 @@ pub(crate) struct Args {
     /// Give up a request after so many seconds
     #[arg(long, default_value_t = 120)]
     timeout: u64,
+    /// One more header, as `name: value`
+    #[arg(long)]
+    header: Option<String>,
     /// The model that is asked for; empty for none
     #[arg(long, default_value = "gpt-4o-mini")]
     model: String,
@@ -302,10 +305,11 @@ impl Load {
              \"bench:user={user},events={events},interval={interval_us},delay={delay_us}; What should I cook tonight with \
              rice, two eggs and a leek, if I have twenty minutes and one pan?\"}}],\"temperature\":0.7{cap}{stream}}}"
         );
+        let more = args.header.as_ref().map(|header| format!("{header}\r\n")).unwrap_or_default();
         let (path, address, length) = (&self.path, &self.address, body.len());
         format!(
             "POST {path} HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\n\
-             accept: */*\r\nuser-agent: tollgate-bench\r\ncontent-length: {length}\r\n\r\n{body}"
+             accept: */*\r\nuser-agent: tollgate-bench\r\n{more}content-length: {length}\r\n\r\n{body}"
         )
         .into_bytes()
     }
