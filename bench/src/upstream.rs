@@ -21,6 +21,7 @@ use crate::tokens::Key;
 
 /// What every prompt is said to have, whatever it is.
 const PROMPT_TOKENS: u64 = 24;
+const MODEL: &str = "gpt-4o-mini-2024-07-18";
 const BACKLOG: u32 = 8192;
 const WORDS: [&str; 8] = [" the", " quick", " brown", " fox", " jumps", " over", " it", "."];
 
@@ -44,6 +45,8 @@ struct Wanted {
     delay: Duration,
     stream: bool,
     usage: bool,
+    /// What a whole answer says it was made by: a proxy may charge by it. Streams are all of the first.
+    model: &'static str,
 }
 
 /// What was served to one user.
@@ -128,7 +131,7 @@ impl Upstream {
         let text: String = (0..wanted.events).filter_map(word).collect();
         let answer = json!({
             "id": "chatcmpl-bench000000000000000000000000", "object": "chat.completion", "created": 1_764_000_000,
-            "model": "gpt-4o-mini-2024-07-18",
+            "model": wanted.model,
             "choices": [{"index": 0, "message": {"role": "assistant", "content": text, "refusal": null, "annotations": []},
                          "logprobs": null, "finish_reason": "stop"}],
             "usage": usage(wanted.events), "service_tier": "default", "system_fingerprint": "fp_bench",
@@ -228,6 +231,7 @@ fn wanted(body: &[u8]) -> Wanted {
         delay: Duration::from_micros(number(b"delay=").unwrap_or(0)),
         stream: is_true(b"\"stream\":"),
         usage: is_true(b"\"include_usage\":"),
+        model: if memmem::find(body, b"\"gpt-4o\"").is_some() { "gpt-4o-2024-08-06" } else { MODEL },
     }
 }
 
@@ -260,7 +264,7 @@ fn usage(output: u64) -> Value {
 
 fn part(choices: &Value, usage: &Value) -> String {
     json!({"id": "chatcmpl-bench000000000000000000000000", "object": "chat.completion.chunk", "created": 1_764_000_000,
-           "model": "gpt-4o-mini-2024-07-18", "service_tier": "default", "system_fingerprint": "fp_bench",
+           "model": MODEL, "service_tier": "default", "system_fingerprint": "fp_bench",
            "choices": choices, "usage": usage})
     .to_string()
 }
@@ -293,6 +297,7 @@ mod tests {
             delay: Duration::from_micros(5),
             stream: true,
             usage: true,
+            model: MODEL,
         };
         assert_eq!(wanted(body), all);
         let none = wanted(br#"{"messages":[],"stream":false}"#);
