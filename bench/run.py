@@ -256,8 +256,8 @@ def cut(folder, upstream, streams):
     with target.serve():
         # The keys are fetched and the tokens known before: the callers are to be cut in the work, not at the door.
         target.load(tokens=upstream.tokens(1000), requests=1000, concurrency=64)
-        result = target.load(tokens=upstream.tokens(1000), requests=streams, concurrency=200, stream=True, events=32,
-                             interval_us=4000, delay_us=5000, hang_up=1.0, hang_up_within_ms=140)
+        result = target.load(tokens=upstream.tokens(1000), requests=streams, rate=400, stream=True, events=32,
+                             interval_us=4000, delay_us=5000, hang_up=1.0, hang_up_within_ms=180)
         deadline = time.monotonic() + 60
         open_rows = "select count(*) from requests where state = 'held'"
         while (upstream.served()["open"] or rows_of(target.folder, open_rows)[0][0]) and time.monotonic() < deadline:
@@ -272,7 +272,8 @@ def cut(folder, upstream, streams):
         short += max(0, of_user - paid)
         over += max(0, paid - of_user)
     states = dict(rows_of(target.folder, "select state, count(*) from requests group by state"))
-    return {"streams": streams, "hung_up": result["hung_up"], "whole": result["ok"], "reached_upstream": served["requests"],
+    return {"streams": streams, "hung_up": result["hung_up"], "whole": result["ok"], "statuses": result["statuses"],
+            "errors": result["errors"], "reached_upstream": served["requests"],
             "tokens_served": served["input_tokens"] + served["output_tokens"], "tokens_not_charged": short,
             "tokens_charged_and_not_served": over, "rows": states,
             "rows_without_end": rows_of(target.folder, "select count(*) from requests where state = 'held' or ended_at is null")[0][0]}
