@@ -44,7 +44,7 @@ def head(run):
     on = run["machine"]
     text = f"{on['day']}, {on['cores']} cores of {on['cpu']}, Linux {on['kernel']}, {len(run['rounds'])} rounds"
     text += "" if on["pinned"] else ", **not pinned**"
-    text += ". **A quick run: fewer requests, one round.**" if run["quick"] else "."
+    text += f". **Shortened: {run['scale']:.0%} of the requests.**" if run["scale"] < 1 else "."
     if run.get("note"):
         text += " " + run["note"]
     return text + "".join(f"\nNot run: {name} ({why})." for name, why in sorted(run["missing"].items()))

@@ -81,14 +81,22 @@ impl Wire {
         Ok(self.stream.read_buf(&mut self.buffer).await? > 0)
     }
 
+    /// Reads until so much is there; false where the peer has gone before.
+    async fn fill_to(&mut self, bytes: usize) -> io::Result<bool> {
+        while self.unread().len() < bytes {
+            if !self.fill().await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// The next request; `None` where the peer has gone.
     pub(crate) async fn next_request(&mut self) -> io::Result<Option<Asked>> {
         loop {
             if let Some((length, body_bytes, mut asked)) = request_head(self.unread())? {
-                while self.unread().len() < length + body_bytes {
-                    if !self.fill().await? {
-                        return Ok(None);
-                    }
+                if !self.fill_to(length + body_bytes).await? {
+                    return Ok(None);
                 }
                 asked.body = self.unread().get(length..length + body_bytes).unwrap_or_default().to_vec();
                 self.take(length + body_bytes);

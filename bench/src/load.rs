@@ -19,7 +19,7 @@ use crate::stats::{Dice, Durations, due};
 /// Arguments of `load`.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
-    /// http://127.0.0.1:8080/v1/chat/completions
+    /// Such as `http://127.0.0.1:8080/v1/chat/completions`
     #[arg(long)]
     url: String,
     /// A file with an access token a line; the requests take turns
