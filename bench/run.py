@@ -148,7 +148,7 @@ def measure_all(args):
     """The whole table."""
     scale = args.scale or (0.15 if args.quick else 1)
     rounds = args.rounds or (1 if args.quick else 3)
-    figures = {"rounds": [], "quick": args.quick, "scale": scale, "memory": {}, "starts_ms": {}, "missing": {}, "flush_ms": [], "holds": []}
+    figures = {"rounds": [], "quick": args.quick, "scale": scale, "note": args.note, "memory": {}, "starts_ms": {}, "missing": {}, "flush_ms": [], "holds": []}
     with scratch() as folder, postgres() as server, contextlib.ExitStack() as running:
         upstream = running.enter_context(rig.Upstream(folder).serve())
         figures["postgres"] = server.version if server else None
@@ -410,6 +410,7 @@ def main():
     parser.add_argument("--quick", action="store_true", help="two minutes: one round, fewer requests")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--scale", type=float, help="the share of the full number of requests")
+    parser.add_argument("--note", default="", help="a sentence for the head of the results")
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--rate", type=float, default=500, help="streams a second of the soak")
     parser.add_argument("--users", type=int, default=1_000_000)
