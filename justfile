@@ -13,12 +13,12 @@ build:
 
 # Every test (they need apt-get install faketime postgresql)
 test:
-    cargo test --locked
+    cargo test --locked --workspace
 
 # What CI checks of the code itself
 lint:
     cargo fmt --check
-    cargo clippy --locked --all-targets -- -D warnings
+    cargo clippy --locked --workspace --all-targets -- -D warnings
     shellcheck scripts/*.sh .ci/run
     scripts/docker-context.sh
 
@@ -37,6 +37,11 @@ sdk:
 # A real model behind Tollgate, and what it charges beside what the model's server counted
 real-model:
     scripts/real-model.sh
+
+# Tollgate beside nginx and a Python sketch (bench/README.md): `just bench`, `just bench --quick`, `just bench overshoot`
+bench *arguments:
+    cargo build --release --locked -p tollgate -p tollgate-bench
+    bench/run.py {{arguments}}
 
 # Everything CI does
 ci:
