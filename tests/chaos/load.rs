@@ -41,7 +41,7 @@ pub(crate) const PLANS: &[PlanFacts] = &[
 ];
 
 /// What the whole app may spend in a day, in micro-dollars.
-pub(crate) const CEILING: i64 = 12_000;
+pub(crate) const CEILING: i64 = 60_000;
 
 /// New users come so often, so that there are always some whose limits are not used up.
 pub(crate) const GENERATION: Duration = Duration::from_secs(4);

@@ -61,6 +61,8 @@ pub(crate) enum Fault {
     /// SIGTERM; started again at once.
     Terminate(usize),
     DiskFull(Duration),
+    /// Every file of the process may be no longer than a page: the next write fails, whatever room there is.
+    NoGrowth(Duration),
     PostgresCrash,
     PostgresDown(Duration),
     /// The clock is so many seconds ahead from now on.
@@ -119,6 +121,7 @@ fn fault(lane: usize, store: Store, dice: &mut Dice) -> Fault {
             _ => Fault::Kill(dice.below(store.processes() as u64) as usize, lasting / 8),
         },
         1 => match (store, kind) {
+            (Store::Sqlite, 2..) => Fault::NoGrowth(lasting),
             (Store::Sqlite, _) | (_, 0) => Fault::DiskFull(lasting),
             (Store::Postgres, 1) => Fault::PostgresDown(lasting * 2),
             (Store::Postgres, _) => Fault::PostgresCrash,
@@ -138,6 +141,7 @@ impl Fault {
         match self {
             Self::Kill(_, lasts)
             | Self::DiskFull(lasts)
+            | Self::NoGrowth(lasts)
             | Self::PostgresDown(lasts)
             | Self::Upstream(_, lasts)
             | Self::BrokenSettings(_, lasts) => lasts,

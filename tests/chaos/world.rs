@@ -11,7 +11,7 @@ use crate::ledger::Place;
 use crate::load;
 use crate::script::{Fault, Mood, Script, Store};
 use crate::support::caller::{Answer, Front};
-use crate::support::disk::Tmpfs;
+use crate::support::disk::{self, Tmpfs};
 use crate::support::door::Door;
 use crate::support::faketime;
 use crate::support::postgres::Postgres;
@@ -70,7 +70,7 @@ impl World {
             .with(&load::plans())
             .with(&format!("proxy.on_disconnect = \"{}\"", script.on_disconnect))
             .with(&format!("ceiling.cost_usd_per_day = \"0.{:06}\"", load::CEILING));
-        let mut settings = faketime::movable(settings).on_sqlite();
+        let mut settings = faketime::movable(settings).on_sqlite().under(disk::MAY_BE_LIMITED);
         let (mut postgres, mut disk) = (None, None);
         if store == Store::Postgres {
             let (server, its_disk) = Postgres::start_on_disk(DISK_MIB).await;
@@ -194,6 +194,11 @@ impl World {
                     tokio::task::block_in_place(|| postgres.revive());
                 }
             }
+            Fault::NoGrowth(lasts) => {
+                self.limit_files("4096");
+                sleep(lasts).await;
+                self.limit_files("unlimited");
+            }
             Fault::PostgresCrash => self.postgres_down(Duration::ZERO).await,
             Fault::PostgresDown(lasts) => self.postgres_down(lasts).await,
             Fault::Clock(ahead) => faketime::ahead(&self.door, ahead),
@@ -227,6 +232,13 @@ impl World {
         tokio::task::block_in_place(|| postgres.stop("immediate"));
         sleep(lasts).await;
         tokio::task::block_in_place(|| postgres.start_again());
+    }
+
+    /// (One that is started meanwhile has no limit.)
+    fn limit_files(&self, bytes: &str) {
+        if !self.down[0].load(Ordering::SeqCst) {
+            disk::limit_files(self.door.process.pid(), bytes);
+        }
     }
 
     fn break_settings(&self, which: usize) {
