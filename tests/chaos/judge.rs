@@ -48,6 +48,10 @@ fn disagreement(served: &Served, row: &Row, settings: &Settings) -> Option<Strin
         return None;
     }
     let refused = served.answered.is_some_and(|status| status >= 400);
+    // Whoever leaves cuts the upstream with `abort`: its refusal was on the way, and nobody has read it.
+    if refused && row.has("cancelled") && row.has("estimated") {
+        return None;
+    }
     if refused != (row.state == "voided") {
         return Some(format!("was answered {:?} upstream and is {}", served.answered, row.state));
     }
