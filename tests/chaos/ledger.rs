@@ -79,7 +79,9 @@ impl Reader {
         match place {
             Place::File(path) => {
                 let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-                Connection::open_with_flags(path, flags).map(|db| Self::Sqlite(Mutex::new(db))).map_err(|error| error.to_string())
+                Connection::open_with_flags(path, flags)
+                    .map(|db| Self::Sqlite(Mutex::new(db)))
+                    .map_err(|error| error.to_string())
             }
             Place::Server(url) => {
                 let connecting = tokio_postgres::connect(url, tokio_postgres::NoTls);
@@ -119,7 +121,8 @@ impl Reader {
 
     async fn query(&self, sql: &str) -> Result<Vec<Vec<String>>, String> {
         match self {
-            Self::Sqlite(db) => tokio::task::block_in_place(|| query_sqlite(&db.lock().unwrap(), sql)).map_err(|error| error.to_string()),
+            Self::Sqlite(db) => tokio::task::block_in_place(|| query_sqlite(&db.lock().unwrap(), sql))
+                .map_err(|error| error.to_string()),
             Self::Postgres(client) => {
                 let answer = client.simple_query(sql).await.map_err(|error| error.to_string())?;
                 let rows = answer.iter().filter_map(|message| match message {
@@ -227,7 +230,8 @@ fn limit_of(window: &Window, unit: &str, plans: &HashMap<String, &'static PlanFa
 
 /// Law 4 in this instant: every window says what its rows add up to; and law 3 of each row.
 pub(crate) fn unlike_the_rows(seen: &Snapshot) -> Vec<String> {
-    let mut found: Vec<String> = seen.rows.iter().filter_map(|row| Some(format!("{}: {row:?}", unsound(row)?))).collect();
+    let mut found: Vec<String> =
+        seen.rows.iter().filter_map(|row| Some(format!("{}: {row:?}", unsound(row)?))).collect();
     let mut by_user: HashMap<&str, Vec<&Row>> = HashMap::new();
     for row in &seen.rows {
         by_user.entry(&row.user).or_default().push(row);
@@ -238,7 +242,8 @@ pub(crate) fn unlike_the_rows(seen: &Snapshot) -> Vec<String> {
         let rate = matches!(window.per.as_str(), "minute" | "hour");
         for row in by_user.get(window.user.as_str()).into_iter().flatten().filter(|row| window.contains(row)) {
             let counts = row.used[0] + if rate && row.state == "voided" { row.load } else { 0 };
-            let (spent, open) = if row.state == "held" { ([0; 3], row.held) } else { ([counts, row.used[1], row.used[2]], [0; 3]) };
+            let (spent, open) =
+                if row.state == "held" { ([0; 3], row.held) } else { ([counts, row.used[1], row.used[2]], [0; 3]) };
             for unit in 0..3 {
                 used[unit] += spent[unit];
                 held[unit] += open[unit];

@@ -56,7 +56,9 @@ pub(crate) fn plans() -> String {
             .limits
             .iter()
             .map(|(per, unit, amount)| match *unit {
-                "cost_usd" => format!("{{ per = \"{per}\", cost_usd = \"{}.{:06}\" }}", amount / 1_000_000, amount % 1_000_000),
+                "cost_usd" => {
+                    format!("{{ per = \"{per}\", cost_usd = \"{}.{:06}\" }}", amount / 1_000_000, amount % 1_000_000)
+                }
                 unit => format!("{{ per = \"{per}\", {unit} = {amount} }}"),
             })
             .collect();
@@ -87,7 +89,10 @@ impl Crowd {
             door.user_with(&format!("{}-{generation}-{number}", plan.name), &claims)
         };
         let users = (0..generations).map(|generation| {
-            PLANS.iter().map(|plan| (0..USERS_OF_A_PLAN).map(|number| user(generation, plan, number)).collect()).collect()
+            PLANS
+                .iter()
+                .map(|plan| (0..USERS_OF_A_PLAN).map(|number| user(generation, plan, number)).collect())
+                .collect()
         });
         Self { users: users.collect() }
     }
@@ -204,7 +209,9 @@ fn body(dice: &mut Dice) -> Value {
 pub(crate) fn answer(seen: &Seen, mood: Mood) -> Reply {
     let (deed, number) = deed(seen).unwrap_or_else(|| ("words".to_owned(), 5));
     let words = Talk::words(number % 20).every(Duration::from_millis(number % 9));
-    let broken = |step: Step| if seen.is_stream() { words.clone().cut(number % 6, step).reply(seen) } else { Reply::headless(step) };
+    let broken = |step: Step| {
+        if seen.is_stream() { words.clone().cut(number % 6, step).reply(seen) } else { Reply::headless(step) }
+    };
     match mood {
         Mood::Scripted => {}
         Mood::Resets => return broken(Step::Reset),

@@ -20,7 +20,7 @@ use crate::world::World;
 /// How often the ledger is looked at.
 const EVERY: Duration = Duration::from_millis(10);
 /// How long it may take until nothing is open any more.
-const QUIET_WITHIN: Duration = Duration::from_secs(30);
+const QUIET_WITHIN: Duration = Duration::from_secs(15);
 
 /// Runs a seed; panics where a law is broken.
 pub(crate) async fn run(seed: u64, store: Store, length: Duration) {
@@ -85,7 +85,9 @@ async fn watch(world: Arc<World>, plans: Arc<HashMap<String, &'static PlanFacts>
                 found.extend(unlike_the_rows(&seen));
                 look_again = Instant::now() + (begun.elapsed() * 9).max(Duration::from_millis(300));
             }
-            found.into_iter().for_each(|what| world.complain(format!("{:.3} s: {what}", world.elapsed().as_secs_f64())));
+            found
+                .into_iter()
+                .for_each(|what| world.complain(format!("{:.3} s: {what}", world.elapsed().as_secs_f64())));
             samples.fetch_add(1, Ordering::Relaxed);
             sleep(EVERY.saturating_sub(begun.elapsed())).await;
         }

@@ -64,6 +64,8 @@ pub(crate) enum Fault {
     /// Every file of the process may be no longer than a page: the next write fails, whatever room there is.
     NoGrowth(Duration),
     PostgresCrash,
+    /// What Postgres answers gets lost, then every connection breaks: nobody knows what was committed.
+    PostgresUnheard(Duration),
     PostgresDown(Duration),
     /// The clock is so many seconds ahead from now on.
     Clock(i64),
@@ -124,6 +126,7 @@ fn fault(lane: usize, store: Store, dice: &mut Dice) -> Fault {
             (Store::Sqlite, 2..) => Fault::NoGrowth(lasting),
             (Store::Sqlite, _) | (_, 0) => Fault::DiskFull(lasting),
             (Store::Postgres, 1) => Fault::PostgresDown(lasting * 2),
+            (Store::Postgres, 2) => Fault::PostgresUnheard(lasting / 4),
             (Store::Postgres, _) => Fault::PostgresCrash,
         },
         2 => Fault::Clock(CLOCKS[dice.below(CLOCKS.len() as u64) as usize]),
@@ -142,6 +145,7 @@ impl Fault {
             Self::Kill(_, lasts)
             | Self::DiskFull(lasts)
             | Self::NoGrowth(lasts)
+            | Self::PostgresUnheard(lasts)
             | Self::PostgresDown(lasts)
             | Self::Upstream(_, lasts)
             | Self::BrokenSettings(_, lasts) => lasts,

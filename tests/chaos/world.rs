@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
-use crate::ledger::Place;
+use crate::ledger::{Place, Reader};
 use crate::load;
 use crate::script::{Fault, Mood, Script, Store};
 use crate::support::caller::{Answer, Front};
@@ -16,6 +16,7 @@ use crate::support::door::Door;
 use crate::support::faketime;
 use crate::support::postgres::Postgres;
 use crate::support::process::Process;
+use crate::support::relay::Relay;
 use crate::support::settings::Settings;
 use crate::support::sibling::Sibling;
 
@@ -53,7 +54,9 @@ pub(crate) struct World {
     /// Whether a process is down because we took it down.
     down: Vec<AtomicBool>,
     settings: Settings,
-    pub(crate) postgres: Option<Postgres>,
+    postgres: Option<Postgres>,
+    /// Between the product and Postgres.
+    wire: Option<Relay>,
     disk: Option<Tmpfs>,
     mood: Arc<Mutex<Mood>>,
     begun: Instant,
@@ -71,12 +74,14 @@ impl World {
             .with(&format!("proxy.on_disconnect = \"{}\"", script.on_disconnect))
             .with(&format!("ceiling.cost_usd_per_day = \"0.{:06}\"", load::CEILING));
         let mut settings = faketime::movable(settings).on_sqlite().under(disk::MAY_BE_LIMITED);
-        let (mut postgres, mut disk) = (None, None);
+        let (mut postgres, mut disk, mut wire) = (None, None, None);
         if store == Store::Postgres {
             let (server, its_disk) = Postgres::start_on_disk(DISK_MIB).await;
             server.create_database("ledger").await;
-            settings = settings.env("TOLLGATE_STORE__URL", &server.url("ledger")).env("TOLLGATE_STORE__LEASE", "5s");
-            (postgres, disk) = (Some(server), its_disk);
+            let between = Relay::start(server.port()).await;
+            let url = server.url("ledger").replace(&server.port().to_string(), &between.port().to_string());
+            settings = settings.env("TOLLGATE_STORE__URL", &url).env("TOLLGATE_STORE__LEASE", "5s");
+            (postgres, disk, wire) = (Some(server), its_disk, Some(between));
         }
         let door = Arc::new(Door::prepare(settings.clone()).await);
         if store == Store::Sqlite {
@@ -100,6 +105,7 @@ impl World {
             siblings,
             settings,
             postgres,
+            wire,
             disk,
             mood,
             begun: Instant::now(),
@@ -177,7 +183,9 @@ impl World {
                 self.down[number].store(true, Ordering::SeqCst);
                 self.seat(number).1.kill9();
                 sleep(gap).await;
+                let orphans = self.orphans().await;
                 self.revive(number).await;
+                self.expect_swept(&orphans).await;
             }
             Fault::Terminate(number) => {
                 self.down[number].store(true, Ordering::SeqCst);
@@ -200,6 +208,12 @@ impl World {
                 self.limit_files("unlimited");
             }
             Fault::PostgresCrash => self.postgres_down(Duration::ZERO).await,
+            Fault::PostgresUnheard(lasts) => {
+                let Some(wire) = &self.wire else { return };
+                wire.lose_answers();
+                sleep(lasts).await;
+                wire.cut();
+            }
             Fault::PostgresDown(lasts) => self.postgres_down(lasts).await,
             Fault::Clock(ahead) => faketime::ahead(&self.door, ahead),
             Fault::Upstream(mood, lasts) => {
@@ -223,8 +237,28 @@ impl World {
 
     /// Asks the oracle of the door as well, and stops everything.
     pub(crate) async fn close(self) {
+        let directory = self.door.directory().to_owned();
         Arc::into_inner(self.door).expect("nobody else has the door any more").close().await;
         drop((self.siblings, self.postgres, self.disk));
+        // The door could not remove where the disk was mounted.
+        let _ = std::fs::remove_dir_all(directory);
+    }
+
+    /// What a dead process left open on SQLite: there is no other.
+    async fn orphans(&self) -> Vec<String> {
+        let place = self.place();
+        let (Place::File(_), Ok(reader)) = (&place, Reader::connect(&place).await) else { return Vec::new() };
+        let rows = reader.look().await.map(|seen| seen.rows).unwrap_or_default();
+        rows.into_iter().filter(|row| row.state == "held").map(|row| row.id).collect()
+    }
+
+    /// A process that serves has ended what the one before left open.
+    async fn expect_swept(&self, orphans: &[String]) {
+        let Ok(reader) = Reader::connect(&self.place()).await else { return };
+        let rows = reader.look().await.map(|seen| seen.rows).unwrap_or_default();
+        for row in rows.iter().filter(|row| row.state == "held" && orphans.contains(&row.id)) {
+            self.complain(format!("left by a dead process, and still held after the next start: {row:?}"));
+        }
     }
 
     async fn postgres_down(&self, lasts: Duration) {
@@ -247,7 +281,9 @@ impl World {
             // Half a file, as an editor or a copy leaves it for a moment.
             "" => good[..good.len() / 2].to_owned(),
             "this is not TOML" => "this is not TOML".to_owned(),
-            broken => self.settings.clone().with(broken).text().unwrap().replace("{upstream}", self.door.upstream.base_url()),
+            broken => {
+                self.settings.clone().with(broken).text().unwrap().replace("{upstream}", self.door.upstream.base_url())
+            }
         };
         self.door.write_file("tollgate.toml", &text);
     }
