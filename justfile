@@ -15,6 +15,10 @@ build:
 test:
     cargo test --locked --workspace
 
+# Break everything under load, by a seed: [--seed N] [--seeds HOW_MANY] [--minutes M | --seconds S] [--on sqlite|postgres|both]
+chaos *ARGS:
+    cargo test --locked --test chaos -- run {{ARGS}}
+
 # What CI checks of the code itself
 lint:
     cargo fmt --check

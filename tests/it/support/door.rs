@@ -131,16 +131,21 @@ impl Door {
 
     async fn run(&self, front: &Arc<Front>, process: &Process) {
         for _ in 0..5 {
-            let port = free_port();
-            process.start(self.serve(port));
-            front.moved(SocketAddr::from(([127, 0, 0, 1], port)));
-            if answers(front, process).await {
+            if self.try_run(front, process).await {
                 return;
             }
             // Somebody else took the port between finding it free and binding it.
             assert!(process.output().contains("in use"), "the server did not start:\n{}", process.tail());
         }
         panic!("no free port in five tries:\n{}", process.tail());
+    }
+
+    /// Starts a process of the product once, on a free port. Whether it came to answer before it ended.
+    pub(crate) async fn try_run(&self, front: &Arc<Front>, process: &Process) -> bool {
+        let port = free_port();
+        process.start(self.serve(port));
+        front.moved(SocketAddr::from(([127, 0, 0, 1], port)));
+        answers(front, process).await
     }
 
     /// Starts a product that must refuse to, and waits until it has.

@@ -15,6 +15,8 @@ use std::{env, fs};
 
 use tokio_postgres::{Client, NoTls};
 
+use super::disk::Tmpfs;
+
 const MISSING: &str =
     "PostgreSQL's initdb was not found (in /usr/lib/postgresql/*/bin or by pg_config): apt-get install postgresql-15";
 
@@ -51,8 +53,21 @@ impl Postgres {
         tokio::task::spawn_blocking(move || Self::start_blocking(fsync, &settings)).await.unwrap()
     }
 
+    /// A new server on a small disk of its own, where we may mount one; else on ours.
+    pub(crate) async fn start_on_disk(size_mib: u64) -> (Self, Option<Tmpfs>) {
+        // Little is written ahead, so that the disk's room is what the tables want.
+        let settings = "max_wal_size = 64MB\nmin_wal_size = 32MB";
+        let start = move || Self::start_in(false, settings, |data| Tmpfs::mount(data.to_owned(), size_mib));
+        tokio::task::spawn_blocking(start).await.unwrap()
+    }
+
     /// [`Postgres::start_with`] for tests without a runtime.
     pub(crate) fn start_blocking(fsync: bool, settings: &str) -> Self {
+        Self::start_in(fsync, settings, |_| ()).0
+    }
+
+    /// `prepare` is given the place of the data before there are any.
+    fn start_in<T>(fsync: bool, settings: &str, prepare: impl FnOnce(&Path) -> T) -> (Self, T) {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let directory = env::temp_dir().join(format!("tollgate-pg-{}-{number}", std::process::id()));
         fs::create_dir(&directory).unwrap();
@@ -61,13 +76,17 @@ impl Postgres {
         }
         let keeper = keeper(&directory);
         let mut server = Self { directory, port: 0, keeper };
+        let prepared = prepare(&server.data());
+        if let Some(uid) = server_uid().filter(|_| server.data().exists()) {
+            chown(server.data(), Some(uid), None).unwrap();
+        }
         let init = ["-A", "trust", "-U", "postgres", "-E", "UTF8", "--no-locale", "--no-sync"];
         must(server.tool("initdb").arg("-D").arg(server.data()).args(init));
         for _ in 0..5 {
             server.port = free_port();
             server.write_settings(fsync, settings);
             if server.try_start() {
-                return server;
+                return (server, prepared);
             }
         }
         panic!("PostgreSQL does not start:\n{}", server.log());
@@ -137,6 +156,14 @@ impl Postgres {
         assert!(self.try_start(), "PostgreSQL does not start again:\n{}", self.log());
     }
 
+    /// Starts it again if it has stopped by itself.
+    pub(crate) fn revive(&self) {
+        let status = self.control().arg("status").stdin(Stdio::null()).output().unwrap();
+        if !status.status.success() {
+            self.start_again();
+        }
+    }
+
     /// Crashes the server and starts it again: every connection breaks, and recovery runs.
     pub(crate) fn restart_immediate(&self) {
         self.stop("immediate");
@@ -203,7 +230,8 @@ fn as_server(program: &Path) -> Command {
 fn keeper(directory: &Path) -> Child {
     let as_server = if server_uid().is_some() { "runuser -u postgres -- " } else { "" };
     let script = format!(
-        "cat >/dev/null; {as_server}\"{}/pg_ctl\" -D \"$1/data\" stop -m immediate >/dev/null 2>&1; rm -rf -- \"$1\"",
+        "cat >/dev/null; {as_server}\"{}/pg_ctl\" -D \"$1/data\" stop -m immediate >/dev/null 2>&1; \
+         umount -l \"$1/data\" 2>/dev/null; rm -rf -- \"$1\"",
         binaries().display()
     );
     let mut command = Command::new("setsid");
