@@ -27,7 +27,9 @@ pub fn check(data: &[u8]) {
     std::fs::write(directory.0.join(".env"), dot_env).expect("a place to write");
     let mut env: BTreeMap<String, String> =
         SECRETS.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    env.extend(environment.lines().filter_map(|line| line.split_once('=')).map(|(name, value)| (name.into(), value.into())));
+    env.extend(
+        environment.lines().filter_map(|line| line.split_once('=')).map(|(name, value)| (name.into(), value.into())),
+    );
     let sources = Sources { file: None, env, directory: directory.0.clone() };
     let loaded = Config::load(&sources);
     match &loaded {
@@ -59,7 +61,10 @@ fn valid(config: &Config) {
             assert!(config.upstreams.iter().any(|upstream| upstream.serves(model)), "and somebody serves it");
         }
     }
-    assert!(config.auth.jwt_secret.is_some() || config.auth.supabase_url.is_some(), "there is a key to verify tokens by");
+    assert!(
+        config.auth.jwt_secret.is_some() || config.auth.supabase_url.is_some(),
+        "there is a key to verify tokens by"
+    );
     assert!(config.auth.plan_claim.first().is_none_or(|name| name != "user_metadata"));
     assert!(config.ceiling.is_none_or(|ceiling| ceiling.0 > 0));
 }

@@ -204,7 +204,16 @@ impl Reader<'_> {
     }
 
     fn escape(&mut self) -> Option<char> {
-        let simple = [('"', '"'), ('\\', '\\'), ('/', '/'), ('b', '\u{8}'), ('f', '\u{c}'), ('n', '\n'), ('r', '\r'), ('t', '\t')];
+        let simple = [
+            ('"', '"'),
+            ('\\', '\\'),
+            ('/', '/'),
+            ('b', '\u{8}'),
+            ('f', '\u{c}'),
+            ('n', '\n'),
+            ('r', '\r'),
+            ('t', '\t'),
+        ];
         self.eat("\\");
         if self.eat("u") {
             let first = self.hex()?;

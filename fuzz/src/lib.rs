@@ -30,9 +30,10 @@ impl Dice {
     /// Dice for an input.
     #[must_use]
     pub fn of(data: &[u8]) -> Self {
-        Self(data.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
-            (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
-        }))
+        Self(
+            data.iter()
+                .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)),
+        )
     }
 
     /// A number below `bound`.

@@ -108,8 +108,10 @@ fn what_is_said_anew(order: &Order, came: &Json, sent: &Json, (dialect, granted)
     assert_eq!(sent.get("model").and_then(Json::text), Some(order.model()));
     let asked = ["max_completion_tokens", "max_tokens"].iter().find_map(|name| came.get(name)?.whole());
     let wanted = asked.unwrap_or(i128::MAX).min(i128::from(plan.max_output_tokens)).min(i128::from(granted));
-    let caps: Vec<_> =
-        ["max_completion_tokens", "max_tokens"].iter().filter_map(|name| sent.get(name).and_then(Json::whole)).collect();
+    let caps: Vec<_> = ["max_completion_tokens", "max_tokens"]
+        .iter()
+        .filter_map(|name| sent.get(name).and_then(Json::whole))
+        .collect();
     assert_eq!(caps, [wanted], "one cap, within the plan and what was granted");
     let choices = came.get("n").and_then(Json::whole).unwrap_or(1);
     assert_eq!(sent.get("n").and_then(Json::whole).unwrap_or(1), choices);
@@ -143,7 +145,8 @@ enum Meaning {
 
 impl Meaning {
     fn object<'a>(members: impl Iterator<Item = &'a (String, Json)>, within: &str) -> Self {
-        let is_said = |(name, value): &&(String, Json)| *value != Json::Null && !(within == "messages" && name == "annotations");
+        let is_said =
+            |(name, value): &&(String, Json)| *value != Json::Null && !(within == "messages" && name == "annotations");
         Self::Object(members.filter(is_said).map(|(name, value)| (name.clone(), Self::of(name, value))).collect())
     }
 

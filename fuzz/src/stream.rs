@@ -95,7 +95,8 @@ fn whole_events(data: &[u8], seen: &Seen, wants_usage: bool) {
         });
         let line = if is_done { b"[DONE]".to_vec() } else { payload };
         if wants_usage || !is_usage_only {
-            let lines: Vec<u8> = line.split(|byte| *byte == b'\n').flat_map(|line| [b"data: ", line, b"\n"].concat()).collect();
+            let lines: Vec<u8> =
+                line.split(|byte| *byte == b'\n').flat_map(|line| [b"data: ", line, b"\n"].concat()).collect();
             wanted.extend([lines.as_slice(), b"\n"].concat());
         }
         if is_done {

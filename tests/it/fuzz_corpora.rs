@@ -3,7 +3,13 @@
 use std::path::Path;
 
 #[path = "../../fuzz/src/lib.rs"]
-#[allow(dead_code, unreachable_pub, missing_docs, clippy::pedantic, reason = "it is a crate of its own, used here in part")]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    clippy::pedantic,
+    reason = "it is a crate of its own, used here in part"
+)]
 mod targets;
 
 /// Tries every input of a target, and says which one it was that broke a promise.
