@@ -1,6 +1,8 @@
 //! A whole answer, and what is charged for it: never negative, never above the hold unless it is flagged, and exactly what
 //! the answer says.
 
+use std::sync::LazyLock;
+
 use tollgate::ledger::{Charge, charge};
 use tollgate::meter::measure_json;
 use tollgate::plan::{Amounts, Ask, Hold};
@@ -8,6 +10,8 @@ use tollgate::price::{Price, PriceTable, Tokenizer, Usage};
 
 use super::Dice;
 use super::json::Json;
+
+static PRICES: LazyLock<PriceTable> = LazyLock::new(PriceTable::shipped);
 
 /// Tries an answer.
 ///
@@ -18,10 +22,9 @@ pub fn check(body: &[u8]) {
     if let (Some(said), Some(usage)) = (Json::read(body), measured.usage) {
         as_reported(&said, &usage);
     }
-    let prices = PriceTable::shipped();
     let mut dice = Dice::of(body);
     for name in ["gpt-4o-mini", "gpt-5.4", "gpt-3.5-turbo"] {
-        let Some((_, price)) = prices.resolve(name) else { continue };
+        let Some((_, price)) = PRICES.resolve(name) else { continue };
         let (input, output) = (dice.below(300_000), u32::try_from(dice.below(2000)).expect("small"));
         let ask = Ask { price: price.clone(), input_tokens: input, output_cap: output, output_floor: 1, choices: 1 };
         let hold = Hold { output_cap: output, amounts: ask.amounts(output) };
