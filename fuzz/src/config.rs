@@ -19,8 +19,8 @@ const SECRETS: [(&str, &str); 3] = [
 /// # Panics
 /// They break a promise.
 pub fn check(data: &[u8]) {
-    let Ok(text) = std::str::from_utf8(data) else { return };
-    let (text, environment) = text.split_once("\n--- environment\n").unwrap_or((text, ""));
+    let Ok(all) = std::str::from_utf8(data) else { return };
+    let (text, environment) = all.split_once("\n--- environment\n").unwrap_or((text, ""));
     let (file, dot_env) = text.split_once("\n--- .env\n").unwrap_or((text, ""));
     let directory = Directory::new();
     std::fs::write(directory.0.join("tollgate.toml"), file).expect("a place to write");
@@ -41,7 +41,8 @@ pub fn check(data: &[u8]) {
         Err(errors) => format!("{errors:?}{errors}"),
     };
     for (name, secret) in SECRETS {
-        assert!(text.contains(secret) || !shown.contains(secret), "{name} is shown");
+        // The engine learns the secrets from our own comparisons, and may write one where a name stands.
+        assert!(all.contains(secret) || !shown.contains(secret), "{name} is shown");
     }
     let again = match Config::load(&sources) {
         Ok(config) => format!("{config:?}"),
