@@ -200,7 +200,8 @@ fn let_in(value: &HeaderValue, principal: &Principal, door: &Door) {
         assert!(claims.get(name).is_none() || time(&claims, name).is_some_and(|time| time <= now() + LEEWAY));
     }
     let hex = |text: &str| text.chars().filter(char::is_ascii_hexdigit).collect::<String>().to_ascii_lowercase();
-    let sub = text("sub").expect("a subject").trim_start_matches("urn:uuid:");
+    let sub = text("sub").expect("a subject").to_ascii_lowercase();
+    let sub = sub.trim_start_matches("urn:uuid:");
     assert_eq!(hex(sub), hex(&principal.user_id().to_string()));
     assert!(!principal.user_id().is_nil());
     assert!(matches!(claims.get("is_anonymous"), None | Some(Json::Bool(false))), "an anonymous user has no plan here");
