@@ -20,7 +20,7 @@ const SECRETS: [(&str, &str); 3] = [
 /// They break a promise.
 pub fn check(data: &[u8]) {
     let Ok(all) = std::str::from_utf8(data) else { return };
-    let (text, environment) = all.split_once("\n--- environment\n").unwrap_or((text, ""));
+    let (text, environment) = all.split_once("\n--- environment\n").unwrap_or((all, ""));
     let (file, dot_env) = text.split_once("\n--- .env\n").unwrap_or((text, ""));
     let directory = Directory::new();
     std::fs::write(directory.0.join("tollgate.toml"), file).expect("a place to write");
