@@ -47,6 +47,14 @@ bench *arguments:
     cargo build --release --locked -p tollgate -p tollgate-bench
     bench/run.py {{arguments}}
 
+# Look for inputs that break a promise: token, order, stream, usage or config (cargo install cargo-fuzz; needs c++)
+fuzz TARGET MINUTES="10":
+    nice -n 10 cargo fuzz run -s none {{TARGET}} -- -max_total_time=$(({{MINUTES}} * 60)) -timeout=200 -rss_limit_mb=1024 -max_len=4096 -dict=fuzz/{{TARGET}}.dict
+
+# Leave only those kept inputs that reach something no other does
+fuzz-minimise TARGET:
+    cargo fuzz cmin -s none {{TARGET}}
+
 # Everything CI does
 ci:
     .ci/run

@@ -264,6 +264,22 @@ impl Door {
         self.process.run(command)
     }
 
+    /// Runs a command, gives it this on stdin, waits until it has read and written all of it, and kills it.
+    pub(crate) fn killed_while_reading(&self, arguments: &[&str], variables: &[(&str, &str)], stdin: &str) {
+        use std::io::Write;
+        let mut command = Command::new(BINARY);
+        command.args(arguments).stdin(std::process::Stdio::piped());
+        self.environment(&mut command, self.front.address().port());
+        command.envs(variables.iter().copied());
+        let mut child = command.spawn().unwrap();
+        let mut pipe = child.stdin.take().unwrap();
+        pipe.write_all(stdin.as_bytes()).unwrap();
+        std::thread::sleep(std::time::Duration::from_secs(3));
+        assert_eq!(child.try_wait().unwrap(), None, "it waits for the rest");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
     /// Starts a second server beside the first, on the same ledger and another port, for at most ten seconds.
     pub(crate) fn second_server(&self) -> Printed {
         let mut command = Command::new("timeout");
