@@ -116,7 +116,10 @@ impl Reader {
         self.query(begin).await?;
         let found = (self.query(windows).await, self.query(rows).await);
         self.query("rollback").await?;
-        Ok(Snapshot { windows: found.0?.iter().map(window).collect(), rows: found.1?.iter().map(row).collect() })
+        Ok(Snapshot {
+            windows: found.0?.iter().map(|found| window(found)).collect(),
+            rows: found.1?.iter().map(|found| row(found)).collect(),
+        })
     }
 
     async fn query(&self, sql: &str) -> Result<Vec<Vec<String>>, String> {
@@ -155,7 +158,7 @@ fn number(text: &str) -> i64 {
     text.parse().unwrap_or_else(|_| panic!("{text:?} is no number"))
 }
 
-fn window(row: &Vec<String>) -> Window {
+fn window(row: &[String]) -> Window {
     let amounts = |from: usize| [number(&row[from]), number(&row[from + 1]), number(&row[from + 2])];
     Window {
         user: row[0].clone(),
@@ -167,7 +170,7 @@ fn window(row: &Vec<String>) -> Window {
     }
 }
 
-fn row(row: &Vec<String>) -> Row {
+fn row(row: &[String]) -> Row {
     let state = row[2].clone();
     let counted = i64::from(matches!(state.as_str(), "settled" | "lost"));
     Row {

@@ -3,6 +3,7 @@
 //! What a caller does next follows from its dice alone, and how the upstream answers stands in the prompt: so a seed
 //! repeats both.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,9 +63,10 @@ pub(crate) fn plans() -> String {
                 unit => format!("{{ per = \"{per}\", {unit} = {amount} }}"),
             })
             .collect();
-        text += &format!(
+        let _ = writeln!(
+            text,
             "[plans.{}]\nmodels = [\"gpt-4o-mini\", \"gpt-4o\"]\nmax_output_tokens = 200\nmax_choices = 2\n\
-             concurrent_requests = {}\nlimits = [{}]\n",
+             concurrent_requests = {}\nlimits = [{}]",
             plan.name,
             plan.concurrent,
             limits.join(", ")
@@ -148,7 +150,7 @@ async fn stranger(world: &World, user: &User, dice: &mut Dice) {
     let tokens = ["", "not.a.token", world.door.service_key(), forged.as_str(), flipped.as_str()];
     let token = tokens[dice.below(tokens.len() as u64) as usize];
     let call = Call::post("/v1/chat/completions", &chat("stranger")).bearer(token);
-    world.expect_refusal(user.front.try_send(call).await, 401);
+    world.expect_refusal(&user.front.try_send(call).await, 401);
 }
 
 /// A request that cannot be meant.
@@ -163,7 +165,7 @@ async fn nonsense(world: &World, user: &User, dice: &mut Dice) {
     ];
     let fields = &bad[dice.below(bad.len() as u64) as usize];
     let answer = user.try_ask(and(chat("nonsense"), fields)).await;
-    world.expect_refusal(answer, 400);
+    world.expect_refusal(&answer, 400);
 }
 
 async fn chats(user: &User, dice: &mut Dice) {

@@ -76,7 +76,7 @@ impl World {
         let mut settings = faketime::movable(settings).on_sqlite().under(disk::MAY_BE_LIMITED);
         let (mut postgres, mut disk, mut wire) = (None, None, None);
         if store == Store::Postgres {
-            let (server, its_disk) = Postgres::start_on_disk(DISK_MIB).await;
+            let (server, its_disk) = postgres_on_a_disk().await;
             server.create_database("ledger").await;
             let between = Relay::start(server.port()).await;
             let url = server.url("ledger").replace(&server.port().to_string(), &between.port().to_string());
@@ -155,8 +155,8 @@ impl World {
     }
 
     /// A call that had to be refused.
-    pub(crate) fn expect_refusal(&self, answer: io::Result<Answer>, status: u16) {
-        if !load::is_as_expected(&answer, status) {
+    pub(crate) fn expect_refusal(&self, answer: &io::Result<Answer>, status: u16) {
+        if !load::is_as_expected(answer, status) {
             self.complain(format!("not refused with {status}: {answer:?}"));
         }
     }
@@ -310,4 +310,12 @@ impl World {
         }
         self.down[number].store(false, Ordering::SeqCst);
     }
+}
+
+/// A Postgres server on a small disk of its own, where we may mount one; else on ours.
+async fn postgres_on_a_disk() -> (Postgres, Option<Tmpfs>) {
+    // Little is written ahead, so that the disk's room is what the tables want.
+    let settings = "max_wal_size = 64MB\nmin_wal_size = 32MB";
+    let start = || Postgres::start_in(false, settings, |data| Tmpfs::mount(data.to_owned(), DISK_MIB));
+    tokio::task::spawn_blocking(start).await.unwrap()
 }

@@ -111,9 +111,13 @@ async fn bring_up_to_date(db: &pg::Database) -> Result<(), Failure> {
          end $schema$;",
     );
     script.extend(MIGRATIONS.iter().zip(1..).map(|(migration, number)| step(number, migration)));
-    db.batch(script).await.map_err(|error| match error.is("55P03") {
-        true => Failure::new("another tollgate makes this ledger's tables, or carries it: wait for its end".to_owned()),
-        false => error.into(),
+    db.batch(script).await.map_err(|error| {
+        if error.is("55P03") {
+            return Failure::new(
+                "another tollgate makes this ledger's tables, or carries it: wait for its end".to_owned(),
+            );
+        }
+        error.into()
     })
 }
 

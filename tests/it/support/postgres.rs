@@ -15,8 +15,6 @@ use std::{env, fs};
 
 use tokio_postgres::{Client, NoTls};
 
-use super::disk::Tmpfs;
-
 const MISSING: &str =
     "PostgreSQL's initdb was not found (in /usr/lib/postgresql/*/bin or by pg_config): apt-get install postgresql-15";
 
@@ -53,21 +51,13 @@ impl Postgres {
         tokio::task::spawn_blocking(move || Self::start_blocking(fsync, &settings)).await.unwrap()
     }
 
-    /// A new server on a small disk of its own, where we may mount one; else on ours.
-    pub(crate) async fn start_on_disk(size_mib: u64) -> (Self, Option<Tmpfs>) {
-        // Little is written ahead, so that the disk's room is what the tables want.
-        let settings = "max_wal_size = 64MB\nmin_wal_size = 32MB";
-        let start = move || Self::start_in(false, settings, |data| Tmpfs::mount(data.to_owned(), size_mib));
-        tokio::task::spawn_blocking(start).await.unwrap()
-    }
-
     /// [`Postgres::start_with`] for tests without a runtime.
     pub(crate) fn start_blocking(fsync: bool, settings: &str) -> Self {
         Self::start_in(fsync, settings, |_| ()).0
     }
 
-    /// `prepare` is given the place of the data before there are any.
-    fn start_in<T>(fsync: bool, settings: &str, prepare: impl FnOnce(&Path) -> T) -> (Self, T) {
+    /// The same; `prepare` is given the place of the data before there are any.
+    pub(crate) fn start_in<T>(fsync: bool, settings: &str, prepare: impl FnOnce(&Path) -> T) -> (Self, T) {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let directory = env::temp_dir().join(format!("tollgate-pg-{}-{number}", std::process::id()));
         fs::create_dir(&directory).unwrap();
@@ -157,6 +147,7 @@ impl Postgres {
     }
 
     /// Starts it again if it has stopped by itself.
+    #[allow(dead_code, reason = "for tests/chaos, which includes this file")]
     pub(crate) fn revive(&self) {
         let status = self.control().arg("status").stdin(Stdio::null()).output().unwrap();
         if !status.status.success() {
