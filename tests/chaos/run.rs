@@ -41,7 +41,7 @@ pub(crate) async fn run(seed: u64, store: Store, length: Duration) {
         sleep(Duration::from_millis(50)).await;
         world.look_for_the_dead();
         stop_if_broken(&world, &script);
-        if world.elapsed() - told > Duration::from_secs(5) {
+        if world.elapsed().saturating_sub(told) > Duration::from_secs(5) {
             told = world.elapsed();
             progress(&world, &samples);
         }
@@ -51,12 +51,12 @@ pub(crate) async fn run(seed: u64, store: Store, length: Duration) {
         lane.await.unwrap();
     }
     served_again(&world).await;
-    let seen = quiet(&world).await;
+    let left = quiet(&world).await;
     end(vec![watch]).await;
     stop_if_broken(&world, &script);
     progress(&world, &samples);
-    close(world, &seen, &plans).await;
-    println!("chaos: seed {seed} on {} holds: {}", store.name(), told_of(&seen));
+    close(world, &left, &plans).await;
+    println!("chaos: seed {seed} on {} holds: {}", store.name(), told_of(&left));
 }
 
 async fn follow(world: Arc<World>, lane: Vec<(Duration, crate::script::Fault)>) {
@@ -85,9 +85,9 @@ async fn watch(world: Arc<World>, plans: Arc<HashMap<String, &'static PlanFacts>
                 found.extend(unlike_the_rows(&seen));
                 look_again = Instant::now() + (begun.elapsed() * 9).max(Duration::from_millis(300));
             }
-            found
-                .into_iter()
-                .for_each(|what| world.complain(format!("{:.3} s: {what}", world.elapsed().as_secs_f64())));
+            for what in found {
+                world.complain(format!("{:.3} s: {what}", world.elapsed().as_secs_f64()));
+            }
             samples.fetch_add(1, Ordering::Relaxed);
             sleep(EVERY.saturating_sub(begun.elapsed())).await;
         }
