@@ -7,11 +7,14 @@ FROM rust:1.95-bookworm AS builder
 WORKDIR /src
 
 # The dependencies first, on an empty program: their layer is built again only when the lock file changes.
+# Of bench/, which is not built here, the workspace wants the manifest and a source.
 COPY Cargo.toml Cargo.lock ./
-RUN mkdir -p src tests/it \
+COPY bench/Cargo.toml bench/
+RUN mkdir -p src tests/it bench/src \
     && touch src/lib.rs \
     && echo 'fn main() {}' > src/main.rs \
     && cp src/main.rs tests/it/main.rs \
+    && cp src/main.rs bench/src/main.rs \
     && cargo build --profile dist --locked --bin tollgate \
     && rm -r src
 

@@ -13,12 +13,16 @@ build:
 
 # Every test (they need apt-get install faketime postgresql)
 test:
-    cargo test --locked
+    cargo test --locked --workspace
+
+# Break everything under load, by a seed: [--seed N] [--seeds HOW_MANY] [--minutes M | --seconds S] [--on sqlite|postgres|both]
+chaos *ARGS:
+    cargo test --locked --test chaos -- run {{ARGS}}
 
 # What CI checks of the code itself
 lint:
     cargo fmt --check
-    cargo clippy --locked --all-targets -- -D warnings
+    cargo clippy --locked --workspace --all-targets -- -D warnings
     shellcheck scripts/*.sh .ci/run
     scripts/docker-context.sh
 
@@ -37,6 +41,23 @@ sdk:
 # A real model behind Tollgate, and what it charges beside what the model's server counted
 real-model:
     scripts/real-model.sh
+
+# Tollgate beside nginx and a Python sketch (bench/README.md): `just bench`, `just bench --quick`, `just bench overshoot`
+bench *arguments:
+    cargo build --release --locked -p tollgate -p tollgate-bench
+    bench/run.py {{arguments}}
+
+# Look for inputs that break a promise: token, order, stream, usage or config (cargo install cargo-fuzz; needs c++)
+fuzz TARGET MINUTES="10":
+    nice -n 10 cargo fuzz run -s none {{TARGET}} -- -max_total_time=$(({{MINUTES}} * 60)) -timeout=200 -rss_limit_mb=1024 -max_len=4096 -dict=fuzz/{{TARGET}}.dict
+
+# Leave only those kept inputs that reach something no other does
+fuzz-minimise TARGET:
+    cargo fuzz cmin -s none {{TARGET}}
+
+# Instructions of the hot pure parts, compared with benches/micro/table.tsv; `just micro --renew` writes it anew (needs valgrind)
+micro *ARGS:
+    cargo bench --locked --bench micro -- {{ARGS}}
 
 # Everything CI does
 ci:

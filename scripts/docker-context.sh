@@ -22,5 +22,12 @@ if [[ $found -eq 0 ]]; then
   echo 'no embedded file was found: this script looks in the wrong place'
   failed=1
 fi
+# The members of the workspace: without its manifest cargo refuses to build anything.
+for manifest in */Cargo.toml; do
+  if ! grep -qxF "!$manifest" .dockerignore || ! grep -qF "COPY $manifest " Dockerfile; then
+    printf '%s is wanted by the workspace, and the image does not get it\n' "$manifest"
+    failed=1
+  fi
+done
 [[ $failed -eq 0 ]] && echo "$found embedded files are in Docker's context"
 exit "$failed"

@@ -224,7 +224,7 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
     let body = json!({
         "status": if is_ready { "ready" } else { "not_ready" },
         "parts": {
-            "store": { "ok": writable, "kind": "sqlite" },
+            "store": { "ok": writable, "kind": app.ledger.store().kind() },
             "jwks": keys,
             "directory": directory,
             "outbox": outbox,

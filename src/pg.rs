@@ -210,6 +210,17 @@ impl Database {
         self.0.connect().await
     }
 
+    /// A transaction on a connection of its own. Whatever ends it but [`Transaction::commit`] (a failure, a kill) leaves
+    /// nothing behind: the server takes it back when the connection is gone.
+    ///
+    /// # Errors
+    /// As [`Database::connect`].
+    pub async fn begin(&self, call_timeout: Duration) -> Result<Transaction, PgError> {
+        let client = self.connect().await?;
+        client.batch_execute("begin").await.map_err(|error| PgError::of(&error))?;
+        Ok(Transaction { client, call_timeout })
+    }
+
     /// How many connections lie idle.
     #[must_use]
     pub fn idle(&self) -> usize {
@@ -221,6 +232,36 @@ impl Database {
         let pool = self.0.clone();
         let running = self.0.tasks.spawn(async move { pool.run(&call, call_timeout).await });
         running.await.map_err(|_| PgError::unavailable("the call was cut short"))?
+    }
+}
+
+/// A transaction that nobody shares, for a command line: its owner is not cancelled but killed.
+pub struct Transaction {
+    client: Client,
+    call_timeout: Duration,
+}
+
+impl Transaction {
+    /// Sends one statement and gives its rows. After an error nothing but the end is possible.
+    ///
+    /// # Errors
+    /// As [`Database::query`].
+    pub async fn query(&self, sql: impl Into<String>, params: Vec<Param>) -> Result<Vec<Row>, PgError> {
+        let call = Call::Query(sql.into(), params);
+        self.within(call.send(&self.client)).await
+    }
+
+    /// Makes everything durable that was done.
+    ///
+    /// # Errors
+    /// Nobody knows whether it was.
+    pub async fn commit(self) -> Result<(), PgError> {
+        self.within(self.client.batch_execute("commit")).await
+    }
+
+    async fn within<T>(&self, call: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, PgError> {
+        let late = |_| PgError::unavailable(format!("no answer within {:?}", self.call_timeout));
+        timeout(self.call_timeout, call).await.map_err(late)?.map_err(|error| PgError::of(&error))
     }
 }
 

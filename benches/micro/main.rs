@@ -4,7 +4,7 @@
 //!     cargo bench --bench micro -- --renew   run all and write the table anew
 //!
 //! The program runs itself under valgrind's callgrind, which counts instructions and nothing else, so the numbers do
-//! not depend on how busy or how fast a machine is: two runs differ by well under 1 %. Valgrind also shows a program
+//! not depend on how busy or how fast a machine is: two runs differ by about 1 %. Valgrind also shows a program
 //! the same few extensions on every x86-64 processor with AVX2 (no AVX-512, no SHA-NI), so libraries that choose their
 //! code at run time choose the same. What moves the numbers is the compiler, the dependencies, the C library's
 //! allocator and our own code. On other architectures nothing is compared.

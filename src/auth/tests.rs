@@ -208,6 +208,19 @@ async fn tokens_of_another_library_verify() {
     project.ask(&token).await.unwrap();
 }
 
+/// RFC 7520 §4.4: its payload is prose, so no project would let it in.
+#[test]
+fn the_hs256_example_of_the_cookbook_verifies() {
+    let header = "eyJhbGciOiJIUzI1NiIsImtpZCI6IjAxOGMwYWU1LTRkOWItNDcxYi1iZmQ2LWVlZjMxNGJjNzAzNyJ9";
+    let payload = "SXTigJlzIGEgZGFuZ2Vyb3VzIGJ1c2luZXNzLCBGcm9kbywgZ29pbmcgb3V0IHlvdXIgZG9vci4gWW91IHN0ZXAgb250byB0aGUgcm9hZCwgYW5kIGlmIHlvdSBkb24ndCBrZWVwIHlvdXIgZmVldCwgdGhlcmXigJlzIG5vIGtub3dpbmcgd2hlcmUgeW91IG1pZ2h0IGJlIHN3ZXB0IG9mZiB0by4";
+    let token = format!("{header}.{payload}.s0h6KThzkfBBBkLspW1h84VsJZFTsPPqMDA7g1Md7p0");
+    let key = URL_SAFE_NO_PAD.decode("hJtXIZ2uSN5kbQfbtTNWbpdmhkV8FJG-Onbc6mxCcYg").unwrap();
+    let parts = Parts::split(&token).ok().unwrap();
+    assert_eq!((parts.scheme, parts.kid.as_deref()), (Scheme::Secret, Some("018c0ae5-4d9b-471b-bfd6-eef314bc7037")));
+    hmac::verify(&hmac::Key::new(hmac::HMAC_SHA256, &key), parts.message, &parts.signature).unwrap();
+    assert!(parts.claims().is_none(), "prose is no claims");
+}
+
 /// RFC 7515 appendix A.1: its key is binary, so the primitive is tried and not a project.
 #[test]
 fn the_hs256_example_of_the_rfc_verifies() {

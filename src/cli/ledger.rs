@@ -15,7 +15,7 @@ use crate::ledger::moving::Still;
   DATABASE_URL=postgres://… tollgate ledger import < ledger.jsonl
 
 Both are done with every server stopped. An import goes into an empty ledger only, compares sums and a
-checksum, and keeps nothing if they differ.")]
+checksum, and keeps nothing if they differ, or if it is stopped half-way.")]
 pub(super) struct Args {
     #[command(subcommand)]
     action: Action,
@@ -45,7 +45,7 @@ pub(super) fn run(args: &Args, config: &Config) -> Result<(), Failure> {
     })?;
     let (verb, rows) = match &args.action {
         Action::Export { file } => ("written", export(&still, file.as_deref())?),
-        Action::Import { file } => ("read; the sums agree", import(&still, file.as_deref())?),
+        Action::Import { file } => ("read; the sums agree", import(still, file.as_deref())?),
     };
     print::error_line(&format!("{rows} rows {verb}"));
     Ok(())
@@ -64,7 +64,7 @@ fn export(still: &Still, file: Option<&Path>) -> Result<u64, Failure> {
     Ok(rows)
 }
 
-fn import(still: &Still, file: Option<&Path>) -> Result<u64, Failure> {
+fn import(still: Still, file: Option<&Path>) -> Result<u64, Failure> {
     let cannot =
         |path: &Path, error| Failure::new(format!("{}: {error}", path.display()), "name a file that can be read");
     let text: Box<dyn BufRead> = match file {

@@ -211,6 +211,15 @@ pub enum StoreUrl {
 }
 
 impl StoreUrl {
+    /// `sqlite` or `postgres`, as readiness tells it.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Sqlite(_) => "sqlite",
+            Self::Postgres(_) => "postgres",
+        }
+    }
+
     /// The SQLite file, where it is one.
     #[must_use]
     pub fn sqlite(&self) -> Option<&std::path::Path> {

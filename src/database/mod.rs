@@ -25,8 +25,9 @@ pub use answer::Answer;
 
 /// How long a look-up may take.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long a batch of entries may take.
-const LOG_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a batch of entries may take: with the cancelling of a call that took longer, less than the 15 s for which a
+/// process has the outbox to itself (`unsent` in migrations/postgres), so that no two send the same batch at once.
+const LOG_TIMEOUT: Duration = Duration::from_secs(12);
 
 /// Why the database did not do what it was asked to. The texts are for the log; callers are told none of it.
 #[derive(Clone, Debug, PartialEq, Eq)]

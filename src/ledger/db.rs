@@ -97,13 +97,15 @@ pub(super) enum Db {
     Sqlite(Book),
     /// A database, asked from a thread that may block.
     Postgres(pg::Database, Handle),
+    /// The same, all in one transaction.
+    Transaction(Box<pg::Transaction>, Handle),
 }
 
 impl std::fmt::Debug for Db {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Sqlite(_) => "Sqlite",
-            Self::Postgres(..) => "Postgres",
+            Self::Postgres(..) | Self::Transaction(..) => "Postgres",
         })
     }
 }
@@ -113,10 +115,9 @@ impl Db {
     pub(super) fn query(&self, sql: &str, params: &[Cell]) -> Result<Vec<Row>, Failure> {
         match self {
             Self::Sqlite(book) => sqlite_query(&book.db, &sql.replace("ledger.", "main."), params),
-            Self::Postgres(db, runtime) => {
-                let sql = sql.replace("ledger.", "tollgate_ledger.");
-                let rows = runtime.block_on(db.query(sql, params.iter().map(postgres_param).collect()))?;
-                rows.iter().map(postgres_row).collect()
+            Self::Postgres(db, runtime) => postgres_rows(&runtime.block_on(db.query(on_postgres(sql), sent(params)))?),
+            Self::Transaction(transaction, runtime) => {
+                postgres_rows(&runtime.block_on(transaction.query(on_postgres(sql), sent(params)))?)
             }
         }
     }
@@ -146,6 +147,18 @@ pub(super) fn sqlite_query(db: &Connection, sql: &str, params: &[Cell]) -> Resul
         (0..columns).map(cell).collect::<rusqlite::Result<_>>().map(Row)
     })?;
     Ok(rows.collect::<Result<_, _>>()?)
+}
+
+fn on_postgres(sql: &str) -> String {
+    sql.replace("ledger.", "tollgate_ledger.")
+}
+
+fn sent(params: &[Cell]) -> Vec<pg::Param> {
+    params.iter().map(postgres_param).collect()
+}
+
+fn postgres_rows(rows: &[pg::Row]) -> Result<Vec<Row>, Failure> {
+    rows.iter().map(postgres_row).collect()
 }
 
 fn postgres_param(cell: &Cell) -> pg::Param {

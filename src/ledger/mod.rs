@@ -214,7 +214,9 @@ impl Ledger {
         }
     }
 
-    /// What a user has used and holds in each of `windows`; sees everything that was ended before the call.
+    /// What a user has used and holds in each of `windows`. What was ended before the call is seen as ended once it is
+    /// written, which is before the answer unless the ledger cannot be written or, on Postgres, another process is busy
+    /// with this user: then it still counts as held. So what is left is never overstated.
     ///
     /// # Errors
     /// The ledger cannot be read.
@@ -229,7 +231,7 @@ impl Ledger {
     }
 
     /// Rows that wait for the outbox, at most `limit`, in the order in which they ended, but for those of the users in
-    /// `except`; sees everything that was ended before the call.
+    /// `except`. What was ended and is not written yet comes later.
     ///
     /// # Errors
     /// The ledger cannot be read.

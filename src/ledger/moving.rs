@@ -1,8 +1,8 @@
 //! Carrying a ledger from one database to another, exactly, while nobody serves from either.
 //!
 //! An export is a text of JSON lines: a head, every row of every table, and a last line with sums and the SHA-256 of all
-//! lines before it. An import takes it only into an empty ledger, compares both with the last line, and takes everything
-//! back if they differ.
+//! lines before it. An import takes it only into an empty ledger, and is one transaction: what does not agree with the last
+//! line, and what was killed half-way, was never there.
 
 use std::io::{BufRead, Write};
 
@@ -114,8 +114,7 @@ impl Still {
                 Ok(Self { db, _lock: Some(lock) })
             }
             StoreUrl::Postgres(url) => {
-                let db = super::postgres::database(url)?;
-                super::postgres::migrate(&db)?;
+                let db = super::postgres::alone(url)?;
                 let alive = "select count(*) from ledger.owners where lease_until > ledger.clock_ms()";
                 if db.query_one(alive, &[])?.map_or(Ok(0), |row| row.int(0))? > 0 {
                     let message = "a tollgate serves from this database: stop it, and wait until its lease has run out";
@@ -161,16 +160,22 @@ impl Still {
     ///
     /// # Errors
     /// The ledger is not empty, or the text is not a whole export, or what was written adds up to something else; then
-    /// the ledger is empty again.
-    pub fn import(&self, text: impl BufRead, progress: impl FnMut(u64)) -> Result<u64, Failure> {
+    /// the ledger is as before.
+    pub fn import(self, text: impl BufRead, progress: impl FnMut(u64)) -> Result<u64, Failure> {
+        if let Db::Sqlite(book) = &self.db {
+            book.begin()?;
+        }
+        // What fails is taken back with the connection.
         if self.sums()?.iter().any(|sum| *sum != 0) {
             return Err(Failure::new("the ledger is not empty: an import goes only into a new one".to_owned()));
         }
-        let done = self.fill(text, progress);
-        if done.is_err() {
-            self.empty()?;
+        let rows = self.fill(text, progress)?;
+        match self.db {
+            Db::Sqlite(book) => book.commit()?,
+            Db::Transaction(transaction, runtime) => runtime.block_on(transaction.commit())?,
+            Db::Postgres(..) => {}
         }
-        done
+        Ok(rows)
     }
 
     fn fill(&self, text: impl BufRead, mut progress: impl FnMut(u64)) -> Result<u64, Failure> {

@@ -139,7 +139,7 @@ impl Reports {
     pub fn standing(&self, user_id: Uuid, now: Timestamp, windows: &[Window]) -> Result<UserStanding, Failure> {
         match &self.db {
             Db::Sqlite(book) => book.standing(user_id, now, windows),
-            Db::Postgres(..) => super::postgres::standing(&self.db, user_id, windows),
+            Db::Postgres(..) | Db::Transaction(..) => super::postgres::standing(&self.db, user_id, windows),
         }
     }
 

@@ -94,3 +94,73 @@ impl Drop for Reservation {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::config::StoreUrl;
+    use crate::ledger::{Ledger, Settings};
+
+    async fn hold(ledger: &Ledger, id: Uuid) -> Reservation {
+        let price = crate::price::PriceTable::shipped().models.remove("gpt-4o-mini").unwrap();
+        let ask = crate::plan::Ask { price, input_tokens: 1000, output_cap: 1000, output_floor: 10, choices: 1 };
+        let request = HoldRequest {
+            id,
+            user_id: Uuid::from_u128(7),
+            now: Clock::system().now(),
+            plan: "free".to_owned(),
+            endpoint: "/v1/chat/completions",
+            model: "gpt-4o-mini".to_owned(),
+            upstream: "openai".to_owned(),
+            ask,
+            limits: Vec::new(),
+            concurrent: None,
+            ceiling: None,
+        };
+        ledger.hold(request).await.unwrap()
+    }
+
+    /// Whoever has the reservation panics: nothing but its drop is left to end it.
+    #[test]
+    fn a_panic_voids_what_was_not_sent_and_loses_what_was() {
+        let folder = std::env::temp_dir().join(format!("tollgate-reservation-{}", Uuid::now_v7()));
+        let path = folder.join("ledger.db");
+        let settings = Settings {
+            store: StoreUrl::Sqlite(path.clone()),
+            lease: Duration::from_mins(1),
+            keep_requests: Duration::from_hours(24 * 400),
+            time_zone: jiff::tz::TimeZone::UTC,
+            outbox: false,
+        };
+        let (ledger, writer) = Ledger::open(settings, Clock::system()).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (unsent, sent) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        for id in [unsent, sent] {
+            let mut reservation = runtime.block_on(hold(&ledger, id));
+            let stumbled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+                if id == sent {
+                    reservation.dispatched();
+                }
+                panic!("a handler with a reservation in its hands");
+            }));
+            assert!(stumbled.is_err());
+        }
+        drop(ledger);
+        writer.close();
+        let db = rusqlite::Connection::open(&path).unwrap();
+        let row = |id: Uuid| {
+            let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?));
+            let sql = "select state, cost_micros, held_micros from requests where id = ?1";
+            let (state, cost, held): (String, i64, i64) = db.query_row(sql, [id.to_string()], read).unwrap();
+            (state, cost, held)
+        };
+        assert_eq!((row(unsent).0.as_str(), row(unsent).1), ("voided", 0));
+        let (state, cost, held) = row(sent);
+        assert_eq!((state.as_str(), cost), ("lost", held), "it is charged what it held");
+        assert!(held > 0);
+        drop(std::fs::remove_dir_all(&folder));
+    }
+}

@@ -102,6 +102,15 @@ struct Ended {
     load: bool,
 }
 
+/// A request that is open: whose it is, when it was held, and what it holds.
+struct OpenHold {
+    user: String,
+    at: Timestamp,
+    input: i64,
+    output: i64,
+    cost: i64,
+}
+
 /// What the ended and the open rows of a window add up to.
 const SUM_OF_ROWS: &str = "
     select coalesce(sum(case when state in ('settled', 'lost') then 1 when state = 'voided' then load * ?4 else 0 end), 0),
@@ -159,11 +168,13 @@ impl Book {
     }
 
     pub(super) fn begin(&self) -> Result<(), Failure> {
-        Ok(self.db.execute_batch("begin immediate")?)
+        self.db.prepare_cached("begin immediate")?.execute([])?;
+        Ok(())
     }
 
     pub(super) fn commit(&self) -> Result<(), Failure> {
-        Ok(self.db.execute_batch("commit")?)
+        self.db.prepare_cached("commit")?.execute([])?;
+        Ok(())
     }
 
     /// Undoes what the transaction did; nothing to do where SQLite has done so itself. True if nothing was undone here:
@@ -253,70 +264,91 @@ impl Book {
         Ok(())
     }
 
-    /// Adds a hold to every window that contains `at`, the app's too.
+    /// Adds a hold to every window that contains `at`, the app's too. (One statement for both would have SQLite make a
+    /// temporary table for the list of two, which costs more than the update.)
     fn add_held(&self, user: &str, at: Timestamp, held: Amounts) -> Result<(), Failure> {
         let mut update = self.db.prepare_cached(
             "update windows set requests_held = requests_held + ?3, tokens_held = tokens_held + ?4,
                                 micros_held = micros_held + ?5
-             where user_id in (?1, 'app') and ends_at > ?2 and starts_at <= ?2",
+             where user_id = ?1 and ends_at > ?2 and starts_at <= ?2",
         )?;
-        update.execute(params![user, at.millis(), held.requests, held.tokens, held.cost])?;
+        for whose in [user, APP] {
+            update.execute(params![whose, at.millis(), held.requests, held.tokens, held.cost])?;
+        }
         Ok(())
     }
 
     /// Law 3: ends an open request; a request that has ended, or that is not there, stays as it is.
     /// Gives back whether anything ended.
     pub(super) fn end(&self, ending: &Ending, now: Timestamp) -> Result<bool, Failure> {
+        let id = ending.id.to_string();
+        let Some(open) = self.open_hold(&id)? else { return Ok(false) };
         let settlement = &ending.settlement;
         let (state, load) = match settlement.charge {
             Charge::Voided { load } => ("voided", load),
             Charge::Settled { .. } | Charge::WholeHold => ("settled", false),
             Charge::Lost => ("lost", false),
         };
-        let charged = match settlement.charge {
-            Charge::Voided { .. } => Some((Usage::default(), MicroUsd(0))),
-            Charge::Settled { usage, cost } => Some((usage, cost)),
-            Charge::WholeHold | Charge::Lost => None,
+        let from_i64 = |tokens| u64::try_from(tokens).unwrap_or(0);
+        let whole =
+            Usage { input_tokens: from_i64(open.input), output_tokens: from_i64(open.output), ..Usage::default() };
+        let (usage, MicroUsd(cost)) = match settlement.charge {
+            Charge::Voided { .. } => (Usage::default(), MicroUsd(0)),
+            Charge::Settled { usage, cost } => (usage, cost),
+            Charge::WholeHold | Charge::Lost => (whole, MicroUsd(open.cost)),
         };
-        let whole = charged.is_none();
-        let (usage, cost) = charged.unwrap_or_default();
+        let (input, output) = (to_i64(usage.input_tokens), to_i64(usage.output_tokens));
         let mut update = self.db.prepare_cached(
             "update requests set state = ?2, flags = ?3, load = ?4, ended_at = max(?5, started_at), ttft_ms = ?6,
-                    input_tokens = iif(?7, held_input_tokens, ?8), cached_input_tokens = ?9,
-                    output_tokens = iif(?7, held_output_tokens, ?10), reasoning_tokens = ?11,
-                    cost_micros = iif(?7, held_micros, ?12), unsent = ?13
-             where id = ?1 and state = 'held'
-             returning user_id, started_at, held_input_tokens + held_output_tokens, held_micros,
-                       input_tokens + output_tokens, cost_micros",
+                    input_tokens = ?7, cached_input_tokens = ?8, output_tokens = ?9, reasoning_tokens = ?10,
+                    cost_micros = ?11, unsent = ?12
+             where id = ?1 and state = 'held'",
         )?;
-        let values = params![
-            ending.id.to_string(),
+        let ended = update.execute(params![
+            id,
             state,
             settlement.flags.join(","),
             load,
             now.millis(),
             settlement.ttft_ms,
-            whole,
-            to_i64(usage.input_tokens),
+            input,
             to_i64(usage.cached_input_tokens),
-            to_i64(usage.output_tokens),
+            output,
             to_i64(usage.reasoning_tokens),
-            cost.0,
+            cost,
             self.outbox && state != "voided"
-        ];
-        let counted = i64::from(state != "voided");
-        let ended = update.query_row(values, |row| {
-            Ok(Ended {
+        ])?;
+        if ended == 0 {
+            return Ok(false);
+        }
+        let held_tokens = open.input.saturating_add(open.output);
+        self.move_to_used(&Ended {
+            user: open.user,
+            at: open.at,
+            held: Amounts { requests: 1, tokens: held_tokens, cost: open.cost },
+            used: Amounts { requests: i64::from(state != "voided"), tokens: input.saturating_add(output), cost },
+            load,
+        })?;
+        Ok(true)
+    }
+
+    /// What an open request holds. (Read before the update and not returned by it: for what an update returns, SQLite
+    /// makes a temporary table each time.)
+    fn open_hold(&self, id: &str) -> Result<Option<OpenHold>, Failure> {
+        let mut read = self.db.prepare_cached(
+            "select user_id, started_at, held_input_tokens, held_output_tokens, held_micros
+             from requests where id = ?1 and state = 'held'",
+        )?;
+        let open = read.query_row([id], |row| {
+            Ok(OpenHold {
                 user: row.get(0)?,
                 at: Timestamp::from_millis(row.get(1)?),
-                held: Amounts { requests: 1, tokens: row.get(2)?, cost: row.get(3)? },
-                used: Amounts { requests: counted, tokens: row.get(4)?, cost: row.get(5)? },
-                load,
+                input: row.get(2)?,
+                output: row.get(3)?,
+                cost: row.get(4)?,
             })
         });
-        let Some(ended) = ended.optional()? else { return Ok(false) };
-        self.move_to_used(&ended)?;
-        Ok(true)
+        Ok(open.optional()?)
     }
 
     /// Moves an ended hold to what is used, in every window that contains it.
@@ -326,20 +358,22 @@ impl Book {
                 requests_held = requests_held - ?3, tokens_held = tokens_held - ?4, micros_held = micros_held - ?5,
                 requests_used = requests_used + iif(per in ('minute', 'hour'), ?7, ?6),
                 tokens_used = tokens_used + ?8, micros_used = micros_used + ?9
-             where user_id in (?1, 'app') and ends_at > ?2 and starts_at <= ?2",
+             where user_id = ?1 and ends_at > ?2 and starts_at <= ?2",
         )?;
         let Ended { user, at, held, used, load } = ended;
-        update.execute(params![
-            user,
-            at.millis(),
-            held.requests,
-            held.tokens,
-            held.cost,
-            used.requests,
-            used.requests.max(i64::from(*load)),
-            used.tokens,
-            used.cost
-        ])?;
+        for whose in [user.as_str(), APP] {
+            update.execute(params![
+                whose,
+                at.millis(),
+                held.requests,
+                held.tokens,
+                held.cost,
+                used.requests,
+                used.requests.max(i64::from(*load)),
+                used.tokens,
+                used.cost
+            ])?;
+        }
         Ok(())
     }
 

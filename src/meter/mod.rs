@@ -150,6 +150,12 @@ impl Meter {
         self.watch.measured.done
     }
 
+    /// How many bytes it holds.
+    #[must_use]
+    pub fn bytes_held(&self) -> usize {
+        self.splitter.held().saturating_add(self.watch.measured.text.capacity())
+    }
+
     /// What is known so far.
     #[must_use]
     pub fn measured(&self) -> Measured {

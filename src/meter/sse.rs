@@ -35,7 +35,6 @@ pub(super) struct Splitter {
 
 impl Splitter {
     /// How many bytes it holds.
-    #[cfg(test)]
     pub(super) fn held(&self) -> usize {
         self.line.capacity().saturating_add(self.data.capacity())
     }

@@ -1,6 +1,5 @@
 //! Windows, and a clock that jumps: check 16 of the threats. It runs the product under libfaketime.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -8,6 +7,7 @@ use tokio::time::sleep;
 
 use crate::support::caller::{User, chat, chat_stream};
 use crate::support::door::Door;
+use crate::support::faketime;
 use crate::support::oracle::{amount, millis};
 use crate::support::reply::Talk;
 use crate::support::settings::Settings;
@@ -15,24 +15,12 @@ use crate::support::tokens::now;
 
 const DAY: i64 = 86_400;
 
-/// Where the library is.
-fn libfaketime() -> PathBuf {
-    let folders = std::fs::read_dir("/usr/lib").unwrap().flatten().map(|folder| folder.path().join("faketime"));
-    let libraries = folders.map(|folder| folder.join("libfaketimeMT.so.1"));
-    libraries.into_iter().find(|library| library.exists()).expect("no libfaketime: apt-get install faketime")
-}
-
 /// A door whose clock the test moves.
 struct Moved(Door);
 
 impl Moved {
     async fn open(settings: Settings) -> Self {
-        let settings = settings
-            .env("LD_PRELOAD", libfaketime().to_str().unwrap())
-            .env("FAKETIME_TIMESTAMP_FILE", "clock")
-            .env("FAKETIME_NO_CACHE", "1")
-            .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
-        let door = Self(Door::prepare(settings).await);
+        let door = Self(Door::prepare(faketime::movable(settings)).await);
         door.ahead(0);
         door.0.start().await;
         door
@@ -40,8 +28,7 @@ impl Moved {
 
     /// The product's clock is so many seconds ahead of ours from now on.
     fn ahead(&self, seconds: i64) {
-        self.0.write_file("clock", &format!("{seconds:+}"));
-        self.0.clock_is_ahead(seconds);
+        faketime::ahead(&self.0, seconds);
     }
 
     /// The product's clock stands at this time now, and goes on from there.

@@ -1,12 +1,11 @@
 //! Killed, out of space, cut off: checks 19 and 21 of the threats.
 
-use std::fs;
-use std::process::Command;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
 use crate::support::caller::{Answer, Call, User, chat, chat_stream};
+use crate::support::disk::{self, MAY_BE_LIMITED, Tmpfs, limit_files};
 use crate::support::door::Door;
 use crate::support::load::{Dice, keeps_asking};
 use crate::support::reply::Talk;
@@ -68,8 +67,7 @@ async fn a_stream_that_died_with_the_process_is_lost_and_charged_its_hold() {
 
 /// What a ledger says of itself.
 fn integrity(door: &Door) -> String {
-    let ledger = rusqlite::Connection::open(door.directory().join("data/tollgate.db")).unwrap();
-    ledger.query_row("pragma integrity_check", [], |row| row.get(0)).unwrap()
+    disk::integrity(&door.directory().join("data/tollgate.db"))
 }
 
 /// Asks until the answer has this status.
@@ -117,52 +115,23 @@ async fn full_and_then_not(door: &Door, fill: impl Fn(), free: impl Fn()) {
     assert_eq!(integrity(door), "ok");
 }
 
-fn prlimit(pid: u32, bytes: &str) {
-    let status =
-        Command::new("prlimit").args(["--pid", &pid.to_string(), &format!("--fsize={bytes}:")]).status().unwrap();
-    assert!(status.success(), "prlimit --fsize={bytes} (of util-linux)");
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ledger_that_may_not_grow_is_503_and_recovers() {
-    // A write beyond the limit is then an error (EFBIG) and not a signal.
-    let settings = Settings::new().on_sqlite().under(&["bash", "-c", "trap '' XFSZ; exec \"$@\"", "bash"]);
-    let door = Door::open(settings).await;
+    let door = Door::open(Settings::new().on_sqlite().under(MAY_BE_LIMITED)).await;
     let pid = door.process.pid();
-    full_and_then_not(&door, || prlimit(pid, "4096"), || prlimit(pid, "unlimited")).await;
+    full_and_then_not(&door, || limit_files(pid, "4096"), || limit_files(pid, "unlimited")).await;
     door.close().await;
-}
-
-/// A small file system of its own, unmounted when it is dropped.
-struct Tmpfs(std::path::PathBuf);
-
-impl Tmpfs {
-    fn mount(at: std::path::PathBuf) -> Option<Self> {
-        fs::create_dir_all(&at).unwrap();
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=4m", "tollgate-test"]).arg(&at).status();
-        mounted.is_ok_and(|status| status.success()).then_some(Self(at))
-    }
-}
-
-impl Drop for Tmpfs {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_is_503_and_recovers() {
     let door = Door::prepare(Settings::new().on_sqlite()).await;
-    let Some(disk) = Tmpfs::mount(door.directory().join("data")) else {
+    let Some(disk) = Tmpfs::mount(door.directory().join("data"), 4) else {
         eprintln!("no right to mount here: the test of a ledger that may not grow stands for this one");
         door.start().await;
         return door.close().await;
     };
     door.start().await;
-    let filler = disk.0.join("filler");
-    let fill = || {
-        let _ = fs::write(&filler, vec![7; 8 << 20]);
-    };
-    full_and_then_not(&door, fill, || fs::remove_file(&filler).unwrap()).await;
+    full_and_then_not(&door, || disk.fill(), || disk.free()).await;
     door.close().await;
 }

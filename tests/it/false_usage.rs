@@ -5,27 +5,8 @@ use serde_json::json;
 use crate::hostile_upstream::both_ways;
 use crate::support::caller::{and, chat, chat_stream};
 use crate::support::door::Door;
-use crate::support::reply::{Reply, Step, Talk, gzip};
+use crate::support::reply::{GARBAGE, Reply, Step, Talk, gzip};
 use crate::support::settings::Settings;
-
-/// Usage that no honest upstream reports.
-const GARBAGE: &[&str] = &[
-    "null",
-    "[]",
-    "{}",
-    "7",
-    "\"a lot\"",
-    "true",
-    r#"{"prompt_tokens":-1,"completion_tokens":-1,"total_tokens":-2}"#,
-    r#"{"prompt_tokens":10,"completion_tokens":-1000000}"#,
-    r#"{"prompt_tokens":1.5,"completion_tokens":2.5}"#,
-    r#"{"prompt_tokens":"10","completion_tokens":"5"}"#,
-    r#"{"prompt_tokens":null,"completion_tokens":null}"#,
-    r#"{"prompt_tokens":[10],"completion_tokens":{"a":1}}"#,
-    r#"{"prompt_tokens":1e300,"completion_tokens":1e300}"#,
-    r#"{"completion_tokens":5}"#,
-    r#"{"prompt_tokens":10}"#,
-];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn usage_that_is_nonsense_is_estimated_and_flagged() {

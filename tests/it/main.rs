@@ -33,6 +33,7 @@ mod fakes;
 mod false_usage;
 mod fields;
 mod first_steps;
+mod fuzz_corpora;
 mod hostile_client;
 mod hostile_upstream;
 mod identity;

@@ -183,6 +183,39 @@ async fn what_is_cut_or_altered_or_comes_to_a_used_ledger_leaves_nothing_behind(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_import_that_is_killed_half_way_was_never_there() {
+    let (door, _users) = used(settings()).await;
+    let postgres = Postgres::start(false).await;
+    door.process.term(PATIENCE).await;
+    door.must(&["ledger", "export", "good.jsonl"]);
+    let good = file(&door, "good.jsonl");
+    let (all_but_the_end, _) = good.trim_end().rsplit_once('\n').unwrap();
+    for url in ["sqlite:killed/ledger.db".to_owned(), postgres.url("postgres")] {
+        let elsewhere = [("TOLLGATE_STORE__URL", url.as_str())];
+        door.killed_while_reading(&["ledger", "import"], &elsewhere, &format!("{all_but_the_end}\n"));
+        let left = patiently(|| door.tollgate_with(&["ledger", "export", "left.jsonl"], &elsewhere));
+        assert_eq!(left.code, Some(0), "{left:?}");
+        assert_eq!(file(&door, "left.jsonl").lines().count(), 2, "a head and an end, and nothing between, in {url}");
+        let again = door.tollgate_with(&["ledger", "import", "good.jsonl"], &elsewhere);
+        assert_eq!(again.code, Some(0), "{again:?}");
+        assert_eq!(door.tollgate_with(&["ledger", "export", "again.jsonl"], &elsewhere).code, Some(0));
+        assert_eq!(file(&door, "again.jsonl"), good);
+    }
+    door.close().await;
+}
+
+/// A server notices within seconds that a client is gone, and lets go of what it had locked.
+fn patiently(run: impl Fn() -> Printed) -> Printed {
+    for _ in 0..5 {
+        let printed = run();
+        if printed.code == Some(0) {
+            return printed;
+        }
+    }
+    run()
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_had_not_reached_the_usage_table_reaches_it_from_the_new_ledger() {
     let rest = Rest::start(Grants::New).await;
     let mut door = Door::open(joined(Settings::new().on_sqlite(), Way::Rest, &rest)).await;

@@ -13,20 +13,28 @@ use crate::support::raw::{Wire, statuses};
 use crate::support::reply::{Reply, Step, Talk};
 use crate::support::settings::Settings;
 
-/// Asks for a whole stream again and again while something else goes on.
-async fn serves_well(door: &Door, what: &str) {
+/// Asks for a whole stream again and again while something else goes on. How long the fastest took.
+async fn serves_well(door: &Door, what: &str) -> Duration {
     let bob = door.user("bob");
+    let mut fastest = Duration::MAX;
     for _ in 0..5 {
         let begun = Instant::now();
         let answer = bob.ask(chat_stream("an honest stream")).await.expect(200);
         assert!(answer.text().ends_with("data: [DONE]\n\n"), "{what}: {}", answer.text());
-        assert!(begun.elapsed() < Duration::from_secs(5), "{what}: an honest stream took {:?}", begun.elapsed());
+        fastest = fastest.min(begun.elapsed());
     }
+    fastest
+}
+
+/// What one machine does twice may take thrice as long by chance, and not ten times.
+fn as_fast_as_before(now: Duration, before: Duration, what: &str) {
+    assert!(now < before * 10, "{what}: an honest stream took {before:?} before, and now {now:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn half_sent_heads_are_closed_and_nobody_notices() {
     let door = Door::open(Settings::new().with(r#"server.header_timeout = "2s""#)).await;
+    let before = serves_well(&door, "alone").await;
     let mut wires = Vec::new();
     for number in 0..500 {
         let mut wire = Wire::open(door.front.address()).await;
@@ -34,12 +42,13 @@ async fn half_sent_heads_are_closed_and_nobody_notices() {
         wire.send(&head.as_bytes()[..number % head.len()]).await.unwrap();
         wires.push(wire);
     }
-    serves_well(&door, "with 500 half-sent heads").await;
+    let now = serves_well(&door, "with 500 half-sent heads").await;
+    as_fast_as_before(now, before, "with 500 half-sent heads");
     sleep(Duration::from_secs(3)).await;
     for (number, wire) in wires.iter_mut().enumerate() {
         assert!(wire.is_closed_within(Duration::from_secs(5)).await, "half-sent head {number} is still open");
     }
-    assert_eq!(door.ledger_rows().len(), 5);
+    assert_eq!(door.ledger_rows().len(), 10);
     door.close().await;
 }
 
@@ -63,13 +72,15 @@ async fn dripping_bodies_are_cut_and_nobody_notices() {
     let mallory = door.user("mallory");
     let lines = [format!("Host: a\r\nAuthorization: Bearer {}", mallory.token), "Content-Length: 5000".to_owned()];
     let head = raw(&format!("POST {PATH} HTTP/1.1"), &lines, "{\"messages\":");
+    let before = serves_well(&door, "alone").await;
     let dripping: Vec<_> = (0..100).map(|_| tokio::spawn(drips(door.front.address(), head.clone()))).collect();
-    serves_well(&door, "with 100 dripping bodies").await;
+    let now = serves_well(&door, "with 100 dripping bodies").await;
+    as_fast_as_before(now, before, "with 100 dripping bodies");
     for one in dripping {
         let text = one.await.unwrap();
         assert!(statuses(&text).iter().all(|status| (400..500).contains(status)), "{text}");
     }
-    assert_eq!(door.upstream.count(), 5);
+    assert_eq!(door.upstream.count(), 10);
     door.close().await;
 }
 

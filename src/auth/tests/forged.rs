@@ -1,5 +1,7 @@
 //! Tokens and headers that nobody of the project made: refused, and nothing happens.
 
+use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
+
 use super::*;
 
 #[tokio::test]
@@ -36,7 +38,16 @@ async fn a_public_key_is_no_shared_secret_in_any_encoding() {
     // SubjectPublicKeyInfo of a P-256 point (RFC 5480).
     let der = [URL_SAFE_NO_PAD.decode("MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE").unwrap(), point[1..].to_vec()].concat();
     let pem = format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", STANDARD.encode(&der));
+    let pkcs1 = RSA.public_key().as_ref().to_vec();
+    let spki: PublicKeyX509Der<'_> = RSA.public_key().as_der().unwrap();
+    let armoured = |name: &str, der: &[u8]| {
+        format!("-----BEGIN {name}-----\n{}\n-----END {name}-----\n", STANDARD.encode(der)).into_bytes()
+    };
     let encodings: Vec<Vec<u8>> = vec![
+        armoured("RSA PUBLIC KEY", &pkcs1),
+        armoured("PUBLIC KEY", spki.as_ref()),
+        spki.as_ref().to_vec(),
+        pkcs1,
         jwk.to_string().into_bytes(),
         json!({"keys": [jwk]}).to_string().into_bytes(),
         json!({"keys": [jwk, ed_jwk("ed", &project.ed), rsa_jwk("rsa", &RSA)]}).to_string().into_bytes(),
@@ -47,7 +58,6 @@ async fn a_public_key_is_no_shared_secret_in_any_encoding() {
         point.clone(),
         point[1..].to_vec(),
         project.ed.public_key().as_ref().to_vec(),
-        RSA.public_key().as_ref().to_vec(),
         Vec::new(),
     ];
     for secret in [Some(SecretString::from(SECRET)), Some(SecretString::from("")), None] {

@@ -43,6 +43,10 @@ pub(super) use lane::Lane;
 const LANES: usize = 4;
 /// How long a call may take.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a call of an export or import may take.
+const WHOLE_LEDGER_TIMEOUT: Duration = Duration::from_mins(10);
+/// The advisory lock of whoever makes the tables, or wants them all to himself.
+const MAKING: i64 = 7_160_412_533;
 /// Scripts that bring an older database up to date.
 const MIGRATIONS: &[&str] = &[include_str!("../../../migrations/postgres/0001_ledger.sql")];
 
@@ -68,15 +72,32 @@ fn connect(url: &SecretString, connections: usize) -> Result<pg::Database, Failu
 pub(super) fn migrate(db: &Db) -> Result<(), Failure> {
     match db {
         Db::Postgres(database, runtime) => runtime.block_on(bring_up_to_date(database)),
-        Db::Sqlite(_) => Ok(()),
+        Db::Sqlite(_) | Db::Transaction(..) => Ok(()),
     }
+}
+
+/// The whole ledger for oneself, in one transaction, from a thread that may block: nobody can start to serve meanwhile.
+/// A call may read or write it all, and takes as long as that takes.
+pub(super) fn alone(url: &SecretString) -> Result<Db, Failure> {
+    let Db::Postgres(database, runtime) = database(url)? else {
+        return Err(Failure::new("not a Postgres ledger".to_owned()));
+    };
+    let transaction = runtime.block_on(async {
+        bring_up_to_date(&database).await?;
+        let transaction = database.begin(WHOLE_LEDGER_TIMEOUT).await?;
+        // The first tells who starts what is going on, the second lets nobody say that he serves.
+        transaction.query(format!("select pg_catalog.pg_advisory_xact_lock({MAKING})"), Vec::new()).await?;
+        transaction.query("lock table tollgate_ledger.owners in share mode", Vec::new()).await?;
+        Ok::<_, Failure>(transaction)
+    })?;
+    Ok(Db::Transaction(Box::new(transaction), runtime))
 }
 
 /// One transaction under a lock: processes that start together make the tables once.
 async fn bring_up_to_date(db: &pg::Database) -> Result<(), Failure> {
     // Whoever may use the schema need not have the right to make one.
-    let mut script = String::from(
-        "select pg_catalog.pg_advisory_xact_lock(7160412533);
+    let mut script = format!(
+        "select pg_catalog.set_config('lock_timeout', '3s', true), pg_catalog.pg_advisory_xact_lock({MAKING});
          do $schema$ begin
             if not exists (select 1 from pg_catalog.pg_namespace where nspname = 'tollgate_ledger') then
                 create schema tollgate_ledger;
@@ -90,7 +111,14 @@ async fn bring_up_to_date(db: &pg::Database) -> Result<(), Failure> {
          end $schema$;",
     );
     script.extend(MIGRATIONS.iter().zip(1..).map(|(migration, number)| step(number, migration)));
-    Ok(db.batch(script).await?)
+    db.batch(script).await.map_err(|error| {
+        if error.is("55P03") {
+            return Failure::new(
+                "another tollgate makes this ledger's tables, or carries it: wait for its end".to_owned(),
+            );
+        }
+        error.into()
+    })
 }
 
 /// A migration that runs once.
@@ -109,7 +137,7 @@ fn step(number: i64, migration: &str) -> String {
 pub(super) fn standing(db: &Db, user_id: Uuid, windows: &[Window]) -> Result<UserStanding, Failure> {
     match db {
         Db::Postgres(database, runtime) => runtime.block_on(ask_standing(database, user_id, windows)),
-        Db::Sqlite(_) => Err(Failure::new("not a Postgres ledger".to_owned())),
+        Db::Sqlite(_) | Db::Transaction(..) => Err(Failure::new("not a Postgres ledger".to_owned())),
     }
 }
 
@@ -178,12 +206,13 @@ pub(super) fn start(
 async fn open(url: &SecretString, owner: Uuid, settings: &Settings) -> Result<(pg::Database, String), Failure> {
     let database = connect(url, LANES.saturating_add(2))?;
     bring_up_to_date(&database).await?;
+    // First: an import that is under way, and brings a key of its own, ends before it.
+    renew(&database, owner, settings.lease).await?;
     let sql = "insert into tollgate_ledger.switches (name, value, updated_at)
                values ('identifier_key', replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', ''), 0)
                on conflict (name) do update set name = excluded.name returning value";
     let rows = database.query(sql, Vec::new()).await?;
     let key = rows.first().and_then(|row| row.try_get(0).ok());
-    renew(&database, owner, settings.lease).await?;
     Ok((database, key.ok_or_else(|| Failure::new("Postgres: no identifier key".to_owned()))?))
 }
 

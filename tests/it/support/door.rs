@@ -131,16 +131,21 @@ impl Door {
 
     async fn run(&self, front: &Arc<Front>, process: &Process) {
         for _ in 0..5 {
-            let port = free_port();
-            process.start(self.serve(port));
-            front.moved(SocketAddr::from(([127, 0, 0, 1], port)));
-            if answers(front, process).await {
+            if self.try_run(front, process).await {
                 return;
             }
             // Somebody else took the port between finding it free and binding it.
             assert!(process.output().contains("in use"), "the server did not start:\n{}", process.tail());
         }
         panic!("no free port in five tries:\n{}", process.tail());
+    }
+
+    /// Starts a process of the product once, on a free port. Whether it came to answer before it ended.
+    pub(crate) async fn try_run(&self, front: &Arc<Front>, process: &Process) -> bool {
+        let port = free_port();
+        process.start(self.serve(port));
+        front.moved(SocketAddr::from(([127, 0, 0, 1], port)));
+        answers(front, process).await
     }
 
     /// Starts a product that must refuse to, and waits until it has.
@@ -257,6 +262,22 @@ impl Door {
         self.environment(&mut command, self.front.address().port());
         command.envs(variables.iter().copied());
         self.process.run(command)
+    }
+
+    /// Runs a command, gives it this on stdin, waits until it has read and written all of it, and kills it.
+    pub(crate) fn killed_while_reading(&self, arguments: &[&str], variables: &[(&str, &str)], stdin: &str) {
+        use std::io::Write;
+        let mut command = Command::new(BINARY);
+        command.args(arguments).stdin(std::process::Stdio::piped());
+        self.environment(&mut command, self.front.address().port());
+        command.envs(variables.iter().copied());
+        let mut child = command.spawn().unwrap();
+        let mut pipe = child.stdin.take().unwrap();
+        pipe.write_all(stdin.as_bytes()).unwrap();
+        std::thread::sleep(std::time::Duration::from_secs(3));
+        assert_eq!(child.try_wait().unwrap(), None, "it waits for the rest");
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     /// Starts a second server beside the first, on the same ledger and another port, for at most ten seconds.

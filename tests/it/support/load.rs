@@ -19,6 +19,13 @@ impl Dice {
         Self(seed | 1)
     }
 
+    /// The generator of this seed.
+    #[allow(dead_code, reason = "for tests/chaos, which includes this file")]
+    pub(crate) const fn of(seed: u64) -> Self {
+        // Neighbouring seeds are to have nothing in common (the constant is that of splitmix64).
+        Self(seed.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
     /// Another generator, with a run of its own.
     pub(crate) fn another(&mut self) -> Self {
         Self(self.below(u64::MAX) | 1)

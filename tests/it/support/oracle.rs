@@ -163,12 +163,12 @@ fn rows_match_what_was_served(evidence: &Evidence) -> Vec<String> {
 /// Where an answer, a line of the upstream's log and a row are about the same request, they agree to the micro-dollar.
 fn charges_match_the_invoice(evidence: &Evidence) -> Vec<String> {
     let rows: BTreeMap<Uuid, &Row> = evidence.rows.iter().map(|row| (row.id, row)).collect();
+    let by_serial = evidence.served.iter().rev().filter_map(|served| Some((served.seen.serial()?, served)));
+    let by_serial: BTreeMap<u64, &Served> = by_serial.collect();
     let mut found = Vec::new();
     for answer in &evidence.heard {
         let (Some(serial), Some(id)) = (answer.serial, answer.id()) else { continue };
-        let mut served = evidence.served.iter().filter(|served| served.seen.serial() == Some(serial));
-        let row = rows.get(&id);
-        let complaint = match (served.next(), row) {
+        let complaint = match (by_serial.get(&serial), rows.get(&id)) {
             (Some(served), Some(row)) => disagreement(evidence, served, row),
             (Some(served), None) if served.answered.is_none_or(|status| status < 300) => {
                 Some("was served and has no row".to_owned())

@@ -53,6 +53,11 @@ impl Postgres {
 
     /// [`Postgres::start_with`] for tests without a runtime.
     pub(crate) fn start_blocking(fsync: bool, settings: &str) -> Self {
+        Self::start_in(fsync, settings, |_| ()).0
+    }
+
+    /// The same; `prepare` is given the place of the data before there are any.
+    pub(crate) fn start_in<T>(fsync: bool, settings: &str, prepare: impl FnOnce(&Path) -> T) -> (Self, T) {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let directory = env::temp_dir().join(format!("tollgate-pg-{}-{number}", std::process::id()));
         fs::create_dir(&directory).unwrap();
@@ -61,13 +66,17 @@ impl Postgres {
         }
         let keeper = keeper(&directory);
         let mut server = Self { directory, port: 0, keeper };
+        let prepared = prepare(&server.data());
+        if let Some(uid) = server_uid().filter(|_| server.data().exists()) {
+            chown(server.data(), Some(uid), None).unwrap();
+        }
         let init = ["-A", "trust", "-U", "postgres", "-E", "UTF8", "--no-locale", "--no-sync"];
         must(server.tool("initdb").arg("-D").arg(server.data()).args(init));
         for _ in 0..5 {
             server.port = free_port();
             server.write_settings(fsync, settings);
             if server.try_start() {
-                return server;
+                return (server, prepared);
             }
         }
         panic!("PostgreSQL does not start:\n{}", server.log());
@@ -137,6 +146,15 @@ impl Postgres {
         assert!(self.try_start(), "PostgreSQL does not start again:\n{}", self.log());
     }
 
+    /// Starts it again if it has stopped by itself.
+    #[allow(dead_code, reason = "for tests/chaos, which includes this file")]
+    pub(crate) fn revive(&self) {
+        let status = self.control().arg("status").stdin(Stdio::null()).output().unwrap();
+        if !status.status.success() {
+            self.start_again();
+        }
+    }
+
     /// Crashes the server and starts it again: every connection breaks, and recovery runs.
     pub(crate) fn restart_immediate(&self) {
         self.stop("immediate");
@@ -203,7 +221,8 @@ fn as_server(program: &Path) -> Command {
 fn keeper(directory: &Path) -> Child {
     let as_server = if server_uid().is_some() { "runuser -u postgres -- " } else { "" };
     let script = format!(
-        "cat >/dev/null; {as_server}\"{}/pg_ctl\" -D \"$1/data\" stop -m immediate >/dev/null 2>&1; rm -rf -- \"$1\"",
+        "cat >/dev/null; {as_server}\"{}/pg_ctl\" -D \"$1/data\" stop -m immediate >/dev/null 2>&1; \
+         umount -l \"$1/data\" 2>/dev/null; rm -rf -- \"$1\"",
         binaries().display()
     );
     let mut command = Command::new("setsid");

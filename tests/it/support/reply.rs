@@ -12,6 +12,25 @@ use super::upstream::Seen;
 /// Each word of an answer; `o200k_base` makes one token of it.
 pub(crate) const WORD: &str = " alpha";
 
+/// Usage that no honest upstream reports.
+pub(crate) const GARBAGE: &[&str] = &[
+    "null",
+    "[]",
+    "{}",
+    "7",
+    "\"a lot\"",
+    "true",
+    r#"{"prompt_tokens":-1,"completion_tokens":-1,"total_tokens":-2}"#,
+    r#"{"prompt_tokens":10,"completion_tokens":-1000000}"#,
+    r#"{"prompt_tokens":1.5,"completion_tokens":2.5}"#,
+    r#"{"prompt_tokens":"10","completion_tokens":"5"}"#,
+    r#"{"prompt_tokens":null,"completion_tokens":null}"#,
+    r#"{"prompt_tokens":[10],"completion_tokens":{"a":1}}"#,
+    r#"{"prompt_tokens":1e300,"completion_tokens":1e300}"#,
+    r#"{"completion_tokens":5}"#,
+    r#"{"prompt_tokens":10}"#,
+];
+
 /// What an upstream puts on the operator's invoice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Bill {

@@ -190,7 +190,12 @@ impl Upstream {
 }
 
 async fn accept(listener: TcpListener, state: Arc<State>) {
-    while let Ok((stream, _)) = listener.accept().await {
+    loop {
+        // A connection that was reset before it was taken, or too many open files, is no reason to stop for good.
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            continue;
+        };
         *state.connections.lock().unwrap() += 1;
         let serving = tokio::spawn(serve(stream, state.clone()));
         state.open.lock().unwrap().push(serving);

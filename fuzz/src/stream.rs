@@ -1,0 +1,149 @@
+//! A streamed answer: however it is cut into pieces, the same comes out; what comes out is whole events of what came in;
+//! memory stays flat.
+
+use bytes::BytesMut;
+use tollgate::meter::sse::{EVENT_BYTES_MAX, NOISE_BYTES_MAX};
+use tollgate::meter::{Fault, Measured, Meter, TEXT_BYTES_MAX};
+
+use super::Dice;
+use super::json::Json;
+
+/// What a meter makes of a stream.
+#[derive(Debug, PartialEq)]
+struct Seen {
+    read: Result<(), Fault>,
+    out: Vec<u8>,
+    measured: Measured,
+}
+
+/// Tries a stream.
+///
+/// # Panics
+/// It breaks a promise.
+pub fn check(data: &[u8]) {
+    let mut dice = Dice::of(data);
+    for wants_usage in [false, true] {
+        let whole = metered([data], wants_usage);
+        assert_eq!(metered(data.chunks(1), wants_usage), whole, "cut at every byte");
+        let mut parts = Vec::new();
+        let mut rest = data;
+        while !rest.is_empty() {
+            let most = u64::try_from(rest.len()).expect("short").min(40);
+            let (part, after) = rest.split_at(usize::try_from(dice.below(most) + 1).expect("short"));
+            parts.push(part);
+            rest = after;
+        }
+        assert_eq!(metered(parts, wants_usage), whole, "cut at random");
+        whole_events(data, &whole, wants_usage);
+        sane(&whole.measured);
+    }
+    if dice.below(64) == 0 && !data.is_empty() {
+        flood(data);
+    }
+}
+
+fn metered<'a>(parts: impl IntoIterator<Item = &'a [u8]>, wants_usage: bool) -> Seen {
+    let mut meter = Meter::new(wants_usage);
+    let mut out = BytesMut::new();
+    let read = parts.into_iter().try_for_each(|part| meter.push(part, &mut out));
+    let read = read.and_then(|()| meter.finish(&mut out));
+    assert!(read.is_err() || meter.is_done());
+    Seen { read, out: out.to_vec(), measured: meter.into_measured() }
+}
+
+/// The payloads of a stream (WHATWG HTML §9.2.6), read from the whole of it; the last may lack its empty line.
+fn payloads(data: &[u8]) -> Vec<Vec<u8>> {
+    let data = data.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(data);
+    let mut lines = vec![Vec::new()];
+    let mut bytes = data.iter().copied().peekable();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'\r' => {
+                bytes.next_if_eq(&b'\n');
+                lines.push(Vec::new());
+            }
+            b'\n' => lines.push(Vec::new()),
+            _ => lines.last_mut().expect("a line").push(byte),
+        }
+    }
+    lines.push(Vec::new());
+    let mut events = Vec::new();
+    let mut event: Option<Vec<u8>> = None;
+    for line in lines {
+        if line.is_empty() {
+            events.extend(event.take().filter(|event| !event.is_empty()));
+        } else if let Some(value) = line.strip_prefix(b"data:") {
+            let value = value.strip_prefix(b" ").unwrap_or(value);
+            match &mut event {
+                None => event = Some(value.to_vec()),
+                Some(event) => event.extend([b"\n", value].concat()),
+            }
+        }
+    }
+    events
+}
+
+/// What passed is, in order, every event up to the end or the fault, but those of usage alone that nobody asked for.
+fn whole_events(data: &[u8], seen: &Seen, wants_usage: bool) {
+    let mut wanted = Vec::new();
+    for payload in payloads(data) {
+        let is_done = payload.trim_ascii() == b"[DONE]";
+        let json = Json::read(&payload);
+        if json.is_none() && !is_done {
+            // Either reader may stop here (a lone surrogate is no text, and may pass): what came before is whole.
+            assert!(seen.out.starts_with(&wanted) || wanted.starts_with(&seen.out), "nothing passes that did not come");
+            return;
+        }
+        let is_usage_only = json.as_ref().is_some_and(|json| {
+            json.get("usage").is_some_and(|usage| *usage != Json::Null)
+                && json.get("choices").is_none_or(|choices| choices.items().is_empty())
+        });
+        let line = if is_done { b"[DONE]".to_vec() } else { payload };
+        if wants_usage || !is_usage_only {
+            let lines: Vec<u8> =
+                line.split(|byte| *byte == b'\n').flat_map(|line| [b"data: ", line, b"\n"].concat()).collect();
+            wanted.extend([lines.as_slice(), b"\n"].concat());
+        }
+        if is_done {
+            break;
+        }
+    }
+    match seen.read {
+        Ok(()) if !wanted.ends_with(b"data: [DONE]\n\n") => {
+            wanted.extend(b"data: [DONE]\n\n");
+            assert_eq!(seen.out, wanted);
+        }
+        Ok(()) => assert_eq!(seen.out, wanted),
+        Err(_) => assert!(wanted.starts_with(&seen.out), "nothing passes that did not come"),
+    }
+}
+
+fn sane(measured: &Measured) {
+    if let Some(usage) = measured.usage {
+        assert!(usage.input_tokens > 0 && usage.input_tokens <= 10_000_000 && usage.output_tokens <= 10_000_000);
+        assert!(usage.cached_input_tokens + usage.cache_write_tokens <= usage.input_tokens);
+        assert!(usage.reasoning_tokens <= usage.output_tokens);
+        assert!(usage.output_tokens > 0 || measured.text.is_empty(), "text is never free");
+    }
+    assert!(measured.text.len() <= TEXT_BYTES_MAX);
+    assert!(measured.model.as_ref().is_none_or(|name| name.len() <= 512));
+}
+
+/// The input again and again, for three mebibytes.
+fn flood(data: &[u8]) {
+    let piece = data.repeat((16 * 1024 / data.len()).max(1));
+    let mut meter = Meter::new(true);
+    let (mut fed, mut passed) = (0, 0);
+    while fed < 3 * 1024 * 1024 {
+        let mut out = BytesMut::new();
+        let outcome = meter.push(&piece, &mut out);
+        fed += piece.len();
+        passed += out.len();
+        let bound = EVENT_BYTES_MAX * 4 + NOISE_BYTES_MAX + TEXT_BYTES_MAX * 2;
+        assert!(meter.bytes_held() <= bound, "{} bytes held", meter.bytes_held());
+        if outcome.is_err() || meter.is_done() {
+            return;
+        }
+    }
+    assert!(passed > 0, "three mebibytes without an event, and no end to it");
+}

@@ -1,0 +1,197 @@
+//! One run: the world, the load, the faults, the live check; then the quiet and the judgement.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
+
+use crate::judge;
+use crate::ledger::{Place, Reader, Snapshot, beyond_limits, unlike_the_rows};
+use crate::load::{CALLERS, Crowd, PlanFacts, keeps_calling};
+use crate::script::{Script, Store};
+use crate::support::caller::chat;
+use crate::support::disk;
+use crate::support::load::Dice;
+use crate::world::World;
+
+/// How often the ledger is looked at.
+const EVERY: Duration = Duration::from_millis(10);
+/// How long it may take until nothing is open any more.
+const QUIET_WITHIN: Duration = Duration::from_secs(15);
+
+/// Runs a seed; panics where a law is broken.
+pub(crate) async fn run(seed: u64, store: Store, length: Duration) {
+    let script = Script::new(seed, store, length);
+    println!("chaos: seed {seed}, {} s on {}, {}", length.as_secs(), store.name(), script.on_disconnect);
+    let world = Arc::new(World::new(&script, store).await);
+    let crowd = Arc::new(Crowd::of(&world.door, length));
+    let plans = Arc::new(crowd.plans());
+    let samples = Arc::new(AtomicU64::new(0));
+    let mut dice = Dice::of(script.load_seed);
+    let callers: Vec<_> =
+        (0..CALLERS).map(|_| tokio::spawn(keeps_calling(world.clone(), crowd.clone(), dice.another()))).collect();
+    let watch = tokio::spawn(watch(world.clone(), plans.clone(), samples.clone()));
+    let lanes: Vec<_> = script.lanes.iter().map(|lane| tokio::spawn(follow(world.clone(), lane.clone()))).collect();
+
+    let mut told = Duration::ZERO;
+    while world.elapsed() < length || lanes.iter().any(|lane| !lane.is_finished()) {
+        sleep(Duration::from_millis(50)).await;
+        world.look_for_the_dead();
+        stop_if_broken(&world, &script);
+        if world.elapsed().saturating_sub(told) > Duration::from_secs(5) {
+            told = world.elapsed();
+            progress(&world, &samples);
+        }
+    }
+    end(callers).await;
+    for lane in lanes {
+        lane.await.unwrap();
+    }
+    served_again(&world).await;
+    let left = quiet(&world).await;
+    end(vec![watch]).await;
+    stop_if_broken(&world, &script);
+    progress(&world, &samples);
+    close(world, &left, &plans).await;
+    println!("chaos: seed {seed} on {} holds: {}", store.name(), told_of(&left));
+}
+
+async fn follow(world: Arc<World>, lane: Vec<(Duration, crate::script::Fault)>) {
+    for (at, fault) in lane {
+        sleep(at.saturating_sub(world.elapsed())).await;
+        world.suffer(fault).await;
+    }
+}
+
+/// Looks at the ledger again and again, and checks what can be checked in one instant.
+async fn watch(world: Arc<World>, plans: Arc<HashMap<String, &'static PlanFacts>>, samples: Arc<AtomicU64>) {
+    let place = world.place();
+    let mut look_again = Instant::now();
+    loop {
+        // A server that is down, or a ledger that is locked while it is recovered, is looked at a moment later.
+        let Ok(reader) = Reader::connect(&place).await else {
+            sleep(EVERY).await;
+            continue;
+        };
+        for _ in 0..200 {
+            let begun = Instant::now();
+            let whole = begun >= look_again;
+            let Ok(seen) = (if whole { reader.look().await } else { reader.glance().await }) else { break };
+            let mut found = beyond_limits(&seen, &plans);
+            if whole {
+                found.extend(unlike_the_rows(&seen));
+                look_again = Instant::now() + (begun.elapsed() * 9).max(Duration::from_millis(300));
+            }
+            for what in found {
+                world.complain(format!("{:.3} s: {what}", world.elapsed().as_secs_f64()));
+            }
+            samples.fetch_add(1, Ordering::Relaxed);
+            sleep(EVERY.saturating_sub(begun.elapsed())).await;
+        }
+    }
+}
+
+fn stop_if_broken(world: &World, script: &Script) {
+    let complaints = world.complaints();
+    if let Some(first) = complaints.first() {
+        println!("BROKEN after {:.1} s ({} complaints): {first}", world.elapsed().as_secs_f64(), complaints.len());
+        panic!("{}\n{script}", complaints[..complaints.len().min(5)].join("\n"));
+    }
+}
+
+fn progress(world: &World, samples: &AtomicU64) {
+    let mut answers: BTreeMap<String, usize> = BTreeMap::new();
+    for number in 0..2 {
+        let front = world.front(number);
+        if number == 1 && Arc::ptr_eq(&front, &world.front(0)) {
+            continue;
+        }
+        for answer in front.heard() {
+            let code = answer.header("x-tollgate-error");
+            let name = if code.is_empty() { answer.status.to_string() } else { format!("{} {code}", answer.status) };
+            *answers.entry(name).or_default() += 1;
+        }
+    }
+    let answers: Vec<String> = answers.iter().map(|(name, count)| format!("{name}: {count}")).collect();
+    println!(
+        "{:5.1} s  {} faults, {} samples, {} served upstream; {}",
+        world.elapsed().as_secs_f64(),
+        world.faults.load(Ordering::SeqCst),
+        samples.load(Ordering::Relaxed),
+        world.door.upstream.count(),
+        answers.join(", ")
+    );
+}
+
+async fn end(tasks: Vec<JoinHandle<()>>) {
+    for task in &tasks {
+        task.abort();
+    }
+    for task in tasks {
+        if let Err(error) = task.await
+            && error.is_panic()
+        {
+            std::panic::resume_unwind(error.into_panic());
+        }
+    }
+}
+
+/// Everything is mended: each process serves within seconds, by itself.
+async fn served_again(world: &World) {
+    crate::support::faketime::ahead(&world.door, 200 * 86_400); // where no ceiling is used up
+    let user = Crowd::newcomer(&world.door);
+    let begun = Instant::now();
+    for number in 0..2 {
+        let user = crate::support::caller::User { front: world.front(number), ..user.clone() };
+        loop {
+            let answer = user.try_ask(chat("do-words-5; is all well again")).await;
+            if answer.as_ref().is_ok_and(|answer| answer.status == 200) {
+                break;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(10), "mended, and not served in ten seconds: {answer:?}");
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+/// The ledger once nothing is open any more.
+async fn quiet(world: &World) -> Snapshot {
+    let begun = Instant::now();
+    loop {
+        let seen = Reader::connect(&world.place()).await.unwrap().look().await.unwrap();
+        if seen.rows.iter().all(|row| row.state != "held") || begun.elapsed() > QUIET_WITHIN {
+            return seen;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn close(world: Arc<World>, seen: &Snapshot, plans: &HashMap<String, &'static PlanFacts>) {
+    let mut found = beyond_limits(seen, plans);
+    found.extend(unlike_the_rows(seen));
+    found.extend(judge::violations(seen, &world.door.upstream.log(), world.settings()));
+    let count = found.len();
+    found.truncate(20);
+    assert!(found.is_empty(), "{count} complaints at the end:\n- {}", found.join("\n- "));
+    if let Place::File(path) = world.place() {
+        let integrity = tokio::task::block_in_place(|| disk::integrity(&path));
+        assert_eq!(integrity, "ok", "pragma integrity_check");
+    }
+    let world = Arc::into_inner(world).expect("nobody else has the world any more");
+    world.close().await;
+}
+
+fn told_of(seen: &Snapshot) -> String {
+    let mut states: BTreeMap<String, usize> = BTreeMap::new();
+    for row in &seen.rows {
+        *states.entry(row.state.clone()).or_default() += 1;
+        for flag in row.flags.split(',').filter(|flag| !flag.is_empty()) {
+            *states.entry(format!("({flag})")).or_default() += 1;
+        }
+    }
+    let states: Vec<String> = states.iter().map(|(name, count)| format!("{count} {name}")).collect();
+    format!("{} rows: {}", seen.rows.len(), states.join(", "))
+}
