@@ -388,19 +388,22 @@ def seed(path, users, rows):
     now = int(time.time() * 1000)
     day = 86_400_000
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
-        db.executescript("pragma synchronous = off; pragma cache_size = -400000; pragma temp_store = memory; begin;")
+        db.executescript("pragma synchronous = off; pragma cache_size = -400000;")
+        db.execute("begin")
         indexes = db.execute("select name, sql from sqlite_master where type = 'index' and sql is not null and tbl_name = 'requests'").fetchall()
         for name, _ in indexes:
             db.execute(f"drop index {name}")
         db.execute(SEED, {"rows": rows, "users": users, "from_ms": now - 90 * day, "span_ms": 89 * day})
         for _, sql in indexes:
             db.execute(sql)
-        lifetime = 9_223_372_036_854_775_807
+        # What clock.rs has for the end of time.
+        lifetime = 253_402_207_200_000
         known = db.execute("select max(ends_at) from windows where per = 'lifetime'").fetchone()[0]
         db.execute(WINDOWS, {"users": users, "ends": known or lifetime, "per": "lifetime", "starts": 0, "each": max(1, rows // users)})
         midnight = now - now % day
         db.execute(WINDOWS, {"users": users, "ends": midnight + day, "per": "day", "starts": midnight, "each": 0})
-        db.executescript("commit; pragma wal_checkpoint(truncate);")
+        db.execute("commit")
+        db.execute("pragma wal_checkpoint(truncate)").fetchall()
 
 
 def main():
