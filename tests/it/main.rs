@@ -45,6 +45,7 @@ mod plans_from_database;
 mod postgres_outages;
 mod postgres_tls;
 mod processes;
+mod promises;
 mod published_keys;
 mod routes;
 mod secrets;
