@@ -38,6 +38,7 @@ mod hostile_client;
 mod hostile_upstream;
 mod identity;
 mod limits;
+mod limits_page;
 mod moving;
 mod operations;
 mod outbox;
