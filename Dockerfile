@@ -10,10 +10,12 @@ WORKDIR /src
 # Of bench/, which is not built here, the workspace wants the manifest and a source.
 COPY Cargo.toml Cargo.lock ./
 COPY bench/Cargo.toml bench/
-RUN mkdir -p src tests/it bench/src \
+RUN mkdir -p src tests/it tests/chaos benches/micro bench/src \
     && touch src/lib.rs \
     && echo 'fn main() {}' > src/main.rs \
     && cp src/main.rs tests/it/main.rs \
+    && cp src/main.rs tests/chaos/main.rs \
+    && cp src/main.rs benches/micro/main.rs \
     && cp src/main.rs bench/src/main.rs \
     && cargo build --profile dist --locked --bin tollgate \
     && rm -r src

@@ -23,7 +23,10 @@ if [[ $found -eq 0 ]]; then
   failed=1
 fi
 # The members of the workspace: without its manifest cargo refuses to build anything.
-for manifest in */Cargo.toml; do
+members=$(sed -n 's/^members = \[\(.*\)\]$/\1/p' Cargo.toml | tr -d '",')
+[[ -n $members ]] || { echo 'no members of the workspace were found: this script looks in the wrong place' && failed=1; }
+for member in $members; do
+  manifest=$member/Cargo.toml
   if ! grep -qxF "!$manifest" .dockerignore || ! grep -qF "COPY $manifest " Dockerfile; then
     printf '%s is wanted by the workspace, and the image does not get it\n' "$manifest"
     failed=1
