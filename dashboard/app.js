@@ -54,6 +54,7 @@ async function start() {
 
 function signIn(lead) {
   stop();
+  closeDialogs();
   storage.set("tollgate.signed_in", null);
   document.title = "Sign in · Tollgate";
   const token = h("input", { type: "password", autocomplete: "current-password", required: true, spellcheck: "false", name: "token" });
@@ -127,6 +128,7 @@ function frame(answer) {
     const [href, label, open] = userId ? ["#/users", "User", userPage] : (PAGES.find(([one]) => one === path) ?? PAGES[0]);
     if (open === overviewPage && !overview) return;
     page?.close();
+    closeDialogs();
     for (const link of links) {
       if (link.getAttribute("href") === href) link.setAttribute("aria-current", "page");
       else link.removeAttribute("aria-current");
@@ -172,7 +174,14 @@ function frame(answer) {
   }
 }
 
-const theme = () => document.documentElement.dataset.theme ?? "auto";
+// A dialog belongs to the page that opened it.
+function closeDialogs() {
+  document.querySelectorAll("dialog").forEach((dialog) => dialog.close());
+}
+
+function theme() {
+  return document.documentElement.dataset.theme ?? "auto";
+}
 
 function decoded(text) {
   try {

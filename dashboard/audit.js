@@ -33,11 +33,11 @@ export function auditPage({ main }) {
   function show() {
     if (!rows.length) return fill(changes, empty("No changes yet", "A plan that is set, a user blocked, a credit, a pause: each leaves a line here, whether made on this page, by the API or on the command line."));
     fill(changes, table("Changes", [
-      { label: "When", cell: (row) => f.time(row.at) },
-      { label: "By", cell: (row) => row.by ?? "–" },
-      { label: "What", cell: (row) => h("code", row.action) },
+      { label: "When", wrap: true, cell: (row) => f.time(row.at) },
+      { label: "By", wide: true, cell: (row) => row.by ?? "–" },
+      { label: "What", wrap: true, cell: (row) => [h("code", row.action), h("div.narrow.muted.small", `by ${row.by ?? "–"}`), h("div.narrow.muted.small", detail(row.detail))] },
       { label: "User", cell: (row) => userLink(row.user_id) },
-      { label: "Detail", grow: true, cell: (row) => detail(row.detail) },
+      { label: "Detail", grow: true, wide: true, cell: (row) => detail(row.detail) },
     ], rows), next && h("div.more", h("button.button", { type: "button", onclick: load }, "Show more")));
   }
 

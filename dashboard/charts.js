@@ -26,10 +26,11 @@ export function timeChart(caption) {
   const legend = h("div.legend");
   const canvas = h("div.plot", { role: "img" });
   const tip = h("div.tip", { hidden: true, "aria-hidden": "true" });
+  const nothing = h("p.nothing", { hidden: true }, "Nothing in this time.");
   const note = h("p.muted.small.note", { hidden: true });
   const figures = h("div");
   const details = h("details.figures", h("summary", "The figures as a table"), figures);
-  const element = h("figure.chart", h("figcaption", h("span.chart-title", caption), legend), h("div.stage", canvas, tip), note, details);
+  const element = h("figure.chart", h("figcaption", h("span.chart-title", caption), legend), h("div.stage", canvas, nothing, tip), note, details);
   let plot = null;
   let shape = "";
   let shown = null;
@@ -44,8 +45,12 @@ export function timeChart(caption) {
     canvas.setAttribute("aria-label", next.summary);
     note.hidden = !next.note;
     note.textContent = next.note ?? "";
+    legend.hidden = next.series.length < 2;
     fill(legend, next.series.map((series) => h("span.key", h(`span.swatch.${series.kind}.fill-${series.colour}`), series.label)));
     fill(figures, table(caption, next.columns, next.labels.map((label, index) => ({ label, index }))));
+    nothing.hidden = next.series.some((series) => series.kind !== "limit" && series.values.some((value) => value > 0));
+    canvas.hidden = details.hidden = !nothing.hidden;
+    if (canvas.hidden) return;
     const data = [next.labels.map((_, index) => index), ...next.series.map((series) => series.values)];
     // uPlot changes data easily, but not which series there are.
     const nextShape = JSON.stringify([next.labels.length, next.series.map(({ kind, colour: name }) => [kind, name])]);
@@ -60,12 +65,12 @@ export function timeChart(caption) {
     return {
       width: Math.max(canvas.clientWidth, 200),
       height: height(),
-      padding: [12, 8, 0, 0],
+      padding: [12, 22, 0, 0],
       legend: { show: false },
       cursor: { y: false, points: { show: false }, drag: { x: false, y: false } },
       scales: {
         x: { time: false, range: () => [-0.6, length - 0.4] },
-        y: { range: (_, __, max) => [0, max > 0 ? max * 1.08 : 1] },
+        y: { range: (_, __, max) => (max > 0 ? uPlot.rangeNum(0, max, ROUND) : [0, 1]) },
       },
       axes: [xAxis(), yAxis()],
       series: [{}, ...series.map(drawing)],
@@ -111,6 +116,8 @@ export function timeChart(caption) {
   return { element, set, destroy };
 }
 
+// From zero to a round number above the highest.
+const ROUND = { min: { pad: 0, soft: 0, mode: 1 }, max: { pad: 0.06, soft: 0, mode: 2 } };
 const WHOLE = [1, 2, 5].flatMap((digit) => [0, 1, 2, 3, 4, 5, 6, 7, 8].map((power) => digit * 10 ** power)).sort((a, b) => a - b);
 
 function forget(plot) {
@@ -131,7 +138,7 @@ function axis(rest) {
 
 function drawing({ kind, colour: name }) {
   const stroke = () => colour(name);
-  if (kind === "bars") return { fill: stroke, stroke, width: 0, paths: uPlot.paths.bars({ size: [0.68, 26], radius: 0.18 }), points: { show: false } };
+  if (kind === "bars") return { fill: stroke, stroke, width: 0, paths: uPlot.paths.bars({ size: [0.62, 44], radius: 0.18 }), points: { show: false } };
   if (kind === "limit") return { stroke, width: 1.5, dash: [5, 4], points: { show: false } };
   const line = { stroke, width: 2, points: { show: false }, paths: uPlot.paths.spline?.() };
   return kind === "area" ? { ...line, paths: undefined, fill: () => colour(`${name}-soft`) } : { ...line, points: { show: true, size: 5, fill: stroke } };

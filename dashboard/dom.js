@@ -60,9 +60,11 @@ export function icon(name) {
   return svg;
 }
 
-/** A table. Columns: `{label, cell(row), number?, wide?, grow?}`; `wide` ones are left out on a phone. */
+/**
+ * A table. Columns: `{label, cell(row), number?, wide?, grow?}`; `wide` ones are left out on a phone, `wrap`
+ * ones may break there. */
 export function table(caption, columns, rows) {
-  const kind = (column) => [column.number && "number", column.wide && "wide", column.grow && "grow"].filter(Boolean).join(" ");
+  const kind = (column) => [column.number && "number", column.wide && "wide", column.grow && "grow", column.wrap && "wrap"].filter(Boolean).join(" ");
   const head = columns.map((column) => h("th", { scope: "col", class: kind(column) || null }, column.label));
   const body = rows.map((row) => h("tr", columns.map((column) => h("td", { class: kind(column) || null }, column.cell(row)))));
   return h("div.scroll", { tabindex: "0", role: "region", "aria-label": caption },

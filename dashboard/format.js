@@ -18,7 +18,7 @@ const dollarsWith = [0, 2, 4, 6].reduce((all, places) => {
 /** As many decimals as an amount of this size needs: $12.30, $0.0123, $0.000123. */
 function places(amount) {
   const size = Math.abs(amount);
-  if (size === 0 || size >= 1_000_000) return 2;
+  if (size % 10_000 === 0 || size >= 1_000_000) return 2;
   return size >= 1_000 ? 4 : 6;
 }
 
@@ -65,18 +65,18 @@ export function percent(part, all) {
 /** Milliseconds: 412 ms, 1.4 s. */
 export function milliseconds(ms) {
   if (ms === null || ms === undefined) return "–";
-  return ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(ms < 10_000 ? 1 : 0)} s`;
+  return ms < 1000 ? `${Math.round(ms)}\u00a0ms` : `${(ms / 1000).toFixed(ms < 10_000 ? 1 : 0)}\u00a0s`;
 }
 
 /** A span: 4 s, 12 min, 9 h 12 min, 3 d 4 h. */
 export function span(seconds) {
   const s = Math.max(0, Math.round(seconds));
-  if (s < 60) return `${s} s`;
+  if (s < 60) return `${s}\u00a0s`;
   const m = Math.floor(s / 60);
-  if (m < 60) return `${m} min`;
+  if (m < 60) return `${m}\u00a0min`;
   const hours = Math.floor(m / 60);
-  if (hours < 48) return m % 60 ? `${hours} h ${m % 60} min` : `${hours} h`;
-  return hours % 24 && hours < 240 ? `${Math.floor(hours / 24)} d ${hours % 24} h` : `${Math.floor(hours / 24)} d`;
+  if (hours < 48) return m % 60 ? `${hours}\u00a0h ${m % 60}\u00a0min` : `${hours}\u00a0h`;
+  return hours % 24 && hours < 240 ? `${Math.floor(hours / 24)}\u00a0d ${hours % 24}\u00a0h` : `${Math.floor(hours / 24)}\u00a0d`;
 }
 
 const moment = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });

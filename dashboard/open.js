@@ -43,7 +43,7 @@ export function openPage({ main }) {
     cells = new Map(rows.map((row) => [row.id, h("span", f.span(row.seconds))]));
     const written = f.moneyColumn(rows.map((row) => f.micros(row.held_usd)));
     fill(list, table("Open requests", [
-      { label: "User", cell: (row) => userLink(row.user_id) },
+      { label: "User", cell: (row) => userLink(row.user_id, { whole: true }) },
       { label: "Model", grow: true, cell: (row) => row.model },
       { label: "Plan", wide: true, cell: (row) => row.plan ?? "–" },
       { label: "Upstream", wide: true, cell: (row) => row.upstream ?? "–" },

@@ -45,15 +45,15 @@ export function overviewPage({ main, session, overview: first }) {
   const requests = timeChart("Requests");
   const ttft = timeChart("Time to first token, median");
   const body = h("div.stack");
-  const first_steps = h("div");
+  const firstSteps = h("div.spaced");
   const where = h("div.grid.three");
-  const health = h("div.grid.three");
+  const health = h("div.grid.two");
   const choice = h("div.segments", { role: "group", "aria-label": "Range" }, RANGES.map(([id, label]) =>
     h("button", { type: "button", "aria-pressed": String(id === range), onclick: (event) => choose(id, event.currentTarget) }, label)));
 
   fill(main,
     h("div.page-head", h("div", h("h1", { tabindex: "-1" }, "Overview"), subtitle), session.canWrite && pauseButton),
-    banner, figures, problem, first_steps,
+    banner, figures, problem, firstSteps,
     h("div.section-head", h("h2", "Over time"), choice), body,
     h("div.section-head", h("h2", "Health"), h("p.muted.small", "Refusals and upstreams are counted since this server started.")), health);
   fill(body,
@@ -124,7 +124,7 @@ export function overviewPage({ main, session, overview: first }) {
       card("Refusals by code", {}, refused.length
         ? barList("Refusals by code", refused.map((row) => ({ name: h("code", row.code), value: row.count, text: f.count(row.count), sub: REFUSED[row.code], colour: "plain" })))
         : empty("Nobody was refused", "Who passes a limit or sends a wrong token is counted here by code.")),
-      card("Upstreams", {}, now.upstreams.length
+      h("div.stack", card("Upstreams", {}, now.upstreams.length
         ? table("Upstreams", [
           { label: "Name", grow: true, cell: (row) => [h("span", { class: row.ok ? "dot ok" : "dot bad" }), row.name, !row.ok && h("span.muted", " – out of use")] },
           { label: "Requests", number: true, cell: (row) => f.compact(row.requests) },
@@ -135,7 +135,7 @@ export function overviewPage({ main, session, overview: first }) {
         ? h("div", h("p.figure-value", f.count(box.waiting), h("span.of", box.waiting === 1 ? " entry waits" : " entries wait")),
           h("p.muted.small", box.waiting ? `The oldest for ${f.span(box.oldest_seconds ?? 0)}.` : "All charged requests were handed over."),
           (box.oldest_seconds ?? 0) > 300 && h("p.warn-text", "It lags: your database may be down, or log_request fails. “tollgate doctor” says which."))
-        : empty("Not in use", "With your database configured, each charged request is handed to its log_request function.")));
+        : empty("Not in use", "With your database configured, each charged request is handed to its log_request function."))));
   }
 
   // The rest: sums over the chosen range. Asked for anew each minute.
@@ -156,7 +156,7 @@ export function overviewPage({ main, session, overview: first }) {
       showCharts(series.rows, from, days);
       showWhere(models, plans, users);
       const none = series.rows.every((row) => row.requests === 0);
-      fill(first_steps, none && now.today.requests === 0 && h("section.card", { "aria-label": "First steps" }, empty(`No requests ${days === 1 ? "today" : "in this time"}: send one, and it shows here.`,
+      fill(firstSteps, none && now.today.requests === 0 && h("section.card", { "aria-label": "First steps" }, empty(`No requests ${days === 1 ? "today" : "in this time"}: send one, and it shows here.`,
         firstRequest(), h("p.muted.small", "A token of your app works as well as this development token. Users appear under Users with their first request."))));
     } catch (error) {
       if (error.name === "AbortError") return;
@@ -285,8 +285,10 @@ function hourName(rows, index, add = 0) {
   return `${String(hours % 24).padStart(2, "0")}:00`;
 }
 
-/** A user's id, short where there is little room, whole in its title and for a screen reader. */
-export function userLink(id) {
+/** A user's id: short where there is little room, whole in its title and for a screen reader. */
+export function userLink(id, { whole = false } = {}) {
   if (!id) return "–";
-  return h("a.id", { href: `#/users/${encodeURIComponent(id)}`, title: id, "aria-label": `User ${id}` }, id.length > 13 ? `${id.slice(0, 8)}…${id.slice(-4)}` : id);
+  const short = id.length > 13 ? `${id.slice(0, 8)}…${id.slice(-4)}` : id;
+  return h("a.id", { href: `#/users/${encodeURIComponent(id)}`, title: id, "aria-label": `User ${id}` },
+    whole ? [h("span.roomy", id), h("span.narrow", short)] : short);
 }

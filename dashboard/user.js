@@ -111,7 +111,7 @@ export function userPage({ main, session, id }) {
     if (!requests.length) return fill(latest, empty("No requests yet", "Each request of this user leaves one row: what it held, what it used, and its exact price."));
     const written = f.moneyColumn(requests.map((row) => row.cost_micros ?? 0));
     fill(latest, table("Latest requests", [
-      { label: "Started", cell: (row) => f.time(row.started_at) },
+      { label: "Started", wrap: true, cell: (row) => f.time(row.started_at) },
       { label: "Model", grow: true, cell: (row) => row.model },
       { label: "End", cell: (row) => [h("span", { class: `badge ${{ lost: "danger", held: "live", voided: "" }[row.state] ?? "ok"}` }, row.state === "held" ? "open" : row.state), flags(row).map((flag) => h("span.badge.warn", flag))] },
       { label: "Input", number: true, wide: true, cell: (row) => (row.input_tokens === null ? "–" : f.count(row.input_tokens)) },

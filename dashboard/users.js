@@ -71,7 +71,7 @@ export function usersPage({ main, query }) {
     const today = f.moneyColumn(rows.map((row) => f.micros(row.cost_usd_today)));
     const month = f.moneyColumn(rows.map((row) => f.micros(row.cost_usd_month)));
     fill(list, table("Users", [
-      { label: "User", grow: true, cell: (row) => [userLink(row.id), row.blocked && h("span.badge.danger", "blocked")] },
+      { label: "User", grow: true, cell: (row) => [userLink(row.id, { whole: true }), row.blocked && h("span.badge.danger", "blocked")] },
       { label: "Plan", cell: (row) => row.plan ?? "–" },
       { label: "Requests today", number: true, wide: true, cell: (row) => f.count(row.requests_today) },
       { label: "Spend today", number: true, wide: true, cell: (row) => today(f.micros(row.cost_usd_today)) },
