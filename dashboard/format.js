@@ -94,7 +94,8 @@ export function time(text, { ago = false } = {}) {
   element.dateTime = text;
   element.title = text;
   const near = date.getFullYear() === new Date().getFullYear();
-  element.textContent = ago ? since(date) : (near ? moment : momentOfYear).format(date);
+  // Where it must break, it breaks between the day and the hour.
+  element.textContent = ago ? since(date) : (near ? moment : momentOfYear).format(date).replace(/^[^,]*/, (day) => day.replaceAll(" ", "\u00a0"));
   return element;
 }
 

@@ -112,7 +112,7 @@ export function overviewPage({ main, session, overview: first }) {
     return h("dl.card.counts",
       figure("Requests today", f.count(t.requests), `by ${f.plural(t.users, "user")}`),
       figure("Tokens today", f.compact(t.input_tokens + t.output_tokens), `${f.compact(t.input_tokens)} in · ${f.compact(t.output_tokens)} out`),
-      figure("First token", now.ttft_ms ? f.milliseconds(now.ttft_ms.p50) : "–", now.ttft_ms ? `p90 ${f.milliseconds(now.ttft_ms.p90)} · p99 ${f.milliseconds(now.ttft_ms.p99)}` : "no answers today"),
+      figure("First token", now.ttft_ms ? f.milliseconds(now.ttft_ms.p50) : "–", now.ttft_ms ? `p90\u00a0${f.milliseconds(now.ttft_ms.p90)} · p99\u00a0${f.milliseconds(now.ttft_ms.p99)}` : "no answers today"),
       figure("Open now", h("a", { href: "#/open" }, f.count(now.open)), now.open === 1 ? "request" : "requests"));
   }
 
@@ -288,7 +288,7 @@ function hourName(rows, index, add = 0) {
 /** A user's id: short where there is little room, whole in its title and for a screen reader. */
 export function userLink(id, { whole = false } = {}) {
   if (!id) return "–";
-  const short = id.length > 13 ? `${id.slice(0, 8)}…${id.slice(-4)}` : id;
+  const short = id.length > 9 ? `${id.slice(0, 8)}…` : id;
   return h("a.id", { href: `#/users/${encodeURIComponent(id)}`, title: id, "aria-label": `User ${id}` },
-    whole ? [h("span.roomy", id), h("span.narrow", short)] : short);
+    h("span.roomy", whole || id.length <= 13 ? id : `${id.slice(0, 8)}…${id.slice(-4)}`), h("span.narrow", short));
 }

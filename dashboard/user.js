@@ -113,7 +113,7 @@ export function userPage({ main, session, id }) {
     fill(latest, table("Latest requests", [
       { label: "Started", wrap: true, cell: (row) => f.time(row.started_at) },
       { label: "Model", grow: true, cell: (row) => row.model },
-      { label: "End", cell: (row) => [h("span", { class: `badge ${{ lost: "danger", held: "live", voided: "" }[row.state] ?? "ok"}` }, row.state === "held" ? "open" : row.state), flags(row).map((flag) => h("span.badge.warn", flag))] },
+      { label: "End", wrap: true, cell: (row) => [h("span", { class: `badge ${{ lost: "danger", held: "live", voided: "" }[row.state] ?? "ok"}` }, row.state === "held" ? "open" : row.state), flags(row).map((flag) => h("span.badge.warn", flag))] },
       { label: "Input", number: true, wide: true, cell: (row) => (row.input_tokens === null ? "–" : f.count(row.input_tokens)) },
       { label: "Output", number: true, wide: true, cell: (row) => (row.output_tokens === null ? "–" : f.count(row.output_tokens)) },
       { label: "Took", number: true, wide: true, cell: (row) => (row.ended_at ? f.milliseconds(Date.parse(row.ended_at) - Date.parse(row.started_at)) : "–") },

@@ -3,6 +3,8 @@
 //! It is a listener of its own (`[server] admin_bind`), and it is there only when `TOLLGATE_ADMIN_TOKEN` is set. Tokens of
 //! users mean nothing here, and the operator's token means nothing on the other listener.
 
+mod page;
+
 use std::sync::Arc;
 
 use aws_lc_rs::{constant_time, digest};
@@ -25,6 +27,7 @@ struct Admin;
 /// The routes of the operator's listener. All of them ask for [`Admin`].
 pub(crate) fn router(app: &Arc<App>) -> Router {
     Router::new()
+        .merge(page::router())
         .route("/admin/users/{id}/refresh", post(refresh))
         .fallback(|| async { Refusal::new(Code::NotFound, "There is nothing at this path.") })
         .method_not_allowed_fallback(|| async {
