@@ -18,6 +18,7 @@ pub mod error;
 pub mod jwks;
 pub mod ledger;
 pub mod meter;
+mod openapi;
 pub mod order;
 pub mod outbox;
 pub mod pg;
