@@ -14,11 +14,11 @@ use uuid::Uuid;
 use crate::app::App;
 use crate::auth::Principal;
 use crate::clock::Timestamp;
-use crate::config::Config;
 use crate::error::{Code, Refusal};
+use crate::ledger::limit_states;
 use crate::openapi::{ModelRefusals, UserRefusals};
 use crate::ledger::report::{ModelSum, Reports, Which};
-use crate::plan::{self, Granted, LimitState, Unit, Window};
+use crate::plan::{self, LimitState, Unit, Window};
 use crate::price::MicroUsd;
 
 /// How many rows of history a page has at most.
@@ -118,16 +118,13 @@ pub async fn me(State(app): State<Arc<App>>, caller: Principal) -> Result<Json<M
     let config = app.config();
     let now = app.clock.now();
     let granted = app.directory.plan_of(&caller, &config, now).await?;
-    let windows = windows(&granted, &config, now);
-    let standing = app.ledger.standing(caller.user_id(), now, windows.clone()).await?;
-    let states = granted.plan.limits.iter().zip(windows).zip(standing.windows);
-    let limit = |((limit, window), standing): ((&plan::Limit, Window), _)| {
-        LimitRow::of(&LimitState { limit: *limit, window, standing })
-    };
+    let limits = granted.limits_at(now, &config.server.time_zone);
+    let windows = limits.iter().map(|(_, window)| *window).collect();
+    let standing = app.ledger.standing(caller.user_id(), now, windows).await?;
     let is_anonymous = caller.is_anonymous();
     Ok(Json(Me {
         user: MyUser { id: caller.user_id(), email: caller.email().map(str::to_owned), is_anonymous },
-        limits: states.map(limit).collect(),
+        limits: limit_states(&limits, &standing.windows).iter().map(LimitRow::of).collect(),
         concurrent: Concurrent { limit: granted.plan.concurrent_requests, open: standing.open },
         models: granted.plan.models.clone(),
         max_output_tokens: granted.plan.max_output_tokens,
@@ -137,12 +134,6 @@ pub async fn me(State(app): State<Arc<App>>, caller: Principal) -> Result<Json<M
             period_ends_at: granted.period.map(|period| period.end.rfc3339()),
         },
     }))
-}
-
-/// The current window of each limit of a plan.
-pub(crate) fn windows(granted: &Granted, config: &Config, now: Timestamp) -> Vec<Window> {
-    let window = |limit: &plan::Limit| plan::window(limit.per, now, &config.server.time_zone, granted.period);
-    granted.plan.limits.iter().map(window).collect()
 }
 
 /// A limit as a paywall shows it.

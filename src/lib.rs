@@ -19,6 +19,7 @@ pub mod jwks;
 pub mod ledger;
 pub mod meter;
 mod openapi;
+pub mod operator;
 pub mod order;
 pub mod outbox;
 pub mod pg;
