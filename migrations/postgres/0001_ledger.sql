@@ -64,10 +64,12 @@ create table tollgate_ledger.switches (
     updated_at bigint not null
 );
 
--- A process that holds requests says by its lease that it lives, on the database's own clock.
+-- A process that holds requests says by its lease that it lives. Whether it still does, the others see by whether
+-- `lease_until` changes within `lease_ms` on their own clocks; what this clock says only an import goes by.
 create table tollgate_ledger.owners (
     id          text   collate "C" not null primary key,
-    lease_until bigint not null
+    lease_until bigint not null,
+    lease_ms    bigint not null
 );
 
 -- Milliseconds since 1970, on the database's clock.
@@ -313,13 +315,16 @@ end $$;
 -- Says that a process lives.
 create function tollgate_ledger.renew(process text, lease_ms bigint) returns bigint
 language sql volatile set search_path = '' as $$
-    insert into tollgate_ledger.owners values (process, tollgate_ledger.clock_ms() + lease_ms)
-    on conflict (id) do update set lease_until = excluded.lease_until
+    insert into tollgate_ledger.owners values (process, tollgate_ledger.clock_ms() + lease_ms, lease_ms)
+    -- It changes whatever the clock does.
+    on conflict (id) do update set lease_ms = excluded.lease_ms, lease_until =
+        excluded.lease_until + case when owners.lease_until = excluded.lease_until then 1 else 0 end
     returning lease_until
 $$;
 
--- What dead processes left open is lost, some at a time. Law 5. Gives back how many ended.
-create function tollgate_ledger.sweep(process text, now_ms bigint, most bigint, outbox bigint) returns bigint
+-- What dead processes ([{owner, lease_until}], as they were last seen) left open is lost, some at a time. Law 5. Gives
+-- back how many ended.
+create function tollgate_ledger.sweep(dead_owners jsonb, now_ms bigint, most bigint, outbox bigint) returns bigint
 language plpgsql volatile set search_path = '' as $$
 declare
     dead record;
@@ -329,9 +334,10 @@ begin
     perform pg_advisory_xact_lock_shared(tollgate_ledger.lock_of('app'));
     for dead in
         select r.id, r.user_id, r.started_at from tollgate_ledger.requests r
-        where r.state = 'held' and r.owner <> process and not exists
-            (select 1 from tollgate_ledger.owners o
-             where o.id = r.owner and o.lease_until > tollgate_ledger.clock_ms())
+        where r.state = 'held' and r.owner in
+            (select gone.owner from jsonb_to_recordset(dead_owners) as gone (owner text, lease_until bigint)
+             where not exists (select 1 from tollgate_ledger.owners o
+                               where o.id = gone.owner and o.lease_until <> gone.lease_until))
         order by r.user_id limit most
     loop
         continue when not tollgate_ledger.take(dead.user_id, dead.started_at);

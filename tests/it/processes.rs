@@ -289,3 +289,73 @@ async fn what_the_operator_says_on_the_command_line_is_live_in_every_process() {
     soon_everywhere(&everyone, "on the small plan", |answer| answer.status == 402).await;
     door.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_on_what_all_need_refuses_at_once_and_is_over_when_it_is_gone() {
+    let (door, siblings) = several("", 1).await;
+    let user = |number: usize| door.user(&format!("user-{number}"));
+    user(0).ask(chat("before")).await.expect(200);
+    door.quiet_rows().await;
+    let foreign = door.database().connect().await;
+    let lock = "begin; select 1 from tollgate_ledger.windows where user_id = 'app' for update";
+    foreign.batch_execute(lock).await.unwrap();
+    let begun = Instant::now();
+    user(1).ask(chat("the first")).await.refused(503, "store_unavailable");
+    let first = begun.elapsed();
+    // Whoever comes later waits for no lock, or for one try: all together for less than if each waited as the first.
+    let begun = Instant::now();
+    for number in 2..22 {
+        user(number).ask(chat("later")).await.refused(503, "store_unavailable");
+    }
+    assert!(begun.elapsed() < first * 15, "twenty took {:?}, the first {first:?}", begun.elapsed());
+    let served = door.upstream.log().len();
+    assert_eq!(served, 1, "nothing is sent without a hold");
+    foreign.batch_execute("rollback").await.unwrap();
+    let callers = everywhere(&user(30), &siblings);
+    soon_everywhere(&callers, "served", |answer| answer.status == 200).await;
+    door.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_on_the_row_of_one_request_leaves_holds_to_all_others() {
+    let (door, siblings) = several("", 1).await;
+    door.upstream.always(|seen| Talk::words(5).every(Duration::from_millis(50)).reply(seen));
+    let mut open = door.user("alice").open(chat_stream("locked")).await;
+    open.take(2).await;
+    let foreign = door.database().connect().await;
+    foreign
+        .batch_execute("begin; select 1 from tollgate_ledger.requests where state = 'held' for update")
+        .await
+        .unwrap();
+    let answer = open.rest().await;
+    sleep(Duration::from_millis(500)).await;
+    let slowest = slowest_of_others(&door, &siblings, "row").await;
+    assert!(slowest < Duration::from_secs(5), "somebody else waited for {slowest:?}");
+    foreign.batch_execute("rollback").await.unwrap();
+    assert_eq!(door.row(&answer).await.state, "settled");
+    door.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_whose_clock_jumps_takes_nobody_for_dead() {
+    let (door, siblings) = several("", 2).await;
+    door.upstream.always(|seen| Talk::words(80).every(Duration::from_millis(100)).reply(seen));
+    let alice = door.user("alice");
+    let mut streams = Vec::new();
+    for caller in everywhere(&alice, &siblings) {
+        let mut open = caller.open(chat_stream("long")).await;
+        open.take(1).await;
+        streams.push(open);
+    }
+    // What a clock that jumped an hour ahead, or hosts that slept for one, would look like: no lease is good any more.
+    let database = door.database().connect().await;
+    for _ in 0..20 {
+        database.batch_execute("update tollgate_ledger.owners set lease_until = 0").await.unwrap();
+        sleep(Duration::from_millis(200)).await;
+    }
+    for open in streams {
+        let row = door.row(&open.rest().await).await;
+        assert!(row.state == "settled" && !row.has("swept"), "{row:?}");
+    }
+    door.close().await;
+}

@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::super::sqlite::{Failure, KEEP_SHORT_WINDOWS, KEEP_WINDOWS, id_at};
+use super::Base;
+use super::lease::{self, Watch};
 use super::wire::{window_json, with};
-use super::{Base, renew};
 use crate::clock::Timestamp;
+use crate::pg;
 use crate::plan::{Per, Window, window};
 
 /// How often changes by others are looked for.
@@ -17,42 +19,48 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How often old rows are looked for.
 const PRUNE_EVERY: Duration = Duration::from_mins(10);
 
-/// Does all of it, for as long as it is polled.
+/// Renews the lease, for as long as it is polled. A loop of its own: whatever else is slow, the others hear in time.
+pub(super) async fn keep_lease(base: Base, renewing: pg::Database) {
+    let pause = lease::renew_every(base.settings.lease);
+    let mut failed = false;
+    loop {
+        tokio::time::sleep(if failed { lease::RENEW_PAUSE_MIN } else { pause }).await;
+        let done = lease::renew(&renewing, base.owner, base.settings.lease).await;
+        if let Err(error) = &done {
+            tracing::debug!(%error, "the lease was not renewed");
+        }
+        // An idle process has no other traffic to tell by. What a lane found out stays as it is.
+        if failed || done.is_err() {
+            base.shared.writable.store(done.is_ok(), Ordering::Release);
+        }
+        failed = done.is_err();
+    }
+}
+
+/// Does all the rest, for as long as it is polled.
 pub(super) async fn run(base: Base) {
-    let mut healthy_since: Option<Instant> = None;
-    let mut renewed_at = Instant::now();
+    let mut watch = Watch::default();
     let mut pruned_at: Option<Instant> = None;
     let mut epoch = None;
-    let renew_every = base.settings.lease.checked_div(3).unwrap_or(base.settings.lease);
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         match look_for_changes(&base).await {
             Ok(now) if epoch.replace(now) != Some(now) => drop(base.shared.epoch.fetch_add(1, Ordering::AcqRel)),
             Ok(_) => {}
-            Err(error) => tracing::debug!(%error, "the ledger cannot be read"),
-        }
-        if renewed_at.elapsed() >= renew_every || healthy_since.is_none() {
-            let done = renew(&base.database, base.owner, base.settings.lease).await;
-            base.shared.writable.store(done.is_ok(), Ordering::Release);
-            if done.is_ok() {
-                renewed_at = Instant::now();
-                healthy_since = healthy_since.or(Some(renewed_at));
-            } else {
-                healthy_since = None;
+            Err(error) => {
+                tracing::debug!(%error, "the ledger cannot be read");
+                continue;
             }
         }
-        // After an outage the others are given the time to renew their leases first.
-        if healthy_since.is_some_and(|since| since.elapsed() >= renew_every) {
-            note(sweep(&base).await);
-            if pruned_at.is_none_or(|at| at.elapsed() >= PRUNE_EVERY) {
-                let now = base.clock.now();
-                let gone = prune(&base, now.minus(base.settings.keep_requests), now).await;
-                // A full helping means that there is more.
-                if gone.as_ref().map_or(true, |gone| *gone < 500) {
-                    pruned_at = Some(Instant::now());
-                }
-                note(gone.map(drop));
+        note(sweep(&base, &mut watch).await);
+        if pruned_at.is_none_or(|at| at.elapsed() >= PRUNE_EVERY) {
+            let now = base.clock.now();
+            let gone = prune(&base, now.minus(base.settings.keep_requests), now).await;
+            // A full helping means that there is more.
+            if gone.as_ref().map_or(true, |gone| *gone < 500) {
+                pruned_at = Some(Instant::now());
             }
+            note(gone.map(drop));
         }
     }
 }
@@ -70,10 +78,14 @@ async fn look_for_changes(base: &Base) -> Result<i64, Failure> {
     Ok(rows.first().and_then(|row| row.try_get(0).ok()).unwrap_or(0))
 }
 
-async fn sweep(base: &Base) -> Result<(), Failure> {
+async fn sweep(base: &Base, watch: &mut Watch) -> Result<(), Failure> {
+    let dead = watch.look(lease::signs_of_others(&base.database, base.owner).await?, Instant::now());
+    if dead.is_empty() {
+        return Ok(());
+    }
     let outbox = i64::from(base.settings.outbox);
     let now = base.clock.now().millis();
-    let params = vec![base.owner.to_string().into(), now.into(), 100_i64.into(), outbox.into()];
+    let params = vec![lease::dead_json(&dead).into(), now.into(), 100_i64.into(), outbox.into()];
     let rows = base.database.query("select tollgate_ledger.sweep($1, $2, $3, $4)", params).await?;
     let swept: i64 = rows.first().and_then(|row| row.try_get(0).ok()).unwrap_or(0);
     if swept > 0 {

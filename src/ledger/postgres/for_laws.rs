@@ -14,8 +14,9 @@ use super::super::jobs::Job;
 use super::super::{Ending, HoldRequest, NoHold, Settings, Shared, UserStanding};
 use super::chores::prune;
 use super::lane::Lane;
+use super::lease::{Sign, dead_json, renew};
 use super::wire::{ending_json, hold_json, one_value, standing_of};
-use super::{Base, ask_standing, open, renew};
+use super::{Base, ask_standing, open};
 use crate::clock::{Clock, Timestamp};
 use crate::pg;
 use crate::plan::{Hold, Standing, Window};
@@ -63,9 +64,10 @@ impl Lane {
 
     pub(in crate::ledger) async fn die_and_sweep(&mut self, now: Timestamp) -> usize {
         self.base.database.batch("update tollgate_ledger.owners set lease_until = 0").await.unwrap();
+        let dead = Sign { owner: self.base.owner.to_string(), lease_until: 0, lease: Duration::ZERO };
         self.base.owner = Uuid::now_v7();
         renew(&self.base.database, self.base.owner, self.base.settings.lease).await.unwrap();
-        let params = vec![self.base.owner.to_string().into(), now.millis().into(), 1000_i64.into(), 1_i64.into()];
+        let params = vec![dead_json(&[dead]).into(), now.millis().into(), 1000_i64.into(), 1_i64.into()];
         let swept = self.one("select to_jsonb(tollgate_ledger.sweep($1, $2, $3, $4))", params).await;
         usize::try_from(swept.as_u64().unwrap()).unwrap()
     }

@@ -23,8 +23,13 @@ use crate::plan::{Hold, Window};
 /// How many jobs share a commit at most. Each may be another user's, and takes a place in the server's table of locks,
 /// which has 6,400 as Postgres comes: three processes of four lanes with their chores take fewer than 3,400.
 const BATCH_MAX: usize = 128;
+const _: () = assert!(3 * super::LANES * (BATCH_MAX + 32) < 6_400, "three processes must fit in the table of locks");
 /// How soon a user is tried again with whom another process is busy.
 const BUSY_PAUSE: Duration = Duration::from_millis(3);
+/// The longest such pause: it doubles with every few tries in which nothing went in.
+const BUSY_PAUSE_MAX: Duration = Duration::from_millis(100);
+/// How many tries a pause serves before it doubles.
+const BUSY_TRIES: u32 = 8;
 /// How soon a database that failed is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
 /// How often a batch that meets a lock is tried as a whole before its users are tried by themselves.
@@ -66,12 +71,14 @@ pub(in crate::ledger) struct Lane {
     failures: u32,
     /// How often a batch met a lock, since one went in or was divided.
     locked: u32,
+    /// How often in a row nothing went in because others were busy.
+    stuck: u32,
     tried_at: Instant,
 }
 
 impl Lane {
     pub(super) fn new(base: Base) -> Self {
-        Self { base, waiting: VecDeque::new(), failures: 0, locked: 0, tried_at: Instant::now() }
+        Self { base, waiting: VecDeque::new(), failures: 0, locked: 0, stuck: 0, tried_at: Instant::now() }
     }
 
     pub(super) async fn run(mut self, mut queue: UnboundedReceiver<Job>) {
@@ -101,7 +108,7 @@ impl Lane {
         if self.waiting.is_empty() {
             jobs.push(queue.recv().await?);
         } else {
-            let pause = if self.failures > 0 { RETRY_PAUSE } else { BUSY_PAUSE };
+            let pause = if self.failures > 0 { RETRY_PAUSE } else { busy_pause(self.stuck) };
             match tokio::time::timeout(pause, queue.recv()).await {
                 Ok(job) => jobs.push(job?),
                 Err(_) => return Some(jobs),
@@ -223,7 +230,7 @@ impl Lane {
             }
             Err(error) if error.unavailable && !is_lock(&error) => self.failed(&error, batch),
             // Most likely the app's window, of which all spend: in pieces the batch would wait for it with each.
-            Err(error) if is_lock(&error) && self.locked < LOCKED_TRIES => {
+            Err(error) if is_lock(&error) && self.failures == 0 && self.locked < LOCKED_TRIES => {
                 self.locked = self.locked.saturating_add(1);
                 self.keep(batch);
             }
@@ -252,8 +259,10 @@ impl Lane {
     /// Tells who waits; keeps what is to be tried again in front, in its order.
     fn answer(&mut self, batch: Vec<Pending>, answers: &[Value]) {
         let mut again = VecDeque::new();
+        let is_busy = |answer: &Value| *member(answer, "busy") == true;
+        self.stuck = if answers.iter().all(is_busy) { self.stuck.saturating_add(1) } else { 0 };
         for (pending, answer) in batch.into_iter().zip(answers) {
-            if *member(answer, "busy") == true {
+            if is_busy(answer) {
                 again.push_back(pending);
                 continue;
             }
@@ -286,15 +295,32 @@ impl Lane {
                 None => groups.push_back(vec![pending]),
             }
         }
-        let mut down = false;
+        // A hold writes no row that is there already, but those that all need: its lock is everybody's. First, then.
+        let is_telling = |group: &Vec<Pending>| group.iter().all(|pending| matches!(pending, Pending::Hold(..)));
+        groups.make_contiguous().sort_by_key(|group| !is_telling(group));
+        let tries = if self.failures > 0 { 1 } else { LOCKED_TRIES };
+        let (mut down, mut locked, mut any) = (false, 0_u32, false);
         while let Some(group) = groups.pop_front() {
             if down {
                 self.keep(group);
                 continue;
             }
             match self.call(&group).await {
-                Ok(answers) => self.answer(group, &answers),
-                Err(error) if is_lock(&error) => self.keep(group),
+                Ok(answers) => {
+                    any = true;
+                    self.succeeded();
+                    self.answer(group, &answers);
+                }
+                Err(error) if is_lock(&error) => {
+                    locked = locked.saturating_add(u32::from(is_telling(&group)));
+                    let was_last = locked > 0 && !groups.front().is_some_and(is_telling);
+                    self.keep(group);
+                    // The others would only wait for the same lock in their turn.
+                    if !any && (locked >= tries || was_last) {
+                        self.shut_out(&error);
+                        down = true;
+                    }
+                }
                 // Which one is refused? It must not take the others with it.
                 Err(error) if is_data(&error) && group.len() > 1 => {
                     group.into_iter().rev().for_each(|pending| groups.push_front(vec![pending]));
@@ -339,6 +365,21 @@ impl Lane {
         self.refuse_holds();
     }
 
+    /// Somebody keeps locked what the batch needs. Nothing of it went in: endings wait, holds are refused, and until the
+    /// lock is gone it is tried once a pause.
+    fn shut_out(&mut self, error: &pg::PgError) {
+        self.failures = self.failures.saturating_add(1);
+        self.tried_at = Instant::now();
+        self.base.shared.writable.store(false, Ordering::Release);
+        if self.failures.is_power_of_two() {
+            tracing::error!(
+                error = error.message,
+                "somebody keeps the ledger locked (look at pg_locks): holds are refused"
+            );
+        }
+        self.refuse_holds();
+    }
+
     /// While the database is down: holds that were never sent are refused at once.
     fn refuse_holds(&mut self) {
         for pending in std::mem::take(&mut self.waiting) {
@@ -364,6 +405,12 @@ impl Lane {
         self.failures = 0;
         self.base.shared.writable.store(true, Ordering::Release);
     }
+}
+
+/// How long to leave others alone with whom they are busy.
+fn busy_pause(stuck: u32) -> Duration {
+    let doubled = stuck.checked_div(BUSY_TRIES).and_then(|times| 2_u32.checked_pow(times)).unwrap_or(u32::MAX);
+    BUSY_PAUSE.saturating_mul(doubled).min(BUSY_PAUSE_MAX)
 }
 
 /// Somebody has locked what is wanted: try again.

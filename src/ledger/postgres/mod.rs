@@ -10,6 +10,7 @@
 
 mod chores;
 mod lane;
+mod lease;
 mod wire;
 
 #[cfg(test)]
@@ -48,7 +49,10 @@ const WHOLE_LEDGER_TIMEOUT: Duration = Duration::from_mins(10);
 /// The advisory lock of whoever makes the tables, or wants them all to himself.
 const MAKING: i64 = 7_160_412_533;
 /// Scripts that bring an older database up to date.
-const MIGRATIONS: &[&str] = &[include_str!("../../../migrations/postgres/0001_ledger.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../../../migrations/postgres/0001_ledger.sql"),
+    include_str!("../../../migrations/postgres/0002_operator.sql"),
+];
 
 impl From<pg::PgError> for Failure {
     fn from(error: pg::PgError) -> Self {
@@ -192,8 +196,12 @@ pub(super) fn start(
                 };
                 shared.writable.store(true, Ordering::Release);
                 drop(ready.send(Ok(key)));
+                let renewing = match lease::connect(&url, settings.lease) {
+                    Ok(renewing) => renewing,
+                    Err(error) => return tracing::error!(%error, "the ledger stops: no lease can be renewed"),
+                };
                 let base = Base { database, settings, clock, shared, owner };
-                run(base, queues).await;
+                run(base, renewing, queues).await;
             }),
             Err(error) => drop(ready.send(Err(Failure::new(format!("no runtime for the ledger: {error}"))))),
         }
@@ -207,20 +215,13 @@ async fn open(url: &SecretString, owner: Uuid, settings: &Settings) -> Result<(p
     let database = connect(url, LANES.saturating_add(2))?;
     bring_up_to_date(&database).await?;
     // First: an import that is under way, and brings a key of its own, ends before it.
-    renew(&database, owner, settings.lease).await?;
+    lease::renew(&database, owner, settings.lease).await?;
     let sql = "insert into tollgate_ledger.switches (name, value, updated_at)
                values ('identifier_key', replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', ''), 0)
                on conflict (name) do update set name = excluded.name returning value";
     let rows = database.query(sql, Vec::new()).await?;
     let key = rows.first().and_then(|row| row.try_get(0).ok());
     Ok((database, key.ok_or_else(|| Failure::new("Postgres: no identifier key".to_owned()))?))
-}
-
-async fn renew(database: &pg::Database, owner: Uuid, lease: Duration) -> Result<(), Failure> {
-    let lease_ms = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
-    let params = vec![owner.to_string().into(), lease_ms.into()];
-    database.query("select tollgate_ledger.renew($1, $2)", params).await?;
-    Ok(())
 }
 
 /// What all lanes and chores share.
@@ -233,7 +234,7 @@ struct Base {
     owner: Uuid,
 }
 
-async fn run(base: Base, queues: Vec<UnboundedReceiver<Job>>) {
+async fn run(base: Base, renewing: pg::Database, queues: Vec<UnboundedReceiver<Job>>) {
     let lanes = TaskTracker::new();
     for queue in queues {
         lanes.spawn(lane::Lane::new(base.clone()).run(queue));
@@ -241,6 +242,7 @@ async fn run(base: Base, queues: Vec<UnboundedReceiver<Job>>) {
     lanes.close();
     tokio::select! {
         () = lanes.wait() => {}
+        () = chores::keep_lease(base.clone(), renewing) => {}
         () = chores::run(base) => {}
     }
 }
