@@ -132,7 +132,9 @@ export function userPage({ main, session, id }) {
   }
 
   async function changePlan() {
-    const plans = await planNames();
+    // The dialog does not wait for what is only a help.
+    const plans = h("datalist", { id: "plans" });
+    planNames().then((names) => fill(plans, names.map((name) => h("option", { value: name }))));
     const plan = h("input", { type: "text", required: true, autocomplete: "off", spellcheck: "false", list: "plans", value: data.user.plan_source === "local" ? data.user.plan : "" });
     const until = h("input", { type: "datetime-local" });
     const isSet = data.user.plan_source === "local";
@@ -141,7 +143,7 @@ export function userPage({ main, session, id }) {
       title: "Change plan", action: "Set plan", explain: errorBox,
       lead: "It holds from their next request, and what is used stays used. Your database and a claim of the token go first: this counts where they name no plan.",
       fields: [
-        field("Plan", plan, "A name under [plans] in tollgate.toml."), h("datalist", { id: "plans" }, plans.map((name) => h("option", { value: name }))),
+        field("Plan", plan, "A name under [plans] in tollgate.toml."), plans,
         field("Until", until, `Empty: for good. In your time zone, ${f.zone()}.`),
         isSet && h("label.check", h("input", { type: "checkbox", onchange: (event) => takeBack(event.currentTarget.checked) }), "Take the plan back: the user falls to what else is known of them"),
       ],
