@@ -146,7 +146,10 @@ impl IntoResponses for ChatRefusals {
         let codes: Vec<Code> = Code::ALL.iter().filter(|code| !elsewhere.contains(code)).copied().collect();
         let mut all = refusals(&codes);
         for status in ["404", "422"] {
-            all.insert(status.to_owned(), refusal("The upstream's own answer about this request, with its code").into());
+            all.insert(
+                status.to_owned(),
+                refusal("The upstream's own answer about this request, with its code").into(),
+            );
         }
         all
     }

@@ -261,8 +261,7 @@ async fn wrong_tokens_are_bounded_by_the_minute_and_disturb_nobody_who_is_known(
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_are_kept_by_nobody_and_framed_nowhere() {
     let office = Office::open(Settings::new()).await;
-    for answer in
-        [office.operator(Call::get("/admin/session")).await, office.send(Call::get("/admin/overview")).await]
+    for answer in [office.operator(Call::get("/admin/session")).await, office.send(Call::get("/admin/overview")).await]
     {
         assert_eq!(answer.header("cache-control"), "no-store");
         assert_eq!(answer.header("x-content-type-options"), "nosniff");
