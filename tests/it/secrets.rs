@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde_json::json;
 use tollgate::config::{Config, Sources};
 
-use crate::support::caller::{Call, Front, PROMPT_CANARY, and, chat, chat_stream};
+use crate::support::caller::{Call, Front, PROMPT_CANARY, User, and, chat, chat_stream};
 use crate::support::door::Door;
 use crate::support::jwks::Publish;
 use crate::support::keys::Key;
@@ -79,6 +79,13 @@ async fn everything_that_likes_to_print(settings: Settings) {
     let _ =
         wire.send(format!("GET /api/me HTTP/1.1\r\nAuthorization: Bearer {}\0\r\n\r\n", alice.token).as_bytes()).await;
     wire.read(std::time::Duration::from_millis(300)).await;
+    operators_do_what_they_do(&door, &alice, admin).await;
+    door.process.signal("HUP");
+    door.restart().await;
+    door.close().await;
+}
+
+async fn operators_do_what_they_do(door: &Door, alice: &User, admin: SocketAddr) {
     let admin = Arc::new(Front::new(admin));
     for token in [door.admin_token(), &door.admin_token()[1..], door.service_key(), &alice.token] {
         let path = format!("/admin/users/{}/refresh", alice.id);
@@ -96,9 +103,6 @@ async fn everything_that_likes_to_print(settings: Settings) {
     ] {
         door.tollgate(command);
     }
-    door.process.signal("HUP");
-    door.restart().await;
-    door.close().await;
 }
 
 /// Whatever a panic prints of what it holds, the settings keep their secrets.
