@@ -202,7 +202,9 @@ impl Door {
     pub(crate) fn write_settings(&self, settings: &Settings) {
         if let Some(text) = settings.text() {
             let text = text.replace("{upstream}", self.upstream.base_url()).replace("{supabase}", self.supabase.url());
-            self.write_file("tollgate.toml", &text);
+            // In one step: a process that starts meanwhile cannot know that half a file is not all of it.
+            self.write_file("tollgate.toml.new", &text);
+            fs::rename(self.directory.join("tollgate.toml.new"), self.directory.join("tollgate.toml")).unwrap();
         }
     }
 
