@@ -21,7 +21,9 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+use crate::clock::Clock;
 use crate::config::{Config, ConfigErrors, Sources};
+use crate::ledger::report::By;
 
 /// The LLM proxy between a mobile app and OpenAI: Supabase sign-in, plans, hard spending limits.
 #[derive(Debug, Parser)]
@@ -128,6 +130,11 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
             done.map_err(|error| Failure::new(error.to_string(), "report it, with what you typed"))?
         }
     }
+}
+
+/// Who changes what is changed here, and when: now.
+fn by() -> By<'static> {
+    By { name: "command line", at: Clock::system().now() }
 }
 
 /// Commands that work on the ledger, on a thread that may block.

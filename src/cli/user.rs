@@ -3,13 +3,14 @@
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{Failure, print};
-use crate::account::{limit_json, sum_json, windows};
+use super::{Failure, by, print};
+use crate::account::{limit_json, sum_json};
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::ledger;
 use crate::ledger::report::{Desk, ModelSum, Reports, SubscriptionRow, Which};
-use crate::plan::{Granted, Limit, LimitState, Looked, Period, Unit, plan_for};
+use crate::operator::users;
+use crate::plan::{Granted, LimitState, Looked, Period, Unit, plan_for};
 use crate::price::MicroUsd;
 
 /// Look at one user, give them a plan, block them
@@ -95,13 +96,13 @@ fn set_plan(config: &Config, change: PlanArgs) -> Result<(), Failure> {
         (Some(name), Some(until)) => format!("{user} is on the plan {name} until {}", until.rfc3339()),
     };
     let row = SubscriptionRow { plan: change.plan, period, until: change.until, blocked: false };
-    Desk::open(&config.store.url)?.set_plan(user, &row, Clock::system().now())?;
+    users::set_plan(&Desk::open(&config.store.url)?, user, &row, by())?;
     let when = "A running server sees it within a second. A plan that the user's token names goes first.";
     Ok(print::line(&format!("{said}\n{when}"))?)
 }
 
 fn set_blocked(config: &Config, user: Uuid, blocked: bool) -> Result<(), Failure> {
-    Desk::open(&config.store.url)?.set_blocked(user, blocked, Clock::system().now())?;
+    users::set_blocked(&Desk::open(&config.store.url)?, user, blocked, by())?;
     Ok(print::line(&format!("{user} is {}", if blocked { "blocked" } else { "not blocked" }))?)
 }
 
@@ -125,14 +126,13 @@ fn show(config: &Config, user_id: Uuid, as_json: bool) -> Result<(), Failure> {
 fn facts(config: &Config, user_id: Uuid) -> Result<Facts, ledger::Failure> {
     let reports = Reports::open(&config.store.url)?;
     let now = Clock::system().now();
-    let row = reports.subscription(user_id)?;
-    let local = row.as_ref().map(|row| row.at(now));
-    let granted = plan_for(&Looked { local, ..Looked::default() }, &config.plans);
-    let windows = windows(&granted, config, now);
+    let said = reports.said_of(user_id, now)?;
+    let (row, local) = (said.subscription.clone(), said.subscription_at(now));
+    let granted = plan_for(&Looked { local, credits: said.credits, ..Looked::default() }, &config.plans);
+    let limits = granted.limits_at(now, &config.server.time_zone);
+    let windows: Vec<_> = limits.iter().map(|(_, window)| *window).collect();
     let standing = reports.standing(user_id, now, &windows)?;
-    let limits = granted.plan.limits.iter().zip(windows).zip(standing.windows);
-    let state = |((limit, window), standing): ((&Limit, _), _)| LimitState { limit: *limit, window, standing };
-    let states = limits.map(state).collect();
+    let states = ledger::limit_states(&limits, &standing.windows);
     let sums = reports.by_model(Which { user_id: Some(user_id), ..Which::default() })?;
     Ok(Facts { user_id, row, states, open: standing.open, sums, granted })
 }

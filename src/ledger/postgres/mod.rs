@@ -49,7 +49,10 @@ const WHOLE_LEDGER_TIMEOUT: Duration = Duration::from_mins(10);
 /// The advisory lock of whoever makes the tables, or wants them all to himself.
 const MAKING: i64 = 7_160_412_533;
 /// Scripts that bring an older database up to date.
-const MIGRATIONS: &[&str] = &[include_str!("../../../migrations/postgres/0001_ledger.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../../../migrations/postgres/0001_ledger.sql"),
+    include_str!("../../../migrations/postgres/0002_operator.sql"),
+];
 
 impl From<pg::PgError> for Failure {
     fn from(error: pg::PgError) -> Self {
