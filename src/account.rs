@@ -13,10 +13,10 @@ use uuid::Uuid;
 use crate::app::App;
 use crate::auth::Principal;
 use crate::clock::Timestamp;
-use crate::config::Config;
 use crate::error::{Code, Refusal};
+use crate::ledger::limit_states;
 use crate::ledger::report::{ModelSum, Reports, Which};
-use crate::plan::{self, Granted, LimitState, Unit, Window};
+use crate::plan::{self, LimitState, Unit, Window};
 use crate::price::MicroUsd;
 
 /// How many rows of history a page has at most.
@@ -32,11 +32,10 @@ pub async fn me(State(app): State<Arc<App>>, caller: Principal) -> Result<Json<V
     let config = app.config();
     let now = app.clock.now();
     let granted = app.directory.plan_of(&caller, &config, now).await?;
-    let windows = windows(&granted, &config, now);
-    let standing = app.ledger.standing(caller.user_id(), now, windows.clone()).await?;
-    let states = granted.plan.limits.iter().zip(windows).zip(standing.windows);
-    let limits: Vec<Value> =
-        states.map(|((limit, window), standing)| limit_json(&LimitState { limit: *limit, window, standing })).collect();
+    let limits = granted.limits_at(now, &config.server.time_zone);
+    let windows = limits.iter().map(|(_, window)| *window).collect();
+    let standing = app.ledger.standing(caller.user_id(), now, windows).await?;
+    let limits: Vec<Value> = limit_states(&limits, &standing.windows).iter().map(limit_json).collect();
     Ok(Json(json!({
         "user": { "id": caller.user_id(), "email": caller.email(), "is_anonymous": caller.is_anonymous() },
         "plan": {
@@ -49,12 +48,6 @@ pub async fn me(State(app): State<Arc<App>>, caller: Principal) -> Result<Json<V
         "models": granted.plan.models,
         "max_output_tokens": granted.plan.max_output_tokens,
     })))
-}
-
-/// The current window of each limit of a plan.
-pub(crate) fn windows(granted: &Granted, config: &Config, now: Timestamp) -> Vec<Window> {
-    let window = |limit: &plan::Limit| plan::window(limit.per, now, &config.server.time_zone, granted.period);
-    granted.plan.limits.iter().map(window).collect()
 }
 
 /// A limit as a paywall shows it: money as decimal strings, counts as numbers.

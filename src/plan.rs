@@ -30,6 +30,13 @@ pub enum Per {
 }
 
 impl Per {
+    /// From its name in the config file and in the database.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        let all = [Self::Minute, Self::Hour, Self::Day, Self::Month, Self::Period, Self::Lifetime];
+        all.into_iter().find(|per| per.as_str() == name)
+    }
+
     /// As in the config file and in the database.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -62,6 +69,12 @@ pub enum Unit {
 }
 
 impl Unit {
+    /// From its name in the config file and in answers.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Requests, Self::Tokens, Self::CostUsd].into_iter().find(|unit| unit.as_str() == name)
+    }
+
     /// As in the config file and in answers.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -160,6 +173,21 @@ pub struct Looked {
     pub local: Option<Subscription>,
     /// The caller is anonymous, and this plan is for such callers.
     pub anonymous_plan: Option<String>,
+    /// Credits that the operator gave the caller.
+    pub credits: Vec<Credit>,
+}
+
+/// A one-off that raises one limit of one user, in the window in which it was given and in no other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Credit {
+    /// The kind of window of the limit.
+    pub per: Per,
+    /// What the limit counts.
+    pub unit: Unit,
+    /// How much more of it; at least 1.
+    pub amount: i64,
+    /// When it was given: it counts in the window that contains this moment.
+    pub given_at: Timestamp,
 }
 
 /// A row of the local subscription table.
@@ -184,6 +212,29 @@ pub struct Granted {
     pub period: Option<Period>,
     /// Names of plans that were looked up and that no plan has; they count as no answer and are worth a log line.
     pub unknown: Vec<String>,
+    /// Credits of the caller; those of other windows count for nothing.
+    pub credits: Vec<Credit>,
+}
+
+impl Granted {
+    /// Every limit at a moment, with its window then, and raised by the credits that were given in it.
+    #[must_use]
+    pub fn limits_at(&self, now: Timestamp, zone: &TimeZone) -> Vec<(Limit, Window)> {
+        let at = |limit: &Limit| {
+            let window = window(limit.per, now, zone, self.period);
+            let raised = |amount: i64, credit: &Credit| amount.saturating_add(credit.amount);
+            let amount = self.credits.iter().filter(|credit| credit.raises(limit, &window)).fold(limit.amount, raised);
+            (Limit { amount, ..*limit }, window)
+        };
+        self.plan.limits.iter().map(at).collect()
+    }
+}
+
+impl Credit {
+    fn raises(&self, limit: &Limit, window: &Window) -> bool {
+        let is_inside = window.start <= self.given_at && self.given_at < window.end;
+        (self.per, self.unit) == (limit.per, limit.unit) && is_inside
+    }
 }
 
 /// All plans, and which of them is for callers nobody knows.
@@ -229,11 +280,12 @@ fn named_plan(looked: &Looked, plans: &Plans) -> Granted {
     for (name, source) in candidates {
         let Some(name) = name else { continue };
         if let Some(plan) = plans.by_name.get(name) {
-            return Granted { plan: plan.clone(), source, period, unknown };
+            return Granted { plan: plan.clone(), source, period, unknown, credits: looked.credits.clone() };
         }
         unknown.push(name.to_owned());
     }
-    Granted { plan: plans.default.clone(), source: PlanSource::Default, period, unknown }
+    let (plan, credits) = (plans.default.clone(), looked.credits.clone());
+    Granted { plan, source: PlanSource::Default, period, unknown, credits }
 }
 
 /// One window of time: a limit counts what was held in it, whenever that ends.

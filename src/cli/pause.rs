@@ -1,9 +1,9 @@
 //! `tollgate pause` and `tollgate resume`: the kill switch.
 
-use super::{Failure, print};
-use crate::clock::Clock;
+use super::{Failure, by, print};
 use crate::config::Config;
 use crate::ledger::report::Desk;
+use crate::operator;
 
 /// Refuse every new request of every user, with 503 `paused`, until `tollgate resume`
 #[derive(Debug, clap::Args)]
@@ -23,13 +23,13 @@ pub(super) struct ResumeArgs {}
 
 /// Pauses the app.
 pub(super) fn pause(args: &Args, config: &Config) -> Result<(), Failure> {
-    Desk::open(&config.store.url)?.pause(&args.reason, Clock::system().now())?;
+    operator::pause::pause(&Desk::open(&config.store.url)?, &args.reason, by())?;
     let said = "Paused: new requests are refused within a second; open ones go on. To end it: tollgate resume";
     Ok(print::line(said)?)
 }
 
 /// Lets the app go on.
 pub(super) fn resume(config: &Config) -> Result<(), Failure> {
-    let was_paused = Desk::open(&config.store.url)?.resume()?;
+    let was_paused = operator::pause::resume(&Desk::open(&config.store.url)?, by())?;
     Ok(print::line(if was_paused { "Going on." } else { "It was not paused." })?)
 }

@@ -1,19 +1,19 @@
-//! The local subscription table, read through a connection that only reads.
+//! The local subscription table and the credits, read through a connection that only reads.
 //!
 //! Answers are cached for `plan_cache`, and dropped as soon as another process changes the ledger, so that a
 //! `tollgate user plan` shows within a second. While the table cannot be read, a cached answer serves up to `plan_stale`.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use quick_cache::sync::Cache;
-use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use crate::clock::Timestamp;
-use crate::config::{Config, StoreUrl};
+use crate::config::Config;
 use crate::error::{Code, Refusal};
 use crate::ledger::Ledger;
-use crate::ledger::report::{Reports, SubscriptionRow};
+use crate::ledger::kept::Reader;
+use crate::ledger::report::Said;
 
 /// How many users' answers are kept.
 const CACHED_USERS: usize = 10_000;
@@ -21,7 +21,7 @@ const CACHED_USERS: usize = 10_000;
 /// An answer of the subscription table.
 #[derive(Clone, Debug)]
 struct Answer {
-    row: Option<SubscriptionRow>,
+    said: Said,
     read_at: Timestamp,
     epoch: u64,
 }
@@ -37,7 +37,7 @@ pub(super) struct Local {
 
 impl Local {
     pub(super) fn new(ledger: Ledger) -> Self {
-        let reader = || Arc::new(Reader::new(ledger.store().clone()));
+        let reader = || Arc::new(Reader::reading(ledger.store().clone()));
         let (reader, reports) = (reader(), reader());
         Self { ledger, reader, reports, cache: Arc::new(Cache::new(CACHED_USERS)) }
     }
@@ -53,31 +53,26 @@ impl Local {
         self.cache.remove(&user_id);
     }
 
-    /// A user's row, if there is one.
-    pub(super) async fn subscription(
-        &self,
-        user_id: Uuid,
-        config: &Config,
-        now: Timestamp,
-    ) -> Result<Option<SubscriptionRow>, Refusal> {
+    /// What the operator said about a user.
+    pub(super) async fn said_of(&self, user_id: Uuid, config: &Config, now: Timestamp) -> Result<Said, Refusal> {
         let epoch = self.ledger.epoch();
         let cached = self.cache.get(&user_id);
         let is_fresh = |answer: &Answer| {
             answer.epoch == epoch && now.since(answer.read_at) < config.directory.plan_cache && answer.read_at <= now
         };
         if let Some(answer) = cached.as_ref().filter(|answer| is_fresh(answer)) {
-            return Ok(answer.row.clone());
+            return Ok(answer.said.clone());
         }
-        match self.reader.read(move |reports| reports.subscription(user_id)).await {
-            Ok(row) => {
-                self.cache.insert(user_id, Answer { row: row.clone(), read_at: now, epoch });
-                Ok(row)
+        match self.reader.read(move |reports| reports.said_of(user_id, now)).await {
+            Ok(said) => {
+                self.cache.insert(user_id, Answer { said: said.clone(), read_at: now, epoch });
+                Ok(said)
             }
             Err(error) => {
                 tracing::warn!(error, "the subscription table cannot be read");
                 let serves = |answer: &Answer| now.since(answer.read_at) < config.directory.plan_stale;
                 let answer = cached.filter(serves).ok_or_else(unreadable)?;
-                Ok(answer.row)
+                Ok(answer.said)
             }
         }
     }
@@ -88,60 +83,13 @@ fn unreadable() -> Refusal {
     Refusal::new(Code::StoreUnavailable, "The usage ledger cannot be read right now.")
 }
 
-/// One connection for reading the ledger, opened when it is first needed and again after a failure.
-pub struct Reader {
-    store: StoreUrl,
-    reports: Mutex<Option<Reports>>,
-    /// Who waits for the connection waits here, where waiting takes no thread.
-    turn: Arc<Semaphore>,
-}
-
-impl Reader {
-    fn new(store: StoreUrl) -> Self {
-        Self { store, reports: Mutex::new(None), turn: Arc::new(Semaphore::new(1)) }
-    }
-
-    /// Reads on a thread that may block.
-    ///
-    /// # Errors
-    /// The ledger cannot be read: why, for the log.
-    pub async fn read<T: Send + 'static>(
-        self: &Arc<Self>,
-        read: impl FnOnce(&Reports) -> Result<T, crate::ledger::Failure> + Send + 'static,
-    ) -> Result<T, String> {
-        let turn = self.turn.clone().acquire_owned().await.map_err(|error| error.to_string())?;
-        let reader = self.clone();
-        let reading = move || {
-            let answer = reader.read_now(read);
-            // Only now: a caller that leaves does not end its read.
-            drop(turn);
-            answer
-        };
-        let done = tokio::task::spawn_blocking(reading).await;
-        done.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
-    }
-
-    fn read_now<T>(
-        &self,
-        read: impl FnOnce(&Reports) -> Result<T, crate::ledger::Failure>,
-    ) -> Result<T, crate::ledger::Failure> {
-        let mut kept = self.reports.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let reports = match kept.take() {
-            Some(reports) => reports,
-            None => Reports::open(&self.store)?,
-        };
-        let answer = read(&reports)?;
-        *kept = Some(reports);
-        Ok(answer)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use super::*;
     use crate::clock::Clock;
+    use crate::config::StoreUrl;
     use crate::ledger::Settings;
 
     #[tokio::test]
@@ -161,14 +109,14 @@ mod tests {
         let long = reports.read(move |_| Ok(wait.recv().is_ok()));
         let reader = directory.reader.clone();
         let look = async {
-            let looked = reader.read(|reports| reports.subscription(Uuid::from_u128(1)));
+            let looked = reader.read(|reports| reports.said_of(Uuid::from_u128(1), Timestamp::EPOCH));
             let looked = tokio::time::timeout(Duration::from_secs(5), looked).await;
             hurry.send(()).unwrap();
             looked
         };
         let (long, looked) = tokio::join!(long, look);
         assert_eq!(long, Ok(true));
-        assert_eq!(looked, Ok(Ok(None)));
+        assert_eq!(looked, Ok(Ok(Said::default())));
         writer.close();
         drop(std::fs::remove_dir_all(folder));
     }

@@ -19,11 +19,11 @@ use crate::config::Config;
 use crate::database::{Answer, Database};
 use crate::error::{Code, Refusal};
 use crate::ledger::Ledger;
+use crate::ledger::kept::Reader;
 use crate::plan::{Granted, Looked, plan_for};
 use local::Local;
 use remote::{Keep, Remote, Unavailable, Whom};
 
-pub use local::Reader;
 pub use remote::DirectoryHealth;
 
 /// Looks plans up. Cheap to clone.
@@ -52,10 +52,11 @@ impl Directory {
     /// # Errors
     /// `user_blocked`; `invalid_token` for a session that is over; `directory_unavailable` when nobody can say.
     pub async fn plan_of(&self, principal: &Principal, config: &Config, now: Timestamp) -> Result<Granted, Refusal> {
-        let local = self.local.subscription(principal.user_id(), config, now).await?.map(|row| row.at(now));
-        if local.as_ref().is_some_and(|row| row.blocked) {
+        let said = self.local.said_of(principal.user_id(), config, now).await?;
+        if said.is_blocked() {
             return Err(blocked());
         }
+        let (local, credits) = (said.subscription_at(now), said.credits);
         let answer = self.answer(principal, config, now).await?;
         if answer.as_ref().is_some_and(|answer| !answer.allowed) {
             return Err(blocked());
@@ -63,7 +64,7 @@ impl Directory {
         let database = answer.map(|answer| answer.assigned.clone());
         let anonymous_plan = config.auth.anonymous_plan.clone().filter(|_| principal.is_anonymous());
         let claim = principal.plan_claim().map(str::to_owned);
-        let granted = plan_for(&Looked { database, claim, local, anonymous_plan }, &config.plans);
+        let granted = plan_for(&Looked { database, claim, local, anonymous_plan, credits }, &config.plans);
         for name in &granted.unknown {
             tracing::warn!(user_id = %principal.user_id(), plan = name, "no plan has this name: it counts as no answer");
         }

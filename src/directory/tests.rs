@@ -9,8 +9,9 @@ use crate::auth::Authenticator;
 use crate::clock::Clock;
 use crate::config::{Sources, Via};
 use crate::database::tests::RestServer;
-use crate::ledger::report::{Desk, SubscriptionRow};
+use crate::ledger::report::{By, Desk, SubscriptionRow};
 use crate::ledger::{Settings, Writer};
+use crate::operator::users;
 use crate::plan::PlanSource;
 
 const SECRET: &str = "f3kP0s9ZQm1xT7vB2nR8cJ5wL4hD6gYa";
@@ -142,12 +143,13 @@ async fn the_database_comes_first_and_its_limits_go_with_its_plan() {
     // The local table is behind the database, and blocks nevertheless.
     let desk = Desk::open(&crate::config::StoreUrl::Sqlite(room.dir.join("ledger.db"))).unwrap();
     let row = SubscriptionRow { plan: Some("team".to_owned()), ..SubscriptionRow::default() };
-    desk.set_plan(plain.user_id(), &row, room.clock.now()).unwrap();
+    let by = By { name: "a test", at: room.clock.now() };
+    users::set_plan(&desk, plain.user_id(), &row, by).unwrap();
     room.server.say(200, &json!({"plan": "pro"}));
     assert_eq!(room.plan(&plain).await, is("pro", Database, 100));
     room.server.say(200, &json!(null));
     assert_eq!(room.plan(&plain).await, is("team", Local, 1000));
-    desk.set_blocked(plain.user_id(), true, room.clock.now()).unwrap();
+    users::set_blocked(&desk, plain.user_id(), true, by).unwrap();
     room.server.say(200, &json!({"plan": "pro"}));
     assert_eq!(room.plan(&plain).await, Err(Code::UserBlocked));
 }

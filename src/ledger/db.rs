@@ -1,7 +1,9 @@
 //! The two databases behind the reports: the one place that knows how asking them differs.
 //!
 //! A statement is written once, for both: tables stand under `ledger.` (SQLite's `main.`, Postgres's
-//! `tollgate_ledger.`), parameters are `$1`, `$2` … in the order of their first appearance, sums are cast to bigint.
+//! `tollgate_ledger.`), parameters are `$1`, `$2` …, sums are cast to bigint.
+
+use std::time::Duration;
 
 use rusqlite::Connection;
 use rusqlite::types::Value as SqliteValue;
@@ -11,9 +13,12 @@ use tokio_postgres::types::Type;
 use super::sqlite::{Book, Failure};
 use crate::pg;
 
+/// How long each call of a transaction may take.
+const TRANSACTION_CALL_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// A value that goes to or comes from a database.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Cell {
+pub(crate) enum Cell {
     Int(Option<i64>),
     Text(Option<String>),
 }
@@ -50,16 +55,16 @@ impl From<Option<String>> for Cell {
 
 /// A row of an answer.
 #[derive(Clone, Debug)]
-pub(super) struct Row(Vec<Cell>);
+pub(crate) struct Row(Vec<Cell>);
 
 impl Row {
     /// All columns.
-    pub(super) fn cells(&self) -> &[Cell] {
+    pub(crate) fn cells(&self) -> &[Cell] {
         &self.0
     }
 
     /// A whole number that may be null.
-    pub(super) fn maybe_int(&self, column: usize) -> Result<Option<i64>, Failure> {
+    pub(crate) fn maybe_int(&self, column: usize) -> Result<Option<i64>, Failure> {
         match self.0.get(column) {
             Some(Cell::Int(value)) => Ok(*value),
             Some(Cell::Text(None)) => Ok(None),
@@ -68,12 +73,12 @@ impl Row {
     }
 
     /// A whole number.
-    pub(super) fn int(&self, column: usize) -> Result<i64, Failure> {
+    pub(crate) fn int(&self, column: usize) -> Result<i64, Failure> {
         self.maybe_int(column)?.ok_or_else(|| odd(column))
     }
 
     /// A text that may be null.
-    pub(super) fn maybe_text(&self, column: usize) -> Result<Option<String>, Failure> {
+    pub(crate) fn maybe_text(&self, column: usize) -> Result<Option<String>, Failure> {
         match self.0.get(column) {
             Some(Cell::Text(value)) => Ok(value.clone()),
             Some(Cell::Int(None)) => Ok(None),
@@ -82,7 +87,7 @@ impl Row {
     }
 
     /// A text.
-    pub(super) fn text(&self, column: usize) -> Result<String, Failure> {
+    pub(crate) fn text(&self, column: usize) -> Result<String, Failure> {
         self.maybe_text(column)?.ok_or_else(|| odd(column))
     }
 }
@@ -92,7 +97,7 @@ fn odd(column: usize) -> Failure {
 }
 
 /// A connection for asking.
-pub(super) enum Db {
+pub(crate) enum Db {
     /// An open file.
     Sqlite(Book),
     /// A database, asked from a thread that may block.
@@ -112,9 +117,10 @@ impl std::fmt::Debug for Db {
 
 impl Db {
     /// All rows of an answer.
-    pub(super) fn query(&self, sql: &str, params: &[Cell]) -> Result<Vec<Row>, Failure> {
+    pub(crate) fn query(&self, sql: &str, params: &[Cell]) -> Result<Vec<Row>, Failure> {
         match self {
-            Self::Sqlite(book) => sqlite_query(&book.db, &sql.replace("ledger.", "main."), params),
+            // `?1`, since SQLite numbers `$1` not by its digit but by where it stands.
+            Self::Sqlite(book) => sqlite_query(&book.db, &sql.replace("ledger.", "main.").replace('$', "?"), params),
             Self::Postgres(db, runtime) => postgres_rows(&runtime.block_on(db.query(on_postgres(sql), sent(params)))?),
             Self::Transaction(transaction, runtime) => {
                 postgres_rows(&runtime.block_on(transaction.query(on_postgres(sql), sent(params)))?)
@@ -122,14 +128,39 @@ impl Db {
         }
     }
 
+    /// Several steps that happen together or not at all. On Postgres on a connection of its own.
+    pub(crate) fn in_transaction<T>(&self, steps: impl FnOnce(&Self) -> Result<T, Failure>) -> Result<T, Failure> {
+        match self {
+            Self::Sqlite(book) => {
+                book.begin()?;
+                let done = steps(self).and_then(|value| book.commit().map(|()| value));
+                if done.is_err() {
+                    book.roll_back();
+                }
+                done
+            }
+            Self::Postgres(database, runtime) => {
+                // What fails is taken back with the connection.
+                let transaction = Box::new(runtime.block_on(database.begin(TRANSACTION_CALL_TIMEOUT))?);
+                let own = Self::Transaction(transaction, runtime.clone());
+                let value = steps(&own)?;
+                if let Self::Transaction(transaction, runtime) = own {
+                    runtime.block_on(transaction.commit())?;
+                }
+                Ok(value)
+            }
+            Self::Transaction(..) => steps(self),
+        }
+    }
+
     /// The first row of an answer.
-    pub(super) fn query_one(&self, sql: &str, params: &[Cell]) -> Result<Option<Row>, Failure> {
+    pub(crate) fn query_one(&self, sql: &str, params: &[Cell]) -> Result<Option<Row>, Failure> {
         Ok(self.query(sql, params)?.into_iter().next())
     }
 }
 
 /// All rows of an answer of an open file; tables stand as they are.
-pub(super) fn sqlite_query(db: &Connection, sql: &str, params: &[Cell]) -> Result<Vec<Row>, Failure> {
+pub(crate) fn sqlite_query(db: &Connection, sql: &str, params: &[Cell]) -> Result<Vec<Row>, Failure> {
     let mut statement = db.prepare_cached(sql)?;
     let columns = statement.column_count();
     let values = params.iter().map(|cell| match cell {
@@ -168,7 +199,7 @@ fn postgres_param(cell: &Cell) -> pg::Param {
     }
 }
 
-pub(super) fn postgres_row(row: &pg::Row) -> Result<Row, Failure> {
+pub(crate) fn postgres_row(row: &pg::Row) -> Result<Row, Failure> {
     let unreadable = |error: tokio_postgres::Error| Failure::new(format!("Postgres: {error}"));
     let cell = |(place, column): (usize, &tokio_postgres::Column)| match *column.type_() {
         Type::INT8 => row.try_get(place).map(Cell::Int).map_err(unreadable),

@@ -7,7 +7,7 @@
 //! Invariants (the laws in the README's words): used + held ≤ limit; every hold ends exactly once; the ended rows of a
 //! window add up to what the window says; nothing held when nothing is open.
 
-mod db;
+pub(crate) mod db;
 mod jobs;
 mod postgres;
 mod reservation;
@@ -15,8 +15,11 @@ mod settlement;
 mod sqlite;
 mod writer;
 
+pub mod check;
+pub mod kept;
 pub mod moving;
 pub mod probe;
+pub mod pruning;
 pub mod report;
 
 #[cfg(test)]
@@ -316,7 +319,7 @@ impl Writer {
 }
 
 /// Limits with where their windows stand, for [`crate::plan::admit`].
-fn limit_states(limits: &[(Limit, Window)], standings: &[Standing]) -> Vec<LimitState> {
+pub(crate) fn limit_states(limits: &[(Limit, Window)], standings: &[Standing]) -> Vec<LimitState> {
     let states = limits.iter().zip(standings);
     states
         .map(|((limit, window), standing)| LimitState { limit: *limit, window: *window, standing: *standing })

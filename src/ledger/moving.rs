@@ -27,7 +27,7 @@ struct Table {
 }
 
 /// What a ledger consists of. (`owners` live in their own database.)
-const TABLES: [Table; 4] = [
+const TABLES: [Table; 7] = [
     Table {
         name: "requests",
         key: &["id"],
@@ -78,6 +78,17 @@ const TABLES: [Table; 4] = [
         columns: &["user_id", "plan", "period_start", "period_end", "until", "blocked", "updated_at"],
     },
     Table { name: "switches", key: &["name"], columns: &["name", "value", "updated_at"] },
+    Table {
+        name: "credits",
+        key: &["id"],
+        columns: &["id", "user_id", "per", "unit", "amount", "given_at", "counts_until"],
+    },
+    Table {
+        name: "admin_tokens",
+        key: &["name"],
+        columns: &["name", "hash", "scope", "created_at", "last_used_at", "revoked_at"],
+    },
+    Table { name: "audit", key: &["id"], columns: &["id", "at", "actor", "action", "user_id", "detail"] },
 ];
 
 /// Sums that two ledgers with the same rows share: a row count for each table, and what requests and windows add up to.
@@ -151,7 +162,7 @@ impl Still {
                 progress(rows_written);
             }
         }
-        let end = json!({ "sums": self.sums()?, "sha256": hex(digest) });
+        let end = json!({ "sums": self.sums()?, "sha256": hex(digest.finish().as_ref()) });
         writeln!(out, "{end}").map_err(|error| Failure::new(error.to_string()))?;
         Ok(rows_written)
     }
@@ -194,7 +205,7 @@ impl Still {
                 if lines.next().is_some() {
                     return Err(wrong("is its end, and more lines follow"));
                 }
-                if value.get("sha256") != Some(&Value::from(hex(digest))) {
+                if value.get("sha256") != Some(&Value::from(hex(digest.finish().as_ref()))) {
                     return Err(Failure::new("the export is not as it was written: nothing is kept".to_owned()));
                 }
                 self.insert(of, &mut batch)?;
@@ -271,9 +282,10 @@ impl Table {
     }
 }
 
-fn hex(digest: Context) -> String {
+/// As hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
     let digits = |byte: &u8| [byte >> 4, byte & 15].map(|digit| char::from_digit(u32::from(digit), 16).unwrap_or('0'));
-    digest.finish().as_ref().iter().flat_map(digits).collect()
+    bytes.iter().flat_map(digits).collect()
 }
 
 fn cell_json(cell: &Cell) -> Value {
@@ -290,7 +302,7 @@ fn row_of(value: &Value) -> Option<(&'static Table, Vec<Cell>)> {
     let cells = values.as_array()?.iter().zip(table.columns).map(|(value, column)| match value {
         Value::Number(number) => number.as_i64().map(|number| Cell::Int(Some(number))),
         Value::String(text) => Some(Cell::Text(Some(text.clone()))),
-        Value::Null if *column == "plan" => Some(Cell::Text(None)),
+        Value::Null if matches!(*column, "plan" | "user_id") => Some(Cell::Text(None)),
         Value::Null => Some(Cell::Int(None)),
         Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
     });

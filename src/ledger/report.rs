@@ -1,9 +1,12 @@
 //! Reading the ledger, and the operator's few switches in it.
 //!
-//! A [`Reports`] is a connection of its own, so that reading never waits for the writer nor makes it wait. [`Desk`]
-//! changes subscriptions and switches from the command line; the server sees that within a second. Neither touches money.
+//! A [`Reports`] is a connection of its own, so that reading never waits for the writer nor makes it wait. [`Desk`] is
+//! where the operator's changes are written; every server sees them within a second. Neither touches money.
+
+use std::time::Duration;
 
 use serde::Serialize;
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::UserStanding;
@@ -11,7 +14,7 @@ use super::db::{Cell, Db, Row};
 use super::sqlite::{Book, Failure, id_at};
 use crate::clock::Timestamp;
 use crate::config::StoreUrl;
-use crate::plan::{Period, Subscription, Window};
+use crate::plan::{Credit, Per, Period, Subscription, Unit, Window};
 
 /// The read side of the ledger.
 #[derive(Debug)]
@@ -84,6 +87,29 @@ impl SubscriptionRow {
     }
 }
 
+/// What the operator said about a user.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Said {
+    /// The row in the local subscription table, if there is one.
+    pub subscription: Option<SubscriptionRow>,
+    /// Credits that may count; in most cases none.
+    pub credits: Vec<Credit>,
+}
+
+impl Said {
+    /// The operator blocked this user.
+    #[must_use]
+    pub fn is_blocked(&self) -> bool {
+        self.subscription.as_ref().is_some_and(|row| row.blocked)
+    }
+
+    /// The subscription as it counts at `now`.
+    #[must_use]
+    pub fn subscription_at(&self, now: Timestamp) -> Option<Subscription> {
+        self.subscription.as_ref().map(|row| row.at(now))
+    }
+}
+
 /// What ended requests of one model add up to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelSum {
@@ -132,6 +158,10 @@ impl Reports {
         }
     }
 
+    pub(crate) const fn db(&self) -> &Db {
+        &self.db
+    }
+
     /// What a user has used and holds in each of `windows`.
     ///
     /// # Errors
@@ -143,14 +173,13 @@ impl Reports {
         }
     }
 
-    /// A user's row in the local subscription table.
+    /// What the operator said about a user: the subscription, and credits that may count at `now`. One question, so
+    /// that it costs no more than the subscription alone.
     ///
     /// # Errors
     /// The ledger cannot be read.
-    pub fn subscription(&self, user_id: Uuid) -> Result<Option<SubscriptionRow>, Failure> {
-        let sql = "select plan, period_start, period_end, until, blocked from ledger.subscriptions where user_id = $1";
-        let row = self.db.query_one(sql, &[user_id.to_string().into()])?;
-        row.map(|row| subscription_of(&row)).transpose()
+    pub fn said_of(&self, user_id: Uuid, now: Timestamp) -> Result<Said, Failure> {
+        said_of(&self.db, user_id, now)
     }
 
     /// What a user's ended requests add up to in `[from, until)`, by model, in the order of their names.
@@ -214,6 +243,12 @@ impl Reports {
     }
 }
 
+/// Below the id of every request that was held at a moment or later: an id begins with the time, and the margin of an
+/// hour covers holds that waited.
+pub(crate) fn id_before(moment: Timestamp) -> String {
+    id_at(moment.minus(Duration::from_hours(1)))
+}
+
 /// All users' rows are found by id, which begins with the time; the margin of an hour covers holds that waited.
 const fn filter(which: Which) -> &'static str {
     if which.user_id.is_some() {
@@ -225,9 +260,34 @@ const fn filter(which: Which) -> &'static str {
 fn bounds(which: Which) -> [Cell; 3] {
     let from = which.from.unwrap_or(Timestamp::EPOCH);
     let until = which.until.unwrap_or(Timestamp::MAX);
-    let first = || id_at(from.minus(std::time::Duration::from_hours(1)));
+    let first = || id_before(from);
     let subject = which.user_id.map_or_else(first, |id| id.to_string());
     [subject.into(), from.millis().into(), until.millis().into()]
+}
+
+pub(crate) fn said_of(db: &Db, user_id: Uuid, now: Timestamp) -> Result<Said, Failure> {
+    let sql = "select plan, period_start, period_end, until, blocked, null, null from ledger.subscriptions
+               where user_id = $1
+               union all
+               select null, null, null, given_at, amount, per, unit from ledger.credits
+               where user_id = $1 and counts_until > $2";
+    // The margin is for a time zone that was changed since.
+    let since = now.minus(Duration::from_hours(26)).millis();
+    let mut said = Said::default();
+    for row in db.query(sql, &[user_id.to_string().into(), since.into()])? {
+        match row.maybe_text(5)? {
+            None => said.subscription = Some(subscription_of(&row)?),
+            Some(per) => said.credits.extend(credit_of(&row, &per)?),
+        }
+    }
+    Ok(said)
+}
+
+/// None where a newer version knows more kinds of limits.
+fn credit_of(row: &Row, per: &str) -> Result<Option<Credit>, Failure> {
+    let (given_at, amount) = (Timestamp::from_millis(row.int(3)?), row.int(4)?);
+    let kind = Per::from_name(per).zip(Unit::from_name(&row.text(6)?));
+    Ok(kind.map(|(per, unit)| Credit { per, unit, amount, given_at }))
 }
 
 fn subscription_of(row: &Row) -> Result<SubscriptionRow, Failure> {
@@ -242,10 +302,10 @@ fn subscription_of(row: &Row) -> Result<SubscriptionRow, Failure> {
 }
 
 /// What [`request_of`] reads, in its order.
-pub(super) const REQUEST_COLUMNS: &str = "id, user_id, plan, endpoint, model, upstream, state, flags, input_tokens,
+pub(crate) const REQUEST_COLUMNS: &str = "id, user_id, plan, endpoint, model, upstream, state, flags, input_tokens,
     cached_input_tokens, output_tokens, reasoning_tokens, held_micros, cost_micros, started_at, ended_at, ttft_ms";
 
-pub(super) fn request_of(row: &Row) -> Result<RequestRow, Failure> {
+pub(crate) fn request_of(row: &Row) -> Result<RequestRow, Failure> {
     let time = |ms: i64| Timestamp::from_millis(ms).rfc3339();
     let flags = row.text(7)?;
     Ok(RequestRow {
@@ -269,10 +329,19 @@ pub(super) fn request_of(row: &Row) -> Result<RequestRow, Failure> {
     })
 }
 
-/// The operator's switches: subscriptions, blocks, pause.
+/// The ledger, open for what an operator changes: see [`crate::operator`]. It writes no money.
 #[derive(Debug)]
 pub struct Desk {
     db: Db,
+}
+
+/// Who changes something, and when.
+#[derive(Clone, Copy, Debug)]
+pub struct By<'a> {
+    /// The name of a token, or of the command line.
+    pub name: &'a str,
+    /// When.
+    pub at: Timestamp,
 }
 
 impl Desk {
@@ -294,75 +363,40 @@ impl Desk {
         }
     }
 
-    /// Gives a user a plan (until a moment, or for good; with a period for `period` limits), or takes it away. A block
-    /// stays as it is.
-    ///
-    /// # Errors
-    /// The ledger cannot be written.
-    pub fn set_plan(&self, user_id: Uuid, row: &SubscriptionRow, now: Timestamp) -> Result<(), Failure> {
-        let period = row.period;
-        self.change(
-            "insert into ledger.subscriptions (user_id, plan, until, period_start, period_end, updated_at)
-             values ($1, $2, $3, $4, $5, $6)
-             on conflict (user_id) do update set plan = excluded.plan, until = excluded.until,
-                 period_start = excluded.period_start, period_end = excluded.period_end,
-                 updated_at = excluded.updated_at",
-            &[
-                user_id.to_string().into(),
-                row.plan.clone().into(),
-                row.until.map(Timestamp::millis).into(),
-                period.map(|period| period.start.millis()).into(),
-                period.map(|period| period.end.millis()).into(),
-                now.millis().into(),
-            ],
-        )?;
-        Ok(())
+    pub(crate) const fn db(&self) -> &Db {
+        &self.db
     }
 
-    /// Blocks a user, or lifts the block.
-    ///
-    /// # Errors
-    /// The ledger cannot be written.
-    pub fn set_blocked(&self, user_id: Uuid, blocked: bool, now: Timestamp) -> Result<(), Failure> {
-        self.change(
-            "insert into ledger.subscriptions (user_id, blocked, updated_at) values ($1, $2, $3)
-             on conflict (user_id) do update set blocked = excluded.blocked, updated_at = excluded.updated_at",
-            &[user_id.to_string().into(), i64::from(blocked).into(), now.millis().into()],
-        )?;
-        Ok(())
-    }
-
-    /// Pauses the whole app for a reason.
-    ///
-    /// # Errors
-    /// The ledger cannot be written.
-    pub fn pause(&self, reason: &str, now: Timestamp) -> Result<(), Failure> {
-        self.change(
-            "insert into ledger.switches (name, value, updated_at) values ('paused', $1, $2)
-             on conflict (name) do update set value = excluded.value, updated_at = excluded.updated_at",
-            &[reason.into(), now.millis().into()],
-        )?;
-        Ok(())
-    }
-
-    /// Lets the app go on. Gives back whether it was paused.
-    ///
-    /// # Errors
-    /// The ledger cannot be written.
-    pub fn resume(&self) -> Result<bool, Failure> {
-        Ok(!self.change("delete from ledger.switches where name = 'paused' returning name", &[])?.is_empty())
-    }
-
-    /// Changes something, and tells other processes that there is something new. (On SQLite the file tells them.)
-    fn change(&self, sql: &str, params: &[Cell]) -> Result<Vec<Row>, Failure> {
-        let rows = self.db.query(sql, params)?;
-        if let Db::Postgres(..) = self.db {
-            self.db.query(
-                "insert into ledger.switches (name, value, updated_at) values ('epoch', '1', 1)
-                 on conflict (name) do update set updated_at = ledger.switches.updated_at + 1",
-                &[],
+    /// Changes something and notes who did, in one transaction, and tells other processes that there is something new.
+    /// (On SQLite the file tells them.) `steps` gives back what to note, or nothing where nothing changed.
+    pub(crate) fn change<T>(
+        &self,
+        by: By<'_>,
+        (action, user_id): (&str, Option<Uuid>),
+        steps: impl FnOnce(&Db) -> Result<(T, Option<Value>), Failure>,
+    ) -> Result<T, Failure> {
+        self.db.in_transaction(|db| {
+            let (value, detail) = steps(db)?;
+            let Some(detail) = detail else { return Ok(value) };
+            db.query(
+                "insert into ledger.audit (id, at, actor, action, user_id, detail) values ($1, $2, $3, $4, $5, $6)",
+                &[
+                    Uuid::now_v7().to_string().into(),
+                    by.at.millis().into(),
+                    by.name.into(),
+                    action.into(),
+                    user_id.map(|id| id.to_string()).into(),
+                    detail.to_string().into(),
+                ],
             )?;
-        }
-        Ok(rows)
+            if let Db::Transaction(..) = db {
+                db.query(
+                    "insert into ledger.switches (name, value, updated_at) values ('epoch', '1', 1)
+                     on conflict (name) do update set updated_at = ledger.switches.updated_at + 1",
+                    &[],
+                )?;
+            }
+            Ok(value)
+        })
     }
 }

@@ -32,8 +32,11 @@ pub(super) const KEEP_WINDOWS: Duration = Duration::from_hours(62 * 24);
 const LAG_MAX: i64 = 100_000;
 
 /// Scripts that bring an older file up to date; `user_version` says how many were run.
-const MIGRATIONS: &[&str] =
-    &[include_str!("../../migrations/0001_ledger.sql"), include_str!("../../migrations/0002_outbox.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../../migrations/0001_ledger.sql"),
+    include_str!("../../migrations/0002_outbox.sql"),
+    include_str!("../../migrations/0003_operator.sql"),
+];
 
 /// What `user_version` is in a file that is up to date.
 pub(super) const SCHEMA_VERSION: usize = MIGRATIONS.len();
@@ -80,7 +83,7 @@ impl From<rusqlite::Error> for Failure {
 }
 
 /// The ledger's file, open for writing.
-pub(super) struct Book {
+pub(crate) struct Book {
     pub(super) db: Connection,
     owner: String,
     /// Rows that end settled or lost wait for the outbox.
@@ -607,8 +610,7 @@ fn standing_at(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Stand
 }
 
 fn per_of(name: &str) -> Per {
-    let all = [Per::Minute, Per::Hour, Per::Day, Per::Month, Per::Period];
-    all.into_iter().find(|per| per.as_str() == name).unwrap_or(Per::Lifetime)
+    Per::from_name(name).unwrap_or(Per::Lifetime)
 }
 
 fn to_i64(count: u64) -> i64 {

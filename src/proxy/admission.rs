@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::line::Line;
-use crate::account::{amount, resets_at, windows};
+use crate::account::{amount, resets_at};
 use crate::app::App;
 use crate::auth::Principal;
 use crate::clock::Timestamp;
@@ -81,7 +81,6 @@ const fn could_fit_smaller(no: &NoHold) -> bool {
 
 fn request(asking: &Asking<'_>, order: &Order, line: &Line, (now, ask): (Timestamp, plan::Ask)) -> HoldRequest {
     let Asking { config, granted, .. } = asking;
-    let limits = granted.plan.limits.iter().copied().zip(windows(granted, config, now)).collect();
     let day = || plan::window(Per::Day, now, &config.server.time_zone, None);
     HoldRequest {
         id: line.id(),
@@ -92,7 +91,7 @@ fn request(asking: &Asking<'_>, order: &Order, line: &Line, (now, ask): (Timesta
         model: order.model().to_owned(),
         upstream: asking.upstream.to_owned(),
         ask,
-        limits,
+        limits: granted.limits_at(now, &config.server.time_zone),
         concurrent: granted.plan.concurrent_requests,
         ceiling: config.ceiling.map(|ceiling| (ceiling.0, day())),
     }

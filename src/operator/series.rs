@@ -1,0 +1,240 @@
+//! Requests and spending over time, in steps of an hour or a day.
+
+use std::collections::BTreeMap;
+
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use serde::Serialize;
+
+use super::usage::{Key, Sums, Wanted};
+use super::{dollars, span_of};
+use crate::clock::Timestamp;
+use crate::ledger::Failure;
+use crate::ledger::db::Row;
+use crate::ledger::report::{Reports, id_before};
+use crate::plan;
+
+/// How many steps there are at most.
+pub const STEPS_MAX: usize = 1000;
+const HOUR_MS: i64 = 3_600_000;
+
+/// How long a step is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Step {
+    /// An hour.
+    Hour,
+    /// A calendar day in `[server] time_zone`.
+    Day,
+}
+
+/// Moments at which steps begin, and the end of the last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Steps {
+    step: Step,
+    starts: Vec<Timestamp>,
+    end: Timestamp,
+    /// Every step is so many milliseconds long, or a multiple of that.
+    unit_ms: i64,
+}
+
+impl Steps {
+    /// The steps of some days, both included.
+    ///
+    /// # Errors
+    /// They are none, or too many: a sentence for whoever asked.
+    pub fn new(step: Step, from: Date, to: Date, zone: &TimeZone) -> Result<Self, String> {
+        if to < from {
+            return Err(format!("from ({from}) is after to ({to})."));
+        }
+        let (start, end) = span_of(from, to, zone);
+        let length = end.since(start).as_millis();
+        let step_ms: u128 = if step == Step::Hour { 3_600_000 } else { 86_400_000 };
+        if length.div_euclid(step_ms) > u128::try_from(STEPS_MAX).unwrap_or(0) {
+            return Err(format!("At most {STEPS_MAX} steps at a time: ask for fewer days, or for longer steps."));
+        }
+        Ok(match step {
+            Step::Day => Self::days(from, to, zone),
+            Step::Hour => Self::hours(start, end),
+        })
+    }
+
+    pub(super) fn days(from: Date, to: Date, zone: &TimeZone) -> Self {
+        let mut starts = Vec::new();
+        let mut day = from;
+        while day <= to {
+            starts.push(plan::day_of(day, zone).0);
+            match day.tomorrow() {
+                Ok(next) => day = next,
+                Err(_) => break,
+            }
+        }
+        Self::of(Step::Day, starts, span_of(from, to, zone).1)
+    }
+
+    fn hours(start: Timestamp, end: Timestamp) -> Self {
+        let after = |hours: i64| Timestamp::from_millis(start.millis().saturating_add(hours.saturating_mul(HOUR_MS)));
+        let starts = (0..).map(after).take_while(|at| *at < end).collect();
+        Self::of(Step::Hour, starts, end)
+    }
+
+    fn of(step: Step, starts: Vec<Timestamp>, end: Timestamp) -> Self {
+        let first = starts.first().map_or(0, |first| first.millis());
+        let lengths = starts.iter().map(|start| start.millis().saturating_sub(first));
+        let unit_ms = match lengths.fold(0, common) {
+            // One step only.
+            0 => HOUR_MS,
+            unit_ms => unit_ms,
+        };
+        Self { step, starts, end, unit_ms }
+    }
+
+    fn first(&self) -> Timestamp {
+        self.starts.first().copied().unwrap_or(self.end)
+    }
+
+    /// The place of the step that a moment is in.
+    fn place_of(&self, moment: Timestamp) -> usize {
+        self.starts.partition_point(|start| *start <= moment).saturating_sub(1)
+    }
+}
+
+/// The greatest common divisor.
+const fn common(a: i64, b: i64) -> i64 {
+    let (mut a, mut b) = (a, b);
+    while b != 0 {
+        (a, b) = (b, a.rem_euclid(b));
+    }
+    a
+}
+
+/// Sums in even steps of time, by the moment at which each begins.
+pub(super) struct Buckets {
+    pub(super) sums: BTreeMap<Timestamp, Sums>,
+    counts: BTreeMap<Timestamp, (i64, i64)>,
+}
+
+impl Buckets {
+    pub(super) fn read(reports: &Reports, steps: &Steps, wanted: Wanted) -> Result<Self, Failure> {
+        let (narrowed, subject) = match wanted.user {
+            Some(user) => ("user_id = $3", user.to_string()),
+            None => ("id >= $3", id_before(steps.first().max(wanted.from))),
+        };
+        let sql = format!(
+            "select (started_at - $1) / $2 as bucket, {}, cast(sum(case when state = 'lost' then 1 else 0 end) as bigint),
+                    cast(sum(case when ',' || flags || ',' like '%,estimated,%' then 1 else 0 end) as bigint)
+             from ledger.requests
+             where {narrowed} and started_at >= $1 and started_at >= $4 and started_at < $5
+               and state in ('settled', 'lost') group by 1",
+            Sums::COLUMNS
+        );
+        let origin = steps.first().millis();
+        let (from, until) = (wanted.from.millis(), wanted.until.min(steps.end).millis());
+        let params = [origin.into(), steps.unit_ms.into(), subject.into(), from.into(), until.into()];
+        let mut buckets = Self { sums: BTreeMap::new(), counts: BTreeMap::new() };
+        for row in reports.db().query(&sql, &params)? {
+            let at = moment(steps, row.int(0)?);
+            buckets.sums.insert(at, Sums::read(&row, 1)?);
+            buckets.counts.insert(at, (row.int(6)?, row.int(7)?));
+        }
+        Ok(buckets)
+    }
+}
+
+fn moment(steps: &Steps, bucket: i64) -> Timestamp {
+    Timestamp::from_millis(steps.first().millis().saturating_add(bucket.saturating_mul(steps.unit_ms)))
+}
+
+/// Requests and spending over time.
+#[derive(Clone, Debug, Serialize)]
+pub struct Series {
+    /// How long a step is.
+    pub step: Step,
+    /// The steps, the oldest first; those without requests are zeros.
+    pub rows: Vec<SeriesRow>,
+}
+
+/// One step.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct SeriesRow {
+    /// When it begins.
+    pub at: String,
+    /// Settled and lost requests.
+    pub requests: i64,
+    /// Dollars with six places.
+    pub cost_usd: String,
+    /// Prompt tokens.
+    pub input_tokens: i64,
+    /// Generated tokens.
+    pub output_tokens: i64,
+    /// Half of the answers began so soon (to about a twentieth), in milliseconds; null where none is known.
+    pub ttft_p50_ms: Option<i64>,
+    /// Requests that ended nobody knows how.
+    pub lost: i64,
+    /// Requests that were charged an estimate.
+    pub estimated: i64,
+}
+
+/// Requests and spending over time.
+///
+/// # Errors
+/// The ledger cannot be read.
+pub fn series(reports: &Reports, steps: &Steps) -> Result<Series, Failure> {
+    let wanted = Wanted { by: Key::Day, from: steps.first(), until: steps.end, user: None };
+    let buckets = Buckets::read(reports, steps, wanted)?;
+    let mut totals = vec![(Sums::default(), 0_i64, 0_i64); steps.starts.len()];
+    for (at, sums) in &buckets.sums {
+        let Some(total) = totals.get_mut(steps.place_of(*at)) else { continue };
+        let (lost, estimated) = buckets.counts.get(at).copied().unwrap_or_default();
+        total.0.add(sums);
+        total.1 = total.1.saturating_add(lost);
+        total.2 = total.2.saturating_add(estimated);
+    }
+    let medians = medians(reports, steps)?;
+    let row = |((start, (sums, lost, estimated)), ttft): ((&Timestamp, (Sums, i64, i64)), Option<i64>)| SeriesRow {
+        at: start.rfc3339(),
+        requests: sums.requests,
+        cost_usd: dollars(sums.cost_micros),
+        input_tokens: sums.input_tokens,
+        output_tokens: sums.output_tokens,
+        ttft_p50_ms: ttft,
+        lost,
+        estimated,
+    };
+    Ok(Series { step: steps.step, rows: steps.starts.iter().zip(totals).zip(medians).map(row).collect() })
+}
+
+/// The median of each step, off a histogram whose bars are a twentieth wide.
+fn medians(reports: &Reports, steps: &Steps) -> Result<Vec<Option<i64>>, Failure> {
+    let sql = "select (started_at - $1) / $2 as bucket,
+                      case when ttft_ms < 100 then ttft_ms / 5 * 5 when ttft_ms < 1000 then ttft_ms / 50 * 50
+                           when ttft_ms < 10000 then ttft_ms / 500 * 500 else ttft_ms / 5000 * 5000 end as bar,
+                      cast(count(*) as bigint)
+               from ledger.requests
+               where id >= $3 and started_at >= $1 and started_at < $4 and ttft_ms is not null
+                 and state in ('settled', 'lost') group by 1, 2";
+    let first = steps.first();
+    let params = [first.millis().into(), steps.unit_ms.into(), id_before(first).into(), steps.end.millis().into()];
+    let mut bars: Vec<BTreeMap<i64, i64>> = vec![BTreeMap::new(); steps.starts.len()];
+    let add = |bars: &mut Vec<BTreeMap<i64, i64>>, row: &Row| {
+        let place = steps.place_of(moment(steps, row.int(0)?));
+        if let Some(bars) = bars.get_mut(place) {
+            let count = bars.entry(row.int(1)?).or_default();
+            *count = count.saturating_add(row.int(2)?);
+        }
+        Ok::<(), Failure>(())
+    };
+    for row in reports.db().query(sql, &params)? {
+        add(&mut bars, &row)?;
+    }
+    Ok(bars.iter().map(median).collect())
+}
+
+fn median(bars: &BTreeMap<i64, i64>) -> Option<i64> {
+    let all = bars.values().fold(0_i64, |sum, count| sum.saturating_add(*count));
+    let mut seen = 0_i64;
+    bars.iter().find_map(|(bar, count)| {
+        seen = seen.saturating_add(*count);
+        (seen.saturating_mul(2) >= all).then_some(*bar)
+    })
+}
