@@ -23,7 +23,7 @@ const ADMIN_TOKEN_BYTES: usize = 16;
 const HOUR: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);
 /// A day, at its longest, and another: the window of a day can always be summed up again from the log.
-const KEEP_REQUESTS_MIN: Duration = Duration::from_hours(24 * 2);
+pub(crate) const KEEP_REQUESTS_MIN: Duration = Duration::from_hours(24 * 2);
 
 impl Config {
     /// Reads and checks every source.

@@ -14,6 +14,9 @@ pub mod tokens;
 pub mod usage;
 pub mod users;
 
+#[cfg(test)]
+mod tests;
+
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use serde::Serialize;
