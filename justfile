@@ -67,3 +67,7 @@ micro *ARGS:
 # Everything CI does
 ci:
     .ci/run
+
+# Take each law and each defence out once, and see a test go red (about an hour)
+guards *ARGS:
+    scripts/guards.py {{ARGS}}

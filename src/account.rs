@@ -16,8 +16,8 @@ use crate::auth::Principal;
 use crate::clock::Timestamp;
 use crate::error::{Code, Refusal};
 use crate::ledger::limit_states;
-use crate::openapi::{ModelRefusals, UserRefusals};
 use crate::ledger::report::{ModelSum, Reports, Which};
+use crate::openapi::{ModelRefusals, UserRefusals};
 use crate::plan::{self, LimitState, Unit, Window};
 use crate::price::MicroUsd;
 
@@ -62,7 +62,7 @@ pub(crate) struct Concurrent {
 
 /// A limit as a paywall shows it: money as decimal strings, counts as numbers.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub(crate) struct LimitRow {
+pub struct LimitRow {
     /// `minute`, `hour`, `day`, `month`, `period` or `lifetime`.
     per: &'static str,
     /// `requests`, `tokens` or `cost_usd`.
@@ -78,7 +78,7 @@ pub(crate) struct LimitRow {
 /// So much of a unit: US dollars as a decimal string of six places, counts as numbers.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(untagged)]
-pub(crate) enum Amount {
+pub enum Amount {
     /// Requests or tokens.
     Count(i64),
     /// US dollars.
@@ -375,7 +375,7 @@ pub(crate) fn sum_json(sum: &ModelSum) -> Value {
     json!(Sum::of(sum))
 }
 
-fn date(name: &'static str, text: Option<&str>) -> Result<Option<Date>, Refusal> {
+pub(crate) fn date(name: &'static str, text: Option<&str>) -> Result<Option<Date>, Refusal> {
     let Some(text) = text else { return Ok(None) };
     let read = parse_date(text);
     read.map(Some).ok_or_else(|| Refusal::invalid(name, format!("{name} must be a date like 2026-11-01.")))

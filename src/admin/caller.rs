@@ -11,18 +11,10 @@ use super::AdminState;
 use super::sessions;
 use super::tokens::Digest;
 use crate::error::{Code, Refusal};
+use crate::operator::tokens::Scope;
 
 /// The header that the dashboard sends with every change.
 pub(super) const CSRF_HEADER: &str = "x-tollgate-csrf";
-
-/// What a token may be used for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Scope {
-    /// To look.
-    Read,
-    /// To look and to change.
-    Write,
-}
 
 /// A verified operator.
 #[derive(Clone, Debug, PartialEq, Eq)]

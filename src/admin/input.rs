@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::AdminState;
 use crate::error::{Code, Refusal};
 use crate::openapi::refusals;
+use crate::operator::{Cursor, Slice};
 use crate::proxy::check_media_type;
 
 /// The longest body.
@@ -72,6 +73,18 @@ impl<T: DeserializeOwned> FromRequestParts<AdminState> for Asked<T> {
     }
 }
 
+/// Which rows of a list are wanted.
+pub(super) fn slice(limit: Option<u32>, cursor: Option<&str>) -> Result<Slice, Refusal> {
+    if limit.is_some_and(|limit| !(1..=Slice::MAX).contains(&limit)) {
+        return Err(Refusal::invalid("limit", format!("limit is from 1 to {}.", Slice::MAX)));
+    }
+    // No key has one, and Postgres takes none.
+    let cursor = cursor.map(|text| Cursor::parse(text).filter(|_| !text.contains('\0')));
+    let wrong = || Refusal::invalid("cursor", "Not a cursor of this list: take `next` of the page before.");
+    let after = cursor.map(|cursor| cursor.ok_or_else(wrong)).transpose()?;
+    Ok(Slice::new(limit, after))
+}
+
 /// The user in the path.
 pub(super) struct UserId(pub(super) Uuid);
 
@@ -120,6 +133,15 @@ impl IntoResponses for SignInRefusals {
         let wrong =
             [Code::InvalidToken, Code::CrossOrigin, Code::RateLimited, Code::StoreUnavailable, Code::Overloaded];
         refusals(&[&wrong[..], &SENT].concat())
+    }
+}
+
+/// The refusals of the dashboard's files.
+pub(super) struct PageRefusals;
+
+impl IntoResponses for PageRefusals {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        refusals(&[Code::NotFound])
     }
 }
 

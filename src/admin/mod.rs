@@ -7,6 +7,9 @@
 mod caller;
 mod events;
 mod input;
+mod overview;
+mod page;
+mod reports;
 mod sessions;
 mod sign_in;
 mod tokens;
@@ -14,26 +17,33 @@ mod users;
 
 use std::sync::{Arc, OnceLock};
 
-use axum::Router;
-use axum::extract::{FromRef, Request, State};
+use axum::extract::{FromRef, FromRequestParts, Request, State};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
+use axum::{Json, Router};
 use bytes::Bytes;
+use http::request::Parts;
 use http::{HeaderName, HeaderValue, header};
 use tokio_util::sync::CancellationToken;
+use utoipa::OpenApi;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use self::caller::MayRead;
+use self::caller::{Admin, MayRead};
 use self::events::Events;
-use self::input::AdminRefusals;
+use self::input::{AdminRefusals, PageRefusals};
 use self::sessions::Sessions;
 use self::tokens::Tokens;
 pub(crate) use self::tokens::has_made_token;
 use crate::app::{App, requests, unread};
+use crate::clock::Timestamp;
 use crate::error::{Code, Refusal};
-use crate::openapi;
+use crate::ledger::Failure;
+use crate::ledger::kept::{Kept, Reader};
+use crate::ledger::report::{By, Desk, Reports};
+use crate::openapi::{self, OpenRefusals};
+use crate::operator::Page;
 
 /// What the routes of this listener may use.
 #[derive(Clone)]
@@ -44,6 +54,11 @@ pub(crate) struct AdminState {
 
 /// What is kept between requests, in memory only.
 struct Shared {
+    started_at: Timestamp,
+    /// Looking, beside the users' own looks at what they used.
+    reader: Arc<Reader>,
+    /// Changing.
+    desk: Arc<Kept<Desk>>,
     tokens: Tokens,
     sessions: Sessions,
     events: Events,
@@ -59,10 +74,45 @@ impl FromRef<AdminState> for Arc<App> {
     }
 }
 
+impl AdminState {
+    /// Reads the ledger.
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Reports) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        self.shared.reader.read(read).await.map_err(|error| {
+            tracing::warn!(error, "the ledger cannot be read for the operator");
+            Refusal::new(Code::StoreUnavailable, "The ledger cannot be read right now.")
+        })
+    }
+
+    /// Changes something in the ledger, which notes who did.
+    async fn change<T: Send + 'static>(
+        &self,
+        admin: Admin,
+        change: impl FnOnce(&Desk, By<'_>) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let at = self.app.clock.now();
+        self.shared.desk.ask(move |desk| change(desk, By { name: &admin.name, at })).await.map_err(|error| {
+            tracing::warn!(error, "the ledger cannot be changed for the operator");
+            Refusal::new(Code::StoreUnavailable, "The ledger cannot be written right now.")
+        })
+    }
+}
+
+/// A list that is told whole.
+fn page_of<T>(rows: Vec<T>) -> Json<Page<T>> {
+    Json(Page { rows, next: None })
+}
+
 /// All routes of the operator's listener, with the layers outermost last.
 pub(crate) fn router(app: &Arc<App>, stop: &CancellationToken) -> Router {
+    let desk = Arc::new(Kept::changing(app.ledger.store().clone()));
     let shared = Shared {
-        tokens: Tokens::default(),
+        started_at: app.clock.now(),
+        reader: Arc::new(Reader::reading(app.ledger.store().clone())),
+        tokens: Tokens::new(desk.clone()),
+        desk,
         sessions: Sessions::default(),
         events: Events::default(),
         stop: stop.clone(),
@@ -75,7 +125,7 @@ pub(crate) fn router(app: &Arc<App>, stop: &CancellationToken) -> Router {
             Refusal::new(Code::MethodNotAllowed, "This path takes another method.")
         })
         .layer(from_fn(harden))
-        .layer(from_fn_with_state(app.clone(), requests::log_request))
+        .layer(from_fn_with_state(app.clone(), requests::log_admin_request))
         .layer(from_fn_with_state(app.clone(), requests::name_request))
         .layer(from_fn_with_state(app.clone(), unread::let_finish))
         .with_state(state)
@@ -96,7 +146,85 @@ fn described_routes() -> OpenApiRouter<AdminState> {
     OpenApiRouter::with_openapi(document)
         .routes(routes!(describe))
         .routes(routes!(sign_in::sign_in, sign_in::who_am_i, sign_in::sign_out))
+        .routes(routes!(overview::overview))
+        .routes(routes!(overview::pause_all))
+        .routes(routes!(overview::resume))
+        .routes(routes!(events::events))
+        .routes(routes!(reports::over_time))
+        .routes(routes!(reports::summed_up))
+        .routes(routes!(reports::all_requests))
+        .routes(routes!(reports::open_requests))
+        .routes(routes!(reports::audit_log))
+        .routes(routes!(users::users))
+        .routes(routes!(users::one_user))
+        .routes(routes!(users::give_plan, users::take_plan))
+        .routes(routes!(users::block))
+        .routes(routes!(users::unblock))
+        .routes(routes!(users::give_credit))
         .routes(routes!(users::refresh))
+        .routes(routes!(users::made_tokens))
+        .routes(routes!(metrics))
+        .merge(pages())
+}
+
+/// The dashboard's files, which are there for everybody who reaches this listener.
+fn pages() -> OpenApiRouter<AdminState> {
+    let mut router = OpenApiRouter::from(page::router());
+    router.get_openapi_mut().merge(Pages::openapi());
+    router
+}
+
+#[derive(OpenApi)]
+#[openapi(paths(dashboard, asset))]
+struct Pages;
+
+/// The dashboard
+#[utoipa::path(
+    get,
+    path = "/",
+    tag = "dashboard",
+    security(()),
+    responses((status = 200, content_type = "text/html", body = String), OpenRefusals)
+)]
+#[allow(dead_code, reason = "it describes what `page` serves")]
+fn dashboard() {}
+
+/// What the dashboard consists of
+#[utoipa::path(
+    get,
+    path = "/assets/{file}",
+    tag = "dashboard",
+    security(()),
+    params(("file" = String, Path, description = "The file's name", example = "style.css")),
+    responses(
+        (status = 200, content(
+            (String = "text/css"),
+            (String = "text/javascript"),
+            (String = "text/plain"),
+            (String = "image/svg+xml"),
+        )),
+        PageRefusals
+    )
+)]
+#[allow(dead_code, reason = "it describes what `page` serves")]
+fn asset() {}
+
+/// Counters for Prometheus
+///
+/// On a listener that only this machine reaches, they need no token.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = "server",
+    security((), ("bearer" = []), ("session" = [])),
+    responses((status = 200, content_type = "application/openmetrics-text", body = String), AdminRefusals)
+)]
+async fn metrics(State(state): State<AdminState>, mut head: Parts) -> Result<Response, Refusal> {
+    let is_open = state.app.config().server.admin_is_local() && caller::names_this_machine(&head.headers);
+    if !is_open {
+        MayRead::from_request_parts(&mut head, &state).await?;
+    }
+    Ok(crate::metrics::metrics(State(state.app)).await)
 }
 
 /// These routes, in OpenAPI 3.1

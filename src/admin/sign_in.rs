@@ -8,10 +8,11 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::AdminState;
-use super::caller::{MayRead, Scope, check_origin};
+use super::caller::{MayRead, check_origin};
 use super::input::{AdminRefusals, Sent, SignInRefusals};
 use super::sessions;
 use crate::error::Refusal;
+use crate::operator::tokens::Scope;
 
 /// A token of the operator.
 #[derive(Deserialize, ToSchema)]

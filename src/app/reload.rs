@@ -11,6 +11,8 @@ use crate::config::{Config, Sources};
 
 /// How often the file is looked at. (A poll of one file needs no watcher, and works on every mount.)
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// For how long a changed file must stay as it is before it is read: whoever writes it in place may be half-way.
+const SETTLE_FOR: Duration = Duration::from_millis(300);
 
 /// Reloads on SIGHUP and whenever the file or `.env` differs, for as long as it is polled.
 pub async fn keep_reloaded(app: Arc<App>, sources: Sources) {
@@ -23,6 +25,17 @@ pub async fn keep_reloaded(app: Arc<App>, sources: Sources) {
         };
         let now = stamps(&sources);
         if !asked && now == seen {
+            continue;
+        }
+        if !asked {
+            tokio::time::sleep(SETTLE_FOR).await;
+            if stamps(&sources) != now {
+                continue;
+            }
+        }
+        // Half-written, or away for a moment: it would be read as a file that leaves everything to the defaults.
+        if is_emptied(&seen, &now) {
+            tracing::error!("tollgate.toml is empty or gone: the old settings stay (to go by the defaults, restart)");
             continue;
         }
         seen = now;
@@ -49,6 +62,13 @@ fn stamps(sources: &Sources) -> Vec<Stamp> {
     };
     let file = sources.file.as_deref().unwrap_or(Path::new("tollgate.toml"));
     [sources.directory.join(file), sources.directory.join(".env")].iter().map(|path| stamp(path)).collect()
+}
+
+/// The file, the first of the stamps, said something and says nothing any more.
+fn is_emptied(seen: &[Stamp], now: &[Stamp]) -> bool {
+    let says_something =
+        |stamps: &[Stamp]| stamps.first().is_some_and(|stamp| stamp.is_some_and(|(_, length)| length > 0));
+    says_something(seen) && !says_something(now)
 }
 
 impl App {

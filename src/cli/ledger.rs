@@ -1,20 +1,23 @@
-//! `tollgate ledger export|import`: from SQLite to Postgres, or back.
+//! `tollgate ledger export|import`: from SQLite to Postgres, or back. `tollgate ledger check`: the laws.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use super::{Failure, print};
+use crate::clock::Clock;
 use crate::config::Config;
+use crate::ledger::check::{Broken, Found, Snapshot};
 use crate::ledger::moving::Still;
 
-/// Carry the ledger to another database, exactly, while nothing serves
+/// Check the ledger's laws; carry it to another database, exactly
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
+  tollgate ledger check
   tollgate ledger export > ledger.jsonl
   DATABASE_URL=postgres://… tollgate ledger import < ledger.jsonl
 
-Both are done with every server stopped. An import goes into an empty ledger only, compares sums and a
+Export and import are done with every server stopped. An import goes into an empty ledger only, compares sums and a
 checksum, and keeps nothing if they differ, or if it is stopped half-way.")]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -33,10 +36,22 @@ enum Action {
         /// The file to read; without it, stdin
         file: Option<PathBuf>,
     },
+    /// Check the laws on the data at hand; a server may go on meanwhile
+    ///
+    /// Each request ended once and was charged by the rules, what was held was enough, each window says what its
+    /// requests add up to. Exits with 1 when anything is broken, and names it.
+    Check {
+        /// As one JSON object
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// Carries a ledger. Must be called where a thread may block.
 pub(super) fn run(args: &Args, config: &Config) -> Result<(), Failure> {
+    if let Action::Check { json } = args.action {
+        return check(config, json);
+    }
     let still = Still::open(&config.store.url).map_err(|failure| {
         Failure::new(
             failure.to_string(),
@@ -46,9 +61,50 @@ pub(super) fn run(args: &Args, config: &Config) -> Result<(), Failure> {
     let (verb, rows) = match &args.action {
         Action::Export { file } => ("written", export(&still, file.as_deref())?),
         Action::Import { file } => ("read; the sums agree", import(still, file.as_deref())?),
+        Action::Check { .. } => return Ok(()),
     };
     print::error_line(&format!("{rows} rows {verb}"));
     Ok(())
+}
+
+fn check(config: &Config, json: bool) -> Result<(), Failure> {
+    let now = Clock::system().now();
+    let watched = print::is_watched();
+    let found = Snapshot::open(&config.store.url)?.check(config.store.keep_requests, now, |rows| {
+        if watched {
+            print::progress(&format!("{rows} rows checked"));
+        }
+    })?;
+    if watched {
+        print::progress("");
+    }
+    if json {
+        print::line(&serde_json::to_string(&found).unwrap_or_default())?;
+    } else {
+        for Broken { law, what, why } in &found.named {
+            print::line(&format!("law {law} is broken: {what}: {why}"))?;
+        }
+        print::line(&sums(&found))?;
+    }
+    if found.broken == 0 {
+        return Ok(());
+    }
+    let next = "keep a copy (tollgate ledger export), and report it with the lines above";
+    Err(Failure::new(format!("{} things in the ledger are not as its laws say", found.broken), next))
+}
+
+fn sums(found: &Found) -> String {
+    let mut text = format!("{} requests and {} windows were looked at", found.requests, found.windows);
+    if found.windows_in_part > 0 {
+        let part = format!("; {} windows reach back to requests that are forgotten", found.windows_in_part);
+        text.push_str(&part);
+    }
+    let named = i64::try_from(found.named.len()).unwrap_or(i64::MAX);
+    text.push_str(if found.broken == 0 { ": the laws hold" } else { "" });
+    if found.broken > named {
+        text.push_str(&format!("; {} more are broken", found.broken.saturating_sub(named)));
+    }
+    text
 }
 
 fn export(still: &Still, file: Option<&Path>) -> Result<u64, Failure> {

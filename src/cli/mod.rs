@@ -2,7 +2,9 @@
 //!
 //! It knows how commands are written and how they end: 0, 1 (it failed, with what to do next) or 2 (wrong use).
 
+mod admin_token;
 mod check;
+mod completions;
 mod demo;
 mod doctor;
 mod health;
@@ -10,9 +12,12 @@ mod ledger;
 mod migrate;
 mod pause;
 pub mod print;
+mod prune;
 mod serve;
 mod sql;
+mod table;
 mod token;
+mod top;
 mod usage;
 mod user;
 
@@ -24,6 +29,7 @@ use clap::{Parser, Subcommand};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigErrors, Sources};
 use crate::ledger::report::By;
+use table::Look;
 
 /// The LLM proxy between a mobile app and OpenAI: Supabase sign-in, plans, hard spending limits.
 #[derive(Debug, Parser)]
@@ -44,7 +50,9 @@ Examples:
   tollgate doctor                        try every part for real; what to type where one fails
   tollgate token --user 7c0e8f52-…       a token to try the API with
   tollgate user show 7c0e8f52-…          one user's plan, limits and usage
-  tollgate usage                         what each model cost so far
+  tollgate usage --by user               who spends most
+  tollgate top                           what goes on now
+  tollgate admin-token create laptop     a token for the operator's API
   tollgate sql | psql \"$DATABASE_URL\"     put the Supabase script into your own database
   tollgate health                        is the server on this machine ready?
 
@@ -60,12 +68,16 @@ enum Command {
     Token(token::Args),
     User(user::Args),
     Usage(usage::Args),
+    Top(top::Args),
     Pause(pause::Args),
     Resume(pause::ResumeArgs),
     Sql(sql::Args),
     Health(health::Args),
     Migrate(migrate::Args),
     Ledger(ledger::Args),
+    Prune(prune::Args),
+    AdminToken(admin_token::Args),
+    Completions(completions::Args),
 }
 
 /// Why a command failed, and what to do next.
@@ -101,8 +113,15 @@ impl From<std::io::Error> for Failure {
 
 impl From<crate::ledger::Failure> for Failure {
     fn from(failure: crate::ledger::Failure) -> Self {
-        let next = "look at [store] url: the path, its permissions, and the space that is left";
-        Self::new(failure.to_string(), next)
+        let told = failure.to_string();
+        // SQLite's words and Postgres's for tables that an older version did not make.
+        let is_older = told.contains("no such table") || told.contains("relation \"tollgate_ledger.");
+        let next = if is_older {
+            "bring the ledger up to date: tollgate migrate"
+        } else {
+            "look at [store] url: the path, its permissions, and the space that is left"
+        };
+        Self::new(told, next)
     }
 }
 
@@ -124,9 +143,10 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Doctor(args) => doctor::run(args, &sources).await,
         Command::Sql(_) => sql::run(),
         Command::Health(args) => health::run(&args, &sources).await,
+        Command::Completions(args) => completions::run(&args),
         other => {
-            let config = Config::load(&sources)?;
-            let done = tokio::task::spawn_blocking(move || at_the_desk(other, &config)).await;
+            let (config, look) = (Config::load(&sources)?, Look::of(&sources));
+            let done = tokio::task::spawn_blocking(move || at_the_desk(other, &config, look)).await;
             done.map_err(|error| Failure::new(error.to_string(), "report it, with what you typed"))?
         }
     }
@@ -138,17 +158,25 @@ fn by() -> By<'static> {
 }
 
 /// Commands that work on the ledger, on a thread that may block.
-fn at_the_desk(command: Command, config: &Config) -> Result<(), Failure> {
+fn at_the_desk(command: Command, config: &Config, look: Look) -> Result<(), Failure> {
     match command {
         Command::Check(_) => check::run(config),
         Command::Token(args) => token::run(&args, config),
-        Command::User(args) => user::run(args, config),
-        Command::Usage(args) => usage::run(&args, config),
+        Command::User(args) => user::run(args, config, look),
+        Command::Usage(args) => usage::run(&args, config, look),
+        Command::Top(args) => top::run(&args, config, look),
         Command::Pause(args) => pause::pause(&args, config),
         Command::Resume(_) => pause::resume(config),
         Command::Migrate(_) => migrate::run(config),
         Command::Ledger(args) => ledger::run(&args, config),
-        Command::Demo(_) | Command::Serve(_) | Command::Health(_) | Command::Doctor(_) | Command::Sql(_) => Ok(()),
+        Command::Prune(args) => prune::run(&args, config),
+        Command::AdminToken(args) => admin_token::run(&args, config, look),
+        Command::Demo(_)
+        | Command::Serve(_)
+        | Command::Health(_)
+        | Command::Doctor(_)
+        | Command::Sql(_)
+        | Command::Completions(_) => Ok(()),
     }
 }
 

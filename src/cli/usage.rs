@@ -1,64 +1,229 @@
-//! `tollgate usage`: the usage log, summed up by model or request by request.
+//! `tollgate usage`: the usage log, summed up by day, user, model or plan, or request by request.
 
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::Failure;
 use super::print::Lines;
-use crate::account::sum_json;
+use super::table::{Look, Table};
+use super::{Failure, print};
 use crate::clock::Timestamp;
 use crate::config::Config;
-use crate::ledger::report::{ModelSum, Reports, RequestRow, Which};
+use crate::ledger::report::{Reports, RequestRow, Which};
+use crate::operator::usage::{Key, UsageRow, Wanted, list};
+use crate::operator::{Cursor, Slice};
+use crate::plan;
 use crate::price::MicroUsd;
 
-/// The usage log: summed up by model, or request by request
+/// How many users a table shows unless it is told.
+const TOP_USERS: usize = 25;
+
+/// The usage log: summed up by model, day, user or plan, or request by request
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   tollgate usage                              what each model cost so far
-  tollgate usage --since 2026-11-01T00:00:00Z --user 7c0e8f52-5d0e-4a4e-9d43-0f4f4d1c6b11
+  tollgate usage --by day --since 2026-11-01  what each day cost
+  tollgate usage --by user --top 10           who spends most
+  tollgate usage --by plan --csv > plans.csv
+  tollgate usage --since 2026-11-01T08:00:00Z --user 7c0e8f52-5d0e-4a4e-9d43-0f4f4d1c6b11
   tollgate usage --requests --json | jq .     every request, one JSON object a line")]
 pub(super) struct Args {
+    /// Summed up by this: the highest spend first, days the newest first
+    #[arg(long, value_enum, default_value = "model", conflicts_with = "requests")]
+    by: By,
+    /// Only so many rows; 0 for all. Default: all, but 25 of a table of users
+    #[arg(long, value_name = "COUNT", conflicts_with = "requests")]
+    top: Option<usize>,
     /// Request by request, oldest first
     #[arg(long)]
     requests: bool,
     /// One JSON object a line
     #[arg(long)]
     json: bool,
+    /// Comma-separated values, with a head
+    #[arg(long, conflicts_with = "json")]
+    csv: bool,
     /// Of this user only
     #[arg(long, value_name = "UUID")]
     user: Option<Uuid>,
-    /// From this moment on: 2026-11-01T00:00:00Z
-    #[arg(long, value_name = "TIME", value_parser = Timestamp::parse)]
-    since: Option<Timestamp>,
+    /// From this day or moment on: 2026-11-01, or 2026-11-01T08:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = Moment::parse)]
+    since: Option<Moment>,
+    /// Up to the end of this day, or to this moment
+    #[arg(long, value_name = "TIME", value_parser = Moment::parse)]
+    until: Option<Moment>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum By {
+    /// The model
+    Model,
+    /// The calendar day in `[server] time_zone`
+    Day,
+    /// The user
+    User,
+    /// The plan at that time
+    Plan,
+}
+
+/// A day, or a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Moment {
+    Day(Date),
+    At(Timestamp),
+}
+
+impl Moment {
+    /// Reads `2026-11-01` or `2026-11-01T08:00:00Z`.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        if let Some(day) = text.parse().ok().filter(|day: &Date| day.to_string() == text) {
+            return Ok(Self::Day(day));
+        }
+        let wrong = || format!("{text:?} is neither a day like 2026-11-25 nor a time like 2026-11-25T00:00:00Z");
+        Timestamp::parse(text).map(Self::At).map_err(|_| wrong())
+    }
+
+    /// Where it begins.
+    pub(super) fn start(self, zone: &TimeZone) -> Timestamp {
+        match self {
+            Self::Day(day) => plan::day_of(day, zone).0,
+            Self::At(moment) => moment,
+        }
+    }
+
+    /// Where it ends.
+    pub(super) fn end(self, zone: &TimeZone) -> Timestamp {
+        match self {
+            Self::Day(day) => plan::day_of(day, zone).1,
+            Self::At(moment) => moment,
+        }
+    }
 }
 
 /// Prints the usage log.
-pub(super) fn run(args: &Args, config: &Config) -> Result<(), Failure> {
+pub(super) fn run(args: &Args, config: &Config, look: Look) -> Result<(), Failure> {
+    let zone = &config.server.time_zone;
+    let (from, until) = (args.since.map(|since| since.start(zone)), args.until.map(|until| until.end(zone)));
+    if from.zip(until).is_some_and(|(from, until)| until <= from) {
+        return Err(Failure::new("--until is not after --since", "swap them"));
+    }
     let reports = Reports::open(&config.store.url)?;
-    let which = Which { user_id: args.user, from: args.since, until: None };
-    let mut lines = Lines::new();
     if args.requests {
-        reports.requests(which, |row| {
-            let line = if args.json { serde_json::to_string(&row).unwrap_or_default() } else { plain(&row) };
-            Ok::<(), Failure>(lines.line(&line)?)
-        })?;
+        return requests(&reports, Which { user_id: args.user, from, until }, args);
+    }
+    let by = match args.by {
+        By::Model => Key::Model,
+        By::Day => Key::Day,
+        By::User => Key::User,
+        By::Plan => Key::Plan,
+    };
+    let (from, until) = (from.unwrap_or(Timestamp::EPOCH), until.unwrap_or(Timestamp::MAX));
+    let wanted = Wanted { by, from, until, user: args.user };
+    let is_table = !args.json && !args.csv;
+    let top = args.top.unwrap_or(if is_table && by == Key::User { TOP_USERS } else { 0 });
+    let (rows, are_all) = rows(&reports, wanted, zone, top)?;
+    show(&rows, by, args, look)?;
+    if !are_all && args.top.is_none() {
+        print::error_line(&format!("These are the first {top}; all of them: --top 0"));
+    }
+    Ok(())
+}
+
+/// The first rows (0: all), and whether these are all.
+fn rows(reports: &Reports, wanted: Wanted, zone: &TimeZone, top: usize) -> Result<(Vec<UsageRow>, bool), Failure> {
+    let mut rows = Vec::new();
+    let mut after = None;
+    loop {
+        let page = list(reports, wanted, zone, &Slice::new(Some(Slice::MAX), after))?;
+        rows.extend(page.rows);
+        if top > 0 && rows.len() > top {
+            rows.truncate(top);
+            return Ok((rows, false));
+        }
+        after = page.next.as_deref().and_then(Cursor::parse);
+        if after.is_none() {
+            return Ok((rows, true));
+        }
+    }
+}
+
+fn show(rows: &[UsageRow], by: Key, args: &Args, look: Look) -> Result<(), Failure> {
+    if args.json || args.csv {
+        let mut lines = Lines::new();
+        let head = ["requests", "input_tokens", "cached_input_tokens", "output_tokens", "cost_usd"];
+        if args.csv {
+            lines.line(&format!("{},{}", by.as_str(), head.join(",")))?;
+        }
+        for row in rows {
+            lines.line(&if args.csv { csv(&row_json(by, row)) } else { row_json(by, row).to_string() })?;
+        }
         return Ok(lines.finish()?);
     }
-    if !args.json {
-        lines.line(HEAD)?;
-    }
-    for sum in &reports.by_model(which)? {
-        lines.line(&if args.json { sum_json(sum).to_string() } else { sum_text(sum) })?;
-    }
+    let mut table = usage_table(by.as_str());
+    rows.iter().for_each(|row| table.row(cells(row)));
+    Ok(print::text(&table.text(look))?)
+}
+
+/// A table for [`cells`].
+pub(super) fn usage_table(key: &'static str) -> Table {
+    Table::new(vec![key, ">requests", ">input", ">cached", ">output", ">cost"])
+}
+
+/// A row of usage.
+pub(super) fn cells(row: &UsageRow) -> Vec<String> {
+    let counts = [row.requests, row.input_tokens, row.cached_input_tokens, row.output_tokens];
+    let counts = counts.iter().map(ToString::to_string);
+    [row.key.clone()].into_iter().chain(counts).chain([format!("${}", row.cost_usd)]).collect()
+}
+
+/// The key under its own name.
+pub(super) fn row_json(by: Key, row: &UsageRow) -> Value {
+    json!({
+        by.as_str(): row.key,
+        "requests": row.requests,
+        "input_tokens": row.input_tokens,
+        "cached_input_tokens": row.cached_input_tokens,
+        "output_tokens": row.output_tokens,
+        "cost_usd": row.cost_usd,
+    })
+}
+
+fn requests(reports: &Reports, which: Which, args: &Args) -> Result<(), Failure> {
+    let mut lines = Lines::new();
+    let mut has_head = false;
+    reports.requests(which, |row| {
+        let value = || serde_json::to_value(&row).unwrap_or_default();
+        if args.csv && !has_head {
+            has_head = true;
+            let names: Vec<String> = value().as_object().into_iter().flatten().map(|(name, _)| name.clone()).collect();
+            lines.line(&names.join(","))?;
+        }
+        let line = match (args.json, args.csv) {
+            (true, _) => serde_json::to_string(&row).unwrap_or_default(),
+            (_, true) => csv(&value()),
+            _ => plain(&row),
+        };
+        Ok::<(), Failure>(lines.line(&line)?)
+    })?;
     Ok(lines.finish()?)
 }
 
-const HEAD: &str = "model                         requests        input       cached       output           cost";
+/// The members of an object, in their order.
+fn csv(object: &Value) -> String {
+    let cell = |value: &Value| match value {
+        Value::Null => String::new(),
+        Value::String(text) => quoted(text),
+        Value::Array(all) => quoted(&all.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" ")),
+        other => other.to_string(),
+    };
+    object.as_object().into_iter().flatten().map(|(_, value)| cell(value)).collect::<Vec<_>>().join(",")
+}
 
-/// The columns of [`HEAD`].
-pub(super) fn sum_text(sum: &ModelSum) -> String {
-    let ModelSum { model, requests, input_tokens, cached_input_tokens, output_tokens, cost_micros } = sum;
-    let cost = format!("${}", MicroUsd(*cost_micros));
-    format!("{model:28} {requests:>9} {input_tokens:>12} {cached_input_tokens:>12} {output_tokens:>12} {cost:>14}")
+/// As RFC 4180 says; and no spreadsheet takes what a caller may have chosen for a formula.
+fn quoted(text: &str) -> String {
+    let text = if text.starts_with(['=', '+', '-', '@']) { format!("'{text}") } else { text.to_owned() };
+    if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text }
 }
 
 fn plain(row: &RequestRow) -> String {
@@ -73,4 +238,31 @@ fn plain(row: &RequestRow) -> String {
         MicroUsd(row.cost_micros),
         row.flags.join(",")
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_quoted_where_commas_would_part_them_and_never_a_formula() {
+        let row = json!({"model": "a,\"b\"", "requests": 7, "ended_at": null, "flags": ["x", "y"], "plan": "=1+1"});
+        assert_eq!(csv(&row), "\"a,\"\"b\"\"\",7,,x y,'=1+1");
+    }
+
+    #[test]
+    fn a_day_is_whole_and_a_moment_is_itself() {
+        let zone = TimeZone::get("Pacific/Auckland").unwrap();
+        let day = Moment::parse("2026-11-24").unwrap();
+        assert_eq!(day.start(&zone).rfc3339(), "2026-11-23T11:00:00Z");
+        assert_eq!(day.end(&zone).rfc3339(), "2026-11-24T11:00:00Z");
+        let moment = Moment::parse("2026-11-24T01:00:00+01:00").unwrap();
+        assert_eq!(
+            (moment.start(&zone), moment.end(&zone).rfc3339().as_str()),
+            (moment.end(&zone), "2026-11-24T00:00:00Z")
+        );
+        for wrong in ["", "yesterday", "2026-11", "20261124", "2026-11-24T01:00:00", "2026-02-30"] {
+            assert!(Moment::parse(wrong).is_err(), "{wrong}");
+        }
+    }
 }

@@ -1,24 +1,32 @@
-//! `tollgate user show|plan|block|unblock`: what one user has, and the local subscription table.
+//! `tollgate user …`: who there is, what one user has, and what the operator gives and takes.
 
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::table::{Look, Table};
+use super::usage::{Moment, cells, row_json, usage_table};
 use super::{Failure, by, print};
-use crate::account::{limit_json, sum_json};
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::ledger;
-use crate::ledger::report::{Desk, ModelSum, Reports, SubscriptionRow, Which};
-use crate::operator::users;
-use crate::plan::{Granted, LimitState, Looked, Period, Unit, plan_for};
+use crate::ledger::report::{Desk, Reports, SubscriptionRow};
+use crate::operator::usage::{Key, UsageRow, Wanted, list as usage};
+use crate::operator::users::{self, CreditRow, Sort, UserPage, UserRow};
+use crate::operator::{Cursor, Slice};
+use crate::plan::{Per, Period, Unit};
 use crate::price::MicroUsd;
 
-/// Look at one user, give them a plan, block them
+/// Look at users, give them plans and credits, block them
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
+  tollgate user list                                                   who spent most this month
   tollgate user show 7c0e8f52-5d0e-4a4e-9d43-0f4f4d1c6b11
-  tollgate user plan 7c0e8f52-5d0e-4a4e-9d43-0f4f4d1c6b11 pro --until 2027-01-01T00:00:00Z
-  tollgate user block 7c0e8f52-5d0e-4a4e-9d43-0f4f4d1c6b11")]
+  tollgate user plan 7c0e8f52-5d0e-4a4e-9d43-0f4f4d1c6b11 pro --until 2027-01-01
+  tollgate user plan 7c0e8f52-5d0e-4a4e-9d43-0f4f4d1c6b11 --none       as it would be without
+  tollgate user credit 7c0e8f52-5d0e-4a4e-9d43-0f4f4d1c6b11 day requests 20
+  tollgate user block 7c0e8f52-5d0e-4a4e-9d43-0f4f4d1c6b11
+
+A running server sees a change within a second.")]
 pub(super) struct Args {
     #[command(subcommand)]
     action: Action,
@@ -26,6 +34,8 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
+    /// Everybody who ever made a request, or of whom you said anything
+    List(ListArgs),
     /// The plan, the limits and what was used
     Show {
         /// The user's id
@@ -36,6 +46,22 @@ enum Action {
     },
     /// Put the user on a plan in the local subscription table, or take them off it
     Plan(PlanArgs),
+    /// Raise one limit of the user once: in the day, month … that is now, and not in the next
+    #[command(after_help = "Examples:
+  tollgate user credit 7c0e8f52-5d0e-4a4e-9d43-0f4f4d1c6b11 day requests 20
+  tollgate user credit 7c0e8f52-5d0e-4a4e-9d43-0f4f4d1c6b11 month cost_usd 1.50")]
+    Credit {
+        /// The user's id
+        user: Uuid,
+        /// Which limit: minute, hour, day, month, period or lifetime
+        #[arg(value_parser = per)]
+        per: Per,
+        /// … of what: requests, tokens or `cost_usd`
+        #[arg(value_parser = unit)]
+        unit: Unit,
+        /// How much more: a whole number, or dollars like 1.50
+        amount: String,
+    },
     /// Refuse the user, with 403 `user_blocked`
     Block {
         /// The user's id
@@ -49,6 +75,30 @@ enum Action {
 }
 
 #[derive(Debug, clap::Args)]
+struct ListArgs {
+    /// Only those whose id begins so
+    #[arg(value_name = "BEGINNING", default_value = "")]
+    search: String,
+    /// What they are sorted by
+    #[arg(long, value_enum, default_value = "spend")]
+    sort: By,
+    /// Only so many; 0 for all
+    #[arg(long, value_name = "COUNT", default_value_t = 50)]
+    top: usize,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum By {
+    /// What they spent this month, the most first
+    Spend,
+    /// Their last request, the newest first
+    Recent,
+}
+
+#[derive(Debug, clap::Args)]
 struct PlanArgs {
     /// The user's id
     user: Uuid,
@@ -58,9 +108,9 @@ struct PlanArgs {
     /// Take the local subscription away
     #[arg(long, conflicts_with = "plan")]
     none: bool,
-    /// The plan counts up to here: 2027-01-01T00:00:00Z
-    #[arg(long, value_name = "TIME", value_parser = Timestamp::parse)]
-    until: Option<Timestamp>,
+    /// The plan counts up to here (2027-01-01, or 2027-01-01T00:00:00Z); then it is as it would be without
+    #[arg(long, value_name = "TIME", conflicts_with = "none", value_parser = Moment::parse)]
+    until: Option<Moment>,
     /// The subscription's period, for `period` limits: its first moment
     #[arg(long, value_name = "TIME", requires = "period_end", value_parser = Timestamp::parse)]
     period_start: Option<Timestamp>,
@@ -69,14 +119,74 @@ struct PlanArgs {
     period_end: Option<Timestamp>,
 }
 
+fn per(text: &str) -> Result<Per, String> {
+    Per::from_name(text).ok_or_else(|| "choose minute, hour, day, month, period or lifetime".to_owned())
+}
+
+fn unit(text: &str) -> Result<Unit, String> {
+    Unit::from_name(text).ok_or_else(|| "choose requests, tokens or cost_usd".to_owned())
+}
+
 /// Does what was asked about a user.
-pub(super) fn run(args: Args, config: &Config) -> Result<(), Failure> {
+pub(super) fn run(args: Args, config: &Config, look: Look) -> Result<(), Failure> {
     match args.action {
-        Action::Show { user, json } => show(config, user, json),
+        Action::List(args) => list(config, &args, look),
+        Action::Show { user, json } => show(config, user, json, look),
         Action::Plan(change) => set_plan(config, change),
+        Action::Credit { user, per, unit, amount } => credit(config, user, (per, unit), &amount),
         Action::Block { user } => set_blocked(config, user, true),
         Action::Unblock { user } => set_blocked(config, user, false),
     }
+}
+
+fn list(config: &Config, args: &ListArgs, look: Look) -> Result<(), Failure> {
+    let reports = Reports::open(&config.store.url)?;
+    let sort = match args.sort {
+        By::Spend => Sort::Spend,
+        By::Recent => Sort::Recent,
+    };
+    let now = Clock::system().now();
+    let (mut rows, mut after) = (Vec::new(), None);
+    loop {
+        let slice = Slice::new(Some(Slice::MAX), after);
+        let page = users::list(&reports, config, (&args.search, sort), &slice, now)?;
+        rows.extend(page.rows);
+        after = page.next.as_deref().and_then(Cursor::parse);
+        if after.is_none() || (args.top > 0 && rows.len() > args.top) {
+            break;
+        }
+    }
+    let are_all = args.top == 0 || rows.len() <= args.top;
+    rows.truncate(if are_all { rows.len() } else { args.top });
+    show_list(&rows, args.json, look)?;
+    if !are_all && !args.json {
+        print::error_line(&format!("These are the first {}; all of them: --top 0", args.top));
+    }
+    Ok(())
+}
+
+fn show_list(rows: &[UserRow], as_json: bool, look: Look) -> Result<(), Failure> {
+    if as_json {
+        let mut lines = print::Lines::new();
+        for row in rows {
+            lines.line(&serde_json::to_string(row).unwrap_or_default())?;
+        }
+        return Ok(lines.finish()?);
+    }
+    let heads = vec!["user", "plan", "", ">today", ">cost today", ">this month", "last request"];
+    let mut table = Table::new(heads);
+    for row in rows {
+        table.row(vec![
+            row.id.clone(),
+            row.plan.clone(),
+            if row.blocked { "BLOCKED".to_owned() } else { String::new() },
+            row.requests_today.to_string(),
+            format!("${}", row.cost_usd_today),
+            format!("${}", row.cost_usd_month),
+            row.last_request_at.clone().unwrap_or_else(|| "-".to_owned()),
+        ]);
+    }
+    Ok(print::text(&table.text(look))?)
 }
 
 fn set_plan(config: &Config, change: PlanArgs) -> Result<(), Failure> {
@@ -89,14 +199,20 @@ fn set_plan(config: &Config, change: PlanArgs) -> Result<(), Failure> {
     if period.is_some_and(|period| period.end <= period.start) {
         return Err(Failure::new("the period ends before it starts", "swap --period-start and --period-end"));
     }
+    let by = by();
+    let until = change.until.map(|until| until.start(&config.server.time_zone));
+    if let Some(until) = until.filter(|until| *until <= by.at) {
+        let problem = format!("--until {} is over", until.rfc3339());
+        return Err(Failure::new(problem, "choose a later time, or take the plan back with --none"));
+    }
     let user = change.user;
-    let said = match (&change.plan, change.until) {
+    let said = match (&change.plan, until) {
         (None, _) => format!("{user} has no local subscription any more"),
         (Some(name), None) => format!("{user} is on the plan {name}"),
         (Some(name), Some(until)) => format!("{user} is on the plan {name} until {}", until.rfc3339()),
     };
-    let row = SubscriptionRow { plan: change.plan, period, until: change.until, blocked: false };
-    users::set_plan(&Desk::open(&config.store.url)?, user, &row, by())?;
+    let row = SubscriptionRow { plan: change.plan, period, until, blocked: false };
+    users::set_plan(&Desk::open(&config.store.url)?, user, &row, by)?;
     let when = "A running server sees it within a second. A plan that the user's token names goes first.";
     Ok(print::line(&format!("{said}\n{when}"))?)
 }
@@ -106,75 +222,98 @@ fn set_blocked(config: &Config, user: Uuid, blocked: bool) -> Result<(), Failure
     Ok(print::line(&format!("{user} is {}", if blocked { "blocked" } else { "not blocked" }))?)
 }
 
-/// What is known of a user.
-struct Facts {
-    user_id: Uuid,
-    row: Option<SubscriptionRow>,
-    granted: Granted,
-    states: Vec<LimitState>,
-    open: i64,
-    sums: Vec<ModelSum>,
+fn credit(config: &Config, user: Uuid, (per, unit): (Per, Unit), amount: &str) -> Result<(), Failure> {
+    let more = match unit {
+        Unit::CostUsd => MicroUsd::parse(amount).map(|MicroUsd(micros)| micros).ok(),
+        Unit::Requests | Unit::Tokens => amount.parse().ok(),
+    };
+    let Some(more) = more.filter(|more| *more > 0) else {
+        let next = "say a whole number above 0, or for cost_usd dollars like 1.50";
+        return Err(Failure::new(format!("{amount:?} is no amount of {}", unit.as_str()), next));
+    };
+    let by = by();
+    let given = users::credit(&Desk::open(&config.store.url)?, user, (per, unit, more), &config.server.time_zone, by)?;
+    let page = users::user(&Reports::open(&config.store.url)?, config, user, by.at)?;
+    let until = given.until.map_or_else(|| "for as long as it lasts".to_owned(), |until| format!("until {until}"));
+    print::line(&format!(
+        "{user} has {} more {} per {} {until}",
+        show_amount(unit, more),
+        unit.as_str(),
+        per.as_str()
+    ))?;
+    let Some(state) = page.states().iter().find(|state| (state.limit.per, state.limit.unit) == (per, unit)) else {
+        let plan = &page.user.plan;
+        print::error_line(&format!(
+            "The plan {plan} has no such limit: this counts only if the user has one from elsewhere."
+        ));
+        return Ok(());
+    };
+    let [taken, limit] = [state.used(), state.limit.amount].map(|amount| show_amount(unit, amount));
+    Ok(print::line(&format!("used {taken} of {limit}"))?)
 }
 
-/// Shows a user: the local subscription, the limits of the plan it gives, and what was used.
-fn show(config: &Config, user_id: Uuid, as_json: bool) -> Result<(), Failure> {
-    let facts = facts(config, user_id)?;
-    let text = if as_json { format!("{}\n", facts.json()) } else { facts.text() };
+/// Shows a user: the plan, its limits, and what was used.
+fn show(config: &Config, user_id: Uuid, as_json: bool, look: Look) -> Result<(), Failure> {
+    let (page, models) = facts(config, user_id)?;
+    let text = if as_json { format!("{}\n", page_json(&page, &models)) } else { page_text(&page, &models, look) };
     Ok(print::text(&text)?)
 }
 
-fn facts(config: &Config, user_id: Uuid) -> Result<Facts, ledger::Failure> {
+fn facts(config: &Config, user_id: Uuid) -> Result<(UserPage, Vec<UsageRow>), ledger::Failure> {
     let reports = Reports::open(&config.store.url)?;
-    let now = Clock::system().now();
-    let said = reports.said_of(user_id, now)?;
-    let (row, local) = (said.subscription.clone(), said.subscription_at(now));
-    let granted = plan_for(&Looked { local, credits: said.credits, ..Looked::default() }, &config.plans);
-    let limits = granted.limits_at(now, &config.server.time_zone);
-    let windows: Vec<_> = limits.iter().map(|(_, window)| *window).collect();
-    let standing = reports.standing(user_id, now, &windows)?;
-    let states = ledger::limit_states(&limits, &standing.windows);
-    let sums = reports.by_model(Which { user_id: Some(user_id), ..Which::default() })?;
-    Ok(Facts { user_id, row, states, open: standing.open, sums, granted })
+    let page = users::user(&reports, config, user_id, Clock::system().now())?;
+    let wanted = Wanted { by: Key::Model, from: Timestamp::EPOCH, until: Timestamp::MAX, user: Some(user_id) };
+    let models = usage(&reports, wanted, &config.server.time_zone, &Slice::new(Some(Slice::MAX), None))?;
+    Ok((page, models.rows))
 }
 
-impl Facts {
-    fn blocked(&self) -> bool {
-        self.row.as_ref().is_some_and(|row| row.blocked)
-    }
+fn page_json(page: &UserPage, models: &[UsageRow]) -> Value {
+    let models: Vec<Value> = models.iter().map(|row| row_json(Key::Model, row)).collect();
+    json!({
+        "user_id": page.user.id,
+        "plan": page.user.plan,
+        "source": page.user.plan_source,
+        "until": page.user.plan_until,
+        "blocked": page.user.blocked,
+        "open": page.concurrent.open,
+        "limits": page.limits,
+        "credits": page.credits,
+        "month": page.month,
+        "models": models,
+    })
+}
 
-    fn json(&self) -> Value {
-        let limits: Vec<_> = self.states.iter().map(limit_json).collect();
-        let models: Vec<_> = self.sums.iter().map(sum_json).collect();
-        json!({
-            "user_id": self.user_id,
-            "plan": self.granted.plan.name,
-            "source": self.granted.source.as_str(),
-            "until": self.row.as_ref().and_then(|row| row.until).map(Timestamp::rfc3339),
-            "blocked": self.blocked(),
-            "open": self.open,
-            "limits": limits,
-            "models": models,
-        })
+fn page_text(page: &UserPage, models: &[UsageRow], look: Look) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, said: String| text.extend([&look.bold(&format!("{name:7}")), said.as_str(), "\n"]);
+    let blocked = if page.user.blocked { look.alert("   BLOCKED") } else { String::new() };
+    line("user", format!("{}{blocked}", page.user.id));
+    let source = match page.user.plan_source {
+        "local" => "yours; a plan from your database or in the token goes first",
+        "last_request" => "of the last request",
+        _ => "nobody named one",
+    };
+    let until = page.user.plan_until.as_ref().map_or_else(String::new, |until| format!(" until {until}"));
+    line("plan", format!("{}{until} ({source})", page.user.plan));
+    line("open", format!("{} requests", page.concurrent.open));
+    line("month", format!("{} requests, ${}", page.month.requests, page.month.cost_usd));
+    for state in page.states() {
+        let show = |amount| show_amount(state.limit.unit, amount);
+        let name = format!("{} per {}", state.limit.unit.as_str(), state.limit.per.as_str());
+        let (used, limit, held) = (show(state.used()), show(state.limit.amount), show(state.held()));
+        line("limit", format!("{name:22} {used:>12} of {limit:>12} used, {held} held"));
     }
-
-    fn text(&self) -> String {
-        let mut text = String::new();
-        let mut line = |said: String| text.extend([said.as_str(), "\n"]);
-        line(format!("user   {}{}", self.user_id, if self.blocked() { "   BLOCKED" } else { "" }));
-        let (plan, source) = (&self.granted.plan.name, self.granted.source.as_str());
-        line(format!("plan   {plan} ({source}; a plan named in the token would go first)"));
-        line(format!("open   {} requests", self.open));
-        for state in &self.states {
-            let show = |amount| show_amount(state.limit.unit, amount);
-            let name = format!("{} per {}", state.limit.unit.as_str(), state.limit.per.as_str());
-            let (used, limit, held) = (show(state.used()), show(state.limit.amount), show(state.held()));
-            line(format!("limit  {name:22} {used:>12} of {limit:>12} used, {held} held"));
-        }
-        for sum in &self.sums {
-            line(format!("used   {}", super::usage::sum_text(sum)));
-        }
-        text
+    for CreditRow { per, unit, amount, until } in &page.credits {
+        let amount = amount.as_str().map_or_else(|| amount.to_string(), |dollars| format!("${dollars}"));
+        let until = until.as_ref().map_or_else(String::new, |until| format!(" until {until}"));
+        line("credit", format!("{amount} {unit} per {per}{until}, in the limit above"));
     }
+    if !models.is_empty() {
+        let mut table = usage_table("model");
+        models.iter().for_each(|row| table.row(cells(row)));
+        text.extend(["\n", table.text(look).as_str()]);
+    }
+    text
 }
 
 fn show_amount(unit: Unit, amount: i64) -> String {

@@ -23,7 +23,7 @@ const ADMIN_TOKEN_BYTES: usize = 16;
 const HOUR: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);
 /// A day, at its longest, and another: the window of a day can always be summed up again from the log.
-const KEEP_REQUESTS_MIN: Duration = Duration::from_hours(24 * 2);
+pub(crate) const KEEP_REQUESTS_MIN: Duration = Duration::from_hours(24 * 2);
 
 impl Config {
     /// Reads and checks every source.
@@ -186,8 +186,9 @@ fn server(section: &Section<'_>) -> Result<Server, Noted> {
     });
     let (admin_bind, admin_token) = (admin_bind?, admin_token?);
     let admin_bind_is_default = section.get("admin_bind").is_none_or(|node| node.origin == Origin::Default);
-    let admin_unguarded =
-        admin_is_guarded(admin_bind.as_deref(), admin_token.as_ref()).err().map(|what| section.says("admin_bind", what));
+    let admin_unguarded = admin_is_guarded(admin_bind.as_deref(), admin_token.as_ref())
+        .err()
+        .map(|what| section.says("admin_bind", what));
     if admin_token.as_ref().is_some_and(|token| token.expose_secret().len() < ADMIN_TOKEN_BYTES) {
         let key = section.path_of("admin_token");
         section.findings.warn(format!("{key} is short enough to be guessed: make one with openssl rand -base64 32"));

@@ -4,7 +4,7 @@
 //! reads a file of settings or an environment variable. A [`Config`] that exists is valid.
 
 mod findings;
-mod load;
+pub(crate) mod load;
 mod plans;
 mod reader;
 #[cfg(test)]

@@ -22,7 +22,9 @@ use super::sqlite::Book;
 use super::{Charge, Ending, HoldRequest, Lag, Mark, NoHold, Settlement, UserStanding};
 use crate::clock::Timestamp;
 use crate::config::StoreUrl;
-use crate::plan::{Amounts, Ask, Hold, Limit, Per, Period, Standing, Unit, Window, window};
+use crate::plan::{
+    Amounts, Ask, Credit, Granted, Hold, Limit, Per, Period, Plan, PlanSource, Standing, Unit, Window, window,
+};
 use crate::price::{MicroUsd, PerMillion, Price, Tokenizer, Usage};
 
 #[path = "../../tests/it/support/postgres.rs"]
@@ -62,6 +64,7 @@ enum Step {
     Crash,
     MoveClock { seconds: i64 },
     Prune,
+    Credit { user: u8, plan: u8, which: usize, amount: i64 },
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -82,7 +85,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => which().prop_map(|which| Step::EndAgain { which }),
         1 => Just(Step::Crash),
         4 => clock.prop_map(|seconds| Step::MoveClock { seconds }),
-        1 => Just(Step::Prune)
+        1 => Just(Step::Prune),
+        2 => (0..3u8, 0..3u8, which(), 1..2_000i64)
+            .prop_map(|(user, plan, which, amount)| Step::Credit { user, plan, which, amount })
     ];
     prop::collection::vec(step, 1..60)
 }
@@ -207,6 +212,8 @@ struct World {
     rows: Vec<Row>,
     now: Timestamp,
     made: u64,
+    /// Whose, which limit's, how much, and when it was given.
+    credits: Vec<(Uuid, Limit, Timestamp)>,
 }
 
 /// Four plans, from tight to none, with every window and unit in one of them.
@@ -243,7 +250,7 @@ fn period() -> Period {
 impl World {
     fn new(ledger: Subject) -> Self {
         let now = Timestamp::parse("2026-03-28T23:59:20Z").unwrap();
-        Self { ledger, rows: Vec::new(), now, made: 0 }
+        Self { ledger, rows: Vec::new(), now, made: 0, credits: Vec::new() }
     }
 
     fn user(number: u8) -> Uuid {
@@ -279,15 +286,46 @@ impl World {
             model: "m".to_owned(),
             upstream: "u".to_owned(),
             ask: Ask { price: price(), input_tokens: input, output_cap: cap, output_floor: cap.min(64), choices: 1 },
-            limits: limits(plan).into_iter().map(|limit| (limit, self.window(limit.per))).collect(),
+            limits: self.granted(Self::user(user), plan).limits_at(self.now, &zone()),
             concurrent: Some(CONCURRENT),
             ceiling: Some((CEILING, self.window(Per::Day))),
         }
     }
 
+    /// A plan as it applies to a user, with all credits that the user ever had.
+    fn granted(&self, user: Uuid, plan: u8) -> Granted {
+        let mine = self.credits.iter().filter(|(whose, ..)| *whose == user);
+        let credit = |(_, limit, given_at): &(Uuid, Limit, Timestamp)| {
+            let Limit { per, unit, amount } = *limit;
+            Credit { per, unit, amount, given_at: *given_at }
+        };
+        let credits = mine.map(credit).collect();
+        let plan = Plan {
+            name: plan.to_string(),
+            models: vec!["m".to_owned()],
+            max_output_tokens: u32::MAX,
+            max_input_tokens: u32::MAX,
+            max_choices: 1,
+            concurrent_requests: Some(CONCURRENT),
+            limits: limits(plan),
+        };
+        let period = Some(period());
+        Granted { plan: Arc::new(plan), source: PlanSource::Default, period, unknown: Vec::new(), credits }
+    }
+
+    /// Law 1 in its own words: a limit, and what was given on top in this very window.
+    fn raised(&self, user: Uuid, limit: Limit) -> (Limit, Window) {
+        let window = self.window(limit.per);
+        let more = self.credits.iter().filter(|(whose, of, at)| {
+            *whose == user && (of.per, of.unit) == (limit.per, limit.unit) && window.start <= *at && *at < window.end
+        });
+        (Limit { amount: limit.amount + more.map(|(_, of, _)| of.amount).sum::<i64>(), ..limit }, window)
+    }
+
     fn hold(&mut self, user: u8, plan: u8, input: u64, cap: u32) {
         let request = self.request(user, plan, input, cap);
-        let HoldRequest { id, user_id: user, ask, limits, .. } = request.clone();
+        let HoldRequest { id, user_id: user, ask, .. } = request.clone();
+        let limits: Vec<_> = limits(plan).into_iter().map(|limit| self.raised(user, limit)).collect();
         let open = self.rows.iter().filter(|row| row.user == user && row.ended.is_none()).count();
         let answer = self.ledger.hold(request);
         let fits = |user: Option<Uuid>, limit: &Limit, window: &Window, amounts: Amounts| {
@@ -359,6 +397,11 @@ impl World {
             Step::MoveClock { seconds } => self.now = Timestamp::from_millis(self.now.millis() + seconds * 1000),
             // Windows that ended are forgotten and made anew from the rows if the clock comes back to them.
             Step::Prune => drop(self.ledger.prune(Timestamp::EPOCH, self.now).to_string()),
+            Step::Credit { user, plan, which, amount } => {
+                let limits = limits(plan);
+                let limit = Limit { amount, ..limits[which % limits.len()] };
+                self.credits.push((Self::user(user), limit, self.now));
+            }
         }
         self.check();
     }

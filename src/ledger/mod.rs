@@ -15,9 +15,11 @@ mod settlement;
 mod sqlite;
 mod writer;
 
+pub mod check;
 pub mod kept;
 pub mod moving;
 pub mod probe;
+pub mod pruning;
 pub mod report;
 
 #[cfg(test)]

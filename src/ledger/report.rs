@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::UserStanding;
@@ -23,7 +24,7 @@ pub struct Reports {
 }
 
 /// A row of the ledger, as `tollgate usage --requests --json` prints it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct RequestRow {
     /// The request's id.
     pub id: String,

@@ -1,7 +1,10 @@
 //! The day so far, at a glance: what the ledger knows of it.
 
+use std::time::Duration;
+
 use jiff::tz::TimeZone;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::usage::Sums;
 use super::{day_of, dollars};
@@ -17,7 +20,7 @@ use crate::price::MicroUsd;
 const SAMPLE: i64 = 2000;
 
 /// What the ledger knows of the day.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Overview {
     /// Why the app is paused; null while it goes on.
     pub paused: Option<String>,
@@ -32,7 +35,7 @@ pub struct Overview {
 }
 
 /// The day so far.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Today {
     /// The calendar day in `[server] time_zone`.
     pub day: String,
@@ -49,7 +52,7 @@ pub struct Today {
 }
 
 /// The ceiling of the whole app; dollars with six places.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Ceiling {
     /// What the app may spend today.
     pub limit: String,
@@ -64,7 +67,7 @@ pub struct Ceiling {
 }
 
 /// Milliseconds to the first token.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 pub struct Ttft {
     /// Half of the answers began so soon.
     pub p50: i64,
@@ -151,6 +154,34 @@ fn ttft(reports: &Reports, day: &Window) -> Result<Option<Ttft>, Failure> {
     };
     let three = at(50).zip(at(90)).zip(at(99));
     Ok(three.map(|((p50, p90), p99)| Ttft { p50, p90, p99 }))
+}
+
+/// What was held in the last minute and has ended.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Pace {
+    /// Settled and lost requests.
+    pub requests: i64,
+    /// Prompt tokens.
+    pub input_tokens: i64,
+    /// Generated tokens.
+    pub output_tokens: i64,
+    /// Micro-dollars.
+    pub cost_micros: i64,
+}
+
+/// The last minute.
+///
+/// # Errors
+/// The ledger cannot be read.
+pub fn pace(reports: &Reports, now: Timestamp) -> Result<Pace, Failure> {
+    let since = now.minus(Duration::from_mins(1));
+    let sql = format!(
+        "select {} from ledger.requests where id >= $1 and started_at >= $2 and state in ('settled', 'lost')",
+        Sums::COLUMNS
+    );
+    let row = one(reports.db().query_one(&sql, &[id_before(since).into(), since.millis().into()])?)?;
+    let Sums { requests, input_tokens, output_tokens, cost_micros, .. } = Sums::read(&row, 0)?;
+    Ok(Pace { requests, input_tokens, output_tokens, cost_micros })
 }
 
 fn one(row: Option<Row>) -> Result<Row, Failure> {

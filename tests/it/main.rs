@@ -42,6 +42,7 @@ mod limits;
 mod limits_page;
 mod moving;
 mod operations;
+mod operator_commands;
 mod outbox;
 mod plans_from_database;
 mod postgres_outages;

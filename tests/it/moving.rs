@@ -30,8 +30,10 @@ async fn used(settings: Settings) -> (Door, Vec<User>) {
     assert!(users[0].ask(chat("voided")).await.status >= 500);
     door.upstream.next(|_| Reply::headless(Step::Stall));
     assert_eq!(users[0].ask(chat("lost")).await.refusal(), (504, "upstream_timeout".to_owned()));
+    door.must(&["user", "credit", &users[2].id.to_string(), "day", "requests", "7"]);
     door.must(&["user", "plan", &users[1].id.to_string(), "team"]);
     door.must(&["user", "block", &user_id("blocked").to_string()]);
+    door.must(&["admin-token", "create", "laptop"]);
     door.quiet_rows().await;
     (door, users)
 }
@@ -62,7 +64,7 @@ fn file(door: &Door, name: &str) -> String {
 
 /// Every row of the ledger's tables there, to see that nothing was kept.
 async fn rows_in(postgres: &Postgres, database: &str) -> i64 {
-    let tables = ["requests", "windows", "subscriptions", "switches"];
+    let tables = ["requests", "windows", "subscriptions", "switches", "credits", "admin_tokens", "audit"];
     let client = postgres.connect(database).await;
     let mut count = 0;
     for table in tables {

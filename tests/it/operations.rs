@@ -133,6 +133,44 @@ async fn a_changed_file_is_taken_up_and_a_bad_one_is_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_empty_for_a_moment_or_written_slowly_never_opens_the_limits() {
+    let limits = |requests: u32| {
+        Settings::new().with(&format!(r#"plans.free.limits = [{{ per = "day", requests = {requests} }}]"#))
+    };
+    let door = Door::open(limits(1)).await;
+    let alice = door.user("alice");
+    alice.ask(chat("a")).await.expect(200);
+    let file = door.directory().join("tollgate.toml");
+    let whole = std::fs::read_to_string(&file).unwrap();
+    door.write_file("tollgate.toml", "");
+    for asked in [false, true] {
+        if asked {
+            door.process.signal("HUP");
+        }
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_millis(2500) {
+            alice.ask(chat("a")).await.refused(402, "quota_exceeded");
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+    std::fs::remove_file(&file).unwrap();
+    sleep(Duration::from_millis(1500)).await;
+    alice.ask(chat("a")).await.refused(402, "quota_exceeded");
+    // A file that grows: what is there is good TOML at any time, and has no limit until its end.
+    let head = whole.split_once("limits").unwrap().0;
+    let mut grown = head.to_owned();
+    for _ in 0..30 {
+        grown.push_str("# still writing\n");
+        door.write_file("tollgate.toml", &grown);
+        sleep(Duration::from_millis(100)).await;
+        assert_eq!(alice.me().await["limits"][0]["limit"], 1, "half a file was taken up");
+    }
+    door.write_settings(&limits(20));
+    soon(&alice, "reloaded once it stays as it is", 15, |answer| answer.status == 200).await;
+    door.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_reload_leaves_open_streams_alone_and_prices_what_comes_next() {
     let settings = Settings::new();
     let door = Door::open(settings.clone()).await;

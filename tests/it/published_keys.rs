@@ -69,6 +69,36 @@ async fn a_flood_of_unknown_key_ids_fetches_once_and_slows_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nobody_with_a_known_key_waits_for_a_fetch_that_hangs() {
+    let key = Key::es256("k1");
+    let door = door_with(&key).await;
+    let known = sign(&key, &door.claims("alice"));
+    ask(&door, &known).await.expect(200);
+    door.supabase.publish(Publish::Hang);
+    let stranger = sign(&Key::es256("new"), &door.claims("mallory"));
+    let begun = Instant::now();
+    let flood: Vec<_> = (0..50)
+        .map(|_| {
+            let (front, stranger) = (door.front.clone(), stranger.clone());
+            tokio::spawn(async move { front.send(Call::get("/api/me").bearer(&stranger)).await })
+        })
+        .collect();
+    // Each with a token of its own: none of them was remembered.
+    for number in 0..20 {
+        ask(&door, &sign(&key, &door.claims(&format!("user-{number}")))).await.expect(200);
+    }
+    let known = begun.elapsed();
+    assert!(!flood.iter().all(tokio::task::JoinHandle::is_finished), "the fetch did not hang");
+    for one in flood {
+        let answer = one.await.unwrap();
+        assert!(matches!(answer.status, 401 | 503), "{}", answer.text());
+    }
+    let stranger = begun.elapsed();
+    assert!(known * 3 < stranger, "twenty known users took {known:?}, the strangers {stranger:?}");
+    door.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn keys_that_cannot_be_had_are_503_and_stop_nobody_else() {
     let key = Key::es256("k1");
     for broken in [

@@ -1,12 +1,17 @@
 //! What must never be seen: check 24 of the threats. The oracle looks for every secret in every answer, line and file
 //! after every test; here everything is provoked that likes to print them.
 
-use serde_json::json;
+use std::net::SocketAddr;
+use std::sync::Arc;
 
-use crate::support::caller::{Call, PROMPT_CANARY, and, chat, chat_stream};
+use serde_json::json;
+use tollgate::config::{Config, Sources};
+
+use crate::support::caller::{Call, Front, PROMPT_CANARY, User, and, chat, chat_stream};
 use crate::support::door::Door;
 use crate::support::jwks::Publish;
 use crate::support::keys::Key;
+use crate::support::postgres::free_port;
 use crate::support::raw::Wire;
 use crate::support::reply::{Reply, Step, Talk};
 use crate::support::settings::Settings;
@@ -14,7 +19,23 @@ use crate::support::tokens::sign;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_secret_is_in_any_answer_line_or_file_however_much_is_logged() {
-    let door = Door::open(Settings::new().env("RUST_LOG", "trace").with("server.body_bytes_max = \"64KiB\"")).await;
+    everything_that_likes_to_print(Settings::new()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_secret_gets_out_with_a_ledger_on_postgres_either() {
+    everything_that_likes_to_print(Settings::new().on_postgres()).await;
+}
+
+/// The oracle looks through all of it when the door closes.
+async fn everything_that_likes_to_print(settings: Settings) {
+    let admin = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let settings = settings
+        .env("RUST_LOG", "trace")
+        .env("RUST_BACKTRACE", "full")
+        .env("TOLLGATE_SERVER__ADMIN_BIND", &admin.to_string())
+        .with("server.body_bytes_max = \"64KiB\"");
+    let door = Door::open(settings).await;
     let alice = door.user_with("alice", &json!({"app_metadata": {"plan": "no-such-plan"}}));
     let key = door.operator_key().to_owned();
     alice.ask(chat("a")).await.expect(200);
@@ -58,6 +79,18 @@ async fn no_secret_is_in_any_answer_line_or_file_however_much_is_logged() {
     let _ =
         wire.send(format!("GET /api/me HTTP/1.1\r\nAuthorization: Bearer {}\0\r\n\r\n", alice.token).as_bytes()).await;
     wire.read(std::time::Duration::from_millis(300)).await;
+    operators_do_what_they_do(&door, &alice, admin).await;
+    door.process.signal("HUP");
+    door.restart().await;
+    door.close().await;
+}
+
+async fn operators_do_what_they_do(door: &Door, alice: &User, admin: SocketAddr) {
+    let admin = Arc::new(Front::new(admin));
+    for token in [door.admin_token(), &door.admin_token()[1..], door.service_key(), &alice.token] {
+        let path = format!("/admin/users/{}/refresh", alice.id);
+        admin.send(Call::post(&path, &json!({"plan": PROMPT_CANARY})).bearer(token)).await;
+    }
     for command in [
         &["check"][..],
         &["check", "--json"],
@@ -66,12 +99,33 @@ async fn no_secret_is_in_any_answer_line_or_file_however_much_is_logged() {
         &["health"],
         &["doctor"],
         &["usage", "--config", "/proc/self/environ"],
+        &["serve"],
     ] {
         door.tollgate(command);
     }
-    door.process.signal("HUP");
-    door.restart().await;
-    door.close().await;
+}
+
+/// Whatever a panic prints of what it holds, the settings keep their secrets.
+#[test]
+fn a_panic_with_the_settings_in_its_hands_shows_no_secret() {
+    let secrets = [
+        ("JWT_SECRET", "canary-panic-jwt-4be1c7a09d52f8360e"),
+        ("OPENAI_API_KEY", "sk-canary-panic-operator"),
+        ("SUPABASE_URL", "https://canarypanic.supabase.co"),
+        ("SUPABASE_SERVICE_KEY", "sb_secret_canary-panic-service"),
+        ("DATABASE_URL", "postgres://tollgate:canary-panic-password@127.0.0.1/app"),
+        ("TOLLGATE_ADMIN_TOKEN", "canary-panic-admin-9b3f5d7e1c2a4806"),
+    ];
+    let env = secrets.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let sources = Sources { file: None, env, directory: std::env::temp_dir().join("tollgate-no-such-folder") };
+    let config = Config::load(&sources).expect("good settings");
+    let shown = std::thread::spawn(move || panic!("{config:?} {config:#?}")).join().unwrap_err();
+    let shown = shown.downcast::<String>().expect("a message");
+    assert!(shown.contains("canarypanic.supabase.co"), "the settings are shown: {shown}");
+    for (name, secret) in secrets.iter().filter(|(name, _)| *name != "SUPABASE_URL") {
+        let hidden = secret.split([':', '@', '/']).find(|part| part.contains("canary")).unwrap();
+        assert!(!shown.contains(hidden), "{name} is shown");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

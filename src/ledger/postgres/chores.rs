@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use jiff::tz::TimeZone;
 use serde_json::Value;
 
 use super::super::sqlite::{Failure, KEEP_SHORT_WINDOWS, KEEP_WINDOWS, id_at};
@@ -55,7 +56,8 @@ pub(super) async fn run(base: Base) {
         note(sweep(&base, &mut watch).await);
         if pruned_at.is_none_or(|at| at.elapsed() >= PRUNE_EVERY) {
             let now = base.clock.now();
-            let gone = prune(&base, now.minus(base.settings.keep_requests), now).await;
+            let gone =
+                prune(&base.database, &base.settings.time_zone, now.minus(base.settings.keep_requests), now).await;
             // A full helping means that there is more.
             if gone.as_ref().map_or(true, |gone| *gone < 500) {
                 pruned_at = Some(Instant::now());
@@ -95,23 +97,28 @@ async fn sweep(base: &Base, watch: &mut Watch) -> Result<(), Failure> {
 }
 
 /// Forgets old rows, some at a time; their months are kept as sums.
-pub(super) async fn prune(base: &Base, before: Timestamp, now: Timestamp) -> Result<usize, Failure> {
+pub(in crate::ledger) async fn prune(
+    database: &pg::Database,
+    zone: &TimeZone,
+    before: Timestamp,
+    now: Timestamp,
+) -> Result<usize, Failure> {
     let before = id_at(before);
     let sql = "select id, user_id, started_at from tollgate_ledger.requests
                where id < $1 and state <> 'held' order by id limit 500";
-    let rows = base.database.query(sql, vec![before.into()]).await?;
+    let rows = database.query(sql, vec![before.into()]).await?;
     let unreadable = |error: tokio_postgres::Error| Failure::new(format!("Postgres: {error}"));
     let (mut ids, mut months) = (Vec::new(), BTreeSet::new());
     for row in &rows {
         ids.push(Value::String(row.try_get(0).map_err(unreadable)?));
         let (user, at): (String, i64) = (row.try_get(1).map_err(unreadable)?, row.try_get(2).map_err(unreadable)?);
-        months.insert((user, window(Per::Month, Timestamp::from_millis(at), &base.settings.time_zone, None)));
+        months.insert((user, window(Per::Month, Timestamp::from_millis(at), zone, None)));
     }
     let month = |(user, window): (String, Window)| with(window_json(&window), "user_id", user);
     let months = Value::Array(months.into_iter().map(month).collect());
     let (short, long) = (now.minus(KEEP_SHORT_WINDOWS).millis(), now.minus(KEEP_WINDOWS).millis());
     let params = vec![Value::Array(ids).into(), months.into(), short.into(), long.into()];
-    let gone = base.database.query("select tollgate_ledger.prune($1, $2, $3, $4)", params).await?;
+    let gone = database.query("select tollgate_ledger.prune($1, $2, $3, $4)", params).await?;
     let gone: i64 = gone.first().map_or(Ok(0), |row| row.try_get(0)).map_err(unreadable)?;
     Ok(usize::try_from(gone).unwrap_or(0))
 }

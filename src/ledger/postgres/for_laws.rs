@@ -73,7 +73,7 @@ impl Lane {
     }
 
     pub(in crate::ledger) async fn prune(&self, before: Timestamp, now: Timestamp) -> usize {
-        prune(&self.base, before, now).await.unwrap()
+        prune(&self.base.database, &self.base.settings.time_zone, before, now).await.unwrap()
     }
 
     pub(in crate::ledger) async fn standing(&self, user: Uuid, windows: &[Window]) -> UserStanding {

@@ -35,6 +35,7 @@ use super::{Settings, Shared, UserStanding};
 use crate::clock::{Clock, Timestamp};
 use crate::pg;
 use crate::plan::Window;
+pub(super) use chores::prune;
 use wire::{one_value, standing_answer, window_json};
 
 #[cfg(test)]
@@ -92,6 +93,19 @@ pub(super) fn alone(url: &SecretString) -> Result<Db, Failure> {
         // The first tells who starts what is going on, the second lets nobody say that he serves.
         transaction.query(format!("select pg_catalog.pg_advisory_xact_lock({MAKING})"), Vec::new()).await?;
         transaction.query("lock table tollgate_ledger.owners in share mode", Vec::new()).await?;
+        Ok::<_, Failure>(transaction)
+    })?;
+    Ok(Db::Transaction(Box::new(transaction), runtime))
+}
+
+/// The whole ledger as it is at one moment, only for reading, from a thread that may block.
+pub(super) fn snapshot(url: &SecretString) -> Result<Db, Failure> {
+    let Db::Postgres(database, runtime) = database(url)? else {
+        return Err(Failure::new("not a Postgres ledger".to_owned()));
+    };
+    let transaction = runtime.block_on(async {
+        let transaction = database.begin(WHOLE_LEDGER_TIMEOUT).await?;
+        transaction.query("set transaction isolation level repeatable read, read only", Vec::new()).await?;
         Ok::<_, Failure>(transaction)
     })?;
     Ok(Db::Transaction(Box::new(transaction), runtime))

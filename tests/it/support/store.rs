@@ -16,7 +16,10 @@ const DUMP: &str = "\\t on
     select r::text from tollgate_ledger.requests r;
     select s::text from tollgate_ledger.subscriptions s;
     select s::text from tollgate_ledger.switches s;
-    select o::text from tollgate_ledger.owners o;";
+    select o::text from tollgate_ledger.owners o;
+    select c::text from tollgate_ledger.credits c;
+    select t::text from tollgate_ledger.admin_tokens t;
+    select a::text from tollgate_ledger.audit a;";
 
 /// A database of a door's own.
 pub(crate) struct Database {
