@@ -9,40 +9,47 @@ pub(crate) mod requests;
 mod serving;
 #[cfg(test)]
 mod tests;
-mod unread;
+pub(crate) mod unread;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
-use axum::Router;
 use axum::extract::{FromRequestParts, State};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::{Json, Router};
+use bytes::Bytes;
+use http::header;
 use http::request::Parts;
+use serde::Serialize;
 use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::util::option_layer;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::auth::{Authenticator, Principal};
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, Via};
 use crate::database::Database;
 use crate::directory::Directory;
 use crate::error::{Code, Refusal};
 use crate::ledger::{Failure, Ledger, Settings, Writer};
-use crate::outbox::Progress;
+use crate::metrics::Metrics;
+use crate::openapi::{self, OpenRefusals};
+use crate::outbox::{self, Progress};
 use crate::upstream::Upstreams;
 use crate::{account, proxy};
 
 pub use reload::keep_reloaded;
 pub use requests::RequestId;
-pub use serving::{listen, serve};
+pub use serving::{Listeners, listen, serve};
 
 /// Everything a request may use.
 pub struct App {
@@ -56,6 +63,8 @@ pub struct App {
     /// Money.
     pub ledger: Ledger,
     upstreams: ArcSwap<Upstreams>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
     /// How far the developer's `log_request` is behind.
     progress: Progress,
     /// Tasks that outlive their caller: drained answers, fetched keys, counted estimates.
@@ -67,6 +76,8 @@ pub struct App {
     /// When the day ends whose ceiling was last reported as reached.
     pub ceiling_reported: AtomicI64,
     open: Arc<Open>,
+    /// What `/openapi.json` says, once somebody has asked.
+    described: OnceLock<Bytes>,
 }
 
 /// The open requests of this server.
@@ -117,6 +128,7 @@ impl App {
             directory: Directory::new(ledger.clone(), database, work.clone()),
             upstreams: ArcSwap::from_pointee(Upstreams::new(&config.proxy)),
             progress: Progress::default(),
+            metrics: Arc::new(Metrics::new(&config, clock.now())),
             config: ArcSwap::from_pointee(config),
             clock,
             ledger,
@@ -125,6 +137,7 @@ impl App {
             counting: Semaphore::new(std::thread::available_parallelism().map_or(1, std::num::NonZero::get)),
             ceiling_reported: AtomicI64::new(0),
             open: Arc::default(),
+            described: OnceLock::new(),
         };
         app.auth.warm_up();
         Ok((Arc::new(app), writer))
@@ -166,6 +179,12 @@ impl App {
         Ok(place)
     }
 
+    /// How far the outbox is behind, where there is one.
+    #[must_use]
+    pub fn outbox_health(&self, now: Timestamp) -> Option<outbox::Health> {
+        self.ledger.has_outbox().then(|| self.progress.health(now))
+    }
+
     /// How many places are taken.
     #[must_use]
     pub fn open_requests(&self) -> usize {
@@ -175,8 +194,7 @@ impl App {
 
 /// All routes, with the layers outermost last.
 pub fn router(app: &Arc<App>) -> Router {
-    open_routes()
-        .merge(user_routes())
+    Router::from(described_routes())
         .fallback(|| async { Refusal::new(Code::NotFound, "There is nothing at this path.") })
         .method_not_allowed_fallback(|| async {
             Refusal::new(Code::MethodNotAllowed, "This path takes another method.")
@@ -188,28 +206,70 @@ pub fn router(app: &Arc<App>) -> Router {
         .with_state(app.clone())
 }
 
+/// The routes with what `/openapi.json` says of them.
+fn described_routes() -> OpenApiRouter<Arc<App>> {
+    let description = "What an app calls. Sign in with the access token of a Supabase user.";
+    let document = openapi::empty("Tollgate", description, "The access token of a Supabase user", None);
+    OpenApiRouter::with_openapi(document).merge(open_routes()).merge(user_routes())
+}
+
 /// What needs no token.
-fn open_routes() -> Router<Arc<App>> {
-    Router::new().route("/", get(alive)).route("/health/ready", get(ready))
+fn open_routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::default().routes(routes!(alive)).routes(routes!(ready)).routes(routes!(describe))
 }
 
 /// What needs a user's token.
-fn user_routes() -> Router<Arc<App>> {
-    Router::new()
-        .route("/api/me", get(account::me))
-        .route("/api/usage", get(account::usage))
-        .route("/api/chat", post(proxy::chat))
-        .route("/v1/chat/completions", post(proxy::chat))
-        .route("/v1/models", get(account::models))
-        .route("/v1/models/{id}", get(account::model))
+fn user_routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::default()
+        .routes(routes!(account::me))
+        .routes(routes!(account::usage))
+        .routes(routes!(proxy::api_chat))
+        .routes(routes!(proxy::chat))
+        .routes(routes!(account::models))
+        .routes(routes!(account::model))
 }
 
-async fn alive() -> Response {
-    let body = json!({ "status": "ok", "service": "tollgate", "version": env!("CARGO_PKG_VERSION") });
-    axum::Json(body).into_response()
+/// The server lives.
+#[derive(Serialize, ToSchema)]
+struct Alive {
+    status: &'static str,
+    service: &'static str,
+    version: &'static str,
 }
 
+/// That the server lives
+#[utoipa::path(get, path = "/", tag = "server", security(()), responses((status = 200, body = Alive), OpenRefusals))]
+async fn alive() -> Json<Alive> {
+    Json(Alive { status: "ok", service: "tollgate", version: env!("CARGO_PKG_VERSION") })
+}
+
+/// These routes, in OpenAPI 3.1
+#[utoipa::path(
+    get,
+    path = "/openapi.json",
+    tag = "server",
+    security(()),
+    responses((status = 200, body = Object), OpenRefusals)
+)]
+async fn describe(State(app): State<Arc<App>>) -> Response {
+    let document = app.described.get_or_init(|| openapi::written(&described_routes().into_openapi()));
+    ([(header::CONTENT_TYPE, "application/json")], document.clone()).into_response()
+}
+
+/// Whether requests can be served, and every part that it depends on
+///
 /// Tells what the last traffic saw; dials nobody.
+#[utoipa::path(
+    get,
+    path = "/health/ready",
+    tag = "server",
+    security(()),
+    responses(
+        (status = 200, description = "Ready", body = Readiness),
+        (status = 503, description = "Not ready, with the same body", body = Readiness),
+        OpenRefusals
+    )
+)]
 async fn ready(State(app): State<Arc<App>>) -> Response {
     let config = app.config();
     let now = app.clock.now();
@@ -218,7 +278,7 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
     let directory = app.directory.health();
     let writable = app.ledger.is_writable();
     // An outbox that lags is told, and turns nobody away.
-    let outbox = app.ledger.has_outbox().then(|| app.progress.health(now));
+    let outbox = app.outbox_health(now);
     let an_upstream = upstreams.values().any(|health| health.ok);
     let is_ready = writable && keys.ok && an_upstream;
     let body = json!({
@@ -232,7 +292,17 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
         },
     });
     let status = if is_ready { http::StatusCode::OK } else { http::StatusCode::SERVICE_UNAVAILABLE };
-    (status, axum::Json(body)).into_response()
+    (status, Json(body)).into_response()
+}
+
+/// What a load balancer asks.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "it says what `ready` writes")]
+struct Readiness {
+    /// `ready` or `not_ready`.
+    status: String,
+    /// `store`, `jwks`, `directory`, `outbox` and `upstreams`, each with `ok`.
+    parts: serde_json::Value,
 }
 
 /// A handler that names a [`Principal`] cannot run without one.

@@ -62,6 +62,10 @@ codes! {
     AnonymousNotAllowed = "anonymous_not_allowed", 403, "permission_error";
     /// The operator blocked this user.
     UserBlocked = "user_blocked", 403, "permission_error";
+    /// A token of the operator that may only read.
+    InsufficientScope = "insufficient_scope", 403, "permission_error";
+    /// A page of another origin, or a browser's request that does not say it is ours.
+    CrossOrigin = "cross_origin", 403, "permission_error";
     /// No such path, or no such model in this user's plan.
     NotFound = "not_found", 404, "invalid_request_error";
     /// A known path, another method.

@@ -18,6 +18,8 @@ pub mod error;
 pub mod jwks;
 pub mod ledger;
 pub mod meter;
+pub mod metrics;
+mod openapi;
 pub mod operator;
 pub mod order;
 pub mod outbox;

@@ -30,6 +30,7 @@ use crate::app::{App, Place, RequestId};
 use crate::config::{Config, Server, UpstreamConfig};
 use crate::error::{Code, Refusal};
 use crate::ledger::Reservation;
+use crate::openapi::{ChatCompletion, ChatRefusals, ChatRequest};
 use crate::order::{Order, Terms};
 use crate::plan::Plan;
 use crate::upstream;
@@ -51,11 +52,24 @@ struct Admitted {
     place: Place,
 }
 
-/// `POST /v1/chat/completions` and `POST /api/chat`.
+/// A chat completion, as OpenAI's API has it: whole, or event by event
+#[utoipa::path(
+    post,
+    path = "/v1/chat/completions",
+    tag = "openai",
+    request_body = ChatRequest,
+    responses(
+        (status = 200, description = "With `stream`, events", content(
+            (ChatCompletion = "application/json"),
+            (String = "text/event-stream"),
+        )),
+        ChatRefusals
+    )
+)]
 pub async fn chat(State(app): State<Arc<App>>, RequestId(id): RequestId, request: Request) -> Response {
     let path = request.uri().path();
     let endpoint = ENDPOINTS.into_iter().find(|known| *known == path).unwrap_or("/v1/chat/completions");
-    let mut line = Line::begin(id, endpoint);
+    let mut line = Line::begin(app.metrics.clone(), id, endpoint);
     match admit(&app, &mut line, request).await {
         Ok(admitted) => dispatch::send(app, admitted, line).await,
         Err(refusal) => {
@@ -63,6 +77,24 @@ pub async fn chat(State(app): State<Arc<App>>, RequestId(id): RequestId, request
             refusal.into_response()
         }
     }
+}
+
+/// The same by a shorter path, for an app without OpenAI's client
+#[utoipa::path(
+    post,
+    path = "/api/chat",
+    tag = "account",
+    request_body = ChatRequest,
+    responses(
+        (status = 200, description = "With `stream`, events", content(
+            (ChatCompletion = "application/json"),
+            (String = "text/event-stream"),
+        )),
+        ChatRefusals
+    )
+)]
+pub async fn api_chat(state: State<Arc<App>>, id: RequestId, request: Request) -> Response {
+    chat(state, id, request).await
 }
 
 /// Everything before the upstream is told: nothing here is written but the hold, last.
@@ -111,7 +143,7 @@ async fn read_body(headers: &HeaderMap, body: Body, server: &Server) -> Result<B
 }
 
 /// JSON or no Content-Type is taken; anything else, and any Content-Encoding, is not.
-fn check_media_type(headers: &HeaderMap) -> Result<(), Refusal> {
+pub(crate) fn check_media_type(headers: &HeaderMap) -> Result<(), Refusal> {
     let refuse = |message: &str| Err(Refusal::new(Code::UnsupportedMediaType, message));
     if headers.contains_key(header::CONTENT_ENCODING) {
         return refuse("Send the body as it is, without Content-Encoding.");

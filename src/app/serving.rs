@@ -30,7 +30,32 @@ const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the last entries for `log_request` may take.
 const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Binds the listener.
+/// Where connections are accepted.
+#[derive(Debug)]
+pub struct Listeners {
+    /// The users'.
+    pub users: TcpListener,
+    /// The operator's, where there is one.
+    pub admin: Option<TcpListener>,
+}
+
+impl Listeners {
+    /// Binds both.
+    ///
+    /// # Errors
+    /// An address is taken or not ours. (A server whose `admin_bind` nobody said serves its users all the same.)
+    pub async fn bind(server: &Server) -> Result<Self, Failure> {
+        Ok(Self { users: listen(&server.bind).await?, admin: listen_for_admin(server).await? })
+    }
+}
+
+impl From<TcpListener> for Listeners {
+    fn from(users: TcpListener) -> Self {
+        Self { users, admin: None }
+    }
+}
+
+/// Binds the users' listener.
 ///
 /// # Errors
 /// The address is taken or not ours.
@@ -40,7 +65,8 @@ pub async fn listen(bind: &str) -> Result<TcpListener, Failure> {
 }
 
 /// Serves until `stop` is cancelled, drains, settles and closes the ledger.
-pub async fn serve(app: Arc<App>, writer: Writer, listener: TcpListener, stop: CancellationToken) {
+pub async fn serve(app: Arc<App>, writer: Writer, listeners: impl Into<Listeners>, stop: CancellationToken) {
+    let Listeners { users, admin } = listeners.into();
     let server = app.config().server.clone();
     let router = super::router(&app);
     let auth = app.auth.clone();
@@ -50,13 +76,13 @@ pub async fn serve(app: Arc<App>, writer: Writer, listener: TcpListener, stop: C
     let graceful = GracefulShutdown::new();
     let connections = TaskTracker::new();
     let places = Arc::new(Semaphore::new(server.open_requests_max.saturating_add(SPARE_CONNECTIONS)));
-    let (admin_listener, admin_places) = (listen_for_admin(&server).await, Arc::new(Semaphore::new(ADMIN_CONNECTIONS)));
-    let admin_router = crate::admin::router(&app);
+    let admin_places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS));
+    let admin_router = crate::admin::router(&app, &stop);
     loop {
         let (accepted, router) = tokio::select! {
             () = stop.cancelled() => break,
-            accepted = accept(&listener, &places) => (accepted, &router),
-            accepted = accept_if(admin_listener.as_ref(), &admin_places) => (accepted, &admin_router),
+            accepted = accept(&users, &places) => (accepted, &router),
+            accepted = accept_if(admin.as_ref(), &admin_places) => (accepted, &admin_router),
         };
         let Some((stream, place)) = accepted else { continue };
         let connection = connection(&app, &server, stream, router.clone(), &graceful);
@@ -65,7 +91,7 @@ pub async fn serve(app: Arc<App>, writer: Writer, listener: TcpListener, stop: C
             drop(place);
         });
     }
-    drop((listener, admin_listener));
+    drop((users, admin));
     connections.close();
     drain(&app, graceful, &connections, server.shutdown_grace).await;
     // After the last request has settled, so that its entry may go as well.
@@ -77,15 +103,17 @@ pub async fn serve(app: Arc<App>, writer: Writer, listener: TcpListener, stop: C
     close(&app, writer).await;
 }
 
-/// The operator's listener, where there is a token for it. A server without it serves its users all the same.
-async fn listen_for_admin(server: &Server) -> Option<TcpListener> {
-    let bind = server.admin_bind.as_ref().filter(|_| server.admin_token.is_some())?;
+/// The operator's listener. An address that somebody chose must be had; the one that is built in may be taken.
+async fn listen_for_admin(server: &Server) -> Result<Option<TcpListener>, Failure> {
+    let Some(bind) = &server.admin_bind else { return Ok(None) };
+    let fix = "set [server] admin_bind to a free address, or to \"\" for none";
     match TcpListener::bind(bind).await {
-        Ok(listener) => Some(listener),
-        Err(error) => {
-            tracing::error!(%error, bind, "no admin listener: set [server] admin_bind to a free address, or to \"\"");
-            None
+        Ok(listener) => Ok(Some(listener)),
+        Err(error) if server.admin_bind_is_default => {
+            tracing::warn!(%error, bind, "no admin listener, and no dashboard: {fix}");
+            Ok(None)
         }
+        Err(error) => Err(Failure::new(format!("cannot listen on {bind} for the operator: {error}; {fix}"))),
     }
 }
 

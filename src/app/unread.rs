@@ -22,7 +22,7 @@ use super::App;
 const LEFT_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Lets a caller finish sending, whatever the handler read.
-pub(super) async fn let_finish(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+pub(crate) async fn let_finish(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     // Who expects `100 Continue` sends nothing before it.
     let is_coming = !request.headers().contains_key(header::EXPECT);
     next.run(request.map(|body| Body::new(Unread { body, is_coming, app }))).await

@@ -18,6 +18,7 @@ pub(super) struct Args {}
 
 /// Prints what the settings mean.
 pub(super) fn run(config: &Config) -> Result<(), Failure> {
+    super::serve::guarded(config)?;
     Ok(print::line(report(config).trim_end())?)
 }
 

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::Failure;
-use crate::app::{App, keep_reloaded, listen, serve};
+use crate::app::{App, Listeners, keep_reloaded, serve};
 use crate::clock::Clock;
 use crate::config::{Config, Sources};
 use crate::telemetry;
@@ -25,12 +26,17 @@ pub(super) async fn run(config: Config, sources: Sources) -> Result<(), Failure>
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    let listener = listen(&config.server.bind).await?;
+    let listeners = Listeners::bind(&config.server).await?;
     let (app, writer) = App::open(config, Clock::system())?;
+    if let Err(failure) = check_guarded(app.config()).await {
+        tokio::task::spawn_blocking(move || writer.close()).await.map_err(std::io::Error::other)?;
+        return Err(failure);
+    }
     let stop = CancellationToken::new();
     let stopping = stop_on_signal(stop.clone())?;
     tracing::info!(
-        address = %listener.local_addr().map(|address| address.to_string()).unwrap_or_default(),
+        address = %shown(Some(&listeners.users)),
+        admin = %shown(listeners.admin.as_ref()),
         version = env!("CARGO_PKG_VERSION"),
         ledger = %app.config().store.url,
         plans = app.config().plans.by_name.len(),
@@ -38,11 +44,31 @@ pub(super) async fn run(config: Config, sources: Sources) -> Result<(), Failure>
     );
     let reloading = keep_reloaded(Arc::clone(&app), sources);
     tokio::select! {
-        () = serve(app, writer, listener, stop) => {}
+        () = serve(app, writer, listeners, stop) => {}
         () = reloading => {}
         () = stopping => {}
     }
     Ok(())
+}
+
+/// Refuses an operator's listener that is open to the network while nobody could have a token for it.
+async fn check_guarded(config: Arc<Config>) -> Result<(), Failure> {
+    let checked = tokio::task::spawn_blocking(move || guarded(&config)).await;
+    checked.map_err(|error| Failure::new(error.to_string(), "try again"))?
+}
+
+/// The same on a thread that may block.
+pub(super) fn guarded(config: &Config) -> Result<(), Failure> {
+    match &config.server.admin_unguarded {
+        Some(errors) if !crate::admin::has_made_token(&config.store.url) => Err(errors.clone().into()),
+        _ => Ok(()),
+    }
+}
+
+/// Where a listener listens, or that there is none.
+fn shown(listener: Option<&TcpListener>) -> String {
+    let address = listener.map(TcpListener::local_addr);
+    address.map_or_else(|| "none".to_owned(), |address| address.map(|it| it.to_string()).unwrap_or_default())
 }
 
 /// Cancels `stop` at the first SIGTERM or Ctrl-C; a second one ends the wait for open requests at once.

@@ -10,7 +10,7 @@ use tracing_subscriber::EnvFilter;
 use super::findings::{Complaint, Findings, Noted, complaint};
 use super::reader::Section;
 use super::source::{Gathered, SECTIONS, empty, from_variables, gather};
-use super::tree::{Node, Value};
+use super::tree::{Node, Origin, Value};
 use super::{
     Auth, Config, ConfigErrors, DemoUpstream, Directory, LogFormat, OnDisconnect, Proxy, Server, Sources, Store,
     StoreUrl, Via,
@@ -185,8 +185,10 @@ fn server(section: &Section<'_>) -> Result<Server, Noted> {
         section.note("cors_origins", origins.iter().try_for_each(|text| urls::origin(text)).map(|()| origins))
     });
     let (admin_bind, admin_token) = (admin_bind?, admin_token?);
-    let guarded = section.note("admin_bind", admin_is_guarded(admin_bind.as_deref(), admin_token.as_ref()));
-    guarded?;
+    let admin_bind_is_default = section.get("admin_bind").is_none_or(|node| node.origin == Origin::Default);
+    let admin_unguarded = admin_is_guarded(admin_bind.as_deref(), admin_token.as_ref())
+        .err()
+        .map(|what| section.says("admin_bind", what));
     if admin_token.as_ref().is_some_and(|token| token.expose_secret().len() < ADMIN_TOKEN_BYTES) {
         let key = section.path_of("admin_token");
         section.findings.warn(format!("{key} is short enough to be guessed: make one with openssl rand -base64 32"));
@@ -194,6 +196,8 @@ fn server(section: &Section<'_>) -> Result<Server, Noted> {
     Ok(Server {
         bind: bind?,
         admin_bind,
+        admin_bind_is_default,
+        admin_unguarded,
         admin_token,
         cors_origins: cors_origins?,
         time_zone: time_zone?,
@@ -211,7 +215,8 @@ fn server(section: &Section<'_>) -> Result<Server, Noted> {
 fn admin_is_guarded(bind: Option<&str>, token: Option<&SecretString>) -> Result<(), Complaint> {
     let is_open = bind.and_then(urls::host_of).is_some_and(|host| !urls::is_loopback(host));
     if is_open && token.is_none() {
-        let fix = "set TOLLGATE_ADMIN_TOKEN, or bind it to this machine: admin_bind = \"127.0.0.1:9090\"";
+        let fix = "set TOLLGATE_ADMIN_TOKEN, make a token with `tollgate admin-token create`, or bind it to this machine: \
+                   admin_bind = \"127.0.0.1:9090\"";
         return Err(complaint("opens the admin listener to the network without a token", fix));
     }
     Ok(())

@@ -16,7 +16,7 @@ mod tests;
 mod tree;
 pub mod units;
 mod upstreams;
-mod urls;
+pub(crate) mod urls;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -147,8 +147,13 @@ pub enum LogFormat {
 pub struct Server {
     /// Where it listens, `host:port`.
     pub bind: String,
-    /// Where the operator's listener listens; `None` for none. Never open to the network without `admin_token`.
+    /// Where the operator's listener listens; `None` for none.
     pub admin_bind: Option<String>,
+    /// Nobody said `admin_bind`: where the address is taken, the server goes on without that listener.
+    pub admin_bind_is_default: bool,
+    /// The operator's listener is open to the network and there is no `admin_token`: what to say unless the ledger has a
+    /// token that was made.
+    pub admin_unguarded: Option<ConfigErrors>,
     /// What the operator's listener asks for.
     pub admin_token: Option<SecretString>,
     /// Origins that browsers may call from; `*` for all.
@@ -171,6 +176,14 @@ pub struct Server {
     pub log_format: LogFormat,
     /// Which of them are written: a level, or directives such as `info,tollgate=debug`.
     pub log_level: String,
+}
+
+impl Server {
+    /// Whether the operator's listener can be reached from this machine only.
+    #[must_use]
+    pub fn admin_is_local(&self) -> bool {
+        self.admin_bind.as_deref().and_then(urls::host_of).is_some_and(urls::is_loopback)
+    }
 }
 
 /// `[auth]`

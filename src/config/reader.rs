@@ -14,6 +14,7 @@ use secrecy::SecretString;
 use super::findings::{Complaint, Findings, Noted, complaint, nearest};
 use super::tree::{Node, Origin, Table, Value, parse_value};
 use super::units;
+use super::{ConfigError, ConfigErrors};
 
 /// A table of settings under its dotted path.
 pub(super) struct Section<'a> {
@@ -73,6 +74,12 @@ impl<'a> Section<'a> {
     pub(super) fn wrong(&self, key: &str, what: Complaint) -> Noted {
         let place = self.table.get(key).map_or(self.origin, |node| &node.origin);
         self.findings.error(self.path_of(key), place, what)
+    }
+
+    /// What would be said if something were wrong with a key.
+    pub(super) fn says(&self, key: &str, what: Complaint) -> ConfigErrors {
+        let place = self.table.get(key).map_or(self.origin, |node| &node.origin).to_string();
+        ConfigErrors(vec![ConfigError { key: self.path_of(key), place, problem: what.problem, fix: what.fix }])
     }
 
     /// Refuses every key that nothing asked for.

@@ -278,12 +278,19 @@ fn supabase_local_secret_goes_with_a_local_supabase_only() {
 #[test]
 fn an_open_admin_listener_needs_a_token() {
     let open = "[server]\nadmin_bind = \"0.0.0.0:9090\"";
-    let told = complaint(open, &[]);
-    assert!(told.contains("server.admin_bind") && told.contains("TOLLGATE_ADMIN_TOKEN"), "{told}");
+    let told = good(open, &[]).server.admin_unguarded.unwrap().to_string();
+    for word in ["server.admin_bind", "tollgate.toml:2", "TOLLGATE_ADMIN_TOKEN", "tollgate admin-token create"] {
+        assert!(told.contains(word), "{told}");
+    }
+    for guarded in [good(open, &[("TOLLGATE_ADMIN_TOKEN", "some-token")]), good("", &[])] {
+        assert_eq!(guarded.server.admin_unguarded, None);
+    }
     let short = good(open, &[("TOLLGATE_ADMIN_TOKEN", "some-token")]);
     assert!(short.server.admin_token.is_some() && short.warnings[0].contains("server.admin_token"));
     assert!(good(open, &[("TOLLGATE_ADMIN_TOKEN", "3mXkQ9wL0vT7cR2p")]).warnings.is_empty());
     assert_eq!(good("", &[("TOLLGATE_SERVER__ADMIN_BIND", "")]).server.admin_bind, None);
+    assert!(good("", &[]).server.admin_bind_is_default && !good(open, &[]).server.admin_bind_is_default);
+    assert!(!good("", &[("TOLLGATE_SERVER__ADMIN_BIND", "127.0.0.1:9090")]).server.admin_bind_is_default);
     assert!(good("[server]\nadmin_bind = \"[::1]:9090\"", &[]).server.admin_bind.is_some());
 }
 

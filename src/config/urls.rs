@@ -46,7 +46,7 @@ impl Address {
 }
 
 /// The host is this machine: `localhost`, `127.…`, `[::1]`.
-pub(super) fn is_loopback(host: &str) -> bool {
+pub(crate) fn is_loopback(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let local = bare.eq_ignore_ascii_case("localhost") || bare.to_ascii_lowercase().ends_with(".localhost");
     local || bare.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())

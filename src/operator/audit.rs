@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::{Cursor, Page, Slice};
 use crate::clock::Timestamp;
@@ -10,7 +11,7 @@ use crate::ledger::db::Row;
 use crate::ledger::report::Reports;
 
 /// A change that an operator made.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Entry {
     #[serde(skip)]
     id: String,

@@ -20,6 +20,7 @@ mod tests;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::clock::Timestamp;
 use crate::ledger::Failure;
@@ -28,7 +29,7 @@ use crate::plan::{self, Per};
 use crate::price::MicroUsd;
 
 /// Some rows of a list, and where the next ones begin.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Page<T> {
     /// The rows.
     pub rows: Vec<T>,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::usage::Sums;
 use super::{day_of, dollars};
@@ -19,7 +20,7 @@ use crate::price::MicroUsd;
 const SAMPLE: i64 = 2000;
 
 /// What the ledger knows of the day.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Overview {
     /// Why the app is paused; null while it goes on.
     pub paused: Option<String>,
@@ -34,7 +35,7 @@ pub struct Overview {
 }
 
 /// The day so far.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Today {
     /// The calendar day in `[server] time_zone`.
     pub day: String,
@@ -51,7 +52,7 @@ pub struct Today {
 }
 
 /// The ceiling of the whole app; dollars with six places.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Ceiling {
     /// What the app may spend today.
     pub limit: String,
@@ -66,7 +67,7 @@ pub struct Ceiling {
 }
 
 /// Milliseconds to the first token.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 pub struct Ttft {
     /// Half of the answers began so soon.
     pub p50: i64,

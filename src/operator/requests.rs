@@ -1,6 +1,7 @@
 //! Requests, the newest first, and those that are open.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{Cursor, Page, Slice, dollars_at};
@@ -84,7 +85,7 @@ pub fn list(reports: &Reports, wanted: Wanted, slice: &Slice) -> Result<Page<Req
 }
 
 /// A request that is open.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct OpenRow {
     /// The request's id.
     pub id: String,

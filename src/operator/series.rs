@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::usage::{Key, Sums, Wanted};
 use super::{dollars, span_of};
@@ -19,7 +20,7 @@ pub const STEPS_MAX: usize = 1000;
 const HOUR_MS: i64 = 3_600_000;
 
 /// How long a step is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Step {
     /// An hour.
@@ -146,7 +147,7 @@ fn moment(steps: &Steps, bucket: i64) -> Timestamp {
 }
 
 /// Requests and spending over time.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Series {
     /// How long a step is.
     pub step: Step,
@@ -155,7 +156,7 @@ pub struct Series {
 }
 
 /// One step.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, ToSchema)]
 pub struct SeriesRow {
     /// When it begins.
     pub at: String,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use serde::Serialize;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::series::{Buckets, Steps};
@@ -16,7 +17,7 @@ use crate::ledger::report::{Reports, id_before};
 use crate::plan;
 
 /// What usage is summed up by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Key {
     /// The calendar day in `[server] time_zone`, the newest first.
@@ -113,7 +114,7 @@ impl Sums {
 }
 
 /// A row of usage.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct UsageRow {
     /// The day, user, model or plan.
     pub key: String,

@@ -3,10 +3,11 @@
 use jiff::tz::TimeZone;
 use serde::Serialize;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{Cursor, Page, Slice, dollars, dollars_at, time_at, today_and_month};
-use crate::account::{amount, limit_json, resets_at};
+use crate::account::{Amount, LimitRow, amount, limit_json, resets_at};
 use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::ledger::db::{Db, Row};
@@ -25,7 +26,7 @@ pub enum Sort {
 }
 
 /// A user in a list.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct UserRow {
     /// The user's id.
     pub id: String,
@@ -127,11 +128,12 @@ fn list_sql(sort: Sort) -> String {
 }
 
 /// One user.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct UserPage {
     /// Who, and by which plan.
     pub user: UserHead,
     /// As in `/api/me`.
+    #[schema(value_type = Vec<LimitRow>)]
     pub limits: Vec<Value>,
     /// Open requests.
     pub concurrent: Concurrent,
@@ -152,7 +154,7 @@ impl UserPage {
 }
 
 /// Who, and by which plan.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct UserHead {
     /// The user's id.
     pub id: Uuid,
@@ -167,7 +169,7 @@ pub struct UserHead {
 }
 
 /// Open requests of one user.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 pub struct Concurrent {
     /// How many the plan allows; null for no bound.
     pub limit: Option<u32>,
@@ -176,20 +178,21 @@ pub struct Concurrent {
 }
 
 /// A credit as it is shown.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct CreditRow {
     /// The kind of window.
     pub per: &'static str,
     /// What the limit counts.
     pub unit: &'static str,
     /// How much more of it: dollars as a decimal string, others as a number.
+    #[schema(value_type = Amount)]
     pub amount: Value,
     /// When its window ends; null where that is never, or not known here.
     pub until: Option<String>,
 }
 
 /// One user's month so far.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Month {
     /// Settled and lost requests.
     pub requests: i64,

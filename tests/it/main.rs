@@ -25,6 +25,7 @@
 
 mod support;
 
+mod admin;
 mod clock;
 mod disasters;
 mod doctor;

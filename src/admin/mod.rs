@@ -1,0 +1,256 @@
+//! The operator's listener: what an operator's programs and the dashboard call.
+//!
+//! It is a listener of its own (`[server] admin_bind`). Tokens of users mean nothing here, and the operator's tokens mean
+//! nothing on the other listener. A handler that names a [`caller::MayRead`] or a [`caller::MayWrite`] cannot run without
+//! one; the routes that name neither are those that say `security(())`.
+
+mod caller;
+mod events;
+mod input;
+mod overview;
+mod page;
+mod reports;
+mod sessions;
+mod sign_in;
+mod tokens;
+mod users;
+
+use std::sync::{Arc, OnceLock};
+
+use axum::extract::{FromRef, FromRequestParts, Request, State};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::{Json, Router};
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderName, HeaderValue, header};
+use tokio_util::sync::CancellationToken;
+use utoipa::OpenApi;
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, SecurityScheme};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use self::caller::{Admin, MayRead};
+use self::events::Events;
+use self::input::{AdminRefusals, PageRefusals};
+use self::sessions::Sessions;
+use self::tokens::Tokens;
+pub(crate) use self::tokens::has_made_token;
+use crate::app::{App, requests, unread};
+use crate::clock::Timestamp;
+use crate::error::{Code, Refusal};
+use crate::ledger::Failure;
+use crate::ledger::kept::{Kept, Reader};
+use crate::ledger::report::{By, Desk, Reports};
+use crate::openapi::{self, OpenRefusals};
+use crate::operator::Page;
+
+/// What the routes of this listener may use.
+#[derive(Clone)]
+pub(crate) struct AdminState {
+    app: Arc<App>,
+    shared: Arc<Shared>,
+}
+
+/// What is kept between requests, in memory only.
+struct Shared {
+    started_at: Timestamp,
+    /// Looking, beside the users' own looks at what they used.
+    reader: Arc<Reader>,
+    /// Changing.
+    desk: Arc<Kept<Desk>>,
+    tokens: Tokens,
+    sessions: Sessions,
+    events: Events,
+    /// Cancelled when the server stops: what would go on for ever ends then.
+    stop: CancellationToken,
+    /// What `/admin/openapi.json` says, once somebody has asked.
+    described: OnceLock<Bytes>,
+}
+
+impl FromRef<AdminState> for Arc<App> {
+    fn from_ref(state: &AdminState) -> Self {
+        state.app.clone()
+    }
+}
+
+impl AdminState {
+    /// Reads the ledger.
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Reports) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        self.shared.reader.read(read).await.map_err(|error| {
+            tracing::warn!(error, "the ledger cannot be read for the operator");
+            Refusal::new(Code::StoreUnavailable, "The ledger cannot be read right now.")
+        })
+    }
+
+    /// Changes something in the ledger, which notes who did.
+    async fn change<T: Send + 'static>(
+        &self,
+        admin: Admin,
+        change: impl FnOnce(&Desk, By<'_>) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let at = self.app.clock.now();
+        self.shared.desk.ask(move |desk| change(desk, By { name: &admin.name, at })).await.map_err(|error| {
+            tracing::warn!(error, "the ledger cannot be changed for the operator");
+            Refusal::new(Code::StoreUnavailable, "The ledger cannot be written right now.")
+        })
+    }
+}
+
+/// A list that is told whole.
+fn page_of<T>(rows: Vec<T>) -> Json<Page<T>> {
+    Json(Page { rows, next: None })
+}
+
+/// All routes of the operator's listener, with the layers outermost last.
+pub(crate) fn router(app: &Arc<App>, stop: &CancellationToken) -> Router {
+    let desk = Arc::new(Kept::changing(app.ledger.store().clone()));
+    let shared = Shared {
+        started_at: app.clock.now(),
+        reader: Arc::new(Reader::reading(app.ledger.store().clone())),
+        tokens: Tokens::new(desk.clone()),
+        desk,
+        sessions: Sessions::default(),
+        events: Events::default(),
+        stop: stop.clone(),
+        described: OnceLock::new(),
+    };
+    let state = AdminState { app: app.clone(), shared: Arc::new(shared) };
+    Router::from(described_routes())
+        .fallback(|| async { Refusal::new(Code::NotFound, "There is nothing at this path.") })
+        .method_not_allowed_fallback(|| async {
+            Refusal::new(Code::MethodNotAllowed, "This path takes another method.")
+        })
+        .layer(from_fn(harden))
+        .layer(from_fn_with_state(app.clone(), requests::log_admin_request))
+        .layer(from_fn_with_state(app.clone(), requests::name_request))
+        .layer(from_fn_with_state(app.clone(), unread::let_finish))
+        .with_state(state)
+}
+
+/// The routes with what `/admin/openapi.json` says of them.
+fn described_routes() -> OpenApiRouter<AdminState> {
+    let cookie = ApiKey::Cookie(ApiKeyValue::with_description(
+        sessions::COOKIE,
+        "A session of the dashboard. A method that changes something also needs the header X-Tollgate-Csrf: 1",
+    ));
+    let document = openapi::empty(
+        "Tollgate, the operator's side",
+        "What an operator's programs and the dashboard call.",
+        "TOLLGATE_ADMIN_TOKEN, or a token made by `tollgate admin-token create`",
+        Some(("session", SecurityScheme::ApiKey(cookie))),
+    );
+    OpenApiRouter::with_openapi(document)
+        .routes(routes!(describe))
+        .routes(routes!(sign_in::sign_in, sign_in::who_am_i, sign_in::sign_out))
+        .routes(routes!(overview::overview))
+        .routes(routes!(overview::pause_all))
+        .routes(routes!(overview::resume))
+        .routes(routes!(events::events))
+        .routes(routes!(reports::over_time))
+        .routes(routes!(reports::summed_up))
+        .routes(routes!(reports::all_requests))
+        .routes(routes!(reports::open_requests))
+        .routes(routes!(reports::audit_log))
+        .routes(routes!(users::users))
+        .routes(routes!(users::one_user))
+        .routes(routes!(users::give_plan, users::take_plan))
+        .routes(routes!(users::block))
+        .routes(routes!(users::unblock))
+        .routes(routes!(users::give_credit))
+        .routes(routes!(users::refresh))
+        .routes(routes!(users::made_tokens))
+        .routes(routes!(metrics))
+        .merge(pages())
+}
+
+/// The dashboard's files, which are there for everybody who reaches this listener.
+fn pages() -> OpenApiRouter<AdminState> {
+    let mut router = OpenApiRouter::from(page::router());
+    router.get_openapi_mut().merge(Pages::openapi());
+    router
+}
+
+#[derive(OpenApi)]
+#[openapi(paths(dashboard, asset))]
+struct Pages;
+
+/// The dashboard
+#[utoipa::path(
+    get,
+    path = "/",
+    tag = "dashboard",
+    security(()),
+    responses((status = 200, content_type = "text/html", body = String), OpenRefusals)
+)]
+#[allow(dead_code, reason = "it describes what `page` serves")]
+fn dashboard() {}
+
+/// What the dashboard consists of
+#[utoipa::path(
+    get,
+    path = "/assets/{file}",
+    tag = "dashboard",
+    security(()),
+    params(("file" = String, Path, description = "The file's name", example = "style.css")),
+    responses(
+        (status = 200, content(
+            (String = "text/css"),
+            (String = "text/javascript"),
+            (String = "text/plain"),
+            (String = "image/svg+xml"),
+        )),
+        PageRefusals
+    )
+)]
+#[allow(dead_code, reason = "it describes what `page` serves")]
+fn asset() {}
+
+/// Counters for Prometheus
+///
+/// On a listener that only this machine reaches, they need no token.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = "server",
+    security((), ("bearer" = []), ("session" = [])),
+    responses((status = 200, content_type = "application/openmetrics-text", body = String), AdminRefusals)
+)]
+async fn metrics(State(state): State<AdminState>, mut head: Parts) -> Result<Response, Refusal> {
+    let is_open = state.app.config().server.admin_is_local() && caller::names_this_machine(&head.headers);
+    if !is_open {
+        MayRead::from_request_parts(&mut head, &state).await?;
+    }
+    Ok(crate::metrics::metrics(State(state.app)).await)
+}
+
+/// These routes, in OpenAPI 3.1
+#[utoipa::path(
+    get,
+    path = "/admin/openapi.json",
+    tag = "server",
+    responses((status = 200, body = Object), AdminRefusals)
+)]
+async fn describe(State(state): State<AdminState>, _: MayRead) -> Response {
+    let document = state.shared.described.get_or_init(|| openapi::written(&described_routes().into_openapi()));
+    ([(header::CONTENT_TYPE, "application/json")], document.clone()).into_response()
+}
+
+/// What an answer that says nothing else gets: nobody keeps it, frames it, or takes it for another type.
+async fn harden(request: Request, next: Next) -> Response {
+    const HEADERS: [(HeaderName, &str); 5] = [
+        (header::CACHE_CONTROL, "no-store"),
+        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::REFERRER_POLICY, "no-referrer"),
+    ];
+    let mut response = next.run(request).await;
+    for (name, value) in HEADERS {
+        response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
+    }
+    response
+}

@@ -1,0 +1,179 @@
+//! The operator's tokens: `TOLLGATE_ADMIN_TOKEN`, and those that `tollgate admin-token` made, of which the ledger keeps the
+//! digests.
+//!
+//! A token is known by its digest only, and is looked for by it, so that the time that takes tells nothing. Wrong ones are
+//! bounded: above [`WRONG_A_MINUTE`] nothing that was not right before is looked at.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use aws_lc_rs::{constant_time, digest as sha};
+use quick_cache::sync::Cache;
+use secrecy::{ExposeSecret, SecretString};
+
+use super::caller::{Admin, wrong_token};
+use crate::app::App;
+use crate::clock::Timestamp;
+use crate::config::StoreUrl;
+use crate::error::{Code, Refusal};
+use crate::ledger::kept::Kept;
+use crate::ledger::report::{Desk, Reports};
+use crate::operator;
+use crate::operator::tokens::{Bearer, PREFIX, Scope, verify_digest};
+
+/// How many wrong tokens are looked at in a minute.
+const WRONG_A_MINUTE: u32 = 240;
+/// How long the ledger's word on a token is good.
+const FRESH: Duration = Duration::from_secs(10);
+/// How many tokens that were right are kept.
+const KEPT_MAX: usize = 1_000;
+/// A `TOLLGATE_ADMIN_TOKEN` of so many bytes is not found by trying.
+const UNGUESSABLE_BYTES: usize = 32;
+/// How `TOLLGATE_ADMIN_TOKEN` is named.
+const FROM_SETTINGS: &str = "TOLLGATE_ADMIN_TOKEN";
+
+/// SHA-256 of a token or a cookie.
+pub(super) type Digest = [u8; 32];
+
+/// SHA-256.
+pub(super) fn digest(bytes: &[u8]) -> Digest {
+    sha::digest(&sha::SHA256, bytes).as_ref().try_into().unwrap_or_default()
+}
+
+/// A token that was right, and when the ledger said so.
+#[derive(Clone, Debug)]
+struct Known {
+    admin: Admin,
+    asked_at: Timestamp,
+    epoch: u64,
+}
+
+/// What is remembered of tokens.
+pub(super) struct Tokens {
+    desk: Arc<Kept<Desk>>,
+    known: Cache<Digest, Known>,
+    wrong: Mutex<Wrong>,
+}
+
+/// Wrong tokens of one minute.
+#[derive(Clone, Copy, Debug, Default)]
+struct Wrong {
+    minute: i64,
+    count: u32,
+}
+
+impl Tokens {
+    /// Those of this ledger. Nothing is asked yet.
+    pub(super) fn new(desk: Arc<Kept<Desk>>) -> Self {
+        Self { desk, known: Cache::new(KEPT_MAX), wrong: Mutex::default() }
+    }
+
+    /// Whose token this is.
+    pub(super) async fn verify(&self, app: &App, given: &[u8]) -> Result<Admin, Refusal> {
+        let (token, now) = (digest(given), app.clock.now());
+        if self.known.get(&token).is_some() {
+            return self.still(app, token).await?.ok_or_else(wrong_token);
+        }
+        let wait = self.wait(now).filter(|_| given.len() < UNGUESSABLE_BYTES || !is_from_settings(app, &token));
+        if let Some(wait) = wait {
+            let message = "Too many wrong tokens were sent: new ones are not looked at for a moment.";
+            return Err(Refusal::new(Code::RateLimited, message).retry_after(wait));
+        }
+        // Nothing else can be one.
+        let may_be = given.starts_with(PREFIX.as_bytes()) || is_from_settings(app, &token);
+        let admin = if may_be { self.look_up(app, token, now).await? } else { None };
+        if admin.is_none() {
+            self.count_wrong(now);
+        }
+        admin.ok_or_else(wrong_token)
+    }
+
+    /// Whose token this is, if it is right now as it was before.
+    pub(super) async fn still(&self, app: &App, token: Digest) -> Result<Option<Admin>, Refusal> {
+        let (now, epoch) = (app.clock.now(), app.ledger.epoch());
+        let known = self.known.get(&token);
+        let is_fresh =
+            |known: &Known| known.asked_at <= now && now.since(known.asked_at) < FRESH && known.epoch == epoch;
+        match known.filter(|known| is_fresh(known) && known.admin.name != FROM_SETTINGS) {
+            Some(known) => Ok(Some(known.admin)),
+            None => self.look_up(app, token, now).await,
+        }
+    }
+
+    async fn look_up(&self, app: &App, token: Digest, now: Timestamp) -> Result<Option<Admin>, Refusal> {
+        let epoch = app.ledger.epoch();
+        let admin = if is_from_settings(app, &token) {
+            Some(Admin { name: FROM_SETTINGS.to_owned(), scope: Scope::Write, token })
+        } else {
+            self.made(token, now).await?
+        };
+        match &admin {
+            Some(admin) => self.known.insert(token, Known { admin: admin.clone(), asked_at: now, epoch }),
+            None => drop(self.known.remove(&token)),
+        }
+        Ok(admin)
+    }
+
+    /// A token that was made, as the ledger knows it.
+    async fn made(&self, token: Digest, now: Timestamp) -> Result<Option<Admin>, Refusal> {
+        let bearer = self.desk.ask(move |desk| verify_digest(desk, &token, now)).await.map_err(|error| {
+            tracing::warn!(error, "the operator's tokens cannot be read");
+            Refusal::new(Code::StoreUnavailable, "Tokens cannot be looked up right now.")
+        })?;
+        Ok(bearer.map(|Bearer { name, scope }| Admin { name, scope, token }))
+    }
+
+    /// How long until wrong tokens are looked at again, if there were too many.
+    fn wait(&self, now: Timestamp) -> Option<Duration> {
+        let wrong = *self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
+        let over = Timestamp::from_secs(minute(now).saturating_add(1).saturating_mul(60));
+        (wrong.minute == minute(now) && wrong.count >= WRONG_A_MINUTE).then(|| over.since(now))
+    }
+
+    fn count_wrong(&self, now: Timestamp) {
+        let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
+        if wrong.minute != minute(now) {
+            *wrong = Wrong { minute: minute(now), count: 0 };
+        }
+        wrong.count = wrong.count.saturating_add(1);
+        if wrong.count == WRONG_A_MINUTE {
+            tracing::warn!(count = wrong.count, "wrong tokens at the operator's listener: more are not looked at");
+        }
+    }
+}
+
+const fn minute(now: Timestamp) -> i64 {
+    now.secs().div_euclid(60)
+}
+
+/// In constant time, though digests tell little.
+fn is_from_settings(app: &App, token: &Digest) -> bool {
+    let same = |right: &SecretString| {
+        constant_time::verify_slices_are_equal(token, &digest(right.expose_secret().as_bytes())).is_ok()
+    };
+    app.config().server.admin_token.as_ref().is_some_and(same)
+}
+
+/// The ledger has a token that somebody can use. Blocks.
+pub(crate) fn has_made_token(store: &StoreUrl) -> bool {
+    let tokens = Reports::open(store).and_then(|reports| operator::tokens::list(&reports));
+    tokens.is_ok_and(|tokens| tokens.iter().any(|token| token.revoked_at.is_none()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrong_tokens_are_bounded_by_the_minute() {
+        let desk = Arc::new(Kept::changing(StoreUrl::Sqlite("nowhere.db".into())));
+        let (tokens, now) = (Tokens::new(desk), Timestamp::from_secs(61));
+        (1..WRONG_A_MINUTE).for_each(|_| tokens.count_wrong(now));
+        assert_eq!(tokens.wait(now), None);
+        tokens.count_wrong(now);
+        assert_eq!(tokens.wait(now), Some(Duration::from_secs(59)));
+        assert_eq!(tokens.wait(Timestamp::from_secs(120)), None);
+        tokens.count_wrong(Timestamp::from_secs(120));
+        assert_eq!(tokens.wait(Timestamp::from_secs(121)), None);
+    }
+}
