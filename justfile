@@ -38,6 +38,10 @@ deny:
 sdk:
     scripts/sdk-check.sh
 
+# Both listeners against what they say of themselves, with schemathesis.
+api:
+    scripts/api-check.sh
+
 # A real model behind Tollgate, and what it charges beside what the model's server counted
 real-model:
     scripts/real-model.sh

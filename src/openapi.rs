@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use serde_json::Value;
+use serde_json::{Value, json};
 use utoipa::openapi::schema::ComponentsBuilder;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{
@@ -198,6 +198,7 @@ struct LimitExceeded {
 
 /// A chat request, as OpenAI takes it. Fields that cost money or keep state elsewhere are refused by name.
 #[derive(ToSchema)]
+#[schema(example = json!({"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello!"}]}))]
 #[allow(dead_code, reason = "it says what `Order::parse` takes")]
 pub(crate) struct ChatRequest {
     /// One of the plan's models; without it, the first of them.

@@ -27,14 +27,13 @@ limits = [{ per = "day", requests = 1 }]
 struct Office {
     door: Door,
     front: Arc<Front>,
-    address: SocketAddr,
 }
 
 impl Office {
     async fn open(settings: Settings) -> Self {
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let door = Door::open(settings.with(PLANS).env("TOLLGATE_SERVER__ADMIN_BIND", &address.to_string())).await;
-        Self { door, front: Arc::new(Front::new(address)), address }
+        Self { door, front: Arc::new(Front::new(address)) }
     }
 
     async fn send(&self, call: Call) -> Answer {
@@ -168,9 +167,10 @@ fn no_route_is_served_but_through_its_description() {
                 folders.push(path);
                 continue;
             }
-            // The demo's model is no part of the service.
             let text = std::fs::read_to_string(&path).unwrap_or_default();
-            if path.ends_with("src/standin.rs") || path.file_name().is_some_and(|name| name == "tests.rs") {
+            // The demo's model is no part of the service; the dashboard's files are described beside their mount.
+            let others = ["src/standin.rs", "src/admin/page.rs"].iter().any(|other| path.ends_with(other));
+            if others || path.file_name().is_some_and(|name| name == "tests.rs") {
                 continue;
             }
             looked_at += 1;
@@ -291,4 +291,286 @@ async fn the_listener_that_nobody_asked_for_may_be_missing() {
     two.user("alice").ask(chat("a")).await.expect(200);
     one.close().await;
     two.close().await;
+}
+
+/// Both ledgers: what a change does, and what stands in the audit log.
+async fn changes_are_live_at_once_and_noted(settings: Settings) {
+    let office = Office::open(settings).await;
+    let alice = office.door.user("alice");
+    assert_eq!(alice.me().await["plan"]["name"], "free");
+    let path = |rest: &str| format!("/admin/users/{}{rest}", alice.id);
+    let put = |body: Value| office.operator(Call::post("", &body).method("PUT").path(&path("/plan")));
+
+    put(json!({"plan": "platinum"})).await.refused(400, "invalid_request");
+    put(json!({"plan": "pro", "until": "tomorrow"})).await.refused(400, "invalid_request");
+    put(json!({"plan": "pro", "until": "2100-01-01T00:00:00Z"})).await.expect(204);
+    assert_eq!(alice.me().await["plan"]["name"], "pro", "the next request sees it");
+    let page = office.get(&path("")).await;
+    let user = json!({"id": alice.id, "plan": "pro", "plan_source": "local",
+        "plan_until": "2100-01-01T00:00:00Z", "blocked": false});
+    assert_eq!((&page["user"], &page["limits"][0]["limit"]), (&user, &json!(5000)), "{page}");
+    office.operator(Call::new("DELETE", &path("/plan"))).await.expect(204);
+    assert_eq!(alice.me().await["plan"]["name"], "free");
+
+    put(json!({"plan": "tight"})).await.expect(204);
+    alice.ask(chat("a")).await.expect(200);
+    alice.ask(chat("a")).await.refused(402, "quota_exceeded");
+    let credit = |body: Value| office.operator(Call::post(&path("/credit"), &body));
+    credit(json!({"per": "day", "unit": "requests", "amount": 0})).await.refused(400, "invalid_request");
+    credit(json!({"per": "week", "unit": "requests", "amount": 1})).await.refused(400, "invalid_request");
+    let row = credit(json!({"per": "day", "unit": "requests", "amount": 1})).await.expect(201).json();
+    assert_eq!((&row["per"], &row["amount"]), (&json!("day"), &json!(1)), "{row}");
+    alice.ask(chat("a")).await.expect(200);
+    alice.ask(chat("a")).await.refused(402, "quota_exceeded");
+
+    office.operator(Call::post(&path("/block"), &json!({}))).await.expect(204);
+    alice.ask(chat("a")).await.refused(403, "user_blocked");
+    office.operator(Call::post(&path("/unblock"), &json!({}))).await.expect(204);
+    assert_eq!(alice.ask(chat("a")).await.status, 402, "in again, and still at the limit");
+
+    office.operator(Call::post("/admin/pause", &json!({"reason": " "}))).await.refused(400, "invalid_request");
+    office.operator(Call::post("/admin/pause", &json!({"reason": "maintenance"}))).await.expect(204);
+    let bob = office.door.user("bob");
+    soon(&bob, "paused", |answer| answer.status == 503).await.refused(503, "paused");
+    assert_eq!(office.get("/admin/overview").await["paused"], "maintenance");
+    office.operator(Call::post("/admin/resume", &json!({}))).await.expect(204);
+    soon(&bob, "resumed", |answer| answer.status == 200).await;
+
+    let audit = office.get("/admin/audit").await;
+    let rows = audit["rows"].as_array().unwrap();
+    let told: Vec<_> = rows.iter().map(|row| row["action"].as_str().unwrap()).collect();
+    assert_eq!(
+        told,
+        ["resume", "pause", "unblock", "block", "credit", "plan", "plan", "plan"],
+        "newest first: {audit}"
+    );
+    assert!(rows.iter().all(|row| row["by"] == "TOLLGATE_ADMIN_TOKEN"), "{audit}");
+    let plan = &rows[7];
+    assert_eq!((&plan["user_id"], &plan["detail"]["after"]["plan"]), (&json!(alice.id), &json!("pro")), "{plan}");
+    assert_eq!(rows[1]["detail"]["reason"], "maintenance");
+    let first = office.get("/admin/audit?limit=3").await;
+    let next = office.get(&format!("/admin/audit?limit=5&cursor={}", first["next"].as_str().unwrap())).await;
+    assert_eq!(next["rows"].as_array().unwrap().as_slice(), &rows[3..]);
+    assert_eq!(next["next"], Value::Null);
+    office.door.lowers_a_limit();
+    office.door.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_is_live_at_once_and_leaves_a_row_in_the_audit_log() {
+    changes_are_live_at_once_and_noted(Settings::new().on_sqlite()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_is_live_at_once_and_leaves_a_row_on_postgres_too() {
+    changes_are_live_at_once_and_noted(Settings::new().on_postgres()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_may_read_changes_nothing_and_one_that_is_revoked_is_none() {
+    for settings in [Settings::new().on_sqlite(), Settings::new().on_postgres()] {
+        let office = Office::open(settings).await;
+        let (reads, writes) = (office.made("grafana", "read"), office.made("billing", "write"));
+        let alice = office.door.user("alice");
+        for (method, path) in office.routes().await {
+            if is_open(&method, &path) || path == "/admin/session" {
+                continue;
+            }
+            if method == "GET" {
+                if path != "/admin/events" {
+                    office.send(call("GET", &path).bearer(&reads)).await.expect(200);
+                }
+            } else {
+                office.send(call(&method, &path).bearer(&reads)).await.refused(403, "insufficient_scope");
+            }
+        }
+        let cookie = office.session(&reads).await;
+        let who = office.send(Call::get("/admin/session").header("cookie", &cookie)).await.expect(200).json();
+        assert_eq!(who, json!({"name": "grafana", "scopes": ["read"]}));
+        let block = Call::post(&format!("/admin/users/{}/block", alice.id), &json!({}));
+        let with_session = block.clone().header("cookie", &cookie).header("x-tollgate-csrf", "1");
+        office.send(with_session).await.refused(403, "insufficient_scope");
+        alice.ask(chat("a")).await.expect(200);
+
+        office.send(block.bearer(&writes)).await.expect(204);
+        alice.ask(chat("a")).await.refused(403, "user_blocked");
+        assert_eq!(office.get("/admin/audit?limit=1").await["rows"][0]["by"], "billing");
+        let tokens = office.get("/admin/tokens").await;
+        let names: Vec<_> = tokens["rows"].as_array().unwrap().iter().map(|row| &row["name"]).collect();
+        assert_eq!(names, ["billing", "grafana"], "{tokens}");
+        assert!(tokens["rows"][0]["last_used_at"].is_string(), "{tokens}");
+        assert!(!tokens.to_string().contains("tga_"), "{tokens}");
+
+        office.door.must(&["admin-token", "revoke", "grafana"]);
+        let begun = Instant::now();
+        while office.send(Call::get("/admin/overview").bearer(&reads)).await.status != 401 {
+            assert!(begun.elapsed() < Duration::from_secs(3), "a revoked token goes on");
+            sleep(Duration::from_millis(50)).await;
+        }
+        let session = office.send(Call::get("/admin/session").header("cookie", &cookie)).await;
+        session.refused(401, "invalid_token");
+        let output = office.door.process.output();
+        assert!(!output.contains(&reads) && !output.contains(&writes), "a token is in the log");
+        office.door.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_listener_needs_a_token_and_one_that_was_made_is_one() {
+    let open = || {
+        let address = format!("0.0.0.0:{}", free_port());
+        Settings::new().on_sqlite().unset("TOLLGATE_ADMIN_TOKEN").env("TOLLGATE_SERVER__ADMIN_BIND", &address)
+    };
+    let printed = Door::refused_to_start(open()).await;
+    for word in ["server.admin_bind", "TOLLGATE_ADMIN_TOKEN", "admin-token"] {
+        assert!(printed.code == Some(1) && printed.stderr.contains(word), "{printed:?}");
+    }
+    let door = Door::prepare(open()).await;
+    assert_eq!(door.tollgate(&["check"]).code, Some(1));
+    door.must(&["admin-token", "create", "laptop", "--scope", "write"]);
+    assert_eq!(door.tollgate(&["check"]).code, Some(0));
+    door.start().await;
+    door.must(&["admin-token", "revoke", "laptop"]);
+    assert_eq!(door.tollgate(&["check"]).code, Some(1));
+    door.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_need_no_token_where_only_this_machine_can_ask() {
+    let office = Office::open(Settings::new()).await;
+    let local = || Call::get("/metrics").host("127.0.0.1:9090");
+    let page = office.send(local()).await.expect(200);
+    assert!(page.header("content-type").starts_with("application/openmetrics-text"), "{}", page.header("content-type"));
+    // A page of a stranger whose name leads here.
+    office.send(Call::get("/metrics").host("evil.test:9090")).await.refused(401, "missing_token");
+    office.operator(Call::get("/metrics")).await.expect(200);
+    office.door.close().await;
+
+    let port = free_port();
+    let settings = Settings::new().env("TOLLGATE_SERVER__ADMIN_BIND", &format!("0.0.0.0:{port}"));
+    let door = Door::open(settings).await;
+    let front = Arc::new(Front::new(SocketAddr::from(([127, 0, 0, 1], port))));
+    front.send(local()).await.refused(401, "missing_token");
+    front.send(local().bearer(door.admin_token())).await.expect(200);
+    let cookie = front.send(Call::post("/admin/session", &json!({"token": door.admin_token()}))).await.expect(204);
+    assert!(cookie.header("set-cookie").ends_with("; Secure"), "{}", cookie.header("set-cookie"));
+    door.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_overview_is_told_event_by_event_to_a_bounded_number() {
+    let office = Office::open(Settings::new().with(r#"server.shutdown_grace = "30s""#)).await;
+    let alice = office.door.user("alice");
+    let listen = || Call::get("/admin/events").bearer(office.door.admin_token());
+    let mut listeners = Vec::new();
+    for _ in 0..16 {
+        listeners.push(office.front.open(listen()).await.unwrap());
+    }
+    office.send(listen()).await.refused(503, "overloaded");
+    listeners.pop();
+    let begun = Instant::now();
+    let mut first = loop {
+        let open = office.front.open(listen()).await.unwrap();
+        if open.so_far().status == 200 {
+            break open;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(10), "a place that was left is not given back");
+        sleep(Duration::from_millis(100)).await;
+    };
+    let told = |block: String| {
+        let data = block.strip_prefix("event: overview\ndata: ").unwrap_or_else(|| panic!("{block}")).to_owned();
+        serde_json::from_str::<Value>(&data).unwrap()
+    };
+    let before = told(first.next_block().await.unwrap());
+    assert_eq!(before["today"]["requests"], 0, "{before}");
+    alice.ask(chat("a")).await.expect(200);
+    office.door.quiet_rows().await;
+    let begun = Instant::now();
+    while told(first.next_block().await.unwrap())["today"]["requests"] != 1 {
+        assert!(begun.elapsed() < Duration::from_secs(10), "the overview does not move");
+    }
+    // The grace is for users' streams: those who only look do not hold up the end.
+    let begun = Instant::now();
+    let status = office.door.process.term(Duration::from_secs(20)).await;
+    assert!(status.code() == Some(0) && begun.elapsed() < Duration::from_secs(15), "{status}");
+    assert_eq!(first.rest().await.status, 200);
+    office.door.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_used_is_told_as_the_ledger_has_it() {
+    let office = Office::open(Settings::new()).await;
+    let (alice, bob) = (office.door.user("alice"), office.door.user("bob"));
+    for user in [&alice, &alice, &bob] {
+        user.ask(chat("a")).await.expect(200);
+    }
+    let refused = office.door.send(Call::get("/api/me")).await;
+    refused.refused(401, "missing_token");
+    let rows = office.door.quiet_rows().await;
+    let cost: i64 = rows.iter().map(|row| row.cost()).sum();
+    let dollars = format!("0.{cost:06}");
+
+    let overview = office.get("/admin/overview").await;
+    assert_eq!((&overview["today"]["requests"], &overview["today"]["users"]), (&json!(3), &json!(2)), "{overview}");
+    assert_eq!((&overview["today"]["cost_usd"], &overview["open"]), (&json!(dollars), &json!(0)), "{overview}");
+    assert_eq!(overview["ceiling"]["used"], dollars, "{overview}");
+    assert_eq!(overview["upstreams"], json!([{"name": "openai", "ok": true, "errors": 0, "requests": 3}]));
+    assert_eq!(overview["refusals"], json!([{"code": "missing_token", "count": 1}]));
+
+    for (by, keys) in [("day", 1), ("user", 2), ("model", 1), ("plan", 1)] {
+        let usage = office.get(&format!("/admin/usage?by={by}")).await;
+        let rows = usage["rows"].as_array().unwrap();
+        let requests: i64 = rows.iter().map(|row| row["requests"].as_i64().unwrap()).sum();
+        assert_eq!((rows.len(), requests, &usage["by"]), (keys, 3, &json!(by)), "{usage}");
+    }
+    for step in ["day", "hour"] {
+        let series = office.get(&format!("/admin/series?step={step}")).await;
+        let rows = series["rows"].as_array().unwrap();
+        let requests: i64 = rows.iter().map(|row| row["requests"].as_i64().unwrap()).sum();
+        assert_eq!((requests, rows.len()), (3, if step == "day" { 30 } else { 48 }), "{step}");
+    }
+    let users = office.get("/admin/users?sort=recent").await;
+    assert_eq!(users["rows"].as_array().unwrap().len(), 2, "{users}");
+    let found = office.get(&format!("/admin/users?search={}", &alice.id.to_string()[..8])).await;
+    assert_eq!(
+        (&found["rows"][0]["id"], &found["rows"][0]["requests_today"]),
+        (&json!(alice.id), &json!(2)),
+        "{found}"
+    );
+    let listed = office.get(&format!("/admin/requests?user={}&state=settled&limit=1", alice.id)).await;
+    assert_eq!((listed["rows"].as_array().unwrap().len(), listed["next"].is_string()), (1, true), "{listed}");
+    assert_eq!(office.get("/admin/open").await, json!({"rows": [], "next": null}));
+    let nobody = office.get(&format!("/admin/users/{}", Uuid::from_u128(9))).await;
+    assert_eq!((&nobody["user"]["plan"], &nobody["month"]["requests"]), (&json!("free"), &json!(0)), "{nobody}");
+    office.door.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_is_not_understood_is_refused() {
+    let office = Office::open(Settings::new()).await;
+    for path in [
+        "/admin/usage?by=week",
+        "/admin/usage?from=yesterday",
+        "/admin/usage?from=2026-01-02&to=2026-01-01",
+        "/admin/usage?from=2000-01-01&to=2026-01-01",
+        "/admin/usage?limit=0",
+        "/admin/usage?limit=501",
+        "/admin/usage?cursor=x",
+        "/admin/usage?nothing=1",
+        "/admin/series?step=minute",
+        "/admin/series?step=hour&from=2026-01-01&to=2026-06-01",
+        "/admin/users?search=%00",
+        "/admin/users?search='",
+        "/admin/users?sort=name",
+        "/admin/users?cursor=1.%00",
+        "/admin/users/7",
+        "/admin/requests?user=7",
+        "/admin/requests?state=open",
+        "/admin/audit?limit=many",
+    ] {
+        office.operator(Call::get(path)).await.refused(400, "invalid_request");
+    }
+    let pause = Call::new("POST", "/admin/pause").header("content-type", "text/plain").bytes("{}");
+    office.operator(pause).await.refused(415, "unsupported_media_type");
+    office.door.close().await;
 }

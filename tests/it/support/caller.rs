@@ -56,6 +56,7 @@ pub(crate) fn serial_in(body: &[u8]) -> Option<u64> {
 pub(crate) struct Call {
     method: String,
     path: String,
+    host: String,
     headers: Vec<(String, String)>,
     body: Vec<u8>,
 }
@@ -63,7 +64,8 @@ pub(crate) struct Call {
 impl Call {
     /// Any method, no body.
     pub(crate) fn new(method: &str, path: &str) -> Self {
-        Self { method: method.to_owned(), path: path.to_owned(), headers: Vec::new(), body: Vec::new() }
+        let (method, path, host) = (method.to_owned(), path.to_owned(), "tollgate.test".to_owned());
+        Self { method, path, host, headers: Vec::new(), body: Vec::new() }
     }
 
     /// A GET.
@@ -87,6 +89,24 @@ impl Call {
         self.header("authorization", &format!("Bearer {token}"))
     }
 
+    /// With another method.
+    pub(crate) fn method(mut self, method: &str) -> Self {
+        method.clone_into(&mut self.method);
+        self
+    }
+
+    /// To another path.
+    pub(crate) fn path(mut self, path: &str) -> Self {
+        path.clone_into(&mut self.path);
+        self
+    }
+
+    /// To another host's name.
+    pub(crate) fn host(mut self, host: &str) -> Self {
+        host.clone_into(&mut self.host);
+        self
+    }
+
     /// This body, whatever it is.
     pub(crate) fn bytes(mut self, body: impl Into<Vec<u8>>) -> Self {
         self.body = body.into();
@@ -95,7 +115,7 @@ impl Call {
 
     fn request(&self) -> http::Request<Full<Bytes>> {
         let mut request =
-            http::Request::builder().method(self.method.as_str()).uri(&self.path).header("host", "tollgate.test");
+            http::Request::builder().method(self.method.as_str()).uri(&self.path).header("host", &self.host);
         for (name, value) in &self.headers {
             request = request.header(name, value);
         }
