@@ -38,6 +38,10 @@ deny:
 sdk:
     scripts/sdk-check.sh
 
+# Both listeners against what they say of themselves, with schemathesis.
+api:
+    scripts/api-check.sh
+
 # The operator's dashboard in Chromium, with none and with 100,000 requests; its pictures go to docs/images
 dashboard:
     cargo build --locked --bin tollgate

@@ -55,6 +55,9 @@ pub(crate) struct AdminState {
 /// What is kept between requests, in memory only.
 struct Shared {
     started_at: Timestamp,
+    /// The listener is on this machine only. As it was when it began to listen: settings that are read later change that
+    /// nowhere but in the file.
+    is_local: bool,
     /// Looking, beside the users' own looks at what they used.
     reader: Arc<Reader>,
     /// Changing.
@@ -110,6 +113,7 @@ pub(crate) fn router(app: &Arc<App>, stop: &CancellationToken) -> Router {
     let desk = Arc::new(Kept::changing(app.ledger.store().clone()));
     let shared = Shared {
         started_at: app.clock.now(),
+        is_local: app.config().server.admin_is_local(),
         reader: Arc::new(Reader::reading(app.ledger.store().clone())),
         tokens: Tokens::new(desk.clone()),
         desk,
@@ -220,7 +224,7 @@ fn asset() {}
     responses((status = 200, content_type = "application/openmetrics-text", body = String), AdminRefusals)
 )]
 async fn metrics(State(state): State<AdminState>, mut head: Parts) -> Result<Response, Refusal> {
-    let is_open = state.app.config().server.admin_is_local() && caller::names_this_machine(&head.headers);
+    let is_open = state.shared.is_local && caller::names_this_machine(&head.headers);
     if !is_open {
         MayRead::from_request_parts(&mut head, &state).await?;
     }

@@ -83,7 +83,7 @@ pub(super) async fn sign_out(State(state): State<AdminState>, _: MayRead, header
 
 fn cookie_answer(state: &AdminState, session: Option<&str>) -> Response {
     let mut answer = StatusCode::NO_CONTENT.into_response();
-    if let Some(cookie) = sessions::set_cookie(session, state.app.config().server.admin_is_local()) {
+    if let Some(cookie) = sessions::set_cookie(session, state.shared.is_local) {
         answer.headers_mut().insert(header::SET_COOKIE, cookie);
     }
     answer
