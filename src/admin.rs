@@ -8,9 +8,10 @@ use std::sync::Arc;
 use aws_lc_rs::{constant_time, digest};
 use axum::Router;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{FromRequestParts, Path, State};
+use axum::extract::{FromRequestParts, Path, Request, State};
 use axum::middleware::from_fn_with_state;
-use axum::routing::post;
+use axum::response::Response;
+use axum::routing::{get, post};
 use http::request::Parts;
 use http::{StatusCode, header};
 use secrecy::{ExposeSecret, SecretString};
@@ -25,12 +26,13 @@ struct Admin;
 /// The routes of the operator's listener. All of them ask for [`Admin`].
 pub(crate) fn router(app: &Arc<App>) -> Router {
     Router::new()
+        .route("/metrics", get(metrics))
         .route("/admin/users/{id}/refresh", post(refresh))
         .fallback(|| async { Refusal::new(Code::NotFound, "There is nothing at this path.") })
         .method_not_allowed_fallback(|| async {
             Refusal::new(Code::MethodNotAllowed, "This path takes another method.")
         })
-        .layer(from_fn_with_state(app.clone(), requests::log_request))
+        .layer(from_fn_with_state(app.clone(), requests::log_admin_request))
         .layer(from_fn_with_state(app.clone(), requests::name_request))
         .with_state(app.clone())
 }
@@ -45,6 +47,16 @@ async fn refresh(
     let Path(user_id) = id.map_err(|_| Refusal::invalid("id", "The user's id must be a UUID."))?;
     app.directory.refresh(user_id);
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// `GET /metrics`: for whoever is on this machine, where the listener can be reached from nowhere else; otherwise for the
+/// operator.
+async fn metrics(State(app): State<Arc<App>>, request: Request) -> Result<Response, Refusal> {
+    if !app.config().server.admin_is_local() {
+        let (mut head, _) = request.into_parts();
+        Admin::from_request_parts(&mut head, &app).await?;
+    }
+    Ok(crate::metrics::metrics(State(app)).await)
 }
 
 impl FromRequestParts<Arc<App>> for Admin {

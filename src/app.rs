@@ -30,13 +30,14 @@ use tower::util::option_layer;
 use uuid::Uuid;
 
 use crate::auth::{Authenticator, Principal};
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, Via};
 use crate::database::Database;
 use crate::directory::Directory;
 use crate::error::{Code, Refusal};
 use crate::ledger::{Failure, Ledger, Settings, Writer};
-use crate::outbox::Progress;
+use crate::metrics::Metrics;
+use crate::outbox::{self, Progress};
 use crate::upstream::Upstreams;
 use crate::{account, proxy};
 
@@ -56,6 +57,8 @@ pub struct App {
     /// Money.
     pub ledger: Ledger,
     upstreams: ArcSwap<Upstreams>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
     /// How far the developer's `log_request` is behind.
     progress: Progress,
     /// Tasks that outlive their caller: drained answers, fetched keys, counted estimates.
@@ -117,6 +120,7 @@ impl App {
             directory: Directory::new(ledger.clone(), database, work.clone()),
             upstreams: ArcSwap::from_pointee(Upstreams::new(&config.proxy)),
             progress: Progress::default(),
+            metrics: Arc::new(Metrics::new(&config, clock.now())),
             config: ArcSwap::from_pointee(config),
             clock,
             ledger,
@@ -164,6 +168,12 @@ impl App {
             return Err(Refusal::new(Code::TooManyConcurrent, "Too many of your requests are open at once."));
         }
         Ok(place)
+    }
+
+    /// How far the outbox is behind, where there is one.
+    #[must_use]
+    pub fn outbox_health(&self, now: Timestamp) -> Option<outbox::Health> {
+        self.ledger.has_outbox().then(|| self.progress.health(now))
     }
 
     /// How many places are taken.
@@ -218,7 +228,7 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
     let directory = app.directory.health();
     let writable = app.ledger.is_writable();
     // An outbox that lags is told, and turns nobody away.
-    let outbox = app.ledger.has_outbox().then(|| app.progress.health(now));
+    let outbox = app.outbox_health(now);
     let an_upstream = upstreams.values().any(|health| health.ok);
     let is_ready = writable && keys.ok && an_upstream;
     let body = json!({

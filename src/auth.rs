@@ -174,6 +174,12 @@ impl Authenticator {
         health
     }
 
+    /// How long ago the keys that are held were fetched, if there are any.
+    #[must_use]
+    pub fn keys_age(&self, now: Timestamp) -> Option<Duration> {
+        self.shared.current.load().jwks.as_ref()?.age(now)
+    }
+
     /// The verifier for these settings: the current one, or a new one that keeps the keys if their URL is the same.
     fn verifier(&self, auth: &Auth) -> Arc<Verifier> {
         let settings = settings_digest(auth);

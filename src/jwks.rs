@@ -236,6 +236,11 @@ impl Jwks {
         }
     }
 
+    /// How long ago the set that is held was fetched.
+    pub(crate) fn age(&self, now: Timestamp) -> Option<Duration> {
+        self.state().held.as_ref().map(|set| set.fetched.age(now))
+    }
+
     /// Whether a fetch is under way.
     #[cfg(test)]
     pub(crate) fn is_fetching(&self) -> bool {

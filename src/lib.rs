@@ -18,6 +18,7 @@ pub mod error;
 pub mod jwks;
 pub mod ledger;
 pub mod meter;
+pub mod metrics;
 pub mod operator;
 pub mod order;
 pub mod outbox;

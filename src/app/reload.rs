@@ -95,6 +95,7 @@ impl App {
         }
         self.auth.reload(&new.auth);
         self.upstreams.store(Arc::new(self.upstreams().with_settings(&new.proxy)));
+        self.metrics.adopt(&new);
         tracing::info!(plans = new.plans.by_name.len(), upstreams = new.upstreams.len(), "settings reloaded");
         self.config.store(Arc::new(new));
     }

@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::App;
 use crate::clock::Timestamp;
 use crate::error::{CODE_HEADER, Code, Refusal};
+use crate::metrics::Told;
 
 const ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -28,8 +29,13 @@ pub(crate) async fn name_request(State(app): State<Arc<App>>, mut request: Reque
         return next.run(request).await;
     };
     request.headers_mut().insert(ID_HEADER, value.clone());
+    let begun = Instant::now();
     let mut response = match odd_framing(&request) {
-        Some(refusal) => refusal,
+        Some(refusal) => {
+            let told = Told::Refused(Code::InvalidRequest);
+            app.metrics.request(request.uri().path(), told, begun.elapsed());
+            refusal
+        }
         None => next.run(request).await,
     };
     response.headers_mut().insert(ID_HEADER, value);
@@ -70,6 +76,15 @@ impl<S: Send + Sync> FromRequestParts<S> for RequestId {
 /// One line a request. What is forwarded logs itself when it has ended (`proxy`), so here only the rest is told. A head
 /// that is too large gets no further.
 pub(crate) async fn log_request(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    logged(app, request, next, true).await
+}
+
+/// The same on the operator's listener, whose requests are not counted among those of users.
+pub(crate) async fn log_admin_request(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    logged(app, request, next, false).await
+}
+
+async fn logged(app: Arc<App>, request: Request, next: Next, is_users: bool) -> Response {
     let path = request.uri().path();
     let bytes_max = app.config().server.header_bytes_max;
     let is_too_large = head_bytes(&request) > bytes_max;
@@ -88,6 +103,10 @@ pub(crate) async fn log_request(State(app): State<Arc<App>>, request: Request, n
         next.run(request).await
     };
     let code = response.headers().get(CODE_HEADER).and_then(|code| code.to_str().ok());
+    let known = code.and_then(|code| Code::ALL.iter().find(|known| known.as_str() == code));
+    if is_users {
+        app.metrics.request(&path, known.map_or(Told::Ok, |code| Told::Refused(*code)), begun.elapsed());
+    }
     tracing::info!(
         request_id = id.as_ref().and_then(|id| id.to_str().ok()),
         %method,

@@ -173,6 +173,14 @@ pub struct Server {
     pub log_level: String,
 }
 
+impl Server {
+    /// Whether the operator's listener can be reached from this machine only.
+    #[must_use]
+    pub fn admin_is_local(&self) -> bool {
+        self.admin_bind.as_deref().and_then(urls::host_of).is_some_and(urls::is_loopback)
+    }
+}
+
 /// `[auth]`
 #[derive(Clone, Debug)]
 pub struct Auth {

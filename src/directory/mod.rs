@@ -86,6 +86,12 @@ impl Directory {
         self.remote.as_ref().map_or_else(none, Remote::health)
     }
 
+    /// Look-ups in the developer's database since the start, by what they brought.
+    #[must_use]
+    pub fn lookups(&self) -> Vec<(&'static str, u64)> {
+        self.remote.as_ref().map(Remote::lookups).unwrap_or_default()
+    }
+
     /// What the database says about a caller, whose session it knows to be alive where that is asked for.
     async fn answer(
         &self,

@@ -5,6 +5,7 @@
 //! task of its own, so that a caller who leaves does not cancel it for the others; an answer serves at most `stale` after
 //! it was asked for; a failed look-up replaces nothing.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -64,6 +65,15 @@ pub(super) struct Remote {
     kept: Arc<Cache<Whom, Arc<Slot>>>,
     /// Why the look-up that ended last failed.
     error: Arc<Mutex<Option<String>>>,
+    counts: Arc<Counts>,
+}
+
+/// Look-ups that have ended.
+#[derive(Debug, Default)]
+struct Counts {
+    answered: AtomicU64,
+    no_answer: AtomicU64,
+    failed: AtomicU64,
 }
 
 /// What is kept about somebody.
@@ -100,7 +110,14 @@ enum Step {
 
 impl Remote {
     pub(super) fn new(database: Database, tasks: TaskTracker) -> Self {
-        Self { database, tasks, kept: Arc::new(Cache::new(KEPT_MAX)), error: Arc::default() }
+        Self { database, tasks, kept: Arc::new(Cache::new(KEPT_MAX)), error: Arc::default(), counts: Arc::default() }
+    }
+
+    /// Look-ups that have ended, by what they brought.
+    pub(super) fn lookups(&self) -> Vec<(&'static str, u64)> {
+        let Counts { answered, no_answer, failed } = &*self.counts;
+        let counts = [("answered", answered), ("no_answer", no_answer), ("failed", failed)];
+        counts.map(|(outcome, count)| (outcome, count.load(Ordering::Relaxed))).to_vec()
     }
 
     /// What the database says about somebody: lately, or now.
@@ -183,6 +200,12 @@ impl Remote {
         let mut state = slot.lock();
         state.flight = None;
         let mut error = self.error.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = match &outcome {
+            Ok(Some(_)) => &self.counts.answered,
+            Ok(None) => &self.counts.no_answer,
+            Err(_) => &self.counts.failed,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
         match outcome {
             Ok(answer) => {
                 state.answer = Some(Kept { answer: answer.map(Arc::new), asked });

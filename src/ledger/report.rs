@@ -14,7 +14,7 @@ use super::db::{Cell, Db, Row};
 use super::sqlite::{Book, Failure, id_at};
 use crate::clock::Timestamp;
 use crate::config::StoreUrl;
-use crate::plan::{Credit, Per, Period, Subscription, Unit, Window};
+use crate::plan::{Amounts, Credit, Per, Period, Standing, Subscription, Unit, Window};
 
 /// The read side of the ledger.
 #[derive(Debug)]
@@ -171,6 +171,25 @@ impl Reports {
             Db::Sqlite(book) => book.standing(user_id, now, windows),
             Db::Postgres(..) | Db::Transaction(..) => super::postgres::standing(&self.db, user_id, windows),
         }
+    }
+
+    /// Where a window of the whole app stands: nothing, if none was spent in it.
+    ///
+    /// # Errors
+    /// The ledger cannot be read.
+    pub fn app_window(&self, window: &Window) -> Result<Standing, Failure> {
+        let columns = ["requests_used", "tokens_used", "micros_used", "requests_held", "tokens_held", "micros_held"];
+        let sums = columns.map(|column| format!("cast(coalesce(sum({column}), 0) as bigint)")).join(", ");
+        let sql = format!(
+            "select {sums} from ledger.windows where user_id = 'app' and per = $1 and starts_at = $2 and ends_at = $3"
+        );
+        let bounds = [window.per.as_str().into(), window.start.millis().into(), window.end.millis().into()];
+        let Some(row) = self.db.query_one(&sql, &bounds)? else { return Ok(Standing::default()) };
+        let amounts = |from: usize| -> Result<Amounts, Failure> {
+            let at = |step: usize| row.int(from.saturating_add(step));
+            Ok(Amounts { requests: at(0)?, tokens: at(1)?, cost: at(2)? })
+        };
+        Ok(Standing { used: amounts(0)?, held: amounts(3)? })
     }
 
     /// What the operator said about a user: the subscription, and credits that may count at `now`. One question, so

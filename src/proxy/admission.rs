@@ -3,7 +3,7 @@
 //! And the one place where "nothing was held" becomes what the caller is told.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -42,7 +42,7 @@ pub(super) async fn reserve(asking: &Asking<'_>, order: Order, line: &Line) -> R
     // Asked for whole: a bound that is too cautious must not shrink the answer.
     let whole = order.ask(order.output_cap());
     let least = asking.config.proxy.min_output_tokens;
-    match asking.app.ledger.hold(request(asking, &order, line, (now, whole))).await {
+    match hold(asking.app, request(asking, &order, line, (now, whole))).await {
         Ok(reservation) => return Ok((order, reservation)),
         Err(no) if !could_fit_smaller(&no) => return Err(refusal(&no, asking, now)),
         Err(_) => {}
@@ -50,9 +50,17 @@ pub(super) async fn reserve(asking: &Asking<'_>, order: Order, line: &Line) -> R
     let order = count(asking.app, order).await?;
     let now = asking.app.clock.now();
     let smaller = order.ask(least);
-    let held = asking.app.ledger.hold(request(asking, &order, line, (now, smaller))).await;
+    let held = hold(asking.app, request(asking, &order, line, (now, smaller))).await;
     let reservation = held.map_err(|no| refusal(&no, asking, now))?;
     Ok((order, reservation))
+}
+
+/// Asks the ledger, and counts how long it took.
+async fn hold(app: &App, request: HoldRequest) -> Result<Reservation, NoHold> {
+    let asked = Instant::now();
+    let held = app.ledger.hold(request).await;
+    app.metrics.ledger_write(asked.elapsed());
+    held
 }
 
 /// Counts with the model's tokenizer, on a thread that may be busy for long.

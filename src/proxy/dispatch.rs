@@ -16,7 +16,7 @@ use http::{HeaderName, HeaderValue, StatusCode, header};
 use tokio::time::Instant;
 
 use super::Admitted;
-use super::line::Line;
+use super::line::{Answered, Line};
 use super::settle::{Open, Settle};
 use crate::app::{App, Place};
 use crate::config::{Config, OnDisconnect, UpstreamConfig};
@@ -24,6 +24,7 @@ use crate::error::{Code, Refusal};
 use crate::ledger::Settlement;
 use crate::meter::body::{self, End, Ended, Metered, Rest};
 use crate::meter::{Measured, Meter, measure_json};
+use crate::metrics::Outcome;
 use crate::order::Order;
 use crate::upstream::answer::{self, Answer};
 use crate::upstream::health::Failure;
@@ -49,6 +50,7 @@ pub(super) async fn send(app: Arc<App>, admitted: Admitted, line: Line) -> Respo
         caller_left: Arc::new(OnceLock::new()),
         first_byte_ms: Arc::new(AtomicI64::new(-1)),
         free: None,
+        outcome: Outcome::Cancelled,
         open: Some(Open { reservation, line }),
         _place: place,
     };
@@ -77,6 +79,8 @@ struct Dispatched {
     deadline: Instant,
     /// How it ends, now that the upstream has refused it; also if the caller leaves before it is told.
     free: Option<Settlement>,
+    /// How the upstream did; that the caller left, as long as nothing else is known.
+    outcome: Outcome,
     open: Option<Open>,
     _place: Place,
 }
@@ -117,7 +121,7 @@ impl Dispatched {
     }
 
     /// A 200 that is not what was asked for.
-    fn nonsense(self, measured: Measured) -> Response {
+    fn nonsense(mut self, measured: Measured) -> Response {
         self.health(Some(Failure::Error));
         let message = "The model's provider answered something that is not what was asked for.";
         self.estimate_and_refuse(Refusal::new(Code::UpstreamError, message), measured, "nonsense")
@@ -220,6 +224,7 @@ impl Dispatched {
 
     fn settle(&mut self, measured: Measured, flags: &[&'static str], told: (u16, Option<Code>)) {
         let Some(open) = self.open.take() else { return };
+        self.count();
         let (config, order) = (self.config.clone(), self.order.clone());
         let settle = Settle { config, order, measured, ttft_ms: self.ttft_ms(), flags: flags.to_vec(), told };
         settle.run(open, &self.app);
@@ -228,18 +233,27 @@ impl Dispatched {
     /// Ends the hold as it is known to end and tells the caller that it failed.
     fn refuse(&mut self, refusal: Refusal, settlement: Settlement) -> Response {
         if let Some(Open { reservation, line }) = self.open.take() {
-            line.ended(refusal.status().as_u16(), Some(refusal.code_str()), &settlement);
+            let (status, word) = (refusal.status().as_u16(), Some(refusal.code_str()));
+            line.ended(&Answered { status, code: Some(refusal.code), word }, &reservation.hold(), &settlement);
+            self.count();
             reservation.end(settlement);
         }
         refusal.into_response()
     }
 
-    fn health(&self, failure: Option<Failure>) {
+    /// What the upstream's health and the metrics are told.
+    fn health(&mut self, failure: Option<Failure>) {
         let now = self.app.clock.now();
+        self.outcome = failure.map_or(Outcome::Ok, Outcome::Failed);
         match failure {
             None => self.app.upstreams().record_ok(&self.upstream.name, now),
             Some(failure) => self.app.upstreams().record_failure(&self.upstream.name, failure, now),
         }
+    }
+
+    /// Counts the request at its upstream: at the one place where it ends.
+    fn count(&self) {
+        self.app.metrics.upstream(&self.upstream.name, self.outcome);
     }
 
     fn elapsed_ms(&self) -> i64 {

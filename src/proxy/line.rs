@@ -1,15 +1,20 @@
 //! The log line of a forwarded request: written once, when it has ended; never a token, a key or a prompt.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use uuid::Uuid;
 
-use crate::error::Refusal;
+use crate::error::{Code, Refusal};
 use crate::ledger::{Charge, Settlement};
+use crate::metrics::{Metrics, Told};
+use crate::plan::Hold;
 
-/// What is known of a request so far. Dropped before its end, it says that the caller left.
+/// What is known of a request so far, told once to the log and to the metrics. Dropped before its end, it says that the
+/// caller left.
 #[derive(Debug)]
 pub(super) struct Line {
+    metrics: Arc<Metrics>,
     id: Uuid,
     endpoint: &'static str,
     begun: Instant,
@@ -20,10 +25,20 @@ pub(super) struct Line {
     written: bool,
 }
 
+/// What the caller of a forwarded request got.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Answered<'a> {
+    pub(super) status: u16,
+    /// Why not, if so.
+    pub(super) code: Option<Code>,
+    /// The code as it was told: ours, or the upstream's where that is passed on.
+    pub(super) word: Option<&'a str>,
+}
+
 impl Line {
-    pub(super) fn begin(id: Uuid, endpoint: &'static str) -> Self {
+    pub(super) fn begin(metrics: Arc<Metrics>, id: Uuid, endpoint: &'static str) -> Self {
         let begun = Instant::now();
-        Self { id, endpoint, begun, user_id: None, plan: None, model: None, upstream: None, written: false }
+        Self { metrics, id, endpoint, begun, user_id: None, plan: None, model: None, upstream: None, written: false }
     }
 
     pub(super) const fn id(&self) -> Uuid {
@@ -57,17 +72,21 @@ impl Line {
 
     /// Nothing was sent.
     pub(super) fn refused(mut self, refusal: &Refusal) {
+        self.metrics.request(self.endpoint, Told::Refused(refusal.code), self.begun.elapsed());
         self.write("refused", refusal.status().as_u16(), Some(refusal.code_str()), None);
     }
 
     /// It was sent, and ended so.
-    pub(super) fn ended(mut self, status: u16, code: Option<&str>, settlement: &Settlement) {
+    pub(super) fn ended(mut self, told: &Answered<'_>, hold: &Hold, settlement: &Settlement) {
+        let (model, plan) = (self.model.as_deref().unwrap_or_default(), self.plan.as_deref().unwrap_or_default());
+        self.metrics.ended(model, plan, hold, settlement);
+        self.metrics.request(self.endpoint, told.code.map_or(Told::Ok, Told::Refused), self.begun.elapsed());
         let outcome = match settlement.charge {
             Charge::Voided { .. } => "voided",
             Charge::Settled { .. } | Charge::WholeHold => "settled",
             Charge::Lost => "lost",
         };
-        self.write(outcome, status, code, Some(settlement));
+        self.write(outcome, told.status, told.word, Some(settlement));
     }
 
     fn write(&mut self, outcome: &str, status: u16, code: Option<&str>, settlement: Option<&Settlement>) {
@@ -102,6 +121,7 @@ impl Line {
 impl Drop for Line {
     fn drop(&mut self) {
         if !self.written {
+            self.metrics.request(self.endpoint, Told::Cancelled, self.begun.elapsed());
             self.write("cancelled", 499, None, None);
         }
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::line::Line;
+use super::line::{Answered, Line};
 use crate::app::App;
 use crate::config::Config;
 use crate::error::Code;
@@ -49,7 +49,8 @@ impl Settle {
             tracing::error!(request_id = %reservation.id(), "the upstream reports more than it was capped to");
         }
         let (status, code) = self.told;
-        line.ended(status, code.map(Code::as_str), &settlement);
+        let told = Answered { status, code, word: code.map(Code::as_str) };
+        line.ended(&told, &reservation.hold(), &settlement);
         reservation.end(settlement);
     }
 
