@@ -38,6 +38,10 @@ deny:
 sdk:
     scripts/sdk-check.sh
 
+# Alert rules and Grafana dashboard against a real Prometheus (apt-get install prometheus)
+prometheus:
+    scripts/prometheus-check.sh
+
 # A real model behind Tollgate, and what it charges beside what the model's server counted
 real-model:
     scripts/real-model.sh

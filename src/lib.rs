@@ -21,6 +21,7 @@ pub mod meter;
 pub mod metrics;
 pub mod operator;
 pub mod order;
+pub mod otlp;
 pub mod outbox;
 pub mod pg;
 pub mod plan;

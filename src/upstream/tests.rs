@@ -21,6 +21,7 @@ pub(super) fn upstream(base_url: &str, key: Option<&str>) -> UpstreamConfig {
         name: "openai".to_owned(),
         base_url: base_url.to_owned(),
         api_key: key.map(secrecy::SecretString::from),
+        api_key_previous: None,
         models: vec!["gpt-*".to_owned()],
         dialect: Dialect::Openai,
         keep_alive: Duration::from_secs(30),
