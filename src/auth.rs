@@ -231,7 +231,8 @@ enum Proof {
 impl Verifier {
     fn new(auth: &Auth, jwks: Option<Jwks>) -> Self {
         // Supabase takes the secret's text as it is; it is not base64 of anything. An empty one would verify anybody's.
-        let secrets = [&auth.jwt_secret, &auth.jwt_secret_previous].into_iter().flatten().map(ExposeSecret::expose_secret);
+        let secrets =
+            [&auth.jwt_secret, &auth.jwt_secret_previous].into_iter().flatten().map(ExposeSecret::expose_secret);
         let secrets = secrets.filter(|secret| !secret.is_empty());
         Self {
             settings: settings_digest(auth),

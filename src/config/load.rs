@@ -12,8 +12,8 @@ use super::reader::Section;
 use super::source::{Gathered, SECTIONS, empty, from_variables, gather};
 use super::tree::{Node, Value};
 use super::{
-    Auth, Config, ConfigErrors, DemoUpstream, Directory, Fingerprints, LogFormat, OnDisconnect, Proxy, Server, Sources, Store,
-    StoreUrl, Telemetry, Via,
+    Auth, Config, ConfigErrors, DemoUpstream, Directory, Fingerprints, LogFormat, OnDisconnect, Proxy, Server, Sources,
+    Store, StoreUrl, Telemetry, Via,
 };
 use super::{plans, secrets, upstreams, urls};
 use crate::price::MicroUsd;

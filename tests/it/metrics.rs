@@ -53,14 +53,16 @@ async fn every_request_is_counted_once_by_what_became_of_it() {
     let rows = door.quiet_rows().await;
 
     let after = page(&operator).await;
-    let asked = |code: &str| after[&format!(r#"tollgate_requests_total{{endpoint="/v1/chat/completions",code="{code}"}}"#)];
+    let asked =
+        |code: &str| after[&format!(r#"tollgate_requests_total{{endpoint="/v1/chat/completions",code="{code}"}}"#)];
     assert_eq!(
         ["ok", "model_not_allowed", "missing_token", "upstream_error", "invalid_request"].map(asked),
         [2.0, 1.0, 1.0, 1.0, 1.0]
     );
     assert_eq!(after[r#"tollgate_requests_total{endpoint="other",code="not_found"}"#], 1.0);
     assert_eq!(after[r#"tollgate_refusals_total{code="missing_token"}"#], 1.0);
-    let upstream = |outcome: &str| after[&format!(r#"tollgate_upstream_requests_total{{upstream="openai",outcome="{outcome}"}}"#)];
+    let upstream =
+        |outcome: &str| after[&format!(r#"tollgate_upstream_requests_total{{upstream="openai",outcome="{outcome}"}}"#)];
     assert_eq!(["ok", "error", "cancelled"].map(upstream), [3.0, 1.0, 0.0]);
     let ended = |end: &str| after[&format!(r#"tollgate_ended_total{{end="{end}"}}"#)];
     assert_eq!(["settled", "voided", "lost"].map(ended), [2.0, 2.0, 0.0]);

@@ -66,7 +66,8 @@ impl Collector {
     }
 
     fn spans(&self) -> Vec<Span> {
-        let batches = self.bodies("/v1/traces").into_iter().map(|body| ExportTraceServiceRequest::decode(&*body).unwrap());
+        let batches =
+            self.bodies("/v1/traces").into_iter().map(|body| ExportTraceServiceRequest::decode(&*body).unwrap());
         let spans = batches.flat_map(|batch| batch.resource_spans).flat_map(|of| of.scope_spans);
         spans.flat_map(|scope| scope.spans).collect()
     }
@@ -115,7 +116,8 @@ async fn a_request_is_two_spans_below_the_callers_own_and_the_upstream_is_told()
     let answer = door.send(call).await.expect(200);
     let row = door.row(&answer).await;
     let spans = collector.until_spans(2).await;
-    let named = |name: &str| spans.iter().find(|span| span.name == name).unwrap_or_else(|| panic!("{name}: {spans:#?}"));
+    let named =
+        |name: &str| spans.iter().find(|span| span.name == name).unwrap_or_else(|| panic!("{name}: {spans:#?}"));
     let (server, client) = (named("POST /v1/chat/completions"), named("chat gpt-4o-mini"));
     assert_eq!((hex(&server.trace_id), hex(&server.parent_span_id)), (trace.to_owned(), caller.to_owned()));
     assert_eq!((&client.trace_id, &client.parent_span_id), (&server.trace_id, &server.span_id));
@@ -155,9 +157,14 @@ async fn a_refusal_is_one_span_and_a_broken_parent_begins_a_trace() {
     alice.ask(chat("b")).await.refused(502, "upstream_error");
     let spans = collector.until_spans(3).await;
     let refused = attributes(&spans[0].attributes);
-    assert_eq!((refused["error.type"].as_str(), refused["http.response.status_code"].as_str()), ("model_not_allowed", "403"));
+    assert_eq!(
+        (refused["error.type"].as_str(), refused["http.response.status_code"].as_str()),
+        ("model_not_allowed", "403")
+    );
     assert!(spans[0].parent_span_id.is_empty() && spans[0].trace_id.iter().any(|byte| *byte != 0));
-    let failed = spans.iter().filter(|span| attributes(&span.attributes).get("error.type").is_some_and(|it| it == "upstream_error"));
+    let failed = spans
+        .iter()
+        .filter(|span| attributes(&span.attributes).get("error.type").is_some_and(|it| it == "upstream_error"));
     assert_eq!(failed.count(), 2, "the request, and the call in it");
     door.close().await;
 }
@@ -180,7 +187,9 @@ async fn tokens_and_times_are_told_in_the_words_of_the_conventions() {
             counts.insert(metric.name, histogram.data_points.iter().map(|point| point.count).sum());
         }
         let of = |name: &str| counts.get(name).copied().unwrap_or(0);
-        let told = ["gen_ai.client.token.usage", "gen_ai.client.operation.duration", "gen_ai.server.time_to_first_token"].map(of);
+        let told =
+            ["gen_ai.client.token.usage", "gen_ai.client.operation.duration", "gen_ai.server.time_to_first_token"]
+                .map(of);
         if told == [2, 1, 1] {
             break;
         }

@@ -167,7 +167,8 @@ fn charges_match_the_invoice(evidence: &Evidence) -> Vec<String> {
     let rows: BTreeMap<Uuid, &Row> = evidence.rows.iter().map(|row| (row.id, row)).collect();
     // A key that the upstream does not know is tried for nothing: the same request goes again with the one before it.
     let tried = |served: &&Served| evidence.other_keys.is_empty() || served.answered != Some(401);
-    let by_serial = evidence.served.iter().filter(tried).rev().filter_map(|served| Some((served.seen.serial()?, served)));
+    let by_serial =
+        evidence.served.iter().filter(tried).rev().filter_map(|served| Some((served.seen.serial()?, served)));
     let by_serial: BTreeMap<u64, &Served> = by_serial.collect();
     let mut found = Vec::new();
     for answer in &evidence.heard {
