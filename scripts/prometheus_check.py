@@ -29,7 +29,7 @@ ELSEWHERE = {
 CONFIG = """
 admin_bind = "127.0.0.1:{admin}"
 [ceiling]
-cost_usd_per_day = "0.01"
+cost_usd_per_day = "0.05"
 [[upstreams]]
 name = "openai"
 base_url = "{upstream}"
@@ -189,9 +189,10 @@ def run(binary, folder):
         checks.run("every metric that is named exists, and every query is one", lambda: check_names(prometheus, page))
 
         def spend():
-            statuses = [chat(tollgate, token) for _ in range(8)]
+            # What is set aside for a request is more than it costs, so the ceiling is reached a little below itself.
+            statuses = (chat(tollgate, token) for _ in range(80))
             if 503 not in statuses:
-                raise AssertionError(f"the ceiling was not reached: {statuses}")
+                raise AssertionError("the ceiling was not reached")
 
         checks.run("the ceiling is reached", spend)
         near = "TollgateSpendNearCeiling"

@@ -142,9 +142,9 @@ impl Telemetry {
             let points = self.meters.shutdown();
             spans.and(points)
         });
-        match tokio::time::timeout(STOP_TIMEOUT, stopping).await {
-            Ok(Ok(Ok(()))) => {}
-            _ => tracing::warn!("the last traces and metrics did not reach the collector"),
+        let stopped = tokio::time::timeout(STOP_TIMEOUT, stopping).await;
+        if !matches!(stopped, Ok(Ok(Ok(())))) {
+            tracing::warn!("the last traces and metrics did not reach the collector");
         }
     }
 }

@@ -119,11 +119,12 @@ impl Upstreams {
     /// answer like any other; a request is repeated only on another connection, when nothing of it had been sent.
     pub fn send(&self, to: &UpstreamConfig, body: Bytes, stream: bool, names: impl Into<Names>) -> Exchange {
         let sent = Arc::new(AtomicBool::new(false));
-        let watched = || Watched { bytes: Some(body.clone()), sent: sent.clone() };
+        let watched = |body: Bytes| Watched { bytes: Some(body), sent: sent.clone() };
         let names = names.into();
-        let pending = self.dialer(to.keep_alive).zip(request((to, to.api_key.as_ref()), watched(), stream, &names));
+        let pending =
+            self.dialer(to.keep_alive).zip(request((to, to.api_key.as_ref()), watched(body.clone()), stream, &names));
         let again = to.api_key_previous.as_ref();
-        let again = again.and_then(|key| request((to, Some(key)), watched(), stream, &names));
+        let again = again.and_then(|key| request((to, Some(key)), watched(body), stream, &names));
         let again = again.map(|request| Second { request, rotation: self.rotation.clone(), upstream: to.name.clone() });
         let limit = self.first_byte_timeout;
         let was_sent = sent.clone();

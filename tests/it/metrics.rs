@@ -90,7 +90,8 @@ async fn every_request_is_counted_once_by_what_became_of_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn metrics_are_for_the_operator_alone_unless_nobody_else_can_get_there() {
     let port = free_port();
-    let door = Door::open(Settings::new().env("TOLLGATE_SERVER__ADMIN_BIND", &format!("0.0.0.0:{port}"))).await;
+    let settings = Settings::new().unset("TOLLGATE_SERVER__ADMIN_BIND");
+    let door = Door::open(settings.clone().with(&format!("server.admin_bind = \"0.0.0.0:{port}\""))).await;
     let operator = Arc::new(Front::new(SocketAddr::from(([127, 0, 0, 1], port))));
     let alice = door.user("alice");
     operator.send(Call::get("/metrics")).await.refused(401, "missing_token");
@@ -99,5 +100,10 @@ async fn metrics_are_for_the_operator_alone_unless_nobody_else_can_get_there() {
     }
     operator.send(Call::get("/metrics").bearer(door.admin_token())).await.expect(200);
     door.send(Call::get("/metrics").bearer(door.admin_token())).await.refused(404, "not_found");
+    // Other settings do not move the listener, and so open nothing.
+    door.write_settings(&settings.with(&format!("server.admin_bind = \"127.0.0.1:{port}\"")));
+    door.process.signal("HUP");
+    door.process.until_it_says("only at a restart").await;
+    operator.send(Call::get("/metrics")).await.refused(401, "missing_token");
     door.close().await;
 }

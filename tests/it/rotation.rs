@@ -11,15 +11,6 @@ use crate::support::reply::{Reply, Step, honest};
 use crate::support::settings::Settings;
 use crate::support::tokens;
 
-/// Waits until the product has said this.
-async fn until_it_says(door: &Door, text: &str) {
-    let begun = Instant::now();
-    while !door.process.output().contains(text) {
-        assert!(begun.elapsed() < Duration::from_secs(15), "it never said {text:?}:\n{}", door.process.tail());
-        sleep(Duration::from_millis(50)).await;
-    }
-}
-
 fn signed(door: &Door, user: &User, secret: &str) -> String {
     let name = "alice";
     assert_eq!(user.id, tokens::user_id(name));
@@ -39,14 +30,14 @@ async fn tokens_of_two_secrets_are_good_while_one_replaces_the_other() {
 
     door.write_file(".env", &format!("JWT_SECRET={new}\nJWT_SECRET_PREVIOUS={old}\n"));
     door.process.signal("HUP");
-    until_it_says(&door, "auth.jwt_secret_previous").await;
+    door.process.until_it_says("auth.jwt_secret_previous").await;
     assert_eq!((status(&of_old).await, status(&of_new).await), (200, 200));
-    until_it_says(&door, "tokens of the previous JWT secret are still in use").await;
+    door.process.until_it_says("tokens of the previous JWT secret are still in use").await;
 
     // A weak one is refused, and what is in force stays.
     door.write_file(".env", "JWT_SECRET=secretsecretsecretsecretsecretsecret\n");
     door.process.signal("HUP");
-    until_it_says(&door, "the old ones stay").await;
+    door.process.until_it_says("the old ones stay").await;
     assert_eq!((status(&of_old).await, status(&of_new).await), (200, 200));
 
     door.write_file(".env", &format!("JWT_SECRET={new}\nJWT_SECRET_PREVIOUS=\n"));
@@ -91,17 +82,17 @@ async fn a_key_that_the_upstream_does_not_know_yet_costs_nobody_a_request() {
     // The new key comes before the upstream knows it: the one before it serves, at one try more.
     door.write_file(".env", &format!("OPENAI_API_KEY={new}\nOPENAI_API_KEY_PREVIOUS={old}\n"));
     door.process.signal("HUP");
-    until_it_says(&door, "OPENAI_API_KEY_PREVIOUS").await;
+    door.process.until_it_says("openai_api_key_previous").await;
     let answer = alice.ask(chat("b")).await.expect(200);
     assert_eq!(door.upstream.count(), 3);
     assert_eq!(door.row(&answer).await.state, "settled");
-    until_it_says(&door, "the previous one is used").await;
+    door.process.until_it_says("the previous one is used").await;
 
     // Now it does, and the old one is gone.
     *known.lock().unwrap() = format!("Bearer {new}");
     alice.ask(chat("c")).await.expect(200);
     assert_eq!(door.upstream.count(), 4);
-    until_it_says(&door, "the previous one is not used any more").await;
+    door.process.until_it_says("the previous one is not used any more").await;
 
     // Neither: the request is refused, it costs nothing, and the upstream was asked twice and no more.
     *known.lock().unwrap() = "Bearer of nothing".to_owned();
@@ -137,7 +128,7 @@ async fn what_changed_is_told_by_name_and_never_by_value() {
     );
     door.write_settings(&more);
     door.process.signal("HUP");
-    until_it_says(&door, "settings reloaded").await;
+    door.process.until_it_says("settings reloaded").await;
     let output = door.process.output();
     let line = output.lines().find(|line| line.contains("settings reloaded")).unwrap();
     for name in ["plans.free.max_output_tokens", "prices.gpt-4o-mini.input", "server.shutdown_grace"] {
@@ -148,6 +139,6 @@ async fn what_changed_is_told_by_name_and_never_by_value() {
     assert!(late.contains("server.shutdown_grace") && !late.contains("plans.free"), "{late}");
     assert_eq!(alice.me().await["max_output_tokens"], 777);
     door.process.signal("HUP");
-    until_it_says(&door, "nothing has changed").await;
+    door.process.until_it_says("nothing has changed").await;
     door.close().await;
 }
