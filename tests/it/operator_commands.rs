@@ -350,7 +350,7 @@ async fn a_ledger_on_postgres_is_checked_law_by_law() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn old_requests_are_forgotten_at_a_word_and_stay_counted() {
-    let settings = limited(r#"{ per = "month", requests = 500 }, { per = "lifetime", requests = 500 }"#);
+    let settings = limited(r#"{ per = "month", requests = 500 }, { per = "lifetime", requests = 500 }"#).on_sqlite();
     let door = Door::prepare(faketime::movable(settings)).await;
     faketime::ahead(&door, -10 * DAY);
     door.start().await;
@@ -365,7 +365,10 @@ async fn old_requests_are_forgotten_at_a_word_and_stay_counted() {
     fails_with_advice(&door.tollgate(&["prune", "--older-than", "1d"]), &["too short", "2d"]);
     let would = door.must(&["prune", "--older-than", "5d", "--dry-run"]);
     assert!(would.contains("would") && door.ledger_rows().len() == 3, "{would}");
-    let told = door.must(&["prune", "--older-than", "5d"]);
+    by_hand(&door, true, "update requests set unsent = 1").await;
+    fails_with_advice(&door.tollgate(&["prune", "--older-than", "5d"]), &["2 of them", "--even-unsent"]);
+    assert_eq!(door.ledger_rows().len(), 3);
+    let told = door.must(&["prune", "--older-than", "5d", "--even-unsent"]);
     assert!(told.contains("2 rows"), "{told}");
     assert_eq!(door.ledger_rows().len(), 1);
     assert_eq!(alice.me().await["limits"][1]["used"], 3, "what is forgotten stays counted");
