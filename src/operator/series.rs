@@ -17,6 +17,7 @@ use crate::plan;
 
 /// How many steps there are at most.
 pub const STEPS_MAX: usize = 1000;
+/// An hour.
 const HOUR_MS: i64 = 3_600_000;
 
 /// How long a step is.
