@@ -42,6 +42,15 @@ sdk:
 api:
     scripts/api-check.sh
 
+# The operator's dashboard in Chromium, with none and with 100,000 requests; its pictures go to docs/images
+dashboard:
+    cargo build --locked --bin tollgate
+    scripts/dashboard.sh target/debug/tollgate --pictures docs/images
+
+# Alert rules and Grafana dashboard against a real Prometheus (apt-get install prometheus)
+prometheus:
+    scripts/prometheus-check.sh
+
 # A real model behind Tollgate, and what it charges beside what the model's server counted
 real-model:
     scripts/real-model.sh

@@ -66,9 +66,17 @@ export function auditPage({ main }) {
   };
 }
 
-// A text, or members with what was before and after.
+// What was before and after, where it changed; else the members as they are.
 function detail(value) {
-  if (value === null || value === undefined || value === "") return "–";
-  if (typeof value !== "object") return String(value);
-  return Object.entries(value).filter(([, part]) => part !== null).map(([name, part]) => `${name}: ${typeof part === "object" ? JSON.stringify(part) : part}`).join(", ") || "–";
+  const { before, after, ...rest } = value ?? {};
+  const names = new Set([...Object.keys(before ?? {}), ...Object.keys(after ?? {})]);
+  const changes = [...names].filter((name) => before?.[name] !== after?.[name])
+    .map((name) => `${name}: ${part(before?.[name])} → ${part(after?.[name])}`);
+  const others = Object.entries(rest).filter(([, one]) => one !== null).map(([name, one]) => `${name}: ${part(one)}`);
+  return [...changes, ...others].join(", ") || "–";
+}
+
+function part(value) {
+  if (value === null || value === undefined) return "none";
+  return typeof value === "object" ? JSON.stringify(value) : String(value);
 }

@@ -67,7 +67,7 @@ export function table(caption, columns, rows) {
   const kind = (column) => [column.number && "number", column.wide && "wide", column.grow && "grow", column.wrap && "wrap"].filter(Boolean).join(" ");
   const head = columns.map((column) => h("th", { scope: "col", class: kind(column) || null }, column.label));
   const body = rows.map((row) => h("tr", columns.map((column) => h("td", { class: kind(column) || null }, column.cell(row)))));
-  return h("div.scroll", { tabindex: "0", role: "region", "aria-label": caption },
+  return h("div.scroll", { tabindex: "0", role: "group", "aria-label": caption },
     h("table", h("caption.sr", caption), h("thead", h("tr", head)), h("tbody", body)));
 }
 

@@ -289,6 +289,7 @@ function hourName(rows, index, add = 0) {
 export function userLink(id, { whole = false } = {}) {
   if (!id) return "–";
   const short = id.length > 9 ? `${id.slice(0, 8)}…` : id;
-  return h("a.id", { href: `#/users/${encodeURIComponent(id)}`, title: id, "aria-label": `User ${id}` },
-    h("span.roomy", whole || id.length <= 13 ? id : `${id.slice(0, 8)}…${id.slice(-4)}`), h("span.narrow", short));
+  const middle = whole || id.length <= 13 ? id : `${id.slice(0, 8)}…${id.slice(-4)}`;
+  return h("a.id", { href: `#/users/${encodeURIComponent(id)}`, title: id },
+    h("span.roomy", { "aria-hidden": "true" }, middle), h("span.narrow", { "aria-hidden": "true" }, short), h("span.sr", id));
 }

@@ -7,9 +7,8 @@ import * as f from "./format.js";
 
 const AGAIN_MS = 5_000;
 const SOURCES = {
-  database: "from your database",
-  claim: "from a claim of the token",
-  local: "set here or on the command line",
+  local: "set by an operator",
+  last_request: "as of the last request",
   default: "the default plan",
 };
 
@@ -133,17 +132,18 @@ export function userPage({ main, session, id }) {
   }
 
   async function changePlan() {
-    const plans = await planNames();
+    // The dialog does not wait for what is only a help.
+    const plans = h("datalist", { id: "plans" });
+    planNames().then((names) => fill(plans, names.map((name) => h("option", { value: name }))));
     const plan = h("input", { type: "text", required: true, autocomplete: "off", spellcheck: "false", list: "plans", value: data.user.plan_source === "local" ? data.user.plan : "" });
     const until = h("input", { type: "datetime-local" });
-    const outranked = ["database", "claim"].includes(data.user.plan_source);
     const isSet = data.user.plan_source === "local";
     let back = false;
     const done = await ask({
       title: "Change plan", action: "Set plan", explain: errorBox,
-      lead: outranked ? `This user's plan comes ${SOURCES[data.user.plan_source]}, which goes first. What is set here counts only where that says nothing.` : "It holds from their next request. What is used already stays used.",
+      lead: "It holds from their next request, and what is used stays used. Your database and a claim of the token go first: this counts where they name no plan.",
       fields: [
-        field("Plan", plan, "A name under [plans] in tollgate.toml."), h("datalist", { id: "plans" }, plans.map((name) => h("option", { value: name }))),
+        field("Plan", plan, "A name under [plans] in tollgate.toml."), plans,
         field("Until", until, `Empty: for good. In your time zone, ${f.zone()}.`),
         isSet && h("label.check", h("input", { type: "checkbox", onchange: (event) => takeBack(event.currentTarget.checked) }), "Take the plan back: the user falls to what else is known of them"),
       ],

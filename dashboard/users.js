@@ -14,7 +14,7 @@ export function usersPage({ main, query }) {
   let next = null;
   let typing = 0;
 
-  const search = h("input", { type: "search", id: "search", autocomplete: "off", spellcheck: "false", placeholder: "Beginning of an id", value: query.get("search") ?? "", oninput: typed });
+  const search = h("input", { type: "search", maxlength: "36", id: "search", autocomplete: "off", spellcheck: "false", placeholder: "Beginning of an id", value: query.get("search") ?? "", oninput: typed });
   const list = h("div");
   const told = h("p.sr", { role: "status" });
   const choice = h("div.segments", { role: "group", "aria-label": "Order" }, [["spend", "Spend"], ["recent", "Latest"]].map(([id, label]) =>
@@ -52,6 +52,7 @@ export function usersPage({ main, query }) {
     const term = search.value.trim().toLowerCase();
     const kept = new URLSearchParams({ ...(term && { search: term }), ...(sort !== "spend" && { sort }) }).toString();
     history.replaceState(null, "", `#/users${kept ? `?${kept}` : ""}`);
+    if (!/^[0-9a-f-]*$/.test(term)) return fill(list, empty("No id looks like this", "A user's id is of digits, the letters a to f, and dashes: the sub of their token."));
     list.setAttribute("aria-busy", "true");
     try {
       const page = await api("users", { query: { search: term, sort, cursor: more === true ? next : null }, signal: gone.signal });
