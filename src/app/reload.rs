@@ -13,8 +13,6 @@ use crate::config::{Config, Sources};
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// For how long a changed file must stay as it is before it is read: whoever writes it in place may be half-way.
 const SETTLE_FOR: Duration = Duration::from_millis(300);
-/// For how long a changed file must stay as it is before it is read: whoever writes it in place may be half-way.
-const SETTLE_FOR: Duration = Duration::from_millis(300);
 
 /// The most names of changed settings in a log line.
 const NAMES_MAX: usize = 40;
