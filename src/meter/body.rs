@@ -1,7 +1,7 @@
 //! The body that a caller reads while the meter watches, and that tells its owner once how it ended.
 //!
 //! Money hangs on that one call: it comes before the caller can see the end, or, when the caller leaves first, from
-//! `Drop`, with what is needed to read the upstream on. No timer lies on the path of an event. Its clock runs only
+//! `Drop`, with what is needed to read the upstream on. No timer is set on the path of an event. Its clock runs only
 //! while the caller reads: a caller who stops reading is the server's to cut.
 
 use std::convert::Infallible;
@@ -189,7 +189,8 @@ impl<B: Body<Data = Bytes> + Unpin> Metered<B> {
                 return Poll::Ready(Ok(()));
             }
             let next = idle_end.min(comment_at).min(self.limits.deadline);
-            if self.alarm.deadline() != next {
+            // An alarm that rings too early costs less than one that is set anew for each event.
+            if self.alarm.is_elapsed() || self.alarm.deadline() > next {
                 self.alarm.as_mut().reset(next);
             }
             if self.alarm.as_mut().poll(context).is_pending() {
