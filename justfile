@@ -47,6 +47,10 @@ dashboard:
     cargo build --locked --bin tollgate
     scripts/dashboard.sh target/debug/tollgate --pictures docs/images
 
+# Alert rules and Grafana dashboard against a real Prometheus (apt-get install prometheus)
+prometheus:
+    scripts/prometheus-check.sh
+
 # A real model behind Tollgate, and what it charges beside what the model's server counted
 real-model:
     scripts/real-model.sh

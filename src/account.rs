@@ -370,11 +370,6 @@ impl Sum {
     }
 }
 
-/// What requests of one model add up to.
-pub(crate) fn sum_json(sum: &ModelSum) -> Value {
-    json!(Sum::of(sum))
-}
-
 pub(crate) fn date(name: &'static str, text: Option<&str>) -> Result<Option<Date>, Refusal> {
     let Some(text) = text else { return Ok(None) };
     let read = parse_date(text);

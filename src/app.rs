@@ -43,6 +43,7 @@ use crate::error::{Code, Refusal};
 use crate::ledger::{Failure, Ledger, Settings, Writer};
 use crate::metrics::Metrics;
 use crate::openapi::{self, OpenRefusals};
+use crate::otlp::Telemetry;
 use crate::outbox::{self, Progress};
 use crate::upstream::Upstreams;
 use crate::{account, proxy};
@@ -65,6 +66,8 @@ pub struct App {
     upstreams: ArcSwap<Upstreams>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// The way to a collector, where one is configured.
+    pub telemetry: Option<Arc<Telemetry>>,
     /// How far the developer's `log_request` is behind.
     progress: Progress,
     /// Tasks that outlive their caller: drained answers, fetched keys, counted estimates.
@@ -75,6 +78,8 @@ pub struct App {
     pub counting: Semaphore,
     /// When the day ends whose ceiling was last reported as reached.
     pub ceiling_reported: AtomicI64,
+    /// Every way to the developer's database, for keys that change.
+    databases: Mutex<Vec<Database>>,
     open: Arc<Open>,
     /// What `/openapi.json` says, once somebody has asked.
     described: OnceLock<Bytes>,
@@ -122,12 +127,15 @@ impl App {
         };
         let work = TaskTracker::new();
         let database = Database::new(&config.directory.via, work.clone()).map_err(Failure::new)?;
+        let telemetry = Telemetry::start(&config.telemetry).map_err(Failure::new)?;
         let (ledger, writer) = Ledger::open(settings, clock.clone())?;
         let app = Self {
             auth: Authenticator::new(&config.auth, work.clone(), clock.clone()),
+            databases: Mutex::new(database.iter().cloned().collect()),
             directory: Directory::new(ledger.clone(), database, work.clone()),
             upstreams: ArcSwap::from_pointee(Upstreams::new(&config.proxy)),
             progress: Progress::default(),
+            telemetry,
             metrics: Arc::new(Metrics::new(&config, clock.now())),
             config: ArcSwap::from_pointee(config),
             clock,
@@ -177,6 +185,20 @@ impl App {
             return Err(Refusal::new(Code::TooManyConcurrent, "Too many of your requests are open at once."));
         }
         Ok(place)
+    }
+
+    /// Another way to the developer's database is in use.
+    fn use_database(&self, database: &Database) {
+        self.databases.lock().unwrap_or_else(PoisonError::into_inner).push(database.clone());
+    }
+
+    /// Gives them a new key. False: they differ by more than that.
+    fn databases_adopt(&self, via: &Via) -> bool {
+        if self.config.load().directory.via == *via {
+            return true;
+        }
+        let databases = self.databases.lock().unwrap_or_else(PoisonError::into_inner);
+        !databases.is_empty() && databases.iter().all(|database| database.adopt(via))
     }
 
     /// How far the outbox is behind, where there is one.

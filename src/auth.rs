@@ -8,6 +8,7 @@
 mod claims;
 mod token;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -163,7 +164,7 @@ impl Authenticator {
             Some(jwks) => jwks.health(now),
             None => no_jwks_health(),
         };
-        if verifier.secret.is_some() {
+        if !verifier.secrets.is_empty() {
             health.algorithms.insert(0, "HS256");
         }
         if health.ok && health.algorithms.is_empty() {
@@ -205,7 +206,10 @@ impl Authenticator {
 /// Everything that one state of the settings verifies by, and what it has verified.
 struct Verifier {
     settings: Digest,
-    secret: Option<hmac::Key>,
+    /// The one in force, then the one before it.
+    secrets: Vec<hmac::Key>,
+    /// A token of the previous secret was seen, and that was told.
+    told_of_previous: AtomicBool,
     jwks: Option<Jwks>,
     verified: Cache<Digest, Arc<Verified>>,
 }
@@ -227,10 +231,13 @@ enum Proof {
 impl Verifier {
     fn new(auth: &Auth, jwks: Option<Jwks>) -> Self {
         // Supabase takes the secret's text as it is; it is not base64 of anything. An empty one would verify anybody's.
-        let secret = auth.jwt_secret.as_ref().map(ExposeSecret::expose_secret).filter(|secret| !secret.is_empty());
+        let secrets =
+            [&auth.jwt_secret, &auth.jwt_secret_previous].into_iter().flatten().map(ExposeSecret::expose_secret);
+        let secrets = secrets.filter(|secret| !secret.is_empty());
         Self {
             settings: settings_digest(auth),
-            secret: secret.map(|secret| hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes())),
+            secrets: secrets.map(|secret| hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes())).collect(),
+            told_of_previous: AtomicBool::new(false),
             jwks,
             verified: Cache::new(REMEMBERED_MAX),
         }
@@ -258,12 +265,15 @@ impl Verifier {
     }
 
     fn prove_by_secret(&self, parts: &Parts<'_>) -> Result<Proof, Refusal> {
-        let secret = self
-            .secret
-            .as_ref()
-            .ok_or_else(|| invalid("The token is signed with HS256, and this server has no JWT_SECRET."))?;
-        hmac::verify(secret, parts.message, &parts.signature)
-            .map_err(|_| invalid("The token's signature is not this project's."))?;
+        if self.secrets.is_empty() {
+            return Err(invalid("The token is signed with HS256, and this server has no JWT_SECRET."));
+        }
+        let signs = |secret: &hmac::Key| hmac::verify(secret, parts.message, &parts.signature).is_ok();
+        let place = self.secrets.iter().position(signs);
+        let place = place.ok_or_else(|| invalid("The token's signature is not this project's."))?;
+        if place > 0 && !self.told_of_previous.swap(true, Ordering::Relaxed) {
+            tracing::info!("tokens of the previous JWT secret are still in use");
+        }
         Ok(Proof::Secret)
     }
 
@@ -335,7 +345,9 @@ fn no_jwks_health() -> KeysHealth {
 fn settings_digest(auth: &Auth) -> Digest {
     let secret = auth.jwt_secret.as_ref().map(ExposeSecret::expose_secret);
     let path = auth.plan_claim.iter().map(|name| Some(name.as_str()));
-    let fields = [auth.supabase_url.as_deref(), secret, Some(auth.issuer.as_str()), auth.anonymous_plan.as_deref()];
+    let previous = auth.jwt_secret_previous.as_ref().map(ExposeSecret::expose_secret);
+    let fields =
+        [auth.supabase_url.as_deref(), secret, previous, Some(auth.issuer.as_str()), auth.anonymous_plan.as_deref()];
     let mut context = digest::Context::new(&digest::SHA256);
     for field in fields.into_iter().chain(path) {
         context.update(&[u8::from(field.is_some())]);

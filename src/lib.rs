@@ -22,6 +22,7 @@ pub mod metrics;
 mod openapi;
 pub mod operator;
 pub mod order;
+pub mod otlp;
 pub mod outbox;
 pub mod pg;
 pub mod plan;

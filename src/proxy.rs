@@ -69,7 +69,7 @@ struct Admitted {
 pub async fn chat(State(app): State<Arc<App>>, RequestId(id): RequestId, request: Request) -> Response {
     let path = request.uri().path();
     let endpoint = ENDPOINTS.into_iter().find(|known| *known == path).unwrap_or("/v1/chat/completions");
-    let mut line = Line::begin(app.metrics.clone(), id, endpoint);
+    let mut line = Line::begin(&app, id, endpoint, request.headers());
     match admit(&app, &mut line, request).await {
         Ok(admitted) => dispatch::send(app, admitted, line).await,
         Err(refusal) => {

@@ -63,6 +63,7 @@ impl Project {
             issuer: format!("{url}/auth/v1"),
             supabase_url: Some(url),
             jwt_secret: Some(SecretString::from(SECRET)),
+            jwt_secret_previous: None,
             plan_claim: vec!["app_metadata".to_owned(), "plan".to_owned()],
             anonymous_plan: None,
             check_session: false,

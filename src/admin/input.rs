@@ -161,12 +161,12 @@ mod tests {
     fn what_was_sent_is_never_told_back() {
         assert_eq!(parse::<Wanted>(br#"{"number": 7}"#).unwrap().number, 7);
         for (body, param) in [
-            (&br#"[7]"#[..], None),
+            (&b"[7]"[..], None),
             (b"", None),
             (b"\"canary\"", None),
             (br#"{"number": "canary"}"#, Some("number")),
             (br#"{"number": 256}"#, Some("number")),
-            (br#"{}"#, Some(".")),
+            (b"{}", Some(".")),
         ] {
             let refusal = parse::<Wanted>(body).unwrap_err();
             assert_eq!(refusal.param.as_deref(), param, "{}", refusal.message);

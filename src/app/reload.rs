@@ -14,6 +14,22 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// For how long a changed file must stay as it is before it is read: whoever writes it in place may be half-way.
 const SETTLE_FOR: Duration = Duration::from_millis(300);
 
+/// The most names of changed settings in a log line.
+const NAMES_MAX: usize = 40;
+/// Settings that are read once; others count from the next request on. (`[directory]` is told apart.)
+const AT_RESTART: [&str; 10] = [
+    "server.bind",
+    "server.admin_bind",
+    "server.cors_origins",
+    "server.header_bytes_max",
+    "server.header_timeout",
+    "server.body_timeout",
+    "server.shutdown_grace",
+    "server.log_",
+    "store.",
+    "telemetry.",
+];
+
 /// Reloads on SIGHUP and whenever the file or `.env` differs, for as long as it is polled.
 pub async fn keep_reloaded(app: Arc<App>, sources: Sources) {
     let mut hangup = signal(SignalKind::hangup()).map_err(|error| tracing::warn!(%error, "no SIGHUP")).ok();
@@ -86,17 +102,28 @@ impl App {
 
     /// Takes new settings over, for the requests that come from now on.
     pub(super) fn adopt(&self, new: Config) {
-        let old = self.config();
-        if new.server.bind != old.server.bind || new.store.url != old.store.url {
-            tracing::warn!("[server] bind and [store] url change only at a restart");
+        let (mut new, old) = (new, self.config());
+        let changed = new.fingerprints.changed_since(&old.fingerprints);
+        let late = changed.iter().filter(|name| AT_RESTART.iter().any(|start| name.starts_with(start)));
+        let late: Vec<&str> = late.map(String::as_str).collect();
+        if !late.is_empty() {
+            tracing::warn!(settings = late.join(", "), "these settings change only at a restart");
         }
-        if new.directory.via != old.directory.via {
-            tracing::warn!("[directory] via, and the keys and URLs it uses, change only at a restart");
+        // Where the operator's listener is decides who may read without a token, and it stays where it was bound.
+        new.server.admin_bind.clone_from(&old.server.admin_bind);
+        if !self.databases_adopt(&new.directory.via) {
+            tracing::warn!("[directory]: the way to your database changes only at a restart");
         }
         self.auth.reload(&new.auth);
         self.upstreams.store(Arc::new(self.upstreams().with_settings(&new.proxy)));
         self.metrics.adopt(&new);
-        tracing::info!(plans = new.plans.by_name.len(), upstreams = new.upstreams.len(), "settings reloaded");
+        if changed.is_empty() {
+            tracing::info!("settings read again: nothing has changed");
+        } else {
+            let names = changed.iter().take(NAMES_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
+            let (plans, upstreams) = (new.plans.by_name.len(), new.upstreams.len());
+            tracing::info!(changed = names, count = changed.len(), plans, upstreams, "settings reloaded");
+        }
         self.config.store(Arc::new(new));
     }
 }

@@ -134,6 +134,7 @@ fn send_entries(app: &App, sending: &TaskTracker, sent: &CancellationToken) {
     }
     match Database::new(&app.config().directory.via, sending.clone()) {
         Ok(Some(database)) => {
+            app.use_database(&database);
             let outbox = Outbox::new(app.ledger.clone(), database, app.progress.clone());
             sending.spawn(outbox.run(sent.clone()));
         }
@@ -211,10 +212,13 @@ async fn drain(app: &App, graceful: GracefulShutdown, connections: &TaskTracker,
     }
 }
 
-async fn close(_app: &App, writer: Writer) {
+async fn close(app: &App, writer: Writer) {
     let closed = tokio::task::spawn_blocking(move || writer.close()).await;
     if let Err(error) = closed {
         tracing::error!(%error, "the ledger's writer did not stop");
+    }
+    if let Some(telemetry) = app.telemetry.clone() {
+        telemetry.stop().await;
     }
     tracing::info!("stopped");
 }

@@ -55,6 +55,7 @@ impl Project {
         let auth = Auth {
             supabase_url: Some(server.url.clone()),
             jwt_secret: Some(SecretString::from(SECRET)),
+            jwt_secret_previous: None,
             issuer: format!("{}/auth/v1", server.url),
             plan_claim: vec!["app_metadata".into(), "plan".into()],
             anonymous_plan: None,
@@ -309,6 +310,7 @@ fn settings_have_one_digest_and_no_field_flows_into_the_next() {
     let auth = |issuer: &str, path: &[&str], plan: Option<&str>| Auth {
         supabase_url: None,
         jwt_secret: None,
+        jwt_secret_previous: None,
         issuer: issuer.into(),
         plan_claim: path.iter().map(|name| (*name).to_owned()).collect(),
         anonymous_plan: plan.map(str::to_owned),

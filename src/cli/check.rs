@@ -93,7 +93,8 @@ fn sign_in(page: &mut Page, config: &Config) {
         page.tick(&format!("the keys of {url}"));
     }
     if auth.jwt_secret.is_some() {
-        page.tick("HS256 by JWT_SECRET");
+        let rotating = if auth.jwt_secret_previous.is_some() { ", and by the one before it" } else { "" };
+        page.tick(&format!("HS256 by JWT_SECRET{rotating}"));
     }
     let issuer = if auth.issuer.is_empty() { "anybody" } else { &auth.issuer };
     page.more(&format!("issued by {issuer}; the plan is in {}", auth.plan_claim.join(".")));

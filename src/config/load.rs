@@ -12,8 +12,8 @@ use super::reader::Section;
 use super::source::{Gathered, SECTIONS, empty, from_variables, gather};
 use super::tree::{Node, Origin, Value};
 use super::{
-    Auth, Config, ConfigErrors, DemoUpstream, Directory, LogFormat, OnDisconnect, Proxy, Server, Sources, Store,
-    StoreUrl, Via,
+    Auth, Config, ConfigErrors, DemoUpstream, Directory, Fingerprints, LogFormat, OnDisconnect, Proxy, Server, Sources,
+    Store, StoreUrl, Telemetry, Via,
 };
 use super::{plans, secrets, upstreams, urls};
 use crate::price::MicroUsd;
@@ -111,6 +111,7 @@ fn config(gathered: &Gathered, sources: &Sources, findings: &Findings) -> Result
     let directory = directory_section.as_ref().map_err(|Noted| Noted).and_then(directory);
     let proxy = section("proxy").and_then(|section| proxy(&section));
     let ceiling = section("ceiling").and_then(|section| ceiling(&section));
+    let telemetry = section("telemetry").and_then(|section| telemetry(&section));
     let prices = section("prices").and_then(|section| plans::prices(&section));
     let upstreams = upstreams::upstreams(&root, gathered);
     let plans = section("plans").and_then(|section| {
@@ -125,6 +126,8 @@ fn config(gathered: &Gathered, sources: &Sources, findings: &Findings) -> Result
         store,
         proxy: proxy?,
         ceiling: ceiling?,
+        telemetry: telemetry?,
+        fingerprints: Fingerprints::of(gathered),
         upstreams: upstreams?,
         plans: plans?,
         prices: prices?,
@@ -252,15 +255,18 @@ fn auth(section: &Section<'_>, gathered: &Gathered) -> Result<Auth, Noted> {
     const PROJECT: &str = "https://<project>.supabase.co";
     let url = section.maybe("supabase_url", PROJECT, supabase_url);
     let jwt_secret = section.secret("jwt_secret");
+    let previous = section.secret("jwt_secret_previous");
     let issuer = section.maybe("issuer", "https://<project>.supabase.co/auth/v1", |text| Ok(text.to_owned()));
     let plan_claim = section.parsed("plan_claim", "app_metadata.plan", plan_claim);
     let anonymous_plan = section.maybe("anonymous_plan", "free", |text| Ok(text.to_owned()));
     let check_session = section.flag("check_session");
     section.finish();
-    let (url, jwt_secret) = (url?, jwt_secret?);
-    if let Some(secret) = &jwt_secret {
-        let is_local = url.as_ref().is_some_and(urls::Address::is_loopback);
-        section.note("jwt_secret", secrets::jwt_secret(secret.expose_secret(), is_local))?;
+    let (url, jwt_secret, jwt_secret_previous) = (url?, jwt_secret?, previous?);
+    let is_local = url.as_ref().is_some_and(urls::Address::is_loopback);
+    for (key, secret) in [("jwt_secret", &jwt_secret), ("jwt_secret_previous", &jwt_secret_previous)] {
+        if let Some(secret) = secret {
+            section.note(key, secrets::jwt_secret(secret.expose_secret(), is_local))?;
+        }
     }
     if url.is_none() && jwt_secret.is_none() {
         let fix = format!(
@@ -274,6 +280,7 @@ fn auth(section: &Section<'_>, gathered: &Gathered) -> Result<Auth, Noted> {
     Ok(Auth {
         supabase_url,
         jwt_secret,
+        jwt_secret_previous,
         issuer: issuer?.or(default_issuer).unwrap_or_default(),
         plan_claim: plan_claim?,
         anonymous_plan: anonymous_plan?,
@@ -429,6 +436,18 @@ fn ceiling(section: &Section<'_>) -> Result<Option<MicroUsd>, Noted> {
     });
     section.finish();
     Ok(ceiling?.flatten())
+}
+
+fn telemetry(section: &Section<'_>) -> Result<Telemetry, Noted> {
+    const EXAMPLE: &str = "http://127.0.0.1:4318";
+    let endpoint = section.maybe("otlp_endpoint", EXAMPLE, |text| urls::address(text, EXAMPLE));
+    section.finish();
+    let endpoint = endpoint?;
+    if endpoint.as_ref().is_some_and(|address| !address.is_https && !address.is_loopback()) {
+        let key = section.path_of("otlp_endpoint");
+        section.findings.warn(format!("{key} is plain http: what is traced crosses the network readable"));
+    }
+    Ok(Telemetry { otlp_endpoint: endpoint.map(|address| address.text) })
 }
 
 /// Reads US dollars, more than nothing.

@@ -3,6 +3,7 @@
 //! Defaults, then `tollgate.toml`, then `.env`, then the environment; the later wins. Nothing else in the program
 //! reads a file of settings or an environment variable. A [`Config`] that exists is valid.
 
+mod changes;
 mod findings;
 pub(crate) mod load;
 mod plans;
@@ -25,6 +26,7 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 use secrecy::{ExposeSecret, SecretString};
 
+pub use changes::Fingerprints;
 pub use plans::limits_of_answer;
 
 use crate::plan::Plans;
@@ -125,6 +127,10 @@ pub struct Config {
     pub plans: Plans,
     /// The shipped price table with `[prices.*]` over it.
     pub prices: PriceTable,
+    /// `[telemetry]`
+    pub telemetry: Telemetry,
+    /// What tells which settings another reading changed.
+    pub fingerprints: Fingerprints,
     /// The file it came from, where there was one.
     pub file: Option<PathBuf>,
     /// What is odd, but not wrong; said at start and by `check`.
@@ -193,6 +199,8 @@ pub struct Auth {
     pub supabase_url: Option<String>,
     /// The shared secret of HS256 tokens.
     pub jwt_secret: Option<SecretString>,
+    /// The secret before it, whose tokens are still good while it is here.
+    pub jwt_secret_previous: Option<SecretString>,
     /// What `iss` must be; empty accepts any. Default: `<supabase_url>/auth/v1`, or any without a URL.
     pub issuer: String,
     /// Where in the claims a plan is named: `["app_metadata", "plan"]`.
@@ -319,6 +327,13 @@ pub struct Directory {
     pub plan_stale: Duration,
 }
 
+/// `[telemetry]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Telemetry {
+    /// Where traces and metrics are sent by OTLP over HTTP, without `/v1/traces`; `None` for nowhere.
+    pub otlp_endpoint: Option<String>,
+}
+
 /// What happens to the upstream's answer when the caller hangs up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -367,6 +382,8 @@ pub struct UpstreamConfig {
     pub base_url: String,
     /// The operator's key; none for a local server without one.
     pub api_key: Option<SecretString>,
+    /// The key before it, tried once where the upstream does not know `api_key`.
+    pub api_key_previous: Option<SecretString>,
     /// Which models it serves: names, or patterns with `*`.
     pub models: Vec<String>,
     /// What it wants to be told.

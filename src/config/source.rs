@@ -38,18 +38,20 @@ pub(super) struct Gathered {
 }
 
 /// Variables of the quick start, and the key that each of them is.
-const QUICK: [(&str, [&str; 2]); 6] = [
+const QUICK: [(&str, [&str; 2]); 8] = [
     ("PORT", ["server", "bind"]),
     ("DATABASE_URL", ["directory", "database_url"]),
     ("SUPABASE_URL", ["auth", "supabase_url"]),
     ("SUPABASE_SERVICE_KEY", ["directory", "supabase_service_key"]),
     ("JWT_SECRET", ["auth", "jwt_secret"]),
+    ("JWT_SECRET_PREVIOUS", ["auth", "jwt_secret_previous"]),
     ("TOLLGATE_ADMIN_TOKEN", ["server", "admin_token"]),
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", ["telemetry", "otlp_endpoint"]),
 ];
 
 /// The sections that there are.
-pub(super) const SECTIONS: [&str; 9] =
-    ["server", "auth", "store", "directory", "proxy", "ceiling", "upstreams", "plans", "prices"];
+pub(super) const SECTIONS: [&str; 10] =
+    ["server", "auth", "store", "directory", "proxy", "ceiling", "telemetry", "upstreams", "plans", "prices"];
 
 /// Reads every source.
 pub(super) fn gather(sources: &Sources, findings: &Findings) -> Result<Gathered, Noted> {

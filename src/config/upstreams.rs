@@ -18,6 +18,8 @@ const OPENAI: &str = "openai";
 const OPENAI_URL: &str = "https://api.openai.com/v1";
 const OPENAI_KEY: &str = "OPENAI_API_KEY";
 const OPENAI_BASE_URL: &str = "OPENAI_BASE_URL";
+/// What ends the name of the variable that holds the key before the one in force.
+pub(super) const PREVIOUS: &str = "_PREVIOUS";
 
 /// How long idle connections are kept: OpenAI keeps them for longer than a minute, but many local servers close
 /// them after five seconds, and a request on a closing connection fails.
@@ -63,12 +65,13 @@ fn upstream(section: &Section<'_>, gathered: &Gathered) -> Result<UpstreamConfig
     let (name, base, dialect) = (name?, base?, dialect?);
     let dialect = dialect.unwrap_or_else(|| dialect_of(&name, &base));
     let wanted = Wanted { name: &name, base: &base, dialect, variable: key_variable? };
-    let api_key = api_key(section, &wanted, gathered);
+    let (api_key, api_key_previous) = (api_key(section, &wanted, gathered), previous_key(section, &wanted, gathered));
     let keep_alive =
         keep_alive?.unwrap_or(if is_openai_host(&base) { KEEP_ALIVE_OPENAI } else { KEEP_ALIVE_COMPATIBLE });
     let models = models?;
     section.note("models", patterns(&models))?;
-    Ok(UpstreamConfig { base_url: base.text, api_key: api_key?, name, models, dialect, keep_alive })
+    let (api_key, api_key_previous) = (api_key?, api_key_previous?);
+    Ok(UpstreamConfig { base_url: base.text, api_key, api_key_previous, name, models, dialect, keep_alive })
 }
 
 /// `OPENAI_BASE_URL` moves the upstream named `openai`; any other says its own.
@@ -160,6 +163,20 @@ fn api_key(section: &Section<'_>, wanted: &Wanted<'_>, gathered: &Gathered) -> R
         }
         None => Ok(None),
     }
+}
+
+/// The key before the one in force, while a rotation goes on. An empty variable is as good as none.
+fn previous_key(
+    section: &Section<'_>,
+    wanted: &Wanted<'_>,
+    gathered: &Gathered,
+) -> Result<Option<SecretString>, Noted> {
+    let known = (wanted.name == OPENAI || wanted.dialect == Dialect::Openai).then_some(OPENAI_KEY);
+    let Some(variable) = wanted.variable.as_deref().or(known) else { return Ok(None) };
+    let variable = format!("{variable}{PREVIOUS}");
+    let said = gathered.variable(&variable).filter(|(text, _)| !text.is_empty());
+    let Some((text, origin)) = said else { return Ok(None) };
+    key(text).map(Some).map_err(|what| section.findings.error(variable, origin, what))
 }
 
 /// A key that can stand in a header.

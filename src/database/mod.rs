@@ -78,6 +78,16 @@ impl Database {
         Ok(Some(Self { way, said_missing: Arc::default() }))
     }
 
+    /// Takes a new key over, for the calls that come from now on. False: what differs is more than the key of the REST API,
+    /// and nothing is taken over.
+    #[must_use]
+    pub fn adopt(&self, via: &Via) -> bool {
+        match (&self.way, via) {
+            (Way::Rest(rest), Via::Rest { supabase_url, service_key }) => rest.adopt(supabase_url, service_key),
+            _ => false,
+        }
+    }
+
     /// `rest` or `postgres`.
     #[must_use]
     pub const fn via(&self) -> &'static str {

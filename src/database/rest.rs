@@ -3,9 +3,11 @@
 //! Invariants: the key is sent to the project's own host and nowhere else (no redirect is followed); every answer is
 //! bounded in bytes and in time.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderValue, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
@@ -34,18 +36,21 @@ type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 pub(super) struct Rest {
     /// `<project>/rest/v1/rpc`
     base: String,
-    /// `apikey`, and `Authorization` where the key is a JWT.
-    key: HeaderValue,
-    bearer: Option<HeaderValue>,
+    keys: ArcSwap<Keys>,
     client: HttpClient,
     places: Semaphore,
     /// A function has answered since the start.
     answered: AtomicBool,
 }
 
-impl Rest {
-    /// The API of a project, with its service key.
-    pub(super) fn new(supabase_url: &str, service_key: &SecretString) -> Result<Self, String> {
+/// `apikey`, and `Authorization` where the key is a JWT.
+struct Keys {
+    key: HeaderValue,
+    bearer: Option<HeaderValue>,
+}
+
+impl Keys {
+    fn of(service_key: &SecretString) -> Result<Self, String> {
         let key = service_key.expose_secret();
         let secret = |text: &str| {
             let mut value = HeaderValue::from_str(text).map_err(|_| "the service key holds letters that no key has")?;
@@ -54,14 +59,30 @@ impl Rest {
         };
         // Secret keys (sb_secret_…) are no JWTs, and refused as a bearer token (FACTS: API keys).
         let bearer = key.starts_with("eyJ").then(|| secret(&format!("Bearer {key}"))).transpose()?;
+        Ok(Self { key: secret(key)?, bearer })
+    }
+}
+
+fn base(supabase_url: &str) -> String {
+    format!("{supabase_url}/rest/v1/rpc")
+}
+
+impl Rest {
+    /// The API of a project, with its service key.
+    pub(super) fn new(supabase_url: &str, service_key: &SecretString) -> Result<Self, String> {
         Ok(Self {
-            base: format!("{supabase_url}/rest/v1/rpc"),
-            key: secret(key)?,
-            bearer,
+            base: base(supabase_url),
+            keys: ArcSwap::from_pointee(Keys::of(service_key)?),
             client: http_client()?,
             places: Semaphore::new(CALLS_MAX),
             answered: AtomicBool::new(false),
         })
+    }
+
+    /// Takes another key for the same project.
+    pub(super) fn adopt(&self, supabase_url: &str, service_key: &SecretString) -> bool {
+        let keys = Keys::of(service_key).ok().filter(|_| base(supabase_url) == self.base);
+        keys.map(|keys| self.keys.store(Arc::new(keys))).is_some()
     }
 
     /// What `tollgate_check_user_limits` answers.
@@ -115,6 +136,7 @@ impl Rest {
     }
 
     fn request(&self, function: &str, body: &Value) -> Result<Request<Full<Bytes>>, http::Error> {
+        let keys = self.keys.load();
         let mut request = Request::post(format!("{}/{function}", self.base))
             .header(header::CONTENT_TYPE, "application/json")
             .header(header::ACCEPT, "application/json")
@@ -122,8 +144,8 @@ impl Rest {
             .header("content-profile", "public")
             // What looks like a browser is refused with a secret key.
             .header(header::USER_AGENT, concat!("tollgate/", env!("CARGO_PKG_VERSION")))
-            .header("apikey", self.key.clone());
-        if let Some(bearer) = &self.bearer {
+            .header("apikey", keys.key.clone());
+        if let Some(bearer) = &keys.bearer {
             request = request.header(header::AUTHORIZATION, bearer.clone());
         }
         request.body(Full::new(Bytes::from(body.to_string())))

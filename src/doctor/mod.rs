@@ -144,8 +144,13 @@ impl Case {
 
     fn secrets(&self) -> Vec<SecretString> {
         let Config { server, auth, store, directory, upstreams, .. } = &self.config;
-        let keys = upstreams.iter().filter_map(|upstream| upstream.api_key.clone());
-        let others = [&server.admin_token, &auth.jwt_secret, &self.anon_key].into_iter().filter_map(Clone::clone);
+        let keys = upstreams
+            .iter()
+            .flat_map(|upstream| [&upstream.api_key, &upstream.api_key_previous])
+            .filter_map(Clone::clone);
+        let others = [&server.admin_token, &auth.jwt_secret, &auth.jwt_secret_previous, &self.anon_key]
+            .into_iter()
+            .filter_map(Clone::clone);
         let mut secrets: Vec<SecretString> = keys.chain(others).collect();
         if let StoreUrl::Postgres(url) = &store.url {
             secrets.extend(postgres::secrets(url));

@@ -55,7 +55,7 @@ pub(super) struct Histogram {
 pub(super) struct Buckets {
     pub(super) sum: f64,
     pub(super) count: u64,
-    pub(super) buckets: Vec<(f64, u64)>,
+    pub(super) counts: Vec<(f64, u64)>,
 }
 
 impl Histogram {
@@ -75,9 +75,9 @@ impl Histogram {
 
     pub(super) fn read(&self) -> Buckets {
         let bounds = self.bounds.iter().map(|bound| millionths(*bound)).chain([f64::MAX]);
-        let buckets: Vec<(f64, u64)> = bounds.zip(self.buckets.iter().map(Count::get)).collect();
-        let count = buckets.iter().fold(0_u64, |sum, (_, count)| sum.saturating_add(*count));
-        Buckets { sum: millionths(self.sum_micros.get()), count, buckets }
+        let counts: Vec<(f64, u64)> = bounds.zip(self.buckets.iter().map(Count::get)).collect();
+        let count = counts.iter().fold(0_u64, |sum, (_, count)| sum.saturating_add(*count));
+        Buckets { sum: millionths(self.sum_micros.get()), count, counts }
     }
 }
 

@@ -23,7 +23,7 @@ use crate::plan::{self, Per, Standing};
 
 /// How long the ledger may take to say what the day has cost; after that the page goes without it.
 const CEILING_TIMEOUT: Duration = Duration::from_secs(2);
-/// The type of the page (OpenMetrics 1.0).
+/// The type of the page (`OpenMetrics` 1.0).
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// `GET /metrics`. Who may ask is decided where it is mounted.
@@ -138,14 +138,14 @@ impl Page {
         let tokens = named.models.iter().flat_map(|(model, cells)| {
             cells.tokens.iter().map(move |(kind, count)| ([("model", model.as_str()), ("kind", kind)], count))
         });
-        let help = "Tokens charged; cached_input and cache_write are parts of input, reasoning is a part of output";
-        out.counters("tollgate_tokens", help, tokens)?;
+        let kinds = "Tokens charged; cached_input and cache_write are parts of input, reasoning is a part of output";
+        out.counters("tollgate_tokens", kinds, tokens)?;
         let Some(ceiling) = &self.ceiling else { return Ok(()) };
         out.gauge("tollgate_ceiling_usd", "What the whole app may spend today", millionths(ceiling.limit))?;
         let Some(day) = &ceiling.day else { return Ok(()) };
         let dollars = |micros: i64| millionths(u64::try_from(micros).unwrap_or(0));
-        let (used, held) = (dollars(day.used.cost), dollars(day.held.cost));
-        out.gauge("tollgate_ceiling_spent_usd", "What the whole app has spent today", used)?;
+        let (spent, held) = (dollars(day.used.cost), dollars(day.held.cost));
+        out.gauge("tollgate_ceiling_spent_usd", "What the whole app has spent today", spent)?;
         out.gauge("tollgate_ceiling_held_usd", "What is set aside today for requests that are open", held)
     }
 
@@ -230,12 +230,12 @@ impl Writer<'_> {
         for (labels, times) in samples {
             let read = times.read();
             if N == 0 {
-                family.encode_histogram::<NoLabelSet>(read.sum, read.count, &read.buckets, None)?;
+                family.encode_histogram::<NoLabelSet>(read.sum, read.count, &read.counts, None)?;
             } else {
                 family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(
                     read.sum,
                     read.count,
-                    &read.buckets,
+                    &read.counts,
                     None,
                 )?;
             }
@@ -243,7 +243,7 @@ impl Writer<'_> {
         Ok(())
     }
 
-    fn gauge(&mut self, name: &str, help: &str, value: impl EncodeGaugeValue) -> Result<(), Error> {
+    fn gauge<V: EncodeGaugeValue + Copy>(&mut self, name: &str, help: &str, value: V) -> Result<(), Error> {
         self.0.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
     }
 

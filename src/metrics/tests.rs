@@ -64,7 +64,7 @@ fn a_time_falls_into_the_first_bucket_that_holds_it() {
         times.observe(Duration::from_micros(micros));
     }
     let read = times.read();
-    assert_eq!(read.buckets.iter().map(|(_, count)| *count).collect::<Vec<_>>(), [2, 2, 2]);
+    assert_eq!(read.counts.iter().map(|(_, count)| *count).collect::<Vec<_>>(), [2, 2, 2]);
     assert_eq!(read.count, 6);
 }
 

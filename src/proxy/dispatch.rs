@@ -28,7 +28,7 @@ use crate::metrics::Outcome;
 use crate::order::Order;
 use crate::upstream::answer::{self, Answer};
 use crate::upstream::health::Failure;
-use crate::upstream::{Exchange, SendError};
+use crate::upstream::{Exchange, Names, SendError};
 
 /// The longest answer that is not a stream.
 const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -36,9 +36,10 @@ const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub(super) async fn send(app: Arc<App>, admitted: Admitted, line: Line) -> Response {
     let Admitted { config, user_hash, order, mut reservation, upstream, place } = admitted;
     let mut line = line;
-    line.upstream(&upstream.name);
     let body = order.body(reservation.hold().output_cap, upstream.dialect, &user_hash);
-    let exchange = app.upstreams().send(&upstream, body, order.stream(), reservation.id());
+    let traceparent = line.dispatched(&order, &upstream.name, &user_hash);
+    let names = Names { request_id: reservation.id(), traceparent };
+    let exchange = app.upstreams().send(&upstream, body, order.stream(), names);
     reservation.dispatched();
     let dispatched = Dispatched {
         sent: exchange.sent_flag(),

@@ -3,11 +3,15 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use http::{HeaderMap, HeaderValue};
 use uuid::Uuid;
 
+use crate::app::App;
 use crate::error::{Code, Refusal};
 use crate::ledger::{Charge, Settlement};
 use crate::metrics::{Metrics, Told};
+use crate::order::Order;
+use crate::otlp::{Outcome, Trace};
 use crate::plan::Hold;
 
 /// What is known of a request so far, told once to the log and to the metrics. Dropped before its end, it says that the
@@ -22,6 +26,7 @@ pub(super) struct Line {
     plan: Option<String>,
     model: Option<String>,
     upstream: Option<String>,
+    trace: Option<Box<Trace>>,
     written: bool,
 }
 
@@ -36,9 +41,22 @@ pub(super) struct Answered<'a> {
 }
 
 impl Line {
-    pub(super) fn begin(metrics: Arc<Metrics>, id: Uuid, endpoint: &'static str) -> Self {
+    pub(super) fn begin(app: &App, id: Uuid, endpoint: &'static str, headers: &HeaderMap) -> Self {
         let begun = Instant::now();
-        Self { metrics, id, endpoint, begun, user_id: None, plan: None, model: None, upstream: None, written: false }
+        let metrics = app.metrics.clone();
+        let trace = app.telemetry.as_ref().map(|telemetry| Box::new(telemetry.begin(headers, endpoint, id)));
+        Self {
+            metrics,
+            id,
+            endpoint,
+            begun,
+            user_id: None,
+            plan: None,
+            model: None,
+            upstream: None,
+            trace,
+            written: false,
+        }
     }
 
     pub(super) const fn id(&self) -> Uuid {
@@ -61,8 +79,17 @@ impl Line {
         self.model = Some(name.to_owned());
     }
 
-    pub(super) fn upstream(&mut self, name: &str) {
-        self.upstream = Some(name.to_owned());
+    /// It goes to this upstream. The `traceparent` that goes with it.
+    pub(super) fn dispatched(&mut self, order: &Order, upstream: &str, user_hash: &str) -> Option<HeaderValue> {
+        self.upstream = Some(upstream.to_owned());
+        self.trace.as_mut()?.dispatched(order, upstream, user_hash)
+    }
+
+    /// The model that the upstream says it used.
+    pub(super) fn answered_by(&mut self, model: &str) {
+        if let Some(trace) = &mut self.trace {
+            trace.answered_by(model);
+        }
     }
 
     /// Milliseconds since the request came in.
@@ -91,6 +118,9 @@ impl Line {
 
     fn write(&mut self, outcome: &str, status: u16, code: Option<&str>, settlement: Option<&Settlement>) {
         self.written = true;
+        if let Some(trace) = self.trace.take() {
+            trace.ended(self.plan.as_deref(), &Outcome { status, word: code, settlement, took: self.begun.elapsed() });
+        }
         let settled = settlement.and_then(|settlement| match settlement.charge {
             Charge::Settled { usage, cost } => Some((usage, cost)),
             Charge::Voided { .. } | Charge::WholeHold | Charge::Lost => None,

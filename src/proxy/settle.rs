@@ -43,12 +43,15 @@ impl Settle {
     }
 
     fn end(&self, open: Open, estimate: Option<Usage>) {
-        let Open { reservation, line } = open;
+        let Open { reservation, mut line } = open;
         let settlement = self.settlement(&reservation.hold(), estimate);
         if settlement.flags.contains(&"overrun") {
             tracing::error!(request_id = %reservation.id(), "the upstream reports more than it was capped to");
         }
         let (status, code) = self.told;
+        if let Some(model) = &self.measured.model {
+            line.answered_by(model);
+        }
         let told = Answered { status, code, word: code.map(Code::as_str) };
         line.ended(&told, &reservation.hold(), &settlement);
         reservation.end(settlement);

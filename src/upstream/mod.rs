@@ -6,6 +6,7 @@
 
 pub mod answer;
 pub mod health;
+mod rotation;
 mod strip;
 
 use std::collections::BTreeMap;
@@ -24,7 +25,7 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use tower::Service;
 use uuid::Uuid;
 
@@ -34,6 +35,7 @@ use crate::error::{Code, Refusal};
 
 use self::answer::Answer;
 use self::health::{Failure, Health};
+use self::rotation::{Rotation, Second};
 
 /// The longest head of an answer, in bytes.
 const ANSWER_HEAD_BYTES_MAX: usize = 64 * 1024;
@@ -51,6 +53,21 @@ pub fn route<'a>(upstreams: &'a [UpstreamConfig], model: &str) -> Option<&'a Ups
     upstreams.iter().find(|upstream| upstream.serves(model))
 }
 
+/// The names that a request goes by at an upstream.
+#[derive(Clone, Debug)]
+pub struct Names {
+    /// Ours.
+    pub request_id: Uuid,
+    /// The span that it belongs to (W3C Trace Context), where traces are made.
+    pub traceparent: Option<HeaderValue>,
+}
+
+impl From<Uuid> for Names {
+    fn from(request_id: Uuid) -> Self {
+        Self { request_id, traceparent: None }
+    }
+}
+
 /// The clients of all upstreams, and what their last traffic saw. Cheap to clone; clones share both.
 #[derive(Clone)]
 pub struct Upstreams {
@@ -59,6 +76,7 @@ pub struct Upstreams {
     // One client for each time that idle connections are kept: the pool has a single such time.
     dialers: Arc<Mutex<BTreeMap<Duration, Dialer>>>,
     seen: Arc<Mutex<BTreeMap<String, Health>>>,
+    rotation: Rotation,
 }
 
 impl fmt::Debug for Upstreams {
@@ -76,6 +94,7 @@ impl Upstreams {
             first_byte_timeout: proxy.first_byte_timeout,
             dialers: Arc::default(),
             seen: Arc::default(),
+            rotation: Rotation::default(),
         }
     }
 
@@ -90,26 +109,40 @@ impl Upstreams {
             first_byte_timeout: proxy.first_byte_timeout,
             dialers,
             seen: self.seen.clone(),
+            rotation: self.rotation.clone(),
         }
     }
 
-    /// Sends a chat request: `body` is the JSON as priced, `stream` whether it asks for events, `request_id` ours.
+    /// Sends a chat request: `body` is the JSON as priced, `stream` whether it asks for events.
     ///
-    /// Nothing is dialled before the [`Exchange`] is polled. It ends within `first_byte_timeout`. A redirect is an
+    /// Nothing is dialled before the [`Exchange`] is polled. It ends within `first_byte_timeout`, the second try with a previous key included. A redirect is an
     /// answer like any other; a request is repeated only on another connection, when nothing of it had been sent.
-    pub fn send(&self, to: &UpstreamConfig, body: Bytes, stream: bool, request_id: Uuid) -> Exchange {
+    pub fn send(&self, to: &UpstreamConfig, body: Bytes, stream: bool, names: impl Into<Names>) -> Exchange {
         let sent = Arc::new(AtomicBool::new(false));
-        let watched = Watched { bytes: Some(body), sent: sent.clone() };
-        let pending = self.dialer(to.keep_alive).zip(request(to, watched, stream, request_id));
+        let watched = |body: Bytes| Watched { bytes: Some(body), sent: sent.clone() };
+        let names = names.into();
+        let pending =
+            self.dialer(to.keep_alive).zip(request((to, to.api_key.as_ref()), watched(body.clone()), stream, &names));
+        let again = to.api_key_previous.as_ref();
+        let again = again.and_then(|key| request((to, Some(key)), watched(body), stream, &names));
+        let again = again.map(|request| Second { request, rotation: self.rotation.clone(), upstream: to.name.clone() });
         let limit = self.first_byte_timeout;
         let was_sent = sent.clone();
         let answer = async move {
             let Some((dialer, request)) = pending else { return Err(SendError::Connect) };
             // "Not sent" is certain knowledge: the body had not been asked for, so no whole request is out there.
             let unless_unsent = |error| if was_sent.load(Ordering::Acquire) { error } else { SendError::Connect };
-            match tokio::time::timeout(limit, dialer.request(request)).await {
+            let answered = async {
+                let first = dialer.request(request).await?;
+                match again {
+                    None => Ok(first),
+                    Some(second) => second.unless_known(first, &dialer, &was_sent).await,
+                }
+            };
+            match tokio::time::timeout(limit, answered).await {
                 Ok(Ok(response)) => Ok(Answer::from(response)),
                 Ok(Err(error)) => {
+                    let error: hyper_util::client::legacy::Error = error;
                     tracing::debug!(?error, "no answer from the upstream");
                     Err(unless_unsent(SendError::Broken))
                 }
@@ -182,7 +215,12 @@ fn dialer(connect_timeout: Duration, keep_alive: Duration) -> Result<Dialer, rus
 }
 
 /// The request as it leaves: these headers and no others. None when a setting cannot be written as HTTP.
-fn request(to: &UpstreamConfig, body: Watched, stream: bool, request_id: Uuid) -> Option<Request<Watched>> {
+fn request(
+    (to, key): (&UpstreamConfig, Option<&SecretString>),
+    body: Watched,
+    stream: bool,
+    names: &Names,
+) -> Option<Request<Watched>> {
     let uri: Uri = format!("{}/chat/completions", to.base_url).parse().ok()?;
     let accept = if stream { "text/event-stream" } else { "application/json" };
     let mut request = Request::post(uri)
@@ -191,10 +229,13 @@ fn request(to: &UpstreamConfig, body: Watched, stream: bool, request_id: Uuid) -
         // Compression would hide the usage that is read off the passing bytes.
         .header(header::ACCEPT_ENCODING, "identity")
         .header(header::USER_AGENT, concat!("tollgate/", env!("CARGO_PKG_VERSION")))
-        .header("x-client-request-id", request_id.to_string())
+        .header("x-client-request-id", names.request_id.to_string())
         .body(body)
         .ok()?;
-    if let Some(key) = &to.api_key {
+    if let Some(traceparent) = &names.traceparent {
+        request.headers_mut().insert("traceparent", traceparent.clone());
+    }
+    if let Some(key) = key {
         let mut value = HeaderValue::from_str(&format!("Bearer {}", key.expose_secret())).ok()?;
         value.set_sensitive(true);
         request.headers_mut().insert(header::AUTHORIZATION, value);

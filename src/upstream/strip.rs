@@ -23,13 +23,14 @@ const RUN_MAX: usize = 24;
 /// `message` in one line and at most 500 characters, without identifiers, keys, addresses and URLs.
 pub(super) fn strip(message: &str, from: &UpstreamConfig) -> String {
     let host = host(&from.base_url);
-    let key = from.api_key.as_ref().map(ExposeSecret::expose_secret).filter(|key| !key.is_empty());
+    let keys = [&from.api_key, &from.api_key_previous].into_iter().flatten().map(ExposeSecret::expose_secret);
+    let keys: Vec<&str> = keys.filter(|key| !key.is_empty()).collect();
     let mut plain = String::new();
     for word in message.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty()) {
         if !plain.is_empty() {
             plain.push(' ');
         }
-        let names_operator = key.is_some_and(|key| word.contains(key)) || word.to_lowercase().contains(&host);
+        let names_operator = keys.iter().any(|key| word.contains(key)) || word.to_lowercase().contains(&host);
         plain.push_str(if names_operator || is_identifier(word) { REMOVED } else { word });
     }
     match plain.char_indices().nth(MESSAGE_CHARS_MAX) {

@@ -21,6 +21,7 @@ pub(super) fn upstream(base_url: &str, key: Option<&str>) -> UpstreamConfig {
         name: "openai".to_owned(),
         base_url: base_url.to_owned(),
         api_key: key.map(secrecy::SecretString::from),
+        api_key_previous: None,
         models: vec!["gpt-*".to_owned()],
         dialect: Dialect::Openai,
         keep_alive: Duration::from_secs(30),
@@ -352,4 +353,24 @@ async fn health_is_told_by_upstream() {
     assert_eq!((health["openai"].ok, health["b"].ok), (true, false));
     upstreams.record_ok("b", Timestamp::from_secs(9));
     assert!(upstreams.health(&both, now)["b"].ok);
+}
+
+#[tokio::test]
+async fn a_second_try_that_finds_nobody_was_not_sent() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/v1", listener.local_addr().unwrap());
+    #[allow(clippy::disallowed_methods, reason = "the test's own server ends with its runtime")]
+    let served = tokio::spawn(async move {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        let request = request_of(&mut socket).await;
+        drop(listener);
+        socket.write_all(answer("401 No\r\nConnection: close", "{}").as_bytes()).await.unwrap();
+        request
+    });
+    let previous = Some(secrecy::SecretString::from("sk-before"));
+    let to = UpstreamConfig { api_key_previous: previous, ..upstream(&url, Some("sk-now")) };
+    let mut exchange = Upstreams::new(&proxy()).send(&to, Bytes::from_static(b"{}"), false, Uuid::now_v7());
+    let outcome = (&mut exchange).await;
+    assert_eq!((outcome.err(), exchange.sent()), (Some(SendError::Connect), false));
+    assert!(served.await.unwrap().contains("Bearer sk-now"), "the key in force comes first");
 }

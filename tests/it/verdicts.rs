@@ -87,6 +87,7 @@ fn honest() -> Evidence {
         files: vec![("tollgate.db".to_owned(), b"rows".to_vec())],
         canaries: vec![("the operator's key".to_owned(), KEY.to_owned()), ("a token".to_owned(), "eyJ.x.y".to_owned())],
         operator_key: KEY.to_owned(),
+        other_keys: Vec::new(),
         kills: 0,
         lowered: false,
     }

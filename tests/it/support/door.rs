@@ -52,6 +52,7 @@ pub(crate) struct Door {
     directory: PathBuf,
     /// Where the ledger is, if that is not a SQLite file in the directory.
     database: Option<Database>,
+    other_keys: Mutex<Vec<String>>,
     siblings: Mutex<Vec<Arc<Sibling>>>,
     users: Mutex<Vec<User>>,
     clock_offset: Mutex<i64>,
@@ -101,6 +102,7 @@ impl Door {
             secrets,
             directory,
             database,
+            other_keys: Mutex::default(),
             siblings: Mutex::default(),
             users: Mutex::default(),
             clock_offset: Mutex::default(),
@@ -376,6 +378,8 @@ impl Door {
             ("a prompt".to_owned(), PROMPT_CANARY.to_owned()),
             ("the database's password".to_owned(), DATABASE_PASSWORD.to_owned()),
         ];
+        let others = self.other_keys.lock().unwrap().clone();
+        canaries.extend(others.into_iter().map(|key| ("another operator's key".to_owned(), key)));
         canaries.extend(
             self.users.lock().unwrap().iter().map(|user| (format!("the token of {}", user.id), user.token.clone())),
         );
@@ -385,6 +389,13 @@ impl Door {
     /// The operator's key, for upstreams that echo it.
     pub(crate) fn admin_token(&self) -> &str {
         &self.secrets.admin_token
+    }
+
+    /// A new key of the operator, which the product may use as well.
+    pub(crate) fn another_key(&self) -> String {
+        let key = format!("sk-canary-another-{}", random_hex(16));
+        self.other_keys.lock().unwrap().push(key.clone());
+        key
     }
 
     /// The operator's key at the upstream.
@@ -473,6 +484,7 @@ impl Door {
             files,
             canaries: self.canaries(),
             operator_key: self.secrets.operator_key.clone(),
+            other_keys: self.other_keys.lock().unwrap().clone(),
             kills: self.process.kills() + siblings.iter().map(|sibling| sibling.process.kills()).sum::<usize>(),
             lowered: *self.lowered.lock().unwrap(),
         };

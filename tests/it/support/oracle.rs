@@ -73,6 +73,8 @@ pub(crate) struct Evidence {
     /// Name and value of each secret.
     pub(crate) canaries: Vec<(String, String)>,
     pub(crate) operator_key: String,
+    /// Keys of the operator that a test changed to.
+    pub(crate) other_keys: Vec<String>,
     /// How often the process was killed without warning.
     pub(crate) kills: usize,
     /// A limit was lowered or a plan made smaller: what was used may be above it.
@@ -163,7 +165,10 @@ fn rows_match_what_was_served(evidence: &Evidence) -> Vec<String> {
 /// Where an answer, a line of the upstream's log and a row are about the same request, they agree to the micro-dollar.
 fn charges_match_the_invoice(evidence: &Evidence) -> Vec<String> {
     let rows: BTreeMap<Uuid, &Row> = evidence.rows.iter().map(|row| (row.id, row)).collect();
-    let by_serial = evidence.served.iter().rev().filter_map(|served| Some((served.seen.serial()?, served)));
+    // A key that the upstream does not know is tried for nothing: the same request goes again with the one before it.
+    let tried = |served: &&Served| evidence.other_keys.is_empty() || served.answered != Some(401);
+    let by_serial =
+        evidence.served.iter().filter(tried).rev().filter_map(|served| Some((served.seen.serial()?, served)));
     let by_serial: BTreeMap<u64, &Served> = by_serial.collect();
     let mut found = Vec::new();
     for answer in &evidence.heard {
@@ -317,7 +322,8 @@ fn requests_were_well_formed(evidence: &Evidence) -> Vec<String> {
         }
         // The doctor asks a host for its clock without any key.
         let asks_the_time = request.method == "GET" && request.all("authorization").is_empty();
-        if !asks_the_time && request.all("authorization") != [format!("Bearer {}", evidence.operator_key)] {
+        let mut keys = evidence.other_keys.iter().chain([&evidence.operator_key]);
+        if !asks_the_time && !keys.any(|key| request.all("authorization") == [format!("Bearer {key}")]) {
             complain("another key than the operator's");
         }
         if request.header("accept-encoding").is_some_and(|coding| coding != "identity") {
@@ -441,7 +447,7 @@ fn no_secret_got_out(evidence: &Evidence) -> Vec<String> {
             }
         }
         let to_upstream = evidence.served.iter().flat_map(|served| &served.seen.request.headers);
-        let foreign = *secret != evidence.operator_key;
+        let foreign = *secret != evidence.operator_key && !evidence.other_keys.contains(secret);
         if foreign && to_upstream.into_iter().any(|(_, value)| value.contains(secret.as_str())) {
             found.push(format!("{name} was sent to the upstream"));
         }

@@ -1,0 +1,109 @@
+//! `/metrics`: what Prometheus reads.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use serde_json::json;
+
+use crate::support::caller::{Call, Front, and, chat, chat_stream};
+use crate::support::door::Door;
+use crate::support::postgres::free_port;
+use crate::support::reply::Reply;
+use crate::support::settings::Settings;
+
+/// Every sample of the page: its name with its labels, and its value.
+pub(crate) fn samples(page: &str) -> BTreeMap<String, f64> {
+    let lines = page.lines().filter(|line| !line.starts_with('#'));
+    let sample = |line: &str| {
+        let (name, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("no sample: {line:?}"));
+        (name.to_owned(), value.parse().unwrap_or_else(|_| panic!("no number: {line:?}")))
+    };
+    lines.map(sample).collect()
+}
+
+async fn page(operator: &Arc<Front>) -> BTreeMap<String, f64> {
+    let answer = operator.send(Call::get("/metrics")).await.expect(200);
+    assert!(answer.header("content-type").starts_with("application/openmetrics-text; version=1.0.0"));
+    let text = answer.text();
+    assert!(text.ends_with("# EOF\n"), "{text}");
+    samples(&text)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_request_is_counted_once_by_what_became_of_it() {
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let settings = Settings::new().env("TOLLGATE_SERVER__ADMIN_BIND", &address.to_string());
+    let door = Door::open(settings).await;
+    let operator = Arc::new(Front::new(address));
+    let alice = door.user("alice");
+    let before = page(&operator).await;
+    assert_eq!(before["tollgate_ledger_up"], 1.0);
+    assert_eq!(before[r#"tollgate_cost_usd_total{model="gpt-4o-mini",plan="free"}"#], 0.0, "there before it counts");
+
+    alice.ask(chat("a")).await.expect(200);
+    alice.ask(chat_stream("b")).await.expect(200);
+    alice.ask(and(chat("c"), &json!({"model": "gpt-9"}))).await.refused(403, "model_not_allowed");
+    door.send(Call::post("/v1/chat/completions", &chat("d"))).await.refused(401, "missing_token");
+    door.upstream.next(|_| Reply::status(500, "text/plain", "no"));
+    alice.ask(chat("e")).await.refused(502, "upstream_error");
+    door.upstream.next(|_| Reply::status(400, "application/json", r#"{"error":{"message":"x","code":"odd_code"}}"#));
+    alice.ask(chat("f")).await.expect(400);
+    door.send(Call::get("/no/such/path")).await.expect(404);
+    let rows = door.quiet_rows().await;
+
+    let after = page(&operator).await;
+    let asked =
+        |code: &str| after[&format!(r#"tollgate_requests_total{{endpoint="/v1/chat/completions",code="{code}"}}"#)];
+    assert_eq!(
+        ["ok", "model_not_allowed", "missing_token", "upstream_error", "invalid_request"].map(asked),
+        [2.0, 1.0, 1.0, 1.0, 1.0]
+    );
+    assert_eq!(after[r#"tollgate_requests_total{endpoint="other",code="not_found"}"#], 1.0);
+    assert_eq!(after[r#"tollgate_refusals_total{code="missing_token"}"#], 1.0);
+    let upstream =
+        |outcome: &str| after[&format!(r#"tollgate_upstream_requests_total{{upstream="openai",outcome="{outcome}"}}"#)];
+    assert_eq!(["ok", "error", "cancelled"].map(upstream), [3.0, 1.0, 0.0]);
+    let ended = |end: &str| after[&format!(r#"tollgate_ended_total{{end="{end}"}}"#)];
+    assert_eq!(["settled", "voided", "lost"].map(ended), [2.0, 2.0, 0.0]);
+    assert_eq!(after["tollgate_time_to_first_token_seconds_count"], 2.0);
+    assert_eq!(after["tollgate_ledger_write_seconds_count"], 4.0);
+    assert_eq!(after[r#"tollgate_request_duration_seconds_count{endpoint="/v1/chat/completions"}"#], 6.0);
+    assert_eq!(after["tollgate_open_requests"], 0.0);
+
+    // Money is told as the ledger has it.
+    let micros = |name: &str| (after[name] * 1e6).round() as i64;
+    let cost: i64 = rows.iter().map(|row| row.cost()).sum();
+    assert!(cost > 0);
+    assert_eq!(micros(r#"tollgate_cost_usd_total{model="gpt-4o-mini",plan="free"}"#), cost);
+    assert_eq!((micros("tollgate_ceiling_usd"), micros("tollgate_ceiling_spent_usd")), (1_000_000_000, cost));
+    assert_eq!(micros("tollgate_ceiling_held_usd"), 0);
+    let tokens: i64 = rows.iter().map(|row| row.tokens()).sum();
+    let of = |kind: &str| after[&format!(r#"tollgate_tokens_total{{model="gpt-4o-mini",kind="{kind}"}}"#)] as i64;
+    assert_eq!(of("input") + of("output"), tokens);
+
+    let text = operator.send(Call::get("/metrics")).await.text();
+    assert!(!text.contains(&alice.id.to_string()) && !text.contains("gpt-9"), "a label that has no bound");
+    door.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_are_for_the_operator_alone_unless_nobody_else_can_get_there() {
+    let port = free_port();
+    let settings = Settings::new().unset("TOLLGATE_SERVER__ADMIN_BIND");
+    let door = Door::open(settings.clone().with(&format!("server.admin_bind = \"0.0.0.0:{port}\""))).await;
+    let operator = Arc::new(Front::new(SocketAddr::from(([127, 0, 0, 1], port))));
+    let alice = door.user("alice");
+    operator.send(Call::get("/metrics")).await.refused(401, "missing_token");
+    for token in ["x", &alice.token, door.operator_key()] {
+        operator.send(Call::get("/metrics").bearer(token)).await.refused(401, "invalid_token");
+    }
+    operator.send(Call::get("/metrics").bearer(door.admin_token())).await.expect(200);
+    door.send(Call::get("/metrics").bearer(door.admin_token())).await.refused(404, "not_found");
+    // Other settings do not move the listener, and so open nothing.
+    door.write_settings(&settings.with(&format!("server.admin_bind = \"127.0.0.1:{port}\"")));
+    door.process.signal("HUP");
+    door.process.until_it_says("only at a restart").await;
+    operator.send(Call::get("/metrics")).await.refused(401, "missing_token");
+    door.close().await;
+}
