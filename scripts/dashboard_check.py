@@ -400,7 +400,7 @@ def steer(run, user):
         look.go("/audit", "Audit")
         lines = page.locator("section", has_text="Changes").locator("tbody tr")
         expect("lines of the audit", lines.count() >= 5, True)
-        page_expects(lines.filter(has_text="free → plus")).not_to_have_count(0)
+        page_expects(lines.filter(has_text="→ plus")).not_to_have_count(0)
         look.is_clean("the audit")
 
 
