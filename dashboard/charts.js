@@ -140,8 +140,8 @@ function drawing({ kind, colour: name }) {
   const stroke = () => colour(name);
   if (kind === "bars") return { fill: stroke, stroke, width: 0, paths: uPlot.paths.bars({ size: [0.62, 44], radius: 0.18 }), points: { show: false } };
   if (kind === "limit") return { stroke, width: 1.5, dash: [5, 4], points: { show: false } };
-  const line = { stroke, width: 2, points: { show: false }, paths: uPlot.paths.spline?.() };
-  return kind === "area" ? { ...line, paths: undefined, fill: () => colour(`${name}-soft`) } : { ...line, points: { show: true, size: 5, fill: stroke } };
+  const line = { stroke, width: 2, points: { show: false } };
+  return kind === "area" ? { ...line, fill: () => colour(`${name}-soft`) } : { ...line, points: { show: true, size: 5, fill: stroke } };
 }
 
 /** A list of amounts as bars beside each other: `rows` = `{name, value, text, sub?, colour?}`. */

@@ -6,7 +6,6 @@ import { userLink } from "./overview.js";
 import * as f from "./format.js";
 
 const AGAIN_MS = 2_000;
-const ROWS = 200;
 
 export function openPage({ main }) {
   const told = h("p.muted");
@@ -22,7 +21,7 @@ export function openPage({ main }) {
   async function load() {
     clearTimeout(timer);
     try {
-      if (!document.hidden) show(await api("open", { query: { limit: ROWS } }));
+      if (!document.hidden) show(await api("open"));
     } catch (error) {
       if (!closed) fill(list, errorBox(known(error), load));
       drawn = "";
@@ -31,10 +30,10 @@ export function openPage({ main }) {
     if (!closed) timer = setTimeout(load, AGAIN_MS);
   }
 
-  function show({ rows, next }) {
+  function show({ rows }) {
     if (closed) return;
     const held = rows.reduce((sum, row) => sum + f.micros(row.held_usd), 0);
-    told.textContent = rows.length ? `${f.plural(rows.length, "request")}${next ? " and more" : ""}, holding ${f.money(held)}.` : "None at this moment.";
+    told.textContent = rows.length ? `${f.plural(rows.length, "request")}, holding ${f.money(held)}.` : "None at this moment.";
     // The same requests as before only grow older: a table that is drawn anew loses the focus and the selection.
     const ids = rows.map((row) => row.id).join();
     if (rows.length && ids === drawn) return rows.forEach((row) => (cells.get(row.id).textContent = f.span(row.seconds)));

@@ -94,17 +94,18 @@ fn check(config: &Config, json: bool) -> Result<(), Failure> {
 }
 
 fn sums(found: &Found) -> String {
-    let mut text = format!("{} requests and {} windows were looked at", found.requests, found.windows);
-    if found.windows_in_part > 0 {
-        let part = format!("; {} windows reach back to requests that are forgotten", found.windows_in_part);
-        text.push_str(&part);
-    }
+    let seen = format!("{} requests and {} windows were looked at", found.requests, found.windows);
+    let part = match found.windows_in_part {
+        0 => String::new(),
+        part => format!("; {part} windows reach back to requests that are forgotten"),
+    };
     let named = i64::try_from(found.named.len()).unwrap_or(i64::MAX);
-    text.push_str(if found.broken == 0 { ": the laws hold" } else { "" });
-    if found.broken > named {
-        text.push_str(&format!("; {} more are broken", found.broken.saturating_sub(named)));
-    }
-    text
+    let verdict = match (found.broken, found.broken.saturating_sub(named)) {
+        (0, _) => ": the laws hold".to_owned(),
+        (_, 0) => String::new(),
+        (_, more) => format!("; {more} more are broken"),
+    };
+    format!("{seen}{part}{verdict}")
 }
 
 fn export(still: &Still, file: Option<&Path>) -> Result<u64, Failure> {

@@ -38,6 +38,18 @@ pub fn text(text: &str) -> io::Result<()> {
     forgive(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
 }
 
+/// Writes text to stdout as [`text`] does. Whether anybody reads on.
+///
+/// # Errors
+/// As [`line`].
+pub fn heard(text: &str) -> io::Result<bool> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        written => written.map(|()| true),
+    }
+}
+
 /// Many lines for stdout, buffered.
 pub struct Lines(io::BufWriter<io::StdoutLock<'static>>);
 

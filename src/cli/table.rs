@@ -10,6 +10,8 @@ use crate::config::Sources;
 pub(super) struct Look {
     /// How wide the terminal is; none where stdout is no terminal, which takes every line whole.
     pub(super) width: Option<usize>,
+    /// How many lines it shows.
+    pub(super) height: Option<usize>,
     /// Whether it may be coloured.
     pub(super) colour: bool,
 }
@@ -23,9 +25,11 @@ impl Look {
         }
         let says = |name: &str| sources.env.get(name).map(String::as_str);
         let colour = says("NO_COLOR").is_none_or(str::is_empty) && says("TERM") != Some("dumb");
-        let size = rustix::termios::tcgetwinsize(&out);
-        let width = size.ok().map(|size| usize::from(size.ws_col)).filter(|width| *width > 0);
-        Self { width, colour }
+        let size = rustix::termios::tcgetwinsize(&out).ok();
+        // A terminal that does not know its size is taken for the oldest.
+        let or =
+            |cells: Option<u16>, usual: usize| Some(cells.map(usize::from).filter(|cells| *cells > 0).unwrap_or(usual));
+        Self { width: or(size.map(|size| size.ws_col), 80), height: or(size.map(|size| size.ws_row), 24), colour }
     }
 
     /// Whether stdout is a terminal.
@@ -133,10 +137,10 @@ mod tests {
 
     #[test]
     fn a_terminal_gets_no_line_that_is_too_long_and_numbers_stay_whole() {
-        let text = table().text(Look { width: Some(24), colour: false });
+        let text = table().text(Look { width: Some(24), ..Look::default() });
         assert!(text.lines().all(|line| line.chars().count() <= 24), "{text}");
         assert!(text.contains("7c0e8f52-5d0e-4…   $1.50"), "{text}");
-        let coloured = table().text(Look { width: None, colour: true });
+        let coloured = table().text(Look { colour: true, ..Look::default() });
         assert!(coloured.starts_with("\u{1b}[1muser"), "{coloured}");
     }
 }

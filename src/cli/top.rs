@@ -58,18 +58,20 @@ pub(super) fn run(args: &Args, config: &Config, look: Look) -> Result<(), Failur
     loop {
         let picture = look_at(&reports, config, clock.now())?;
         let text = picture.text(look);
-        if look.is_terminal() && !args.once {
-            // From the top left, over what was there; then nothing below.
-            let text = text.replace('\n', "\u{1b}[K\n");
-            print::text(&format!("\u{1b}[H{text}\u{1b}[J"))?;
-        } else {
-            print::text(&text)?;
-        }
-        if args.once {
+        let is_redrawn = look.is_terminal() && !args.once;
+        let is_heard = print::heard(&if is_redrawn { redrawn(&text, look) } else { text })?;
+        if args.once || !is_heard {
             return Ok(());
         }
         std::thread::sleep(args.every);
     }
+}
+
+/// From the top left, over what was there, as far as there is room; then nothing below.
+fn redrawn(text: &str, look: Look) -> String {
+    let rows = look.height.unwrap_or(usize::MAX).saturating_sub(1);
+    let lines: String = text.lines().take(rows).flat_map(|line| [line, "\u{1b}[K\n"]).collect();
+    format!("\u{1b}[H{lines}\u{1b}[J")
 }
 
 fn look_at(reports: &Reports, config: &Config, at: Timestamp) -> Result<Picture, ledger::Failure> {

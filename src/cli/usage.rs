@@ -161,7 +161,9 @@ fn show(rows: &[UsageRow], by: Key, args: &Args, look: Look) -> Result<(), Failu
         return Ok(lines.finish()?);
     }
     let mut table = usage_table(by.as_str());
-    rows.iter().for_each(|row| table.row(cells(row)));
+    for row in rows {
+        table.row(cells(row));
+    }
     Ok(print::text(&table.text(look))?)
 }
 

@@ -310,7 +310,9 @@ fn page_text(page: &UserPage, models: &[UsageRow], look: Look) -> String {
     }
     if !models.is_empty() {
         let mut table = usage_table("model");
-        models.iter().for_each(|row| table.row(cells(row)));
+        for row in models {
+            table.row(cells(row));
+        }
         text.extend(["\n", table.text(look).as_str()]);
     }
     text

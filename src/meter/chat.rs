@@ -2,6 +2,9 @@
 //!
 //! It reads without building a tree. A field of a strange type breaks nothing but itself, and usage that cannot be
 //! right is no usage.
+//!
+//! There are two readers of one meaning. [`Seen`] reads in layers, each field by itself, and decides what is strange.
+//! [`Pass`] reads what is not strange, which is nearly every event, in one pass; it gives up on anything else.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,6 +14,10 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use serde_json::value::RawValue;
 
 use super::{Measured, Watch};
+
+pub(super) use self::pass::Pass;
+
+mod pass;
 use crate::price::Usage;
 
 /// The largest count of tokens that is believed.
@@ -85,7 +92,13 @@ impl<'de> Visitor<'de> for Choices<'_> {
 
 /// Remembers the last name said, cut to what a name may be.
 pub(super) fn keep(name: &mut Option<String>, raw: Option<&RawValue>) {
-    let Some(said) = raw.and_then(|raw| serde_json::from_str::<Cow<'_, str>>(raw.get()).ok()) else { return };
+    let Some(raw) = raw else { return };
+    // Every event says it again.
+    let is_known = |said: &str| !said.contains('\\') && name.as_deref() == Some(said);
+    if raw.get().strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).is_some_and(is_known) {
+        return;
+    }
+    let Ok(said) = serde_json::from_str::<Cow<'_, str>>(raw.get()) else { return };
     if !said.is_empty() && name.as_deref() != Some(said.as_ref()) {
         *name = Some(said.chars().take(NAME_CHARS_MAX).collect());
     }
@@ -130,6 +143,19 @@ pub(super) fn usage(raw: &RawValue) -> Option<Usage> {
         output_tokens: said.completion_tokens,
         reasoning_tokens: completion.reasoning_tokens.unwrap_or(0).min(said.completion_tokens),
     })
+}
+
+/// The names of what nobody generated, and of everything else.
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "snake_case")]
+enum Name {
+    Role,
+    Id,
+    Type,
+    Object,
+    Index,
+    #[serde(other)]
+    Generated,
 }
 
 /// Every string in a delta or message but those that nobody generated: so no new kind of output is free.
@@ -181,12 +207,13 @@ impl<'de> Visitor<'de> for Delivered<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
-        while let Some(name) = members.next_key::<Cow<'de, str>>()? {
-            if matches!(name.as_ref(), "role" | "id" | "type" | "object" | "index") {
-                members.next_value::<IgnoredAny>()?;
-                continue;
+        while let Some(name) = members.next_key::<Name>()? {
+            match name {
+                Name::Generated => members.next_value_seed(Delivered(self.0))?,
+                Name::Role | Name::Id | Name::Type | Name::Object | Name::Index => {
+                    members.next_value::<IgnoredAny>()?;
+                }
             }
-            members.next_value_seed(Delivered(self.0))?;
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use bytes::{BufMut, BytesMut};
 use serde::de::DeserializeSeed;
 use serde_json::value::RawValue;
 
-use self::chat::{Choice, Choices, Delivered, Seen, keep, usage};
+use self::chat::{Choice, Choices, Delivered, Pass, Seen, keep, usage};
 use self::sse::Splitter;
 use crate::error::{Code, Refusal};
 use crate::price::Usage;
@@ -173,7 +173,9 @@ impl Meter {
 #[must_use]
 pub fn measure_json(body: &[u8]) -> Measured {
     let mut watch = Watch::default();
-    if let Some(seen) = Seen::parse(body) {
+    if let Some(pass) = watch.pass(body, true) {
+        watch.measured.is_completion = pass.is_completion;
+    } else if let Some(seen) = Seen::parse(body) {
         // A body that fails in the middle of its choices keeps what was read, for the estimate.
         let is_read = watch.read(&seen, true).is_ok();
         watch.measured.is_completion = is_read && seen.choices.is_some() && seen.error.is_none();
@@ -226,17 +228,38 @@ impl Watch {
             write_event(DONE, out);
             return Ok(());
         }
-        let seen = Seen::parse(payload).ok_or(Fault::Nonsense)?;
-        if seen.error.is_some() {
-            return Err(Fault::Upstream);
-        }
-        let has_choices = self.read(&seen, false)?;
+        let is_usage_only = match self.pass(payload, false) {
+            Some(pass) => !pass.has_choices && pass.usage.is_some(),
+            None => self.layers(payload)?,
+        };
         self.measured.is_completion = true;
-        let is_usage_only = !has_choices && seen.usage.is_some();
         if self.wants_usage || !is_usage_only {
             write_event(payload, out);
         }
         Ok(())
+    }
+
+    /// Notes what an object says, in one pass. With `None` nothing is noted: it is to be read in layers.
+    fn pass<'a>(&mut self, json: &'a [u8], is_whole: bool) -> Option<Pass<'a>> {
+        let before = (self.measured.text.len(), self.measured.text_overflow, self.begun, self.ended);
+        let Some(pass) = Pass::read(json, self) else {
+            self.measured.text.truncate(before.0);
+            (_, self.measured.text_overflow, self.begun, self.ended) = before;
+            return None;
+        };
+        keep(&mut self.measured.model, pass.model);
+        keep(&mut self.measured.service_tier, pass.service_tier);
+        self.noted(before.0, pass.usage.filter(|_| is_whole || !pass.has_choices || self.is_finished()));
+        Some(pass)
+    }
+
+    /// Notes what a strange event says, field by field; whether it is nothing but usage.
+    fn layers(&mut self, payload: &[u8]) -> Result<bool, Fault> {
+        let seen = Seen::parse(payload).ok_or(Fault::Nonsense)?;
+        if seen.error.is_some() {
+            return Err(Fault::Upstream);
+        }
+        Ok(!self.read(&seen, false)? && seen.usage.is_some())
     }
 
     /// Notes what an object says, which may be the whole answer; whether it has choices.
@@ -249,24 +272,37 @@ impl Watch {
             let mut reader = serde_json::Deserializer::from_str(raw.get());
             has_choices = Choices(self).deserialize(&mut reader).map_err(|_| Fault::Nonsense)?;
         }
-        if self.measured.text.len() > before {
-            self.measured.content_events = self.measured.content_events.saturating_add(1);
-        }
-        self.measured.finished = self.begun != 0 && self.begun == self.ended;
-        // Some servers report on every chunk what was used up to it; only at an end is that the whole.
-        if let Some(raw) = seen.usage.filter(|_| is_whole || !has_choices || self.measured.finished) {
-            self.measured.report(raw);
-        }
+        self.noted(before, seen.usage.filter(|_| is_whole || !has_choices || self.is_finished()));
         Ok(has_choices)
     }
 
-    fn choice(&mut self, choice: &Choice<'_>) {
-        let index = choice.index.and_then(|raw| raw.get().parse::<u32>().ok()).unwrap_or(0);
+    const fn is_finished(&self) -> bool {
+        self.begun != 0 && self.begun == self.ended
+    }
+
+    /// All of an object is noted, and the text before it was so long. Some servers report on every chunk what was used up
+    /// to it; only at an end is that the whole, and `usage`.
+    fn noted(&mut self, text_before: usize, usage: Option<&RawValue>) {
+        if self.measured.text.len() > text_before {
+            self.measured.content_events = self.measured.content_events.saturating_add(1);
+        }
+        self.measured.finished = self.is_finished();
+        if let Some(raw) = usage {
+            self.measured.report(raw);
+        }
+    }
+
+    fn begin(&mut self, index: Option<&RawValue>, has_ended: bool) {
+        let index = index.and_then(|raw| raw.get().parse::<u32>().ok()).unwrap_or(0);
         let bit = 1_u128.checked_shl(index).unwrap_or(0);
         self.begun |= bit;
-        if choice.finish_reason.is_some() {
+        if has_ended {
             self.ended |= bit;
         }
+    }
+
+    fn choice(&mut self, choice: &Choice<'_>) {
+        self.begin(choice.index, choice.finish_reason.is_some());
         for raw in [choice.delta, choice.message, choice.text].into_iter().flatten() {
             let mut reader = serde_json::Deserializer::from_str(raw.get());
             // What cannot be read (a lone surrogate) still costs: its raw form is longer than the text it stands for.

@@ -17,6 +17,7 @@ use crate::plan;
 
 /// How many steps there are at most.
 pub const STEPS_MAX: usize = 1000;
+/// An hour.
 const HOUR_MS: i64 = 3_600_000;
 
 /// How long a step is.
@@ -75,8 +76,8 @@ impl Steps {
 
     fn hours(start: Timestamp, end: Timestamp) -> Self {
         let after = |hours: i64| Timestamp::from_millis(start.millis().saturating_add(hours.saturating_mul(HOUR_MS)));
-        let starts = (0..).map(after).take_while(|at| *at < end).collect();
-        Self::of(Step::Hour, starts, end)
+        let hours = end.millis().saturating_sub(start.millis()).saturating_add(HOUR_MS - 1).div_euclid(HOUR_MS);
+        Self::of(Step::Hour, (0..hours).map(after).collect(), end)
     }
 
     fn of(step: Step, starts: Vec<Timestamp>, end: Timestamp) -> Self {
@@ -112,7 +113,14 @@ const fn common(a: i64, b: i64) -> i64 {
 /// Sums in even steps of time, by the moment at which each begins.
 pub(super) struct Buckets {
     pub(super) sums: BTreeMap<Timestamp, Sums>,
-    counts: BTreeMap<Timestamp, (i64, i64)>,
+    odd: BTreeMap<Timestamp, Odd>,
+}
+
+/// Requests that ended otherwise than most.
+#[derive(Clone, Copy, Debug, Default)]
+struct Odd {
+    lost: i64,
+    estimated: i64,
 }
 
 impl Buckets {
@@ -132,11 +140,11 @@ impl Buckets {
         let origin = steps.first().millis();
         let (from, until) = (wanted.from.millis(), wanted.until.min(steps.end).millis());
         let params = [origin.into(), steps.unit_ms.into(), subject.into(), from.into(), until.into()];
-        let mut buckets = Self { sums: BTreeMap::new(), counts: BTreeMap::new() };
+        let mut buckets = Self { sums: BTreeMap::new(), odd: BTreeMap::new() };
         for row in reports.db().query(&sql, &params)? {
             let at = moment(steps, row.int(0)?);
             buckets.sums.insert(at, Sums::read(&row, 1)?);
-            buckets.counts.insert(at, (row.int(6)?, row.int(7)?));
+            buckets.odd.insert(at, Odd { lost: row.int(6)?, estimated: row.int(7)? });
         }
         Ok(buckets)
     }
@@ -183,26 +191,29 @@ pub struct SeriesRow {
 pub fn series(reports: &Reports, steps: &Steps) -> Result<Series, Failure> {
     let wanted = Wanted { by: Key::Day, from: steps.first(), until: steps.end, user: None };
     let buckets = Buckets::read(reports, steps, wanted)?;
-    let mut totals = vec![(Sums::default(), 0_i64, 0_i64); steps.starts.len()];
+    let mut rows = vec![(Sums::default(), Odd::default()); steps.starts.len()];
     for (at, sums) in &buckets.sums {
-        let Some(total) = totals.get_mut(steps.place_of(*at)) else { continue };
-        let (lost, estimated) = buckets.counts.get(at).copied().unwrap_or_default();
-        total.0.add(sums);
-        total.1 = total.1.saturating_add(lost);
-        total.2 = total.2.saturating_add(estimated);
+        let Some((all, odd)) = rows.get_mut(steps.place_of(*at)) else { continue };
+        let more = buckets.odd.get(at).copied().unwrap_or_default();
+        all.add(sums);
+        odd.lost = odd.lost.saturating_add(more.lost);
+        odd.estimated = odd.estimated.saturating_add(more.estimated);
     }
     let medians = medians(reports, steps)?;
-    let row = |((start, (sums, lost, estimated)), ttft): ((&Timestamp, (Sums, i64, i64)), Option<i64>)| SeriesRow {
-        at: start.rfc3339(),
-        requests: sums.requests,
-        cost_usd: dollars(sums.cost_micros),
-        input_tokens: sums.input_tokens,
-        output_tokens: sums.output_tokens,
-        ttft_p50_ms: ttft,
-        lost,
-        estimated,
-    };
-    Ok(Series { step: steps.step, rows: steps.starts.iter().zip(totals).zip(medians).map(row).collect() })
+    let mut told = Vec::with_capacity(rows.len());
+    for ((start, (sums, odd)), ttft_p50_ms) in steps.starts.iter().zip(rows).zip(medians) {
+        told.push(SeriesRow {
+            at: start.rfc3339(),
+            requests: sums.requests,
+            cost_usd: dollars(sums.cost_micros),
+            input_tokens: sums.input_tokens,
+            output_tokens: sums.output_tokens,
+            ttft_p50_ms,
+            lost: odd.lost,
+            estimated: odd.estimated,
+        });
+    }
+    Ok(Series { step: steps.step, rows: told })
 }
 
 /// The median of each step, off a histogram whose bars are a twentieth wide.

@@ -1,5 +1,7 @@
 //! The operator's functions, on both databases.
 
+#![allow(clippy::arithmetic_side_effects, reason = "small numbers, in a test")]
+
 use std::path::PathBuf;
 
 use secrecy::ExposeSecret;
@@ -14,7 +16,7 @@ use crate::config::{Config, Sources, StoreUrl};
 use crate::ledger::db::Cell;
 use crate::ledger::report::{By, Desk, Reports, SubscriptionRow};
 use crate::pg;
-use crate::plan::Unit;
+use crate::plan::{Assigned, Credit, Limit, Looked, Period, Plan, Plans, Unit, plan_for};
 
 const NOW: &str = "2026-11-24T12:00:00Z";
 const TABLES: [&str; 6] = ["requests", "windows", "subscriptions", "credits", "admin_tokens", "audit"];
@@ -221,11 +223,11 @@ fn requests_are_told_newest_first_and_open_ones_with_what_they_hold() {
         };
         for user in [None, Some(1)] {
             let (newest, next) = ids(user, None, 1, None);
-            assert_eq!(newest, [third.clone()]);
+            assert_eq!(newest, std::slice::from_ref(&third));
             let rest = if user.is_none() { vec![second.clone(), first.clone()] } else { vec![first.clone()] };
             assert_eq!(ids(user, None, 9, next), (rest, None));
         }
-        assert_eq!(ids(None, Some(State::Held), 9, None).0, [third.clone()]);
+        assert_eq!(ids(None, Some(State::Held), 9, None).0, std::slice::from_ref(&third));
         assert_eq!(ids(Some(2), Some(State::Lost), 9, None).0, Vec::<String>::new());
         let open = requests::open(&room.reports, at(NOW)).unwrap();
         let row = &open[0];
@@ -264,6 +266,40 @@ fn a_credit_raises_one_limit_until_its_window_ends() {
         assert_eq!(limit(2, "day", NOW).0, 50);
         assert_eq!(limit(1, "day", NOW).1, 5);
     });
+}
+
+#[test]
+fn a_credit_raises_limits_and_periods_of_the_developers_own_database_too() {
+    let day = |day: u8| at(&format!("2026-11-{day:02}T00:00:00Z"));
+    let limit = |per, unit| Limit { per, unit, amount: 5 };
+    let assigned = Assigned {
+        plan: None,
+        period: Some(Period { start: day(5), end: day(25) }),
+        limits: Some(vec![limit(Per::Period, Unit::Requests), limit(Per::Period, Unit::Tokens)]),
+    };
+    let credit = Credit { per: Per::Period, unit: Unit::Requests, amount: i64::MAX, given_at: day(6) };
+    let looked = Looked { database: Some(assigned), credits: vec![credit], ..Looked::default() };
+    let plan = Plan {
+        name: "free".to_owned(),
+        models: vec!["m".to_owned()],
+        max_output_tokens: 1,
+        max_input_tokens: 1,
+        max_choices: 1,
+        concurrent_requests: None,
+        limits: Vec::new(),
+    };
+    let plans = Plans { by_name: std::collections::BTreeMap::new(), default: std::sync::Arc::new(plan) };
+    let granted = plan_for(&looked, &plans);
+    let amounts = |moment| {
+        let limits = granted.limits_at(moment, &TimeZone::UTC);
+        limits.into_iter().map(|(limit, _)| limit.amount).collect::<Vec<_>>()
+    };
+    // Sums saturate.
+    assert_eq!(amounts(day(24)), [i64::MAX, 5]);
+    // After the period the month is its window, and the credit was given in that too.
+    assert_eq!(amounts(day(25)), [i64::MAX, 5]);
+    assert_eq!(amounts(at("2026-12-01T00:00:00Z")), [5, 5]);
+    assert_eq!(amounts(day(4)), [i64::MAX, 5]);
 }
 
 #[test]
@@ -320,11 +356,11 @@ fn a_token_is_kept_as_a_hash_and_good_until_it_is_revoked() {
         assert_eq!(last_used().as_deref(), Some(NOW), "at most once a minute");
         verify(&token, at("2026-11-24T12:01:00Z"));
         assert_eq!(last_used().as_deref(), Some("2026-11-24T12:01:00Z"));
-        for wrong in ["", "tga_", &token[..46], &token.to_uppercase(), &format!("{token}x")] {
+        for wrong in ["", "tga_", token.get(..46).unwrap(), &token.to_uppercase(), &format!("{token}x")] {
             assert_eq!(verify(wrong, at(NOW)), None, "{wrong}");
         }
         let kept = room.desk.db().query("select name, hash, scope from ledger.admin_tokens", &[]).unwrap();
-        assert!(!format!("{kept:?}").contains(&token[4..]), "only its hash is kept");
+        assert!(!format!("{kept:?}").contains(token.trim_start_matches("tga_")), "only its hash is kept");
         assert!(tokens::any(&room.desk).unwrap());
         assert!(tokens::revoke(&room.desk, "laptop", by(at(NOW))).unwrap());
         assert!(!tokens::revoke(&room.desk, "laptop", by(at(NOW))).unwrap());

@@ -97,7 +97,7 @@ fn constant(line: &str, why: &str) -> Option<Bound> {
     let value = words.map_or_else(
         || value.replace('_', ""),
         |(unit, amount)| {
-            let unit = [("secs", "s"), ("millis", "ms"), ("mins", "min"), ("hours", "h")]
+            let unit = [("secs", "s"), ("millis", "ms"), ("micros", "µs"), ("mins", "min"), ("hours", "h")]
                 .iter()
                 .find(|(long, _)| *long == unit);
             format!("{amount} {}", unit.map_or("", |(_, short)| short))
