@@ -34,6 +34,20 @@ fmt:
 deny:
     cargo deny check bans licenses sources
 
+# What the binary is made of, as CycloneDX JSON in target/sbom (cargo install cargo-cyclonedx)
+sbom *TARGET:
+    scripts/sbom.sh {{TARGET}}
+
+# Every command of README.md and docs/, run against the binary
+docs:
+    cargo build --locked
+    scripts/docs.py target/debug/tollgate
+
+# The units, proxies and recipes of deploy/
+deploy:
+    cargo build --locked
+    scripts/deploy-check.sh target/debug/tollgate
+
 # OpenAI's Python and Node SDKs against the running binary
 sdk:
     scripts/sdk-check.sh

@@ -15,11 +15,13 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(told) => return usage(&told),
     };
+    // Before there are threads: it takes the variables of its arrival out of the environment.
+    let handed = listenfd::ListenFd::from_env();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&Failure::new(format!("no threads: {error}"), "raise the limits of this process")),
     };
-    match runtime.block_on(run(cli)) {
+    match runtime.block_on(run(cli, handed)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failed(&failure),
     }

@@ -5,7 +5,7 @@
 
 use axum::extract::FromRequestParts;
 use http::request::Parts;
-use http::{HeaderMap, Method, header};
+use http::{HeaderMap, HeaderName, Method, header};
 
 use super::AdminState;
 use super::sessions;
@@ -99,8 +99,14 @@ fn is_ours(headers: &HeaderMap) -> bool {
     is_own && origins.next().is_none()
 }
 
-/// The caller used a name of this machine. A page whose name an attacker makes point here does not.
-pub(super) fn names_this_machine(headers: &HeaderMap) -> bool {
+/// A browser asks, and by a name that is none of this machine's: a page whose name a stranger made lead here.
+pub(super) fn is_a_strangers_page(headers: &HeaderMap) -> bool {
+    let is_browser =
+        [header::ACCEPT_LANGUAGE, header::ORIGIN, header::REFERER, HeaderName::from_static("sec-fetch-mode")];
+    is_browser.iter().any(|name| headers.contains_key(name)) && !names_this_machine(headers)
+}
+
+fn names_this_machine(headers: &HeaderMap) -> bool {
     let Some(host) = headers.get(header::HOST).and_then(|host| host.to_str().ok()) else { return false };
     let name = host.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok()).map_or(host, |(name, _)| name);
     crate::config::urls::is_loopback(name)

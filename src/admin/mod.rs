@@ -224,7 +224,7 @@ fn asset() {}
     responses((status = 200, content_type = "application/openmetrics-text", body = String), AdminRefusals)
 )]
 async fn metrics(State(state): State<AdminState>, mut head: Parts) -> Result<Response, Refusal> {
-    let is_open = state.shared.is_local && caller::names_this_machine(&head.headers);
+    let is_open = state.shared.is_local && !caller::is_a_strangers_page(&head.headers);
     if !is_open {
         MayRead::from_request_parts(&mut head, &state).await?;
     }

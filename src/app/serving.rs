@@ -1,13 +1,17 @@
 //! The accept loop: connections with limits, and a shutdown that lets streams finish within the grace.
 
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
+use listenfd::ListenFd;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_io_timeout::TimeoutStream;
@@ -24,6 +28,8 @@ use crate::outbox::Outbox;
 const SPARE_CONNECTIONS: usize = 1024;
 /// The operator's connections.
 const ADMIN_CONNECTIONS: usize = 64;
+/// How long a connection that has sent nothing yet may still begin to, once the server stops.
+const FIRST_BYTE_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long what was cut may take to settle.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -40,12 +46,12 @@ pub struct Listeners {
 }
 
 impl Listeners {
-    /// Binds both.
+    /// Binds both. The users' is the first socket that was handed over at the start, where there is one.
     ///
     /// # Errors
-    /// An address is taken or not ours. (A server whose `admin_bind` nobody said serves its users all the same.)
-    pub async fn bind(server: &Server) -> Result<Self, Failure> {
-        Ok(Self { users: listen(&server.bind).await?, admin: listen_for_admin(server).await? })
+    /// An address is taken or not ours, or what was handed over is no TCP socket. (A server whose `admin_bind` nobody said serves its users all the same.)
+    pub async fn bind(server: &Server, handed: ListenFd) -> Result<Self, Failure> {
+        Ok(Self { users: listen_on(handed, &server.bind).await?, admin: listen_for_admin(server).await? })
     }
 }
 
@@ -64,6 +70,26 @@ pub async fn listen(bind: &str) -> Result<TcpListener, Failure> {
     TcpListener::bind(bind).await.map_err(|error| Failure::new(format!("cannot listen on {bind}: {error}; {fix}")))
 }
 
+/// Takes the first socket that was handed over at the start (systemd's `LISTEN_FDS`), which outlives this process: those
+/// who connect while it restarts wait in its queue and are not refused. Without one, binds the listener.
+///
+/// # Errors
+/// What was handed over is no TCP socket; or as [`listen`].
+async fn listen_on(mut handed: ListenFd, bind: &str) -> Result<TcpListener, Failure> {
+    let listener = handed.take_tcp_listener(0).and_then(|socket| {
+        let Some(socket) = socket else { return Ok(None) };
+        socket.set_nonblocking(true)?;
+        TcpListener::from_std(socket).map(Some)
+    });
+    let unfit = |error: std::io::Error| {
+        Failure::new(format!("the socket of LISTEN_FDS cannot be used: {error}; give ListenStream= a TCP port"))
+    };
+    match listener.map_err(unfit)? {
+        Some(listener) => Ok(listener),
+        None => listen(bind).await,
+    }
+}
+
 /// Serves until `stop` is cancelled, drains, settles and closes the ledger.
 pub async fn serve(app: Arc<App>, writer: Writer, listeners: impl Into<Listeners>, stop: CancellationToken) {
     let Listeners { users, admin } = listeners.into();
@@ -74,6 +100,7 @@ pub async fn serve(app: Arc<App>, writer: Writer, listeners: impl Into<Listeners
     let (sending, sent) = (TaskTracker::new(), CancellationToken::new());
     send_entries(&app, &sending, &sent);
     let graceful = GracefulShutdown::new();
+    let ending = || (graceful.watcher(), stop.clone());
     let connections = TaskTracker::new();
     let places = Arc::new(Semaphore::new(server.open_requests_max.saturating_add(SPARE_CONNECTIONS)));
     let admin_places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS));
@@ -85,7 +112,7 @@ pub async fn serve(app: Arc<App>, writer: Writer, listeners: impl Into<Listeners
             accepted = accept_if(admin.as_ref(), &admin_places) => (accepted, &admin_router),
         };
         let Some((stream, place)) = accepted else { continue };
-        let connection = connection(&app, &server, stream, router.clone(), &graceful);
+        let connection = connection(&app, &server, stream, router.clone(), ending());
         connections.spawn(async move {
             connection.await;
             drop(place);
@@ -162,30 +189,55 @@ fn connection(
     server: &Server,
     stream: TcpStream,
     router: Router,
-    graceful: &GracefulShutdown,
+    (watcher, stop): (Watcher, CancellationToken),
 ) -> impl Future<Output = ()> + Send + 'static {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "no TCP_NODELAY");
-    }
-    let mut timed = TimeoutStream::new(stream);
-    timed.set_write_timeout(Some(server.body_timeout));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(server.header_timeout)
         .max_buf_size(server.header_bytes_max)
         .half_close(false);
-    let handled = http.serve_connection(TokioIo::new(Box::pin(timed)), TowerToHyperService::new(router));
-    let watched = graceful.watch(handled);
+    let (header_timeout, write_timeout) = (server.header_timeout, server.body_timeout);
+    let served = async move {
+        if !begins(&stream, header_timeout, &stop).await {
+            return;
+        }
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "no TCP_NODELAY");
+        }
+        let mut timed = TimeoutStream::new(stream);
+        timed.set_write_timeout(Some(write_timeout));
+        let mut handled = http.serve_connection(TokioIo::new(Box::pin(timed)), TowerToHyperService::new(router));
+        // The head is read before it hears of a shutdown: hyper closes a connection that it has read nothing from, and
+        // with it a request that is there already.
+        let done = match poll_fn(|context| Poll::Ready(Pin::new(&mut handled).poll(context))).await {
+            Poll::Ready(done) => done,
+            Poll::Pending => watcher.watch(handled).await,
+        };
+        if let Err(error) = done {
+            tracing::debug!(%error, "connection");
+        }
+    };
     let cut = app.cut.clone();
     async move {
         tokio::select! {
             () = cut.cancelled() => {}
-            done = watched => {
-                if let Err(error) = done {
-                    tracing::debug!(%error, "connection");
-                }
-            }
+            () = served => {}
         }
+    }
+}
+
+/// Whether a new connection begins to send in time. Whoever connected before a shutdown is heard.
+async fn begins(stream: &TcpStream, patience: Duration, stop: &CancellationToken) -> bool {
+    let late = async {
+        stop.cancelled().await;
+        tokio::time::sleep(FIRST_BYTE_TIMEOUT).await;
+    };
+    // A look, since `readable` may say so of what has nothing to read.
+    let mut first = [0];
+    tokio::select! {
+        first = stream.peek(&mut first) => first.is_ok(),
+        () = tokio::time::sleep(patience) => false,
+        () = late => false,
     }
 }
 

@@ -1,19 +1,22 @@
-//! `tollgate ledger export|import`: from SQLite to Postgres, or back. `tollgate ledger check`: the laws.
+//! `tollgate ledger export|import`: from SQLite to Postgres, or back. `tollgate ledger check`: the laws. (`backup|restore` are
+//! next door.)
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
-use super::{Failure, print};
+use super::{Failure, backup, print};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::ledger::check::{Broken, Found, Snapshot};
 use crate::ledger::moving::Still;
 
-/// Check the ledger's laws; carry it to another database, exactly
+/// Check the ledger's laws; back it up and restore it; carry it to another database, exactly
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   tollgate ledger check
+  tollgate ledger backup /var/backups/tollgate.db      while it serves; SQLite only
+  tollgate ledger restore /var/backups/tollgate.db     while nothing serves
   tollgate ledger export > ledger.jsonl
   DATABASE_URL=postgres://… tollgate ledger import < ledger.jsonl
 
@@ -45,12 +48,28 @@ enum Action {
         #[arg(long)]
         json: bool,
     },
+    /// Copy the SQLite ledger as it is at this moment, while it serves, and check the copy
+    Backup {
+        /// The file to write; it must not be there yet
+        file: PathBuf,
+    },
+    /// Put such a copy in the place of the ledger, while nothing serves
+    Restore {
+        /// The file that `backup` wrote
+        file: PathBuf,
+        /// Also over a ledger with rows, which is kept under another name
+        #[arg(long)]
+        force: bool,
+    },
 }
 
 /// Carries a ledger. Must be called where a thread may block.
 pub(super) fn run(args: &Args, config: &Config) -> Result<(), Failure> {
-    if let Action::Check { json } = args.action {
-        return check(config, json);
+    match &args.action {
+        Action::Check { json } => return check(config, *json),
+        Action::Backup { file } => return backup::run_backup(file, config),
+        Action::Restore { file, force } => return backup::run_restore(file, *force, config),
+        Action::Export { .. } | Action::Import { .. } => {}
     }
     let still = Still::open(&config.store.url).map_err(|failure| {
         Failure::new(
@@ -61,7 +80,7 @@ pub(super) fn run(args: &Args, config: &Config) -> Result<(), Failure> {
     let (verb, rows) = match &args.action {
         Action::Export { file } => ("written", export(&still, file.as_deref())?),
         Action::Import { file } => ("read; the sums agree", import(still, file.as_deref())?),
-        Action::Check { .. } => return Ok(()),
+        Action::Check { .. } | Action::Backup { .. } | Action::Restore { .. } => return Ok(()),
     };
     print::error_line(&format!("{rows} rows {verb}"));
     Ok(())

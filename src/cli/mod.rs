@@ -3,6 +3,7 @@
 //! It knows how commands are written and how they end: 0, 1 (it failed, with what to do next) or 2 (wrong use).
 
 mod admin_token;
+mod backup;
 mod check;
 mod completions;
 mod demo;
@@ -25,6 +26,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+use listenfd::ListenFd;
 
 use crate::clock::Clock;
 use crate::config::{Config, ConfigErrors, Sources};
@@ -131,15 +133,15 @@ impl From<ConfigErrors> for Failure {
     }
 }
 
-/// Does what the command line asks for.
+/// Does what the command line asks for. `handed` are the sockets that systemd handed over, for `serve`.
 ///
 /// # Errors
 /// The command failed; exit with 1.
-pub async fn run(cli: Cli) -> Result<(), Failure> {
+pub async fn run(cli: Cli, handed: ListenFd) -> Result<(), Failure> {
     let sources = Sources::from_process(cli.config);
     match cli.command {
         Command::Demo(args) => demo::run(&args, &sources).await,
-        Command::Serve(_) => serve::run(Config::load(&sources)?, sources).await,
+        Command::Serve(_) => serve::run(Config::load(&sources)?, sources, handed).await,
         Command::Doctor(args) => doctor::run(args, &sources).await,
         Command::Sql(_) => sql::run(),
         Command::Health(args) => health::run(&args, &sources).await,

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use listenfd::ListenFd;
+use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -17,16 +19,17 @@ use crate::telemetry;
 #[command(after_help = "Example:
   SUPABASE_URL=https://<project>.supabase.co OPENAI_API_KEY=sk-… tollgate serve
 
-A changed tollgate.toml or .env, or SIGHUP, reloads plans, prices and keys; a wrong one changes nothing.")]
+A changed tollgate.toml or .env, or SIGHUP, reloads plans, prices and keys; a wrong one changes nothing.
+A socket that systemd hands over (LISTEN_FDS, deploy/systemd) is served on in place of [server] bind.")]
 pub(super) struct Args {}
 
 /// Serves until it is told to stop.
-pub(super) async fn run(config: Config, sources: Sources) -> Result<(), Failure> {
+pub(super) async fn run(config: Config, sources: Sources, handed: ListenFd) -> Result<(), Failure> {
     telemetry::init(config.server.log_format, &config.server.log_level);
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    let listeners = Listeners::bind(&config.server).await?;
+    let listeners = Listeners::bind(&config.server, handed).await?;
     let (app, writer) = App::open(config, Clock::system())?;
     if let Err(failure) = check_guarded(app.config()).await {
         tokio::task::spawn_blocking(move || writer.close()).await.map_err(std::io::Error::other)?;
@@ -42,6 +45,10 @@ pub(super) async fn run(config: Config, sources: Sources) -> Result<(), Failure>
         plans = app.config().plans.by_name.len(),
         "tollgate serves"
     );
+    // Whoever waits for it (systemd's Type=notify) may send callers now; without anybody this does nothing.
+    if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
+        tracing::warn!(%error, "systemd was not told that it serves");
+    }
     let reloading = keep_reloaded(Arc::clone(&app), sources);
     tokio::select! {
         () = serve(app, writer, listeners, stop) => {}

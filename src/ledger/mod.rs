@@ -15,6 +15,7 @@ mod settlement;
 mod sqlite;
 mod writer;
 
+pub mod backup;
 pub mod check;
 pub mod kept;
 pub mod moving;

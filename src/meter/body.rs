@@ -125,6 +125,8 @@ pub struct Metered<B: Body<Data = Bytes> + Unpin = Incoming> {
     in_burst: bool,
     /// An event was handed out.
     is_begun: bool,
+    /// What is held back is looked after once more in the same turn: hyper asks twice for a body before it yields.
+    looks_again: bool,
     alarm: Pin<Box<Sleep>>,
 }
 
@@ -154,6 +156,7 @@ impl<B: Body<Data = Bytes> + Unpin> Metered<B> {
             last_written: now,
             in_burst: false,
             is_begun: false,
+            looks_again: false,
             alarm: Box::pin(sleep_until(now)),
         }
     }
@@ -262,6 +265,7 @@ impl<B: Body<Data = Bytes> + Unpin> Metered<B> {
     fn take(&mut self) -> Frame<Bytes> {
         self.last_written = Instant::now();
         self.is_begun = true;
+        self.looks_again = false;
         Frame::data(self.out.split().freeze())
     }
 }
@@ -278,6 +282,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Metered<B> {
             }
             let (outcome, is_event) = match this.read(context) {
                 Poll::Ready(outcome) => (outcome, true),
+                Poll::Pending if std::mem::take(&mut this.looks_again) => return yield_now(context),
                 // Held back, and nothing came.
                 Poll::Pending if !this.out.is_empty() => return Poll::Ready(Some(Ok(this.take()))),
                 Poll::Pending => match this.wait(context) {
@@ -295,16 +300,21 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Metered<B> {
                 this.end(End::Complete, None);
                 this.alarm.as_mut().reset(later(this.last_read, TAIL_TIMEOUT));
             } else if is_event && !this.out.is_empty() && this.holds_back() {
-                context.waker().wake_by_ref();
-                return Poll::Pending;
+                this.looks_again = true;
+                return yield_now(context);
             }
             if !this.out.is_empty() {
                 return Poll::Ready(Some(Ok(this.take())));
             }
         }
-        context.waker().wake_by_ref();
-        Poll::Pending
+        yield_now(context)
     }
+}
+
+/// Lets others run first.
+fn yield_now<T>(context: &Context<'_>) -> Poll<T> {
+    context.waker().wake_by_ref();
+    Poll::Pending
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Drop for Metered<B> {
@@ -435,6 +445,14 @@ mod tests {
             longest = longest.max(frame.len());
         }
         assert!((BURST_BYTES_MAX..BURST_BYTES_MAX + 2 * TEXT.len()).contains(&longest), "{longest}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_held_back_waits_for_one_turn_in_which_hyper_looks_twice() {
+        let (mut body, _) = stream([Say(TEXT), Say(TEXT), Hang]);
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        let mut look = || Pin::new(&mut body).poll_frame(&mut context).is_ready();
+        assert_eq!([look(), look(), look(), look(), look()], [true, false, false, true, false]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -26,6 +26,7 @@
 mod support;
 
 mod admin;
+mod backups;
 mod clock;
 mod disasters;
 mod doctor;
@@ -57,6 +58,7 @@ mod routes;
 mod secrets;
 mod slow_client;
 mod smuggling;
+mod sockets;
 mod sql_script;
 mod startup;
 mod streams;

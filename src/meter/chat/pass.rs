@@ -76,7 +76,9 @@ impl<'de> Visitor<'de> for Whole<'_> {
                 Field::Model => once(&mut model, members.next_value::<Option<&RawValue>>()?)?,
                 Field::ServiceTier => once(&mut tier, members.next_value::<Option<&RawValue>>()?)?,
                 Field::Error => once(&mut error, members.next_value::<Option<IgnoredAny>>()?)?,
-                Field::Other => drop(members.next_value::<IgnoredAny>()?),
+                Field::Other => {
+                    members.next_value::<IgnoredAny>()?;
+                }
             }
         }
         if error.flatten().is_some() {
@@ -164,7 +166,9 @@ impl<'de> Visitor<'de> for Choice<'_> {
                     once(&mut text, members.next_value_seed(Delivered(&mut self.0.measured))?)?;
                 }
                 Part::FinishReason => once(&mut end, members.next_value::<Option<IgnoredAny>>()?)?,
-                Part::Other => drop(members.next_value::<IgnoredAny>()?),
+                Part::Other => {
+                    members.next_value::<IgnoredAny>()?;
+                }
             }
         }
         self.0.begin(index.flatten(), end.flatten().is_some());
@@ -288,7 +292,7 @@ mod tests {
             r#"{"choices":[{"delta":{"content":"a"}}],"error":{}}"#,
             r#"{"choices":[],"choices":[]}"#,
             r#"{"model":"m","choices":[{"delta":{"content":"a"}}]} x"#,
-            r#"[[],null,null,null,null]"#,
+            "[[],null,null,null,null]",
         ];
         for json in strange {
             assert!(!same(json.as_bytes()), "{json}");

@@ -150,6 +150,14 @@ impl Door {
         answers(front, process).await
     }
 
+    /// Starts the binary as systemd does with a socket: it gets `socket`, which stays open here when it ends.
+    pub(crate) async fn start_on(&self, socket: &std::net::TcpListener) {
+        let handed = std::os::fd::OwnedFd::from(socket.try_clone().unwrap());
+        self.process.start_with(self.serve(free_port()), handed.into());
+        self.front.moved(socket.local_addr().unwrap());
+        assert!(answers(&self.front, &self.process).await, "it did not start:\n{}", self.process.tail());
+    }
+
     /// Starts a product that must refuse to, and waits until it has.
     pub(crate) async fn refused_to_start(settings: Settings) -> Printed {
         let door = Self::prepare(settings).await;

@@ -34,8 +34,13 @@ impl Drop for Process {
 
 impl Process {
     /// Starts a program in place of the one before.
-    pub(crate) fn start(&self, mut command: Command) {
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    pub(crate) fn start(&self, command: Command) {
+        self.start_with(command, Stdio::null());
+    }
+
+    /// The same with something else as its standard input.
+    pub(crate) fn start_with(&self, mut command: Command, stdin: Stdio) {
+        command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         keep(child.stdout.take().unwrap(), self.output.clone());
         keep(child.stderr.take().unwrap(), self.output.clone());

@@ -1,0 +1,52 @@
+//! `tollgate ledger backup|restore`: a copy of a ledger that is a file, and back.
+
+use std::path::Path;
+
+use super::{Failure, print};
+use crate::config::{Config, StoreUrl};
+use crate::ledger::backup::{Contents, back_up, restore};
+use crate::price::MicroUsd;
+
+/// Copies the ledger while it is served from.
+pub(super) fn run_backup(to: &Path, config: &Config) -> Result<(), Failure> {
+    let ledger = file(config)?;
+    let contents = back_up(ledger, to).map_err(|failure| {
+        let next = "name a file that is not there yet, on a disk with room; the ledger itself was not touched";
+        Failure::new(failure.to_string(), next)
+    })?;
+    print::error_line(&format!("{}: {}; checked", to.display(), told(&contents)));
+    Ok(())
+}
+
+/// Puts a copy in the place of the ledger, while nobody serves.
+pub(super) fn run_restore(copy: &Path, replace: bool, config: &Config) -> Result<(), Failure> {
+    let ledger = file(config)?;
+    let restored = restore(copy, ledger, replace).map_err(|failure| {
+        let next = "stop the server; name a file of `tollgate ledger backup`; over a ledger with rows, say --force (it is kept)";
+        Failure::new(failure.to_string(), next)
+    })?;
+    if let Some(kept) = restored.kept {
+        print::error_line(&format!("the old ledger is kept as {}", kept.display()));
+    }
+    print::error_line(&format!("{}: {}; restored", ledger.display(), told(&restored.contents)));
+    if restored.contents.open > 0 {
+        print::error_line("what was open then is lost at the next start, and charged what was held");
+    }
+    Ok(())
+}
+
+fn file(config: &Config) -> Result<&Path, Failure> {
+    match &config.store.url {
+        StoreUrl::Sqlite(path) => Ok(path),
+        StoreUrl::Postgres(_) => Err(Failure::new(
+            "the ledger is in Postgres, and is no file",
+            "back it up as Postgres is: pg_dump --schema=tollgate_ledger (docs/operating.md)",
+        )),
+    }
+}
+
+fn told(contents: &Contents) -> String {
+    let Contents { requests, open, users, cost_micros, tokens, held_micros } = contents;
+    let (cost, held) = (MicroUsd(*cost_micros), MicroUsd(*held_micros));
+    format!("{requests} requests of {users} users, {tokens} tokens, ${cost} used; {open} open, ${held} held")
+}
