@@ -34,6 +34,7 @@ const OTHER: &str = "other";
 const ENDPOINTS: &[&str] = &[
     "/",
     "/health/ready",
+    "/openapi.json",
     "/api/me",
     "/api/usage",
     "/api/chat",

@@ -102,15 +102,13 @@ impl App {
 
     /// Takes new settings over, for the requests that come from now on.
     pub(super) fn adopt(&self, new: Config) {
-        let (mut new, old) = (new, self.config());
+        let old = self.config();
         let changed = new.fingerprints.changed_since(&old.fingerprints);
         let late = changed.iter().filter(|name| AT_RESTART.iter().any(|start| name.starts_with(start)));
         let late: Vec<&str> = late.map(String::as_str).collect();
         if !late.is_empty() {
             tracing::warn!(settings = late.join(", "), "these settings change only at a restart");
         }
-        // Where the operator's listener is decides who may read without a token, and it stays where it was bound.
-        new.server.admin_bind.clone_from(&old.server.admin_bind);
         if !self.databases_adopt(&new.directory.via) {
             tracing::warn!("[directory]: the way to your database changes only at a restart");
         }

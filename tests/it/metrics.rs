@@ -12,6 +12,11 @@ use crate::support::postgres::free_port;
 use crate::support::reply::Reply;
 use crate::support::settings::Settings;
 
+/// As a program on this machine asks.
+fn look() -> Call {
+    Call::get("/metrics").host("127.0.0.1:9090")
+}
+
 /// Every sample of the page: its name with its labels, and its value.
 pub(crate) fn samples(page: &str) -> BTreeMap<String, f64> {
     let lines = page.lines().filter(|line| !line.starts_with('#'));
@@ -23,7 +28,7 @@ pub(crate) fn samples(page: &str) -> BTreeMap<String, f64> {
 }
 
 async fn page(operator: &Arc<Front>) -> BTreeMap<String, f64> {
-    let answer = operator.send(Call::get("/metrics")).await.expect(200);
+    let answer = operator.send(look()).await.expect(200);
     assert!(answer.header("content-type").starts_with("application/openmetrics-text; version=1.0.0"));
     let text = answer.text();
     assert!(text.ends_with("# EOF\n"), "{text}");
@@ -82,7 +87,7 @@ async fn every_request_is_counted_once_by_what_became_of_it() {
     let of = |kind: &str| after[&format!(r#"tollgate_tokens_total{{model="gpt-4o-mini",kind="{kind}"}}"#)] as i64;
     assert_eq!(of("input") + of("output"), tokens);
 
-    let text = operator.send(Call::get("/metrics")).await.text();
+    let text = operator.send(look()).await.text();
     assert!(!text.contains(&alice.id.to_string()) && !text.contains("gpt-9"), "a label that has no bound");
     door.close().await;
 }
@@ -94,16 +99,16 @@ async fn metrics_are_for_the_operator_alone_unless_nobody_else_can_get_there() {
     let door = Door::open(settings.clone().with(&format!("server.admin_bind = \"0.0.0.0:{port}\""))).await;
     let operator = Arc::new(Front::new(SocketAddr::from(([127, 0, 0, 1], port))));
     let alice = door.user("alice");
-    operator.send(Call::get("/metrics")).await.refused(401, "missing_token");
+    operator.send(look()).await.refused(401, "missing_token");
     for token in ["x", &alice.token, door.operator_key()] {
-        operator.send(Call::get("/metrics").bearer(token)).await.refused(401, "invalid_token");
+        operator.send(look().bearer(token)).await.refused(401, "invalid_token");
     }
-    operator.send(Call::get("/metrics").bearer(door.admin_token())).await.expect(200);
+    operator.send(look().bearer(door.admin_token())).await.expect(200);
     door.send(Call::get("/metrics").bearer(door.admin_token())).await.refused(404, "not_found");
     // Other settings do not move the listener, and so open nothing.
     door.write_settings(&settings.with(&format!("server.admin_bind = \"127.0.0.1:{port}\"")));
     door.process.signal("HUP");
     door.process.until_it_says("only at a restart").await;
-    operator.send(Call::get("/metrics")).await.refused(401, "missing_token");
+    operator.send(look()).await.refused(401, "missing_token");
     door.close().await;
 }
