@@ -10,7 +10,7 @@ use tracing_subscriber::EnvFilter;
 use super::findings::{Complaint, Findings, Noted, complaint};
 use super::reader::Section;
 use super::source::{Gathered, SECTIONS, empty, from_variables, gather};
-use super::tree::{Node, Origin, Value};
+use super::tree::{Node, Value};
 use super::{
     Auth, Config, ConfigErrors, DemoUpstream, Directory, Fingerprints, LogFormat, OnDisconnect, Proxy, Server, Sources,
     Store, StoreUrl, Telemetry, Via,
@@ -165,9 +165,12 @@ fn millis_to(least: u64, most: Duration) -> RangeInclusive<Duration> {
     Duration::from_millis(least)..=most
 }
 
+/// Where the operator's listener listens if nobody says otherwise.
+const ADMIN_BIND: &str = "127.0.0.1:9090";
+
 fn server(section: &Section<'_>) -> Result<Server, Noted> {
     let bind = section.parsed("bind", "0.0.0.0:8080", urls::listener);
-    let admin_bind = section.parsed("admin_bind", "127.0.0.1:9090", |text| match text {
+    let admin_bind = section.parsed("admin_bind", ADMIN_BIND, |text| match text {
         "" => Ok(None),
         _ => urls::listener(text).map(Some),
     });
@@ -188,7 +191,8 @@ fn server(section: &Section<'_>) -> Result<Server, Noted> {
         section.note("cors_origins", origins.iter().try_for_each(|text| urls::origin(text)).map(|()| origins))
     });
     let (admin_bind, admin_token) = (admin_bind?, admin_token?);
-    let admin_bind_is_default = section.get("admin_bind").is_none_or(|node| node.origin == Origin::Default);
+    // Whoever starts from the example file has chosen nothing by it.
+    let admin_bind_is_default = admin_bind.as_deref() == Some(ADMIN_BIND);
     let admin_unguarded = admin_is_guarded(admin_bind.as_deref(), admin_token.as_ref())
         .err()
         .map(|what| section.says("admin_bind", what));

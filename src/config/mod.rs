@@ -155,7 +155,7 @@ pub struct Server {
     pub bind: String,
     /// Where the operator's listener listens; `None` for none.
     pub admin_bind: Option<String>,
-    /// Nobody said `admin_bind`: where the address is taken, the server goes on without that listener.
+    /// `admin_bind` is as it comes: where the address is taken, the server goes on without that listener.
     pub admin_bind_is_default: bool,
     /// The operator's listener is open to the network and there is no `admin_token`: what to say unless the ledger has a
     /// token that was made.

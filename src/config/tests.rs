@@ -290,7 +290,7 @@ fn an_open_admin_listener_needs_a_token() {
     assert!(good(open, &[("TOLLGATE_ADMIN_TOKEN", "3mXkQ9wL0vT7cR2p")]).warnings.is_empty());
     assert_eq!(good("", &[("TOLLGATE_SERVER__ADMIN_BIND", "")]).server.admin_bind, None);
     assert!(good("", &[]).server.admin_bind_is_default && !good(open, &[]).server.admin_bind_is_default);
-    assert!(!good("", &[("TOLLGATE_SERVER__ADMIN_BIND", "127.0.0.1:9090")]).server.admin_bind_is_default);
+    assert!(!good("", &[("TOLLGATE_SERVER__ADMIN_BIND", "127.0.0.1:9091")]).server.admin_bind_is_default);
     assert!(good("[server]\nadmin_bind = \"[::1]:9090\"", &[]).server.admin_bind.is_some());
 }
 
