@@ -3,7 +3,7 @@
 //! There is no queue here: a row waits in the ledger until it is marked, so what a crash forgets is sent again. It knows
 //! a ledger and a function that delivers entries; it does not know whether that is REST or Postgres. Invariants: a row is
 //! marked only after it was taken; of one user nothing overtakes what ended before it; no entry, however wrong, keeps
-//! the rows of other users waiting.
+//! the rows of other users waiting; of several processes on one ledger one at a time sends.
 
 mod backoff;
 mod entry;
@@ -24,13 +24,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Timestamp;
 use crate::database::{Database, Failure as NotTaken};
-use crate::ledger::{Failure, Lag, Ledger, Mark};
+use crate::ledger::{Failure, Lag, Ledger, Mark, Turn};
 use backoff::Backoff;
 use entry::Entry;
 use refused::Refused;
 
 /// The most entries of a call.
 const CALL_ENTRIES_MAX: u32 = 100;
+/// A turn to send that was taken longer ago is renewed before the next call, which must end within it.
+const RENEW_TURN_AFTER: Duration = Duration::from_millis(500);
 /// How long the last try may take when the server stops.
 const LAST_TRY_TIMEOUT: Duration = Duration::from_millis(900);
 /// Readiness says that the outbox is not well when its oldest row has waited longer.
@@ -50,6 +52,8 @@ struct Pace {
     gather: Duration,
     /// How long a call may take.
     call_timeout: Duration,
+    /// How old a turn may be when a call begins.
+    renew_turn_after: Duration,
     /// Waits after a failure.
     backoff: Backoff,
 }
@@ -60,6 +64,7 @@ impl Default for Pace {
             poll: Duration::from_secs(5),
             gather: Duration::from_millis(100),
             call_timeout: Duration::from_secs(30),
+            renew_turn_after: RENEW_TURN_AFTER,
             backoff: Backoff::new(Duration::from_secs(1), Duration::from_mins(1)),
         }
     }
@@ -107,6 +112,8 @@ pub struct Outbox {
     backoff: Backoff,
     setbacks: u32,
     refused: Refused,
+    /// When it was last told that it may send.
+    turn_since: Option<Instant>,
     /// Calls that were taken.
     taken: u64,
     /// The most entries of the next call: fewer after a call that failed, in case it was too much at once.
@@ -154,6 +161,7 @@ impl Outbox {
             backoff: pace.backoff,
             setbacks: 0,
             refused: Refused::default(),
+            turn_since: None,
             taken: 0,
             entries_max: CALL_ENTRIES_MAX,
         }
@@ -224,7 +232,12 @@ impl Outbox {
 
     /// Sends one batch; true if anything was sent.
     async fn send_some(&mut self) -> Result<bool, Setback> {
+        // What was refused was read in an earlier turn.
+        if !self.refused.is_empty() && !self.has_turn().await? {
+            return Ok(false);
+        }
         self.retry_refused().await?;
+        self.turn_since = Some(Instant::now());
         let rows = self.ledger.unsent(self.entries_max, self.refused.users()).await?;
         let entries = entry::batch(rows);
         if entries.is_empty() {
@@ -244,6 +257,22 @@ impl Outbox {
         }
     }
 
+    /// Whether this process may send now, for as long as a call takes. What it kept of a turn that ended is forgotten:
+    /// others may have sent it since, and what is still due comes again with the rows.
+    async fn has_turn(&mut self) -> Result<bool, Setback> {
+        if self.turn_since.is_some_and(|since| since.elapsed() < self.pace.renew_turn_after) {
+            return Ok(true);
+        }
+        self.turn_since = None;
+        let asked = Instant::now();
+        let turn = self.ledger.outbox_turn().await?;
+        if turn != Turn::Kept {
+            self.refused = Refused::default();
+        }
+        self.turn_since = (turn != Turn::Another).then_some(asked);
+        Ok(turn == Turn::Kept)
+    }
+
     async fn call(&mut self, entries: &[Entry]) -> Result<(), NotTaken> {
         let values = entries.iter().map(|entry| entry.value.clone()).collect();
         let answer = timeout(self.pace.call_timeout, (self.deliver)(values)).await;
@@ -258,6 +287,14 @@ impl Outbox {
         for entry in entries {
             if waiting.contains(&entry.user_id) {
                 continue;
+            }
+            match self.has_turn().await {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(unknown) => {
+                    self.ledger.mark(sent, Mark::Sent).await?;
+                    return Err(unknown);
+                }
             }
             match self.call(from_ref(&entry)).await {
                 Ok(()) => sent.push(entry.id),
@@ -282,6 +319,9 @@ impl Outbox {
     /// Tries again what was refused, each entry by itself when its time has come.
     async fn retry_refused(&mut self) -> Result<(), Setback> {
         for entry in self.refused.due(Instant::now()) {
+            if !self.has_turn().await? {
+                return Ok(());
+            }
             match self.call(from_ref(&entry)).await {
                 Ok(()) => self.ledger.mark(vec![entry.id], Mark::Sent).await?,
                 Err(NotTaken::Refused(why)) => {

@@ -51,6 +51,8 @@ pub struct PgError {
     /// The server could not be reached, is in no state to answer, or did not answer in time: the same call may succeed
     /// later. The statement may have been carried out nevertheless.
     pub unavailable: bool,
+    /// There was no answer in time: whoever asks again may wait as long again.
+    pub late: bool,
 }
 
 impl fmt::Display for PgError {
@@ -66,14 +68,18 @@ impl std::error::Error for PgError {}
 
 impl PgError {
     fn unavailable(message: impl Into<String>) -> Self {
-        Self { sqlstate: None, message: message.into(), unavailable: true }
+        Self { sqlstate: None, message: message.into(), unavailable: true, late: false }
+    }
+
+    fn late(message: impl Into<String>) -> Self {
+        Self { late: true, ..Self::unavailable(message) }
     }
 
     fn of(error: &tokio_postgres::Error) -> Self {
         let Some(told) = error.as_db_error() else { return Self::unavailable(chain(error)) };
         let sqlstate = told.code().code().to_owned();
         let unavailable = is_transient(&sqlstate);
-        Self { sqlstate: Some(sqlstate), message: told.message().to_owned(), unavailable }
+        Self { sqlstate: Some(sqlstate), message: told.message().to_owned(), unavailable, late: false }
     }
 
     /// The server answered, and its error is this one.
@@ -260,7 +266,7 @@ impl Transaction {
     }
 
     async fn within<T>(&self, call: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, PgError> {
-        let late = |_| PgError::unavailable(format!("no answer within {:?}", self.call_timeout));
+        let late = |_| PgError::late(format!("no answer within {:?}", self.call_timeout));
         timeout(self.call_timeout, call).await.map_err(late)?.map_err(|error| PgError::of(&error))
     }
 }
@@ -298,7 +304,7 @@ impl Param {
 impl Pool {
     async fn run(&self, call: &Call, call_timeout: Duration) -> Result<Vec<Row>, PgError> {
         let until = Instant::now().checked_add(call_timeout).unwrap_or_else(Instant::now);
-        let late = |what: &str| PgError::unavailable(format!("{what} within {call_timeout:?}"));
+        let late = |what: &str| PgError::late(format!("{what} within {call_timeout:?}"));
         let place = tokio::time::timeout_at(until, self.places.acquire()).await;
         // The semaphore is never closed.
         let Ok(Ok(_place)) = place else { return Err(late("no connection was free")) };
@@ -329,7 +335,7 @@ impl Pool {
 
     async fn connect(&self) -> Result<Client, PgError> {
         let Ok(connected) = timeout(CONNECT_TIMEOUT, self.target.config.connect(self.target.tls.clone())).await else {
-            return Err(PgError::unavailable(format!("not connected within {CONNECT_TIMEOUT:?}")));
+            return Err(PgError::late(format!("not connected within {CONNECT_TIMEOUT:?}")));
         };
         // Whatever stands in the way of a sign-in, no statement is at fault.
         let (client, connection) = connected.map_err(|error| PgError { unavailable: true, ..PgError::of(&error) })?;

@@ -378,15 +378,34 @@ begin
     return gone + gone_windows;
 end $$;
 
--- The oldest rows that wait for the outbox, of other users than `besides`. Only one process at a time is given any: the
--- one that asked last keeps the turn for 15 s, so that entries leave once and in their order.
+-- The turn to send to the outbox, for 15 s: one process at a time has it, so that entries leave once and in their order.
+-- True: this one had it last, too. False: it is given it now. Null: another has it. A turn that ends after more than twice
+-- that is of a clock that was set back, and nobody's.
+create function tollgate_ledger.outbox_turn(process text) returns boolean
+language plpgsql volatile set search_path = '' as $$
+declare
+    now_ms bigint := tollgate_ledger.clock_ms();
+    had boolean;
+    taken boolean;
+begin
+    insert into tollgate_ledger.switches values ('outbox', process, now_ms + 15000) on conflict (name) do nothing;
+    if found then
+        return false;
+    end if;
+    select s.value = process, s.updated_at between now_ms and now_ms + 30000 into had, taken
+    from tollgate_ledger.switches s where s.name = 'outbox' for update;
+    if taken and not had then
+        return null;
+    end if;
+    update tollgate_ledger.switches set value = process, updated_at = now_ms + 15000 where name = 'outbox';
+    return had;
+end $$;
+
+-- The oldest rows that wait for the outbox, of other users than `besides`, for the process whose turn it is.
 create function tollgate_ledger.unsent(process text, besides text[], most bigint)
 returns setof tollgate_ledger.requests language plpgsql volatile set search_path = '' as $$
 begin
-    insert into tollgate_ledger.switches values ('outbox', process, tollgate_ledger.clock_ms() + 15000)
-    on conflict (name) do update set value = excluded.value, updated_at = excluded.updated_at
-        where switches.value = excluded.value or switches.updated_at < tollgate_ledger.clock_ms();
-    if found then
+    if tollgate_ledger.outbox_turn(process) is not null then
         return query
             select * from tollgate_ledger.requests r where r.unsent = 1 and r.user_id <> all (besides)
             order by r.ended_at, r.id limit most;

@@ -1,15 +1,19 @@
 //! The local subscription table and the credits, read through a connection that only reads.
 //!
 //! Answers are cached for `plan_cache`, and dropped as soon as another process changes the ledger, so that a
-//! `tollgate user plan` shows within a second. While the table cannot be read, a cached answer serves up to `plan_stale`.
+//! `tollgate user plan` shows within a second. While the table cannot be read, a cached answer serves up to `plan_stale`;
+//! while its Postgres says nothing at all, nobody waits for it either.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use quick_cache::sync::Cache;
+use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::circuit::{Circuit, PATIENCE};
 use crate::clock::Timestamp;
-use crate::config::Config;
+use crate::config::{Config, StoreUrl};
 use crate::error::{Code, Refusal};
 use crate::ledger::Ledger;
 use crate::ledger::kept::Reader;
@@ -17,6 +21,8 @@ use crate::ledger::report::Said;
 
 /// How many users' answers are kept.
 const CACHED_USERS: usize = 10_000;
+/// How long the ledger's file may say nothing: there is nobody to hang, only a machine that is busy.
+const FILE_PATIENCE: Duration = Duration::from_secs(30);
 
 /// An answer of the subscription table.
 #[derive(Clone, Debug)]
@@ -33,13 +39,16 @@ pub(super) struct Local {
     reader: Arc<Reader>,
     reports: Arc<Reader>,
     cache: Arc<Cache<Uuid, Answer>>,
+    circuit: Circuit,
 }
 
 impl Local {
     pub(super) fn new(ledger: Ledger) -> Self {
         let reader = || Arc::new(Reader::reading(ledger.store().clone()));
         let (reader, reports) = (reader(), reader());
-        Self { ledger, reader, reports, cache: Arc::new(Cache::new(CACHED_USERS)) }
+        let patience = if matches!(ledger.store(), StoreUrl::Postgres(_)) { PATIENCE } else { FILE_PATIENCE };
+        let circuit = Circuit::new("the ledger's table of subscriptions", patience);
+        Self { ledger, reader, reports, cache: Arc::new(Cache::new(CACHED_USERS)), circuit }
     }
 
     /// A connection for others who only read. It is not the one that plans are read with: a long look at the usage log
@@ -63,18 +72,28 @@ impl Local {
         if let Some(answer) = cached.as_ref().filter(|answer| is_fresh(answer)) {
             return Ok(answer.said.clone());
         }
-        match self.reader.read(move |reports| reports.said_of(user_id, now)).await {
-            Ok(said) => {
-                self.cache.insert(user_id, Answer { said: said.clone(), read_at: now, epoch });
-                Ok(said)
-            }
-            Err(error) => {
-                tracing::warn!(error, "the subscription table cannot be read");
-                let serves = |answer: &Answer| now.since(answer.read_at) < config.directory.plan_stale;
-                let answer = cached.filter(serves).ok_or_else(unreadable)?;
-                Ok(answer.said)
-            }
+        let serves = |answer: &Answer| now.since(answer.read_at) < config.directory.plan_stale;
+        let cached = cached.filter(serves);
+        if let Some(said) = self.read(user_id, epoch, now, cached.is_some()).await {
+            return Ok(said);
         }
+        Ok(cached.ok_or_else(unreadable)?.said)
+    }
+
+    /// Reads what is said about a user and keeps it; `None`: it cannot be read now. While the table is silent, nobody
+    /// waits for it who has an answer of it.
+    async fn read(&self, user_id: Uuid, epoch: u64, now: Timestamp, has_answer: bool) -> Option<Said> {
+        let pass = self.circuit.pass()?;
+        let waits_until = if has_answer { Instant::now() } else { pass.waits_until() };
+        let cache = self.cache.clone();
+        let reading = self.reader.read(move |reports| {
+            let said = pass.over(reports.said_of(user_id, now))?;
+            // Here: whoever asked may have left, and comes again.
+            cache.insert(user_id, Answer { said: said.clone(), read_at: now, epoch });
+            Ok(said)
+        });
+        let read = self.circuit.unless_silent(waits_until, reading).await?;
+        read.inspect_err(|error| tracing::warn!(error, "the subscription table cannot be read")).ok()
     }
 }
 
@@ -85,8 +104,6 @@ fn unreadable() -> Refusal {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::clock::Clock;
     use crate::config::StoreUrl;

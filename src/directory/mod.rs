@@ -3,6 +3,7 @@
 //! It asks, and says no to those who are blocked; which of the answers counts is decided by `plan::plan_for`, not here.
 //! When the database is configured and can say nothing, now or lately, nobody is let in on a guess.
 
+mod circuit;
 mod local;
 mod remote;
 #[cfg(test)]

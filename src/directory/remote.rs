@@ -3,7 +3,7 @@
 //! It knows users, sessions, answers and how old they are; it does not know what an answer means. Invariants: an answer
 //! that is fresh costs one look into the cache; of one user (and session) at most one look-up is under way; it runs in a
 //! task of its own, so that a caller who leaves does not cancel it for the others; an answer serves at most `stale` after
-//! it was asked for; a failed look-up replaces nothing.
+//! it was asked for; a failed look-up replaces nothing; nobody waits long for a database that says nothing at all.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+use super::circuit::{Circuit, PATIENCE};
 use crate::clock::Timestamp;
 use crate::database::{Answer, Database, Failure};
 
@@ -63,6 +64,7 @@ pub(super) struct Remote {
     database: Database,
     tasks: TaskTracker,
     kept: Arc<Cache<Whom, Arc<Slot>>>,
+    circuit: Circuit,
     /// Why the look-up that ended last failed.
     error: Arc<Mutex<Option<String>>>,
     counts: Arc<Counts>,
@@ -104,13 +106,16 @@ impl Kept {
 /// What a caller is to do.
 enum Step {
     Serve(Option<Arc<Answer>>),
-    Wait(watch::Receiver<()>),
+    /// For the end of a look-up: until so long at least, whatever others wait for.
+    Wait(watch::Receiver<()>, Instant),
     Decide,
 }
 
 impl Remote {
     pub(super) fn new(database: Database, tasks: TaskTracker) -> Self {
-        Self { database, tasks, kept: Arc::new(Cache::new(KEPT_MAX)), error: Arc::default(), counts: Arc::default() }
+        let circuit = Circuit::new("the database that says who has which plan", PATIENCE);
+        let kept = Arc::new(Cache::new(KEPT_MAX));
+        Self { database, tasks, kept, circuit, error: Arc::default(), counts: Arc::default() }
     }
 
     /// Look-ups that have ended, by what they brought.
@@ -128,18 +133,21 @@ impl Remote {
         now: Timestamp,
     ) -> Result<Option<Arc<Answer>>, Unavailable> {
         let slot = self.slot(whom);
-        match self.step(&slot, whom, keep.fresh, now) {
+        let has_landed = match self.step(&slot, whom, keep, now) {
             Step::Serve(answer) => return Ok(answer),
-            Step::Decide => {}
+            Step::Decide => false,
             // The sender says nothing: it is dropped when the look-up has ended, whichever way.
-            Step::Wait(mut flight) => {
-                if timeout(WAIT_MAX, flight.changed()).await.is_err() {
+            Step::Wait(mut flight, at_least) => {
+                let landing = self.circuit.unless_silent(at_least, flight.changed());
+                let waited = timeout(WAIT_MAX, landing).await;
+                if waited.is_err() {
                     tracing::warn!("a look-up in the directory takes too long");
                 }
+                matches!(waited, Ok(Some(_)))
             }
-        }
+        };
         let state = slot.lock();
-        let is_current = state.failed.is_none();
+        let is_current = has_landed && state.failed.is_none();
         let serves = |kept: &&Kept| is_current || kept.age(now) < keep.stale;
         state.answer.as_ref().filter(serves).map(|kept| kept.answer.clone()).ok_or(Unavailable)
     }
@@ -165,22 +173,30 @@ impl Remote {
         }
     }
 
-    fn step(&self, slot: &Arc<Slot>, whom: Whom, fresh: Duration, now: Timestamp) -> Step {
+    fn step(&self, slot: &Arc<Slot>, whom: Whom, keep: Keep, now: Timestamp) -> Step {
         let mut state = slot.lock();
-        if let Some(kept) = state.answer.as_ref().filter(|kept| kept.age(now) < fresh) {
+        if let Some(kept) = state.answer.as_ref().filter(|kept| kept.age(now) < keep.fresh) {
             return Step::Serve(kept.answer.clone());
         }
         if let Some(flight) = state.flight() {
-            return Step::Wait(flight.clone());
+            return Step::Wait(flight.clone(), Instant::now());
         }
         if state.failed.is_some_and(|failed| failed.elapsed() < RETRY_AFTER) {
             return Step::Decide;
         }
-        Step::Wait(self.look_up(slot, &mut state, whom, now))
+        match self.look_up(slot, &mut state, whom, now) {
+            // Whoever has an answer that serves need not wait for a database that is silent.
+            Step::Wait(flight, _) if state.answer.as_ref().is_some_and(|kept| kept.age(now) < keep.stale) => {
+                Step::Wait(flight, Instant::now())
+            }
+            step => step,
+        }
     }
 
-    /// Starts the one look-up; the receiver closes when it has ended.
-    fn look_up(&self, slot: &Arc<Slot>, state: &mut State, whom: Whom, now: Timestamp) -> watch::Receiver<()> {
+    /// Starts the one look-up, where one may be made; the receiver closes when it has ended.
+    fn look_up(&self, slot: &Arc<Slot>, state: &mut State, whom: Whom, now: Timestamp) -> Step {
+        let Some(pass) = self.circuit.pass() else { return Step::Decide };
+        let waits_until = pass.waits_until();
         let (ended, flight) = watch::channel(());
         let asked = (now, Instant::now());
         state.flight = Some(flight.clone());
@@ -188,11 +204,11 @@ impl Remote {
         state.failed = Some(Instant::now());
         let (remote, slot) = (self.clone(), slot.clone());
         self.tasks.spawn(async move {
-            let outcome = remote.database.check_user_limits(whom.user_id, whom.session_id).await;
+            let outcome = pass.over(remote.database.check_user_limits(whom.user_id, whom.session_id).await);
             remote.land(&slot, whom.user_id, asked, outcome);
             drop(ended);
         });
-        flight
+        Step::Wait(flight, waits_until)
     }
 
     /// Takes in what a look-up brought.

@@ -233,6 +233,29 @@ async fn while_the_database_is_down_an_answer_serves_on_and_then_nobody_is_let_i
 }
 
 #[tokio::test]
+async fn a_silent_database_serves_nobody_longer_than_one_that_is_down() {
+    let room = room("").await;
+    let (alice, bob) = (room.caller(1, json!({})).await, room.caller(2, json!({})).await);
+    room.server.say(200, &json!({"plan": "pro"}));
+    for caller in [&alice, &bob] {
+        assert_eq!(room.plan(caller).await, is("pro", PlanSource::Database, 100));
+    }
+    room.server.delay(Duration::from_secs(30));
+    room.later(60);
+    assert_eq!(room.plan(&alice).await, is("pro", PlanSource::Database, 100));
+    // The first of them asks whether it speaks again, the second asks nobody.
+    let hits = room.server.hits();
+    let (stranger, known) = (room.caller(3, json!({})).await, room.plan(&bob));
+    let (stranger, known) = tokio::join!(room.plan(&stranger), known);
+    assert_eq!((stranger, known), (Err(Code::DirectoryUnavailable), is("pro", PlanSource::Database, 100)));
+    assert_eq!(room.server.hits(), hits.saturating_add(1));
+    room.later(540);
+    let stranger = room.caller(4, json!({})).await;
+    let (_, known) = tokio::join!(room.plan(&stranger), room.plan(&bob));
+    assert_eq!(known, Err(Code::DirectoryUnavailable));
+}
+
+#[tokio::test]
 async fn an_answer_that_makes_no_sense_lets_nobody_in() {
     let room = room("[directory]\nplan_cache = \"0s\"\nplan_stale = \"0s\"").await;
     for (user, answer) in [(1, json!({"plan": "pro", "limits": [{"per": "day", "requests": -1}]})), (2, json!("pro"))] {

@@ -130,7 +130,7 @@ impl Facts {
 async fn facts(url: &SecretString) -> Result<(Database, Facts), PgError> {
     let settings = Settings { connections: 1, call_timeout: LIMIT };
     let database = Database::new(url, settings, TaskTracker::new());
-    let database = database.map_err(|message| PgError { sqlstate: None, message, unavailable: true })?;
+    let database = database.map_err(|message| PgError { sqlstate: None, message, unavailable: true, late: false })?;
     let rows = database.query(FACTS, Vec::new()).await?;
     let begun = Instant::now();
     database.query("select 1", Vec::new()).await?;
@@ -344,6 +344,7 @@ mod tests {
             sqlstate: sqlstate.map(str::to_owned),
             message: "no".to_owned(),
             unavailable: true,
+            late: false,
         };
         let fix = |sqlstate| unreachable("database", &"postgres://u:p@h/d".into(), &problem(sqlstate)).fix.unwrap();
         assert!(fix(Some("28P01")).contains("password"));

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::postgres::Lanes;
 use super::report::RequestRow;
 use super::sqlite::Failure;
-use super::{Ending, HoldRequest, Lag, Mark, NoHold, UserStanding};
+use super::{Ending, HoldRequest, Lag, Mark, NoHold, Turn, UserStanding};
 use crate::clock::Timestamp;
 use crate::plan::{Hold, Window};
 
@@ -21,6 +21,8 @@ pub(super) enum Job {
     Standing { user_id: Uuid, now: Timestamp, windows: Vec<Window>, answer: oneshot::Sender<Option<UserStanding>> },
     /// Read rows that wait for the outbox, of other users than these.
     Unsent { limit: u32, except: Vec<String>, answer: oneshot::Sender<Result<Vec<RequestRow>, Failure>> },
+    /// Let this process send to the outbox, now and for a while.
+    Turn(oneshot::Sender<Result<Turn, Failure>>),
     /// Say how far the outbox is behind.
     Lag(oneshot::Sender<Result<Lag, Failure>>),
     /// Note what the outbox did.
@@ -44,7 +46,7 @@ impl Job {
             Self::Hold(request, _) => request.user_id,
             Self::End(ending) => ending.user_id,
             Self::Standing { user_id, .. } => *user_id,
-            Self::Unsent { .. } | Self::Lag(_) | Self::Mark(_) | Self::Stop => Uuid::nil(),
+            Self::Unsent { .. } | Self::Turn(_) | Self::Lag(_) | Self::Mark(_) | Self::Stop => Uuid::nil(),
         }
     }
 }

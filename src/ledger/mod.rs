@@ -115,6 +115,17 @@ struct Shared {
     ended: Notify,
 }
 
+/// Whether a process may send what waits for the outbox. Of several on one ledger one at a time may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// It could already, and nobody else could since.
+    Kept,
+    /// It may now. Others may have sent something since it could before.
+    Given,
+    /// Another process may.
+    Another,
+}
+
 /// How much waits for the outbox. Counted to 100,000 and no further.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Lag {
@@ -241,6 +252,15 @@ impl Ledger {
     /// The ledger cannot be read.
     pub async fn unsent(&self, limit: u32, except: Vec<String>) -> Result<Vec<RequestRow>, Failure> {
         self.ask(|answer| Job::Unsent { limit, except, answer }).await
+    }
+
+    /// Takes or keeps the turn to send, for the next fifteen seconds. [`Ledger::unsent`] does too: this is for what takes
+    /// longer, and for who kept something of an earlier turn.
+    ///
+    /// # Errors
+    /// The ledger cannot be written.
+    pub async fn outbox_turn(&self) -> Result<Turn, Failure> {
+        self.ask(Job::Turn).await
     }
 
     /// Marks rows of [`Ledger::unsent`], durably; rows that do not wait stay as they are.

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::jobs::{Job, Marking};
 use super::sqlite::{Book, Failure, make_folder};
-use super::{Ending, HoldRequest, NoHold, Settings, Settlement, Shared};
+use super::{Ending, HoldRequest, NoHold, Settings, Settlement, Shared, Turn};
 use crate::clock::{Clock, Timestamp};
 use crate::plan::Hold;
 
@@ -141,7 +141,9 @@ impl Writer {
                 Job::End(ending) if withdraw(&mut holds, &ending) => {}
                 Job::End(ending) => self.endings.push_back(ending),
                 Job::Mark(marking) => self.markings.push(marking),
-                question @ (Job::Standing { .. } | Job::Unsent { .. } | Job::Lag(_)) => questions.push(question),
+                question @ (Job::Standing { .. } | Job::Unsent { .. } | Job::Turn(_) | Job::Lag(_)) => {
+                    questions.push(question);
+                }
                 Job::Stop => going = false,
             }
         }
@@ -166,6 +168,8 @@ impl Writer {
                 drop(answer.send(standing.ok()));
             }
             Job::Unsent { limit, except, answer } => drop(answer.send(self.book.unsent(limit, &except))),
+            // A file has one process.
+            Job::Turn(answer) => drop(answer.send(Ok(Turn::Kept))),
             Job::Lag(answer) => drop(answer.send(self.book.unsent_lag())),
             Job::Hold(..) | Job::End(_) | Job::Mark(_) | Job::Stop => {}
         }

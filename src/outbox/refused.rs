@@ -38,6 +38,11 @@ struct Case {
 }
 
 impl Refused {
+    /// Nobody waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_user.is_empty()
+    }
+
     /// The users whose entries wait.
     pub(super) fn users(&self) -> Vec<String> {
         self.by_user.keys().cloned().collect()

@@ -177,6 +177,7 @@ fn outbox(ledger: &Ledger, fake: &Shared) -> Outbox {
         poll: Duration::from_millis(20),
         gather: Duration::from_millis(1),
         call_timeout: Duration::from_millis(20),
+        renew_turn_after: Duration::from_millis(5),
         backoff: Backoff::new(Duration::from_millis(1), Duration::from_millis(8)),
     };
     with_pace(ledger, fake, pace)
@@ -506,4 +507,145 @@ async fn readiness_tells_how_far_behind_it_is() {
     assert!(progress.health(now.plus(Duration::from_secs(400))).ok);
     running.stop().await;
     writer.close();
+}
+
+/// Two processes, as it were, on a Postgres whose clock goes four times as fast: a turn is over after 3.75 s.
+struct Processes {
+    server: crate::pg::tests::Postgres,
+    ledgers: Vec<(Ledger, Writer)>,
+    by_hand: crate::pg::Database,
+}
+
+impl Processes {
+    async fn start() -> Option<Self> {
+        let server = crate::pg::tests::Postgres::start(&[])?;
+        let open = || {
+            let settings = Settings {
+                store: StoreUrl::Postgres(server.url("")),
+                lease: Duration::from_mins(1),
+                keep_requests: Duration::from_hours(24 * 400),
+                time_zone: TimeZone::UTC,
+                outbox: true,
+            };
+            Ledger::open(settings, Clock::system()).unwrap()
+        };
+        let ledgers = vec![open(), open()];
+        let settings = crate::pg::Settings { connections: 1, call_timeout: Duration::from_secs(10) };
+        let by_hand =
+            crate::pg::Database::new(&server.url(""), settings, tokio_util::task::TaskTracker::new()).unwrap();
+        let fast = "create or replace function tollgate_ledger.clock_ms() returns bigint
+                    language sql volatile set search_path = '' as
+                    $$ select (extract(epoch from pg_catalog.clock_timestamp()) * 4000)::bigint $$";
+        by_hand.batch(fast).await.unwrap();
+        Some(Self { server, ledgers, by_hand })
+    }
+
+    fn ledger(&self, process: usize) -> &Ledger {
+        &self.ledgers[process].0
+    }
+
+    /// Gives the turn to somebody who is not here, until so long from now on the database's clock.
+    async fn turn_of_another(&self, until_ms: i64) {
+        let sql = "insert into tollgate_ledger.switches values ('outbox', 'another', tollgate_ledger.clock_ms() + $1)
+                   on conflict (name) do update set value = excluded.value, updated_at = excluded.updated_at";
+        self.by_hand.query(sql, vec![until_ms.into()]).await.unwrap();
+    }
+
+    fn end(self) {
+        for (ledger, writer) in self.ledgers {
+            drop(ledger);
+            writer.close();
+        }
+        drop(self.server);
+    }
+}
+
+/// An outbox whose calls take so long each.
+fn slow_outbox(ledger: &Ledger, fake: &Shared, call: Duration, backoff: Backoff) -> Outbox {
+    let quick = outbox(ledger, fake).pace;
+    let fake = fake.clone();
+    let deliver = move |entries: Vec<Value>| -> Delivery {
+        let fake = fake.clone();
+        Box::pin(async move {
+            sleep(call).await;
+            let answer = fake.lock().unwrap().call(&entries);
+            answer.unwrap()
+        })
+    };
+    let pace = Pace { call_timeout: Duration::from_secs(30), renew_turn_after: Duration::ZERO, backoff, ..quick };
+    Outbox::with_pace(ledger.clone(), Box::new(deliver), pace)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_process_that_sends_entry_by_entry_for_longer_than_a_turn_keeps_it() {
+    let Some(both) = Processes::start().await else { return };
+    let fake = Fake::new(|_| Act::Take);
+    let poison = request(both.ledger(0), 1, settled()).await;
+    fake.lock().unwrap().poison.insert(poison);
+    for user in 2..26 {
+        request(both.ledger(0), user, settled()).await;
+    }
+    until("the rows", async || both.ledger(0).unsent_lag().await.unwrap().unsent == 25).await;
+    let (begun, soon) = (Instant::now(), Backoff::new(Duration::from_millis(1), Duration::from_millis(8)));
+    let first = Running::start(slow_outbox(both.ledger(0), &fake, Duration::from_millis(300), soon));
+    until("its first call", async || !fake.lock().unwrap().calls.is_empty()).await;
+    let idle = Fake::new(|_| Act::Take);
+    let second = Running::start(outbox(both.ledger(1), &idle));
+    until("the others", async || both.ledger(0).unsent_lag().await.unwrap().unsent == 1).await;
+    assert!(begun.elapsed() > Duration::from_secs(7), "it took no longer than a turn: the test tried nothing");
+    assert_eq!((count(&fake), fake.lock().unwrap().again, idle.lock().unwrap().calls.len()), (24, 0, 0));
+    // And while it tries the refused one again and again, it is still its turn.
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(idle.lock().unwrap().calls.len(), 0);
+    first.crash().await;
+    until("the other's turn", async || count(&idle) == 1).await;
+    second.stop().await;
+    both.end();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_entry_that_another_process_has_sent_meanwhile_is_forgotten() {
+    let Some(both) = Processes::start().await else { return };
+    let fake = Fake::new(|_| Act::Take);
+    let id = request(both.ledger(0), 1, settled()).await;
+    fake.lock().unwrap().poison.insert(id.clone());
+    until("the row", async || both.ledger(0).unsent_lag().await.unwrap().unsent == 1).await;
+    let later = Backoff::new(Duration::from_secs(2), Duration::from_secs(2));
+    let mut outbox = slow_outbox(both.ledger(0), &fake, Duration::ZERO, later);
+    until("its refusal", async || {
+        assert!(outbox.send_some().await.is_err() || !outbox.refused.is_empty());
+        !outbox.refused.is_empty()
+    })
+    .await;
+    both.turn_of_another(-1).await;
+    both.by_hand.batch("update tollgate_ledger.requests set unsent = 0").await.unwrap();
+    fake.lock().unwrap().poison.clear();
+    // Before it is due again, and after.
+    assert!(matches!(outbox.send_some().await, Ok(false)));
+    sleep(Duration::from_millis(2100)).await;
+    for _ in 0..3 {
+        assert!(matches!(outbox.send_some().await, Ok(false)));
+    }
+    assert_eq!(count(&fake), 0, "it was sent twice");
+    drop(outbox);
+    both.end();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_turn_of_a_clock_that_was_set_back_is_nobodys() {
+    let Some(both) = Processes::start().await else { return };
+    request(both.ledger(0), 1, settled()).await;
+    until("the row", async || both.ledger(0).unsent_lag().await.unwrap().unsent == 1).await;
+    let given = async |process: usize| both.ledger(process).unsent(10, Vec::new()).await.unwrap().len();
+    both.turn_of_another(14_000).await;
+    assert_eq!((given(0).await, both.ledger(0).outbox_turn().await.unwrap()), (0, Turn::Another));
+    both.turn_of_another(-1).await;
+    assert_eq!((given(0).await, given(1).await), (1, 0));
+    // An hour ahead, and a day.
+    for ahead in [3_600_000, 86_400_000] {
+        both.turn_of_another(ahead).await;
+        assert_eq!(both.ledger(1).outbox_turn().await.unwrap(), Turn::Given, "{ahead}");
+        assert_eq!((given(0).await, given(1).await), (0, 1), "{ahead}");
+    }
+    both.end();
 }

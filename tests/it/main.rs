@@ -56,6 +56,7 @@ mod published_keys;
 mod rotation;
 mod routes;
 mod secrets;
+mod silent_databases;
 mod slow_client;
 mod smuggling;
 mod sockets;

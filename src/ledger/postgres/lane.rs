@@ -1,7 +1,10 @@
 //! One lane: the jobs of some users, in their order, a batch at a time on a connection of its own.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -14,7 +17,7 @@ use super::super::jobs::{Job, Marking};
 use super::super::report::{REQUEST_COLUMNS, request_of};
 use super::super::sqlite::Failure;
 use super::super::{Ending, HoldRequest, Mark, NoHold, UserStanding, decide};
-use super::wire::{ending_json, hold_json, lag_of, member, standing_of, standings_of, void_json};
+use super::wire::{ending_json, hold_json, lag_of, member, standing_of, standings_of, turn_of, void_json};
 use super::{Base, CALL_TIMEOUT, ask_standing};
 use crate::clock::Timestamp;
 use crate::pg;
@@ -32,6 +35,8 @@ const BUSY_PAUSE_MAX: Duration = Duration::from_millis(100);
 const BUSY_TRIES: u32 = 8;
 /// How soon a database that failed is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
+/// How long a database that had no answer in time may take to answer a question that costs it nothing.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often a batch that meets a lock is tried as a whole before its users are tried by themselves.
 const LOCKED_TRIES: u32 = 3;
 /// How often a hold may shrink and ask again before it is refused: others spend meanwhile.
@@ -74,11 +79,16 @@ pub(in crate::ledger) struct Lane {
     /// How often in a row nothing went in because others were busy.
     stuck: u32,
     tried_at: Instant,
+    /// A call had no answer in time: whether the database answers at all is asked before another is sent.
+    probe: Option<Probe>,
 }
+
+/// A question that is on its way, or is to be asked.
+type Probe = Option<Pin<Box<dyn Future<Output = Result<Vec<pg::Row>, pg::PgError>> + Send + Sync>>>;
 
 impl Lane {
     pub(super) fn new(base: Base) -> Self {
-        Self { base, waiting: VecDeque::new(), failures: 0, locked: 0, stuck: 0, tried_at: Instant::now() }
+        Self { base, waiting: VecDeque::new(), failures: 0, locked: 0, stuck: 0, tried_at: Instant::now(), probe: None }
     }
 
     pub(super) async fn run(mut self, mut queue: UnboundedReceiver<Job>) {
@@ -147,7 +157,7 @@ impl Lane {
                     };
                     drop(answer.send(standing));
                 }
-                Job::Unsent { .. } | Job::Lag(_) | Job::Mark(_) => {
+                Job::Unsent { .. } | Job::Turn(_) | Job::Lag(_) | Job::Mark(_) => {
                     self.write().await;
                     // Without an answer the outbox comes again later.
                     if !self.is_down() {
@@ -181,6 +191,11 @@ impl Lane {
                 let read = |row: &pg::Row| request_of(&postgres_row(row)?);
                 drop(answer.send(rows.and_then(|rows| rows.iter().map(read).collect())));
             }
+            Job::Turn(answer) => {
+                let sql = "select tollgate_ledger.outbox_turn($1)";
+                let rows = database.query(sql, vec![self.base.owner.to_string().into()]).await.map_err(Failure::from);
+                drop(answer.send(rows.and_then(|rows| turn_of(&rows))));
+            }
             Job::Lag(answer) => {
                 let rows = database.query("select * from tollgate_ledger.unsent_lag()", Vec::new()).await;
                 let lag = rows.map_err(Failure::from).and_then(|rows| lag_of(&rows));
@@ -207,13 +222,32 @@ impl Lane {
 
     /// The database failed a moment ago: it is not asked again yet.
     fn is_down(&self) -> bool {
-        self.failures > 0 && self.tried_at.elapsed() < RETRY_PAUSE
+        self.failures > 0 && (self.probe.is_some() || self.tried_at.elapsed() < RETRY_PAUSE)
+    }
+
+    /// After a call without an answer: asks whether there are answers again, and waits for none. A batch would wait for as
+    /// long again, and every hold that comes meanwhile with it.
+    async fn probe(&mut self) {
+        let Some(probe) = self.probe.as_mut().filter(|_| self.tried_at.elapsed() >= RETRY_PAUSE) else { return };
+        let database = self.base.database.clone();
+        let asking = probe.get_or_insert_with(|| {
+            Box::pin(async move { database.query_within(PROBE_TIMEOUT, "select 1", Vec::new()).await })
+        });
+        match poll_fn(|context| Poll::Ready(asking.as_mut().poll(context))).await {
+            Poll::Pending => {}
+            Poll::Ready(Ok(_)) => self.probe = None,
+            Poll::Ready(Err(_)) => {
+                self.probe = Some(None);
+                self.tried_at = Instant::now();
+            }
+        }
     }
 
     pub(super) async fn write(&mut self) {
         if self.waiting.is_empty() {
             return;
         }
+        self.probe().await;
         if self.is_down() {
             return self.refuse_holds();
         }
@@ -253,7 +287,7 @@ impl Lane {
             return Ok(answers);
         }
         let message = "tollgate_ledger.write gave another number of answers than it was asked".to_owned();
-        Err(pg::PgError { sqlstate: None, message, unavailable: true })
+        Err(pg::PgError { sqlstate: None, message, unavailable: true, late: false })
     }
 
     /// Tells who waits; keeps what is to be tried again in front, in its order.
@@ -344,6 +378,7 @@ impl Lane {
     /// Nobody knows whether the batch went in: endings are kept, holds are refused and voided.
     fn failed(&mut self, error: &pg::PgError, batch: Vec<Pending>) {
         self.failures = self.failures.saturating_add(1);
+        self.probe = self.probe.take().or_else(|| error.late.then_some(None));
         // The pause begins now: a call that hung has taken longer than it.
         self.tried_at = Instant::now();
         self.base.shared.writable.store(false, Ordering::Release);
@@ -395,7 +430,7 @@ impl Lane {
     pub(super) fn lose_call(&mut self) {
         let batch: Vec<Pending> = self.waiting.drain(..).collect();
         let message = "lost by a test".to_owned();
-        self.failed(&pg::PgError { sqlstate: None, message, unavailable: true }, batch);
+        self.failed(&pg::PgError { sqlstate: None, message, unavailable: true, late: false }, batch);
     }
 
     fn succeeded(&mut self) {

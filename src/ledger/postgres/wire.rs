@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::super::db::postgres_row;
 use super::super::sqlite::Failure;
-use super::super::{Charge, Ending, HoldRequest, Lag, Settlement, UserStanding};
+use super::super::{Charge, Ending, HoldRequest, Lag, Settlement, Turn, UserStanding};
 use crate::clock::Timestamp;
 use crate::pg;
 use crate::plan::{Amounts, Hold, Limit, Standing, Window};
@@ -97,6 +97,13 @@ pub(super) fn void_json(request: &HoldRequest, owner: Uuid, now: Timestamp) -> V
         "now": request.now.millis(), "owner": owner,
     });
     with(ending_json(&ending, now, false), "astray", astray)
+}
+
+/// The answer of `tollgate_ledger.outbox_turn`.
+pub(super) fn turn_of(rows: &[pg::Row]) -> Result<Turn, Failure> {
+    let row = rows.first().ok_or_else(|| Failure::new("Postgres: no answer".to_owned()))?;
+    let had: Option<bool> = row.try_get(0).map_err(|error| Failure::new(format!("Postgres: {error}")))?;
+    Ok(had.map_or(Turn::Another, |had| if had { Turn::Kept } else { Turn::Given }))
 }
 
 pub(super) fn lag_of(rows: &[pg::Row]) -> Result<Lag, Failure> {

@@ -52,6 +52,11 @@ impl Relay {
         self.mute.store(true, Ordering::SeqCst);
     }
 
+    /// What the server says arrives again. Whoever waits for what got lost waits on.
+    pub(crate) fn hear_again(&self) {
+        self.mute.store(false, Ordering::SeqCst);
+    }
+
     /// Breaks every connection; new ones work.
     pub(crate) fn cut(&self) {
         self.mute.store(false, Ordering::SeqCst);
