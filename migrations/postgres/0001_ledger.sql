@@ -74,38 +74,43 @@ create table tollgate_ledger.owners (
 
 -- Milliseconds since 1970, on the database's clock.
 create function tollgate_ledger.clock_ms() returns bigint
-language sql volatile set search_path = '' as
+language sql volatile as
 $$ select (extract(epoch from pg_catalog.clock_timestamp()) * 1000)::bigint $$;
 
 -- The smallest id of a moment: a UUIDv7 begins with its time.
 create function tollgate_ledger.id_at(ms bigint) returns text
-language sql immutable set search_path = '' as $$
+language sql immutable as $$
     select substr(hex, 1, 8) || '-' || substr(hex, 9, 4)
     from (select lpad(to_hex(greatest(ms, 0)), 12, '0') as hex) as padded
 $$;
 
--- What the rows of a window add up to. Law 4.
+-- What the rows of a window add up to. Law 4. (In PL/pgSQL, which keeps its plans: each user has a new window a minute.)
 create function tollgate_ledger.sum_of(for_user text, kind text, starts bigint, ends bigint)
-returns tollgate_ledger.windows language sql stable set search_path = '' as $$
+returns tollgate_ledger.windows language plpgsql stable as $$
+declare
+    wanted tollgate_ledger.windows;
+begin
     select for_user, ends, kind, starts,
-           coalesce(sum(case when state in ('settled', 'lost') then 1
-                             when state = 'voided' and kind in ('minute', 'hour') then load else 0 end), 0)::bigint,
-           coalesce(sum(input_tokens + output_tokens), 0)::bigint,
-           coalesce(sum(cost_micros), 0)::bigint,
-           coalesce(sum(case when state = 'held' then 1 else 0 end), 0)::bigint,
-           coalesce(sum(case when state = 'held' then held_input_tokens + held_output_tokens else 0 end), 0)::bigint,
-           coalesce(sum(case when state = 'held' then held_micros else 0 end), 0)::bigint
+           coalesce(sum(case when r.state in ('settled', 'lost') then 1
+                             when r.state = 'voided' and kind in ('minute', 'hour') then r.load else 0 end), 0)::bigint,
+           coalesce(sum(r.input_tokens + r.output_tokens), 0)::bigint,
+           coalesce(sum(r.cost_micros), 0)::bigint,
+           coalesce(sum(case when r.state = 'held' then 1 else 0 end), 0)::bigint,
+           coalesce(sum(case when r.state = 'held' then r.held_input_tokens + r.held_output_tokens else 0 end), 0)::bigint,
+           coalesce(sum(case when r.state = 'held' then r.held_micros else 0 end), 0)::bigint
+    into wanted
     -- Two arms, not an `or`: for a user, the rows of all others are not even begun to be read.
     from (select * from tollgate_ledger.requests where user_id = for_user
           union all
           select * from tollgate_ledger.requests
-          where for_user = 'app' and id >= tollgate_ledger.id_at(starts - 3600000)) as rows
-    where started_at >= starts and started_at < ends
-$$;
+          where for_user = 'app' and id >= tollgate_ledger.id_at(starts - 3600000)) as r
+    where r.started_at >= starts and r.started_at < ends;
+    return wanted;
+end $$;
 
 -- The window as it stands in the table, or as its rows add up if it is missing there.
 create function tollgate_ledger.look(for_user text, kind text, starts bigint, ends bigint)
-returns tollgate_ledger.windows language plpgsql volatile set search_path = '' as $$
+returns tollgate_ledger.windows language plpgsql volatile as $$
 declare
     wanted tollgate_ledger.windows;
 begin
@@ -119,7 +124,7 @@ end $$;
 
 -- The window, made if it is missing. Whoever calls has the user locked, or the whole app.
 create function tollgate_ledger.window_of(for_user text, kind text, starts bigint, ends bigint)
-returns tollgate_ledger.windows language plpgsql volatile set search_path = '' as $$
+returns tollgate_ledger.windows language plpgsql volatile as $$
 declare
     wanted tollgate_ledger.windows := tollgate_ledger.look(for_user, kind, starts, ends);
 begin
@@ -128,7 +133,7 @@ begin
 end $$;
 
 create function tollgate_ledger.shown(w tollgate_ledger.windows) returns jsonb
-language sql immutable set search_path = '' as $$
+language sql immutable as $$
     select jsonb_build_object('used', jsonb_build_array(w.requests_used, w.tokens_used, w.micros_used),
                               'held', jsonb_build_array(w.requests_held, w.tokens_held, w.micros_held))
 $$;
@@ -193,7 +198,7 @@ language sql immutable as $$ select pg_catalog.hashtextextended(pg_catalog.textc
 
 -- Where everything stands that a refused hold was asked against: its caller decides whether a smaller one would fit.
 create function tollgate_ledger.standings_of(job tollgate_ledger.job) returns jsonb
-language plpgsql volatile set search_path = '' as $$
+language plpgsql volatile as $$
 declare
     entry jsonb;
     standings jsonb := '[]';
@@ -213,8 +218,8 @@ end $$;
 
 -- Which holds of a part fit all that they were asked against, as far as is known now. Law 1. The windows of users are
 -- theirs alone, and are made here if they are missing; of the app's nothing is known for sure unless its rows are locked.
-create function tollgate_ledger.fitting(part tollgate_ledger.job[]) returns bigint[]
-language plpgsql volatile set search_path = '' set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_bitmapscan = off as $$
+create function tollgate_ledger.fitting(part tollgate_ledger.job[], ceilings jsonb[]) returns bigint[]
+language plpgsql volatile as $$
 declare
     fit bigint[];
     complete boolean;
@@ -252,7 +257,7 @@ begin
         where j.state is null and not exists (select from tollgate_ledger.windows v
             where v.user_id = j.user_id and v.ends_at = a."end" and v.per = a.per and v.starts_at = a.start);
     end loop;
-    for entry in select distinct j.ceiling from unnest(part) as j where j.ceiling is not null loop
+    foreach entry in array ceilings loop
         select (entry->>'amount')::bigint - v.micros_used - v.micros_held into room from tollgate_ledger.windows v
         where v.user_id = 'app' and v.ends_at = (entry->>'end')::bigint and v.per = entry->>'per'
           and v.starts_at = (entry->>'start')::bigint;
@@ -263,13 +268,13 @@ begin
 end $$;
 
 -- Writes a part of a batch, in which no user is twice: the users' rows and windows, not yet those of the app.
-create function tollgate_ledger.put(part tollgate_ledger.job[], pause_reason text) returns tollgate_ledger.outcome
-language plpgsql volatile set search_path = '' set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_bitmapscan = off as $$
+create function tollgate_ledger.put(part tollgate_ledger.job[], ceilings jsonb[], pause_reason text) returns tollgate_ledger.outcome
+language plpgsql volatile as $$
 declare
     done tollgate_ledger.outcome;
 begin
     if pause_reason is null then
-        done.held := tollgate_ledger.fitting(part);
+        done.held := tollgate_ledger.fitting(part, ceilings);
     end if;
     select jsonb_object_agg(j.n, case when pause_reason is null then tollgate_ledger.standings_of(j)
                                       else jsonb_build_object('paused', pause_reason) end)
@@ -340,7 +345,7 @@ end $$;
 -- The whole app's window of a hold's ceiling, made under a lock that lets no other batch write meanwhile: rows that are
 -- not committed yet would be missing from its sum. (Not a lock on the table: a vacuum has that for hours.)
 create function tollgate_ledger.make_ceiling(ceiling jsonb) returns void
-language plpgsql volatile set search_path = '' as $$
+language plpgsql volatile as $$
 begin
     perform 1 from tollgate_ledger.windows
     where user_id = 'app' and ends_at = (ceiling->>'end')::bigint and per = ceiling->>'per'
@@ -355,7 +360,7 @@ end $$;
 -- Whether a user and the windows that end after `since` can be had at once; they are then, to the end of the transaction.
 -- Asked before anything is written: whoever met a locked row half-way would make all wait who want the whole app's.
 create function tollgate_ledger.take(who text, since bigint) returns boolean
-language plpgsql volatile set search_path = '' as $$
+language plpgsql volatile as $$
 declare
     taken bigint;
 begin
@@ -370,7 +375,7 @@ end $$;
 -- What is changed in the windows of the whole app, whose rows are locked from here to the end of the transaction: in one
 -- order, and once a batch.
 create function tollgate_ledger.put_app(changes tollgate_ledger.change[]) returns void
-language plpgsql volatile set search_path = '' set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_bitmapscan = off as $$
+language plpgsql volatile as $$
 declare
     since constant bigint := (select min(c.started_at) from unnest(changes) as c);
 begin
@@ -394,18 +399,18 @@ end $$;
 
 -- Ends one open request, whose user is taken; one that has ended, or is not there, stays as it is.
 create function tollgate_ledger.end_one(job jsonb) returns void
-language plpgsql volatile set search_path = '' as $$
+language plpgsql volatile as $$
 declare
     done tollgate_ledger.outcome;
 begin
-    done := tollgate_ledger.put(array[jsonb_populate_record(null::tollgate_ledger.job, job)], null);
+    done := tollgate_ledger.put(array[jsonb_populate_record(null::tollgate_ledger.job, job)], '{}', null);
     perform tollgate_ledger.put_app(done.changes);
 end $$;
 
 -- Holds and endings of users whom nobody else is busy with: all at once or, to be `sure`, one by one with the app's
 -- windows as they are then.
-create function tollgate_ledger.put_all(todo tollgate_ledger.job[], alone boolean, sure boolean) returns tollgate_ledger.outcome
-language plpgsql volatile set search_path = '' as $$
+create function tollgate_ledger.put_all(todo tollgate_ledger.job[], ceilings jsonb[], alone boolean, sure boolean) returns tollgate_ledger.outcome
+language plpgsql volatile as $$
 declare
     pause_reason constant text := (select s.value from tollgate_ledger.switches s where s.name = 'paused');
     part tollgate_ledger.job[];
@@ -413,7 +418,7 @@ declare
     every tollgate_ledger.outcome;
 begin
     if alone and not sure then
-        return tollgate_ledger.put(todo, pause_reason);
+        return tollgate_ledger.put(todo, ceilings, pause_reason);
     end if;
     for part in
         select array_agg(p.job order by p.place)
@@ -422,7 +427,7 @@ begin
               from unnest(todo) as j) as p
         group by p.turn order by p.turn
     loop
-        done := tollgate_ledger.put(part, pause_reason);
+        done := tollgate_ledger.put(part, ceilings, pause_reason);
         every.held := every.held || done.held;
         every.ended := every.ended || done.ended;
         every.refused := coalesce(every.refused, '{}') || coalesce(done.refused, '{}');
@@ -435,23 +440,14 @@ begin
     return every;
 end $$;
 
--- Whether the app has spent, with these holds, more than they were asked against.
-create function tollgate_ledger.overspent(todo tollgate_ledger.job[], held bigint[]) returns boolean
-language sql volatile set search_path = '' as $$
-    select exists (
-        select from (select distinct j.ceiling as ceiling from unnest(todo) as j where j.ceiling is not null and j.n = any (held)) as c
-        join tollgate_ledger.windows v
-            on v.user_id = 'app' and v.ends_at = (c.ceiling->>'end')::bigint and v.per = c.ceiling->>'per'
-            and v.starts_at = (c.ceiling->>'start')::bigint
-        where v.micros_used + v.micros_held > (c.ceiling->>'amount')::bigint)
-$$;
-
 -- Holds and ends, in the order given for each user, in one transaction. A user with whom somebody else is busy is passed
 -- over and answered {"busy": true}: nobody waits for somebody else's row.
 create function tollgate_ledger.write(jobs jsonb) returns jsonb
-language plpgsql volatile set search_path = '' as $$
+language plpgsql volatile set search_path = ''
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_bitmapscan = off as $$
 declare
     every constant tollgate_ledger.job[] := (select array_agg(j) from jsonb_populate_recordset(null::tollgate_ledger.job, jobs) as j);
+    ceilings constant jsonb[] := array(select distinct j.ceiling from unnest(every) as j where j.ceiling is not null);
     todo tollgate_ledger.job[] := every;
     users bigint;
     busy text[];
@@ -461,7 +457,7 @@ declare
     written boolean := false;
 begin
     perform set_config('lock_timeout', '250ms', true);
-    for ceiling in select distinct j.ceiling from unnest(every) as j where j.ceiling is not null loop
+    foreach ceiling in array ceilings loop
         perform tollgate_ledger.make_ceiling(ceiling);
     end loop;
     perform pg_advisory_xact_lock_shared(tollgate_ledger.lock_of('app'));
@@ -475,13 +471,18 @@ begin
     begin
         -- Only somebody from outside has locked a row of theirs now.
         perform set_config('lock_timeout', '20ms', true);
-        done := tollgate_ledger.put_all(todo, users = cardinality(every), false);
+        done := tollgate_ledger.put_all(todo, ceilings, users = cardinality(every), false);
         perform set_config('lock_timeout', '250ms', true);
         at_app := true;
         if done.changes is not null then
             perform tollgate_ledger.put_app(done.changes);
         end if;
-        written := not tollgate_ledger.overspent(todo, done.held);
+        written := not exists (
+            select from unnest(ceilings) as c
+            join tollgate_ledger.windows v on v.user_id = 'app' and v.ends_at = (c->>'end')::bigint and v.per = c->>'per'
+                and v.starts_at = (c->>'start')::bigint
+            where v.micros_used + v.micros_held > (c->>'amount')::bigint
+              and exists (select from unnest(todo) as j where j.ceiling = c and j.n = any (done.held)));
         if not written then
             raise exception 'the ceiling is nearer than it was known to be' using errcode = 'TG001';
         end if;
@@ -500,7 +501,7 @@ begin
         perform 1 from tollgate_ledger.windows where user_id = 'app' and ends_at > (
             select min(least(j.now, q.started_at)) from unnest(todo) as j left join tollgate_ledger.requests q on q.id = j.id)
         order by ends_at, per, starts_at for no key update;
-        done := tollgate_ledger.put_all(todo, false, true);
+        done := tollgate_ledger.put_all(todo, ceilings, false, true);
     end if;
     return (
         select jsonb_agg(case

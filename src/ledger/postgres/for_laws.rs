@@ -125,6 +125,37 @@ impl Lane {
         self.write().await;
     }
 
+    /// Writes jobs in one batch, and what is left of it, until every hold is answered: in the order of the holds.
+    pub(in crate::ledger) async fn all(
+        &mut self,
+        asked: Vec<Result<HoldRequest, Ending>>,
+    ) -> Vec<Result<Hold, NoHold>> {
+        let mut answers = Vec::new();
+        let mut jobs = Vec::new();
+        for job in asked {
+            match job {
+                Ok(request) => {
+                    let (answer, wait) = oneshot::channel();
+                    answers.push(wait);
+                    jobs.push(Job::Hold(Box::new(request), answer));
+                }
+                Err(ending) => jobs.push(Job::End(ending)),
+            }
+        }
+        self.take(jobs).await;
+        let mut told = Vec::new();
+        for mut answer in answers {
+            told.push(loop {
+                if let Ok(told) = answer.try_recv() {
+                    break told;
+                }
+                self.write().await;
+            });
+        }
+        self.write().await;
+        told
+    }
+
     /// Asks as a handle does.
     pub(in crate::ledger) async fn ask_standing(&mut self, user_id: Uuid, now: Timestamp) -> Option<UserStanding> {
         let (answer, wait) = oneshot::channel();
