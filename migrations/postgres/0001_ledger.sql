@@ -86,7 +86,8 @@ $$;
 
 -- What the rows of a window add up to. Law 4. (In PL/pgSQL, which keeps its plans: each user has a new window a minute.)
 create function tollgate_ledger.sum_of(for_user text, kind text, starts bigint, ends bigint)
-returns tollgate_ledger.windows language plpgsql stable as $$
+returns tollgate_ledger.windows language plpgsql stable set search_path = ''
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_bitmapscan = off as $$
 declare
     wanted tollgate_ledger.windows;
 begin
@@ -110,7 +111,8 @@ end $$;
 
 -- The window as it stands in the table, or as its rows add up if it is missing there.
 create function tollgate_ledger.look(for_user text, kind text, starts bigint, ends bigint)
-returns tollgate_ledger.windows language plpgsql volatile as $$
+returns tollgate_ledger.windows language plpgsql volatile set search_path = ''
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_bitmapscan = off as $$
 declare
     wanted tollgate_ledger.windows;
 begin
@@ -399,7 +401,8 @@ end $$;
 
 -- Ends one open request, whose user is taken; one that has ended, or is not there, stays as it is.
 create function tollgate_ledger.end_one(job jsonb) returns void
-language plpgsql volatile as $$
+language plpgsql volatile set search_path = ''
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_bitmapscan = off as $$
 declare
     done tollgate_ledger.outcome;
 begin
@@ -445,6 +448,7 @@ end $$;
 create function tollgate_ledger.write(jobs jsonb) returns jsonb
 language plpgsql volatile set search_path = ''
 set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_bitmapscan = off as $$
+-- What is cached was planned when the tables were empty: let it be plans that stay good.
 declare
     every constant tollgate_ledger.job[] := (select array_agg(j) from jsonb_populate_recordset(null::tollgate_ledger.job, jobs) as j);
     ceilings constant jsonb[] := array(select distinct j.ceiling from unnest(every) as j where j.ceiling is not null);
