@@ -388,7 +388,8 @@ def seed(path, users, rows):
     now = int(time.time() * 1000)
     day = 86_400_000
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
-        db.executescript("pragma synchronous = off; pragma cache_size = -400000;")
+        # Each page is written once, not into the log and then into the file.
+        db.executescript("pragma journal_mode = off; pragma synchronous = off; pragma cache_size = -400000;")
         db.execute("begin")
         indexes = db.execute("select name, sql from sqlite_master where type = 'index' and sql is not null and tbl_name = 'requests'").fetchall()
         for name, _ in indexes:
@@ -403,7 +404,7 @@ def seed(path, users, rows):
         midnight = now - now % day
         db.execute(WINDOWS, {"users": users, "ends": midnight + day, "per": "day", "starts": midnight, "each": 0})
         db.execute("commit")
-        db.execute("pragma wal_checkpoint(truncate)").fetchall()
+        db.execute("pragma journal_mode = wal").fetchall()
 
 
 def main():

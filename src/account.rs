@@ -335,12 +335,10 @@ impl Pages {
     ) -> Result<(Vec<UsageRow>, Option<String>), crate::ledger::Failure> {
         let mut rows = Vec::new();
         let (mut day, mut skip) = (self.newest, self.skip);
-        // Days before the first request are empty, however many they are.
-        let first = reports.first_request(Which { user_id: Some(user_id), ..Which::default() })?;
-        let oldest = first.map_or(self.newest, |first| today(first, zone)).max(self.from);
-        while day >= oldest {
+        while day >= self.from {
             let (start, end) = plan::day_of(day, zone);
-            let sums = reports.by_model(Which { user_id: Some(user_id), from: Some(start), until: Some(end) })?;
+            let of_day = Which { user_id: Some(user_id), from: Some(start), until: Some(end) };
+            let sums = reports.by_model(of_day)?;
             for (place, sum) in sums.iter().enumerate().skip(skip) {
                 if rows.len() == PAGE_ROWS {
                     return Ok((rows, Some(format!("{day}.{place}"))));
@@ -348,9 +346,13 @@ impl Pages {
                 rows.push(UsageRow { day: day.to_string(), sum: Sum::of(sum) });
             }
             skip = 0;
-            match day.yesterday() {
-                Ok(before) => day = before,
-                Err(_) => break,
+            let Ok(before) = day.yesterday() else { break };
+            day = before;
+            if sums.is_empty() {
+                // Days without requests cost nothing, however many they are.
+                let before = Which { from: None, until: Some(start), ..of_day };
+                let Some(last) = reports.last_request(before)? else { break };
+                day = today(last, zone).min(day);
             }
         }
         Ok((rows, None))

@@ -14,11 +14,13 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::{BufMut as _, BytesMut};
 use secrecy::SecretString;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 use tokio_postgres::Client;
-use tokio_postgres::types::{ToSql, Type};
+
+use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
@@ -121,6 +123,31 @@ impl Param {
     pub fn new(value: impl ToSql + Send + Sync + 'static, kind: Type) -> Self {
         Self { value: Box::new(value), kind }
     }
+
+    /// A document that is JSON already.
+    #[must_use]
+    pub fn json(text: Vec<u8>) -> Self {
+        Self::new(RawJson(text), Type::JSONB)
+    }
+}
+
+/// JSON as it stands, for `jsonb`.
+#[derive(Debug)]
+struct RawJson(Vec<u8>);
+
+impl ToSql for RawJson {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        // The version of the binary form, which is the text.
+        out.put_u8(1);
+        out.put_slice(&self.0);
+        Ok(IsNull::No)
+    }
+
+    fn accepts(kind: &Type) -> bool {
+        *kind == Type::JSONB
+    }
+
+    to_sql_checked!();
 }
 
 macro_rules! params {

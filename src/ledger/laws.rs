@@ -451,6 +451,97 @@ fn the_laws_hold_after_every_step_on_postgres() {
     tried.unwrap();
 }
 
+/// One of a batch: a hold of a user, or the end of what somebody has open, which may come twice.
+#[derive(Clone, Debug)]
+enum Piece {
+    Hold { user: u8, input: u64, cap: u32 },
+    End { which: usize, charge: Charge, twice: bool },
+}
+
+fn pieces() -> impl Strategy<Value = Vec<Piece>> {
+    let charge = prop_oneof![
+        3 => Just(Charge::Voided { load: true }),
+        1 => Just(Charge::WholeHold),
+        1 => Just(Charge::Lost),
+    ];
+    let piece = prop_oneof![
+        3 => (0..3u8, 1..300u64, 1..800u32).prop_map(|(user, input, cap)| Piece::Hold { user, input, cap }),
+        2 => (any::<usize>(), charge, any::<bool>()).prop_map(|(which, charge, twice)| Piece::End { which, charge, twice }),
+    ];
+    prop::collection::vec(piece, 1..24)
+}
+
+impl World {
+    /// A batch goes in as a whole. What was open before it can be ended in it.
+    fn batch(&mut self, pieces: &[Piece]) {
+        let mut open: Vec<_> = (0..self.rows.len()).filter(|n| self.rows[*n].ended.is_none()).collect();
+        let (mut jobs, mut asked) = (Vec::new(), Vec::new());
+        for piece in pieces {
+            match piece {
+                // Each user has a plan of their own: what it says then holds for all that they have.
+                Piece::Hold { user, input, cap } => {
+                    let request = self.request(*user, *user, *input, *cap);
+                    asked.push((request.id, request.user_id));
+                    jobs.push(Ok(request));
+                }
+                Piece::End { which, charge, twice } if !open.is_empty() => {
+                    let row = &mut self.rows[open.remove(which % open.len())];
+                    row.ended = Some(*charge);
+                    let settlement = Settlement { charge: *charge, flags: vec![], ttft_ms: None };
+                    let ending = Ending { id: row.id, user_id: row.user, settlement };
+                    jobs.extend(std::iter::repeat_n(Err(ending), 1 + usize::from(*twice)));
+                }
+                Piece::End { .. } => {}
+            }
+        }
+        let Subject::Postgres { runtime, lane } = &mut self.ledger else { panic!("made on Postgres") };
+        let answers = runtime.block_on(lane.all(jobs));
+        for ((id, user), answer) in asked.into_iter().zip(answers) {
+            if let Ok(hold) = answer {
+                self.rows.push(Row { id, user, at: self.now, held: hold.amounts, ended: None });
+            }
+        }
+        self.check();
+        self.check_limits();
+    }
+
+    /// Law 1, where nobody is charged more than was held.
+    fn check_limits(&self) {
+        let all = |standing: Standing, unit| standing.used.plus(standing.held).of(unit);
+        for user in 0..3_u8 {
+            for limit in limits(user) {
+                let said = self.expected(Some(Self::user(user)), &self.window(limit.per));
+                assert!(all(said, limit.unit) <= limit.amount, "law 1: {limit:?} of user {user} is at {said:?}");
+            }
+            let open = self.rows.iter().filter(|row| row.user == Self::user(user) && row.ended.is_none()).count();
+            assert!(open <= CONCURRENT as usize, "law 1: {open} requests are open");
+        }
+        let app = self.expected(None, &self.window(Per::Day));
+        assert!(all(app, Unit::CostUsd) <= CEILING, "law 1: the ceiling is at {app:?}");
+        let Subject::Postgres { runtime, lane } = &self.ledger else { panic!("made on Postgres") };
+        if self.rows.iter().any(|row| self.window(Per::Day).start <= row.at) {
+            assert_eq!(runtime.block_on(lane.app_window(&self.window(Per::Day))), app, "law 4 for the whole app");
+        }
+    }
+}
+
+#[test]
+fn the_laws_hold_after_every_batch_whoever_is_in_it_how_often() {
+    let server = Postgres::start_blocking(false, "");
+    let url = SecretString::from(server.url("postgres"));
+    let config = ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() };
+    let batches = prop::collection::vec((pieces(), 0..20_000i64), 1..12);
+    let tried = proptest::test_runner::TestRunner::new(config).run(&batches, |batches| {
+        let mut world = World::new(Subject::postgres(&url));
+        for (pieces, seconds) in &batches {
+            world.batch(pieces);
+            world.now = world.now.plus(Duration::from_secs(u64::try_from(*seconds).unwrap()));
+        }
+        Ok(())
+    });
+    tried.unwrap();
+}
+
 /// The month was never limited, so no window of it was made while the rows were there.
 fn rows_that_are_pruned_leave_every_window_as_it_was(ledger: Subject) {
     let mut world = World::new(ledger);

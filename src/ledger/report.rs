@@ -252,14 +252,14 @@ impl Reports {
         }
     }
 
-    /// When the first request of a kind was held.
+    /// When the last request of a kind was held.
     ///
     /// # Errors
     /// The ledger cannot be read.
-    pub fn first_request(&self, which: Which) -> Result<Option<Timestamp>, Failure> {
-        let sql = format!("select min(started_at) from ledger.requests {}", filter(which));
-        let first = self.db.query_one(&sql, &bounds(which))?;
-        Ok(first.map(|row| row.maybe_int(0)).transpose()?.flatten().map(Timestamp::from_millis))
+    pub fn last_request(&self, which: Which) -> Result<Option<Timestamp>, Failure> {
+        let sql = format!("select max(started_at) from ledger.requests {}", filter(which));
+        let last = self.db.query_one(&sql, &bounds(which))?;
+        Ok(last.map(|row| row.maybe_int(0)).transpose()?.flatten().map(Timestamp::from_millis))
     }
 }
 

@@ -114,6 +114,10 @@ struct OpenHold {
     cost: i64,
 }
 
+/// How much of the file the writer keeps in memory at most, in KiB. Of a large ledger it needs two leaves for each user who
+/// is busy, and the way to them; SQLite's own 2 MiB has room for a few hundred.
+const CACHE_KIB: i64 = 16_000;
+
 /// What the ended and the open rows of a window add up to.
 const SUM_OF_ROWS: &str = "
     select coalesce(sum(case when state in ('settled', 'lost') then 1 when state = 'voided' then load * ?4 else 0 end), 0),
@@ -147,6 +151,7 @@ impl Book {
 
     fn for_writing(db: Connection, owner: Uuid) -> Result<Self, Failure> {
         db.pragma_update(None, "synchronous", "full")?;
+        db.pragma_update(None, "cache_size", -CACHE_KIB)?;
         db.set_prepared_statement_cache_capacity(32);
         Ok(Self { db, owner: owner.to_string(), outbox: false })
     }

@@ -15,7 +15,7 @@ use super::super::{Ending, HoldRequest, NoHold, Settings, Shared, UserStanding};
 use super::chores::prune;
 use super::lane::Lane;
 use super::lease::{Sign, dead_json, renew};
-use super::wire::{ending_json, hold_json, one_value, standing_of};
+use super::wire::{Place, batch_param, ending_json, hold_json, one_value, standing_of};
 use super::{Base, ask_standing, open};
 use crate::clock::{Clock, Timestamp};
 use crate::pg;
@@ -58,8 +58,8 @@ impl Lane {
     }
 
     pub(in crate::ledger) async fn end(&mut self, ending: Ending, now: Timestamp) -> bool {
-        let jobs = Value::Array(vec![ending_json(&ending, now, self.base.settings.outbox)]);
-        self.one("select tollgate_ledger.write($1)", vec![jobs.into()]).await[0]["ended"] == true
+        let jobs = batch_param(&[ending_json(&ending, now, self.base.settings.outbox, Place::default())]).unwrap();
+        self.one("select tollgate_ledger.write($1)", vec![jobs]).await[0]["ended"] == true
     }
 
     pub(in crate::ledger) async fn die_and_sweep(&mut self, now: Timestamp) -> usize {
@@ -105,14 +105,15 @@ impl Lane {
     pub(in crate::ledger) async fn hold_late(&mut self, request: HoldRequest) -> i64 {
         let cap = request.ask.output_cap;
         let hold = Hold { output_cap: cap, amounts: request.ask.amounts(cap) };
-        let (late, user) = (Value::Array(vec![hold_json(&request, &hold, self.base.owner)]), request.user_id);
+        let late = batch_param(&[hold_json(&request, &hold, self.base.owner, Place::default())]).unwrap();
+        let user = request.user_id;
         let (answer, wait) = oneshot::channel();
         self.take(vec![Job::Hold(Box::new(request), answer)]).await;
         self.lose_call();
         assert_eq!(wait.await.unwrap(), Err(NoHold::Store));
         tokio::time::sleep(Duration::from_millis(300)).await;
         self.write().await;
-        drop(self.base.database.query("select tollgate_ledger.write($1)", vec![late.into()]).await);
+        drop(self.base.database.query("select tollgate_ledger.write($1)", vec![late]).await);
         self.standing(user, &[]).await.open
     }
 
@@ -122,6 +123,37 @@ impl Lane {
         let jobs = holds.chain(endings.into_iter().map(Job::End)).collect();
         self.take(jobs).await;
         self.write().await;
+    }
+
+    /// Writes jobs in one batch, and what is left of it, until every hold is answered: in the order of the holds.
+    pub(in crate::ledger) async fn all(
+        &mut self,
+        asked: Vec<Result<HoldRequest, Ending>>,
+    ) -> Vec<Result<Hold, NoHold>> {
+        let mut answers = Vec::new();
+        let mut jobs = Vec::new();
+        for job in asked {
+            match job {
+                Ok(request) => {
+                    let (answer, wait) = oneshot::channel();
+                    answers.push(wait);
+                    jobs.push(Job::Hold(Box::new(request), answer));
+                }
+                Err(ending) => jobs.push(Job::End(ending)),
+            }
+        }
+        self.take(jobs).await;
+        let mut told = Vec::new();
+        for mut answer in answers {
+            told.push(loop {
+                if let Ok(told) = answer.try_recv() {
+                    break told;
+                }
+                self.write().await;
+            });
+        }
+        self.write().await;
+        told
     }
 
     /// Asks as a handle does.

@@ -17,7 +17,9 @@ use super::super::jobs::{Job, Marking};
 use super::super::report::{REQUEST_COLUMNS, request_of};
 use super::super::sqlite::Failure;
 use super::super::{Ending, HoldRequest, Mark, NoHold, UserStanding, decide};
-use super::wire::{ending_json, hold_json, lag_of, member, standing_of, standings_of, turn_of, void_json};
+use super::wire::{
+    JobJson, Place, batch_param, ending_json, hold_json, lag_of, member, standing_of, standings_of, turn_of, void_json,
+};
 use super::{Base, CALL_TIMEOUT, ask_standing};
 use crate::clock::Timestamp;
 use crate::pg;
@@ -52,11 +54,11 @@ enum Pending {
 }
 
 impl Pending {
-    fn json(&self, owner: Uuid, now: Timestamp, outbox: bool) -> Value {
+    fn json(&self, owner: Uuid, now: Timestamp, outbox: bool, place: Place) -> JobJson<'_> {
         match self {
-            Self::Hold(request, hold, ..) => hold_json(request, hold, owner),
-            Self::End(ending) => ending_json(ending, now, outbox),
-            Self::Void(request) => void_json(request, owner, now),
+            Self::Hold(request, hold, ..) => hold_json(request, hold, owner, place),
+            Self::End(ending) => ending_json(ending, now, outbox, place),
+            Self::Void(request) => void_json(request, owner, now, place),
         }
     }
 
@@ -74,6 +76,8 @@ pub(in crate::ledger) struct Lane {
     /// In order; the first come first.
     waiting: VecDeque<Pending>,
     failures: u32,
+    /// Users who were busy when last asked for: somebody from outside may have locked their rows.
+    busy: Vec<Uuid>,
     /// How often a batch met a lock, since one went in or was divided.
     locked: u32,
     /// How often in a row nothing went in because others were busy.
@@ -88,7 +92,16 @@ type Probe = Option<Pin<Box<dyn Future<Output = Result<Vec<pg::Row>, pg::PgError
 
 impl Lane {
     pub(super) fn new(base: Base) -> Self {
-        Self { base, waiting: VecDeque::new(), failures: 0, locked: 0, stuck: 0, tried_at: Instant::now(), probe: None }
+        Self {
+            base,
+            waiting: VecDeque::new(),
+            failures: 0,
+            busy: Vec::new(),
+            locked: 0,
+            stuck: 0,
+            tried_at: Instant::now(),
+            probe: None,
+        }
     }
 
     pub(super) async fn run(mut self, mut queue: UnboundedReceiver<Job>) {
@@ -277,10 +290,13 @@ impl Lane {
 
     async fn call(&self, batch: &[Pending]) -> Result<Vec<Value>, pg::PgError> {
         let now = self.base.clock.now();
-        let jobs: Vec<Value> =
-            batch.iter().map(|pending| pending.json(self.base.owner, now, self.base.settings.outbox)).collect();
-        let rows =
-            self.base.database.query("select tollgate_ledger.write($1)", vec![Value::Array(jobs).into()]).await?;
+        let Base { owner, settings, database, .. } = &self.base;
+        let jobs = batch.iter().enumerate().map(|(n, pending)| {
+            let wary = self.busy.contains(&pending.user_id());
+            pending.json(*owner, now, settings.outbox, Place { n, wary })
+        });
+        let jobs = batch_param(&jobs.collect::<Vec<_>>())?;
+        let rows = database.query("select tollgate_ledger.write($1)", vec![jobs]).await?;
         let answer: Option<Value> = rows.first().and_then(|row| row.try_get(0).ok());
         let answers = answer.and_then(|value| value.as_array().cloned()).unwrap_or_default();
         if answers.len() == batch.len() {
@@ -295,8 +311,10 @@ impl Lane {
         let mut again = VecDeque::new();
         let is_busy = |answer: &Value| *member(answer, "busy") == true;
         self.stuck = if answers.iter().all(is_busy) { self.stuck.saturating_add(1) } else { 0 };
+        self.busy.clear();
         for (pending, answer) in batch.into_iter().zip(answers) {
             if is_busy(answer) {
+                self.busy.push(pending.user_id());
                 again.push_back(pending);
                 continue;
             }

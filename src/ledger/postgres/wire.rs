@@ -1,5 +1,6 @@
 //! What goes to and comes from the functions in `tollgate_ledger`, as JSON. Pure.
 
+use serde::Serialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -8,7 +9,7 @@ use super::super::sqlite::Failure;
 use super::super::{Charge, Ending, HoldRequest, Lag, Settlement, Turn, UserStanding};
 use crate::clock::Timestamp;
 use crate::pg;
-use crate::plan::{Amounts, Hold, Limit, Standing, Window};
+use crate::plan::{Amounts, Hold, Limit, Standing, Unit, Window};
 use crate::price::{MicroUsd, Usage};
 
 /// Nothing: what an answer has that lacks a member.
@@ -54,25 +55,129 @@ pub(super) fn standings_of(value: &Value) -> Vec<Standing> {
     value.as_array().map(|all| all.iter().map(standing_of).collect()).unwrap_or_default()
 }
 
-pub(super) fn hold_json(request: &HoldRequest, hold: &Hold, owner: Uuid) -> Value {
-    let limit = |(limit, window): &(Limit, Window)| {
-        json!({
-            "per": window.per.as_str(), "unit": limit.unit.as_str(), "amount": limit.amount,
-            "start": window.start.millis(), "end": window.end.millis(),
-        })
-    };
-    let ceiling = request.ceiling.map(|(amount, window)| with(window_json(&window), "amount", amount));
-    let input = i64::try_from(request.ask.input_tokens).unwrap_or(i64::MAX).min(hold.amounts.tokens);
-    json!({
-        "id": request.id, "user_id": request.user_id, "now": request.now.millis(), "plan": request.plan,
-        "endpoint": request.endpoint, "model": request.model, "upstream": request.upstream, "owner": owner,
-        "input": input, "tokens": hold.amounts.tokens, "micros": hold.amounts.cost,
-        "concurrent": request.concurrent, "lifetime_ends": Timestamp::MAX.millis(),
-        "limits": request.limits.iter().map(limit).collect::<Vec<_>>(), "ceiling": ceiling,
+/// Where a job stands in its batch, and whether its user was busy when last asked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Place {
+    pub(super) n: usize,
+    pub(super) wary: bool,
+}
+
+/// A hold or an ending, with the names that `tollgate_ledger.job` has.
+#[derive(Serialize)]
+#[serde(untagged)]
+pub(super) enum JobJson<'a> {
+    Hold(HoldJson<'a>),
+    Ending(EndingJson<'a>),
+}
+
+#[derive(Serialize)]
+pub(super) struct HoldJson<'a> {
+    n: usize,
+    wary: bool,
+    id: Uuid,
+    user_id: Uuid,
+    now: i64,
+    plan: &'a str,
+    endpoint: &'a str,
+    model: &'a str,
+    upstream: &'a str,
+    owner: Uuid,
+    input: i64,
+    tokens: i64,
+    micros: i64,
+    concurrent: Option<u32>,
+    lifetime_ends: i64,
+    limits: Vec<LimitJson>,
+    ceiling: Option<LimitJson>,
+}
+
+#[derive(Serialize)]
+struct LimitJson {
+    per: &'static str,
+    unit: &'static str,
+    amount: i64,
+    start: i64,
+    end: i64,
+}
+
+#[derive(Serialize)]
+pub(super) struct EndingJson<'a> {
+    n: usize,
+    wary: bool,
+    id: Uuid,
+    user_id: Uuid,
+    now: i64,
+    state: &'static str,
+    flags: String,
+    load: i64,
+    ttft_ms: Option<i64>,
+    whole: bool,
+    input: u64,
+    cached: u64,
+    output: u64,
+    reasoning: u64,
+    micros: i64,
+    unsent: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    astray: Option<AstrayJson<'a>>,
+}
+
+#[derive(Serialize)]
+struct AstrayJson<'a> {
+    plan: &'a str,
+    endpoint: &'a str,
+    model: &'a str,
+    upstream: &'a str,
+    now: i64,
+    owner: Uuid,
+}
+
+/// The jobs of a batch as one parameter, written without a tree in between.
+pub(super) fn batch_param(jobs: &[JobJson<'_>]) -> Result<pg::Param, pg::PgError> {
+    let text = serde_json::to_vec(jobs);
+    let text = text.map_err(|error| pg::PgError { sqlstate: None, message: error.to_string(), unavailable: false })?;
+    Ok(pg::Param::json(text))
+}
+
+fn limit_json(limit: Limit, window: &Window) -> LimitJson {
+    LimitJson {
+        per: window.per.as_str(),
+        unit: limit.unit.as_str(),
+        amount: limit.amount,
+        start: window.start.millis(),
+        end: window.end.millis(),
+    }
+}
+
+pub(super) fn hold_json<'a>(request: &'a HoldRequest, hold: &Hold, owner: Uuid, place: Place) -> JobJson<'a> {
+    let ceiling =
+        |(amount, window): (i64, Window)| limit_json(Limit { per: window.per, unit: Unit::CostUsd, amount }, &window);
+    JobJson::Hold(HoldJson {
+        n: place.n,
+        wary: place.wary,
+        id: request.id,
+        user_id: request.user_id,
+        now: request.now.millis(),
+        plan: &request.plan,
+        endpoint: request.endpoint,
+        model: &request.model,
+        upstream: &request.upstream,
+        owner,
+        input: i64::try_from(request.ask.input_tokens).unwrap_or(i64::MAX).min(hold.amounts.tokens),
+        tokens: hold.amounts.tokens,
+        micros: hold.amounts.cost,
+        concurrent: request.concurrent,
+        lifetime_ends: Timestamp::MAX.millis(),
+        limits: request.limits.iter().map(|(limit, window)| limit_json(*limit, window)).collect(),
+        ceiling: request.ceiling.map(ceiling),
     })
 }
 
-pub(super) fn ending_json(ending: &Ending, now: Timestamp, outbox: bool) -> Value {
+pub(super) fn ending_json<'a>(ending: &Ending, now: Timestamp, outbox: bool, place: Place) -> JobJson<'a> {
+    JobJson::Ending(ending_parts(ending, now, outbox, place))
+}
+
+fn ending_parts<'a>(ending: &Ending, now: Timestamp, outbox: bool, place: Place) -> EndingJson<'a> {
     let settlement = &ending.settlement;
     let (state, load, charged) = match settlement.charge {
         Charge::Voided { load } => ("voided", load, Some((Usage::default(), MicroUsd(0)))),
@@ -81,22 +186,39 @@ pub(super) fn ending_json(ending: &Ending, now: Timestamp, outbox: bool) -> Valu
         Charge::Lost => ("lost", false, None),
     };
     let (usage, cost) = charged.unwrap_or_default();
-    json!({
-        "id": ending.id, "user_id": ending.user_id, "state": state, "flags": settlement.flags.join(","),
-        "load": i64::from(load), "now": now.millis(), "ttft_ms": settlement.ttft_ms, "whole": charged.is_none(),
-        "input": usage.input_tokens, "cached": usage.cached_input_tokens, "output": usage.output_tokens,
-        "reasoning": usage.reasoning_tokens, "micros": cost.0, "unsent": i64::from(outbox && state != "voided"),
-    })
+    EndingJson {
+        n: place.n,
+        wary: place.wary,
+        id: ending.id,
+        user_id: ending.user_id,
+        now: now.millis(),
+        state,
+        flags: settlement.flags.join(","),
+        load: i64::from(load),
+        ttft_ms: settlement.ttft_ms,
+        whole: charged.is_none(),
+        input: usage.input_tokens,
+        cached: usage.cached_input_tokens,
+        output: usage.output_tokens,
+        reasoning: usage.reasoning_tokens,
+        micros: cost.0,
+        unsent: i64::from(outbox && state != "voided"),
+        astray: None,
+    }
 }
 
 /// Ends a hold that may be there, or may yet come in late: the voided row keeps its place.
-pub(super) fn void_json(request: &HoldRequest, owner: Uuid, now: Timestamp) -> Value {
+pub(super) fn void_json(request: &HoldRequest, owner: Uuid, now: Timestamp, place: Place) -> JobJson<'_> {
     let ending = Ending { id: request.id, user_id: request.user_id, settlement: Settlement::void() };
-    let astray = json!({
-        "plan": request.plan, "endpoint": request.endpoint, "model": request.model, "upstream": request.upstream,
-        "now": request.now.millis(), "owner": owner,
-    });
-    with(ending_json(&ending, now, false), "astray", astray)
+    let astray = AstrayJson {
+        plan: &request.plan,
+        endpoint: request.endpoint,
+        model: &request.model,
+        upstream: &request.upstream,
+        now: request.now.millis(),
+        owner,
+    };
+    JobJson::Ending(EndingJson { astray: Some(astray), ..ending_parts(&ending, now, false, place) })
 }
 
 /// The answer of `tollgate_ledger.outbox_turn`.
