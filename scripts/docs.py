@@ -17,6 +17,7 @@ import glob
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -39,6 +40,7 @@ NOT_TRIED = "# not tried here: "
 
 SERVE = r"""#!/bin/bash
 # `serve` goes on in the background, from ready to the end of the page.
+TOLLGATE=@binary@
 [[ " $* " == *" serve "* ]] || exec "$TOLLGATE" "$@"
 "$TOLLGATE" "$@" >>"$STATE/serve.log" 2>&1 </dev/null &
 echo $! >"$PIDFILE"
@@ -118,7 +120,6 @@ class Page:
                     "HOME": work,
                     "STATE": state,
                     "PIDFILE": os.path.join(state, "pid"),
-                    "TOLLGATE": self.binary,
                     "JWT_SECRET": "only-for-these-pages-" + "0123456789" * 4,
                     "OPENAI_API_KEY": key,
                     "OPENAI_BASE_URL": upstream,
@@ -144,7 +145,7 @@ class Page:
 
     def lay_out(self, work, bin_):
         """What lies in a clone of the repository, and the commands that are not what they seem."""
-        for name, text in (("tollgate", SERVE), ("cargo", '#!/bin/bash\n[[ $1 == build ]]\n')):
+        for name, text in (("tollgate", SERVE.replace("@binary@", shlex.quote(self.binary))), ("cargo", '#!/bin/bash\n[[ $1 == build ]]\n')):
             path = os.path.join(bin_, name)
             with open(path, "w", encoding="utf-8") as file:
                 file.write(text)
