@@ -55,7 +55,8 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
         } else {
             "This field is not of the type or in the range that it must have.".to_owned()
         };
-        Refusal::invalid(path, message)
+        let refusal = Refusal::new(Code::InvalidRequest, message);
+        if path == "." { refusal } else { refusal.at(path) }
     })
 }
 
@@ -166,7 +167,7 @@ mod tests {
             (b"\"canary\"", None),
             (br#"{"number": "canary"}"#, Some("number")),
             (br#"{"number": 256}"#, Some("number")),
-            (b"{}", Some(".")),
+            (b"{}", None),
         ] {
             let refusal = parse::<Wanted>(body).unwrap_err();
             assert_eq!(refusal.param.as_deref(), param, "{}", refusal.message);
