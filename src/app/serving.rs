@@ -197,7 +197,7 @@ fn connection(
         .max_buf_size(server.header_bytes_max)
         .half_close(false);
     let (header_timeout, write_timeout) = (server.header_timeout, server.body_timeout);
-    let served = async move {
+    let handled = async move {
         if !begins(&stream, header_timeout, &stop).await {
             return;
         }
@@ -221,7 +221,7 @@ fn connection(
     async move {
         tokio::select! {
             () = cut.cancelled() => {}
-            () = served => {}
+            () = handled => {}
         }
     }
 }

@@ -73,7 +73,7 @@ pub fn back_up(ledger: &Path, to: &Path) -> Result<Contents, Failure> {
     db.execute("vacuum main into ?1", [name])?;
     let contents = part.sound()?;
     // Fails where somebody made a file of this name meanwhile.
-    renameat_with(CWD, &part.0, CWD, to, RenameFlags::NOREPLACE).map_err(|error| cannot("name", to, error.into()))?;
+    renameat_with(CWD, &part.0, CWD, to, RenameFlags::NOREPLACE).map_err(|error| cannot("name", to, &error.into()))?;
     flush_folder(to)?;
     Ok(contents)
 }
@@ -105,12 +105,12 @@ pub fn restore(copy: &Path, ledger: &Path, replace: bool) -> Result<Restored, Fa
         }
     }
     let part = Part::beside(ledger)?;
-    let mut from = File::open(copy).map_err(|error| cannot("read", copy, error))?;
-    let mut into = OpenOptions::new().write(true).open(&part.0).map_err(|error| cannot("write", &part.0, error))?;
-    std::io::copy(&mut from, &mut into).map_err(|error| cannot("write", &part.0, error))?;
+    let mut from = File::open(copy).map_err(|error| cannot("read", copy, &error))?;
+    let mut into = OpenOptions::new().write(true).open(&part.0).map_err(|error| cannot("write", &part.0, &error))?;
+    std::io::copy(&mut from, &mut into).map_err(|error| cannot("write", &part.0, &error))?;
     let contents = part.sound()?;
     let kept = put_aside(ledger)?;
-    fs::rename(&part.0, ledger).map_err(|error| cannot("replace", ledger, error))?;
+    fs::rename(&part.0, ledger).map_err(|error| cannot("replace", ledger, &error))?;
     flush_folder(ledger)?;
     Ok(Restored { kept, contents })
 }
@@ -131,11 +131,11 @@ fn put_aside(ledger: &Path) -> Result<Option<PathBuf>, Failure> {
             drop(db.execute_batch("pragma wal_checkpoint(truncate)"));
         }
         let linked = fs::hard_link(ledger, &kept).or_else(|_| fs::copy(ledger, &kept).map(drop));
-        linked.map_err(|error| cannot("write", &kept, error))?;
+        linked.map_err(|error| cannot("write", &kept, &error))?;
     }
     for suffix in BESIDE {
         match fs::rename(with_suffix(ledger, suffix), with_suffix(&kept, suffix)) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(cannot("move", ledger, error)),
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(cannot("move", ledger, &error)),
             _ => {}
         }
     }
@@ -159,7 +159,7 @@ impl Part {
         make_folder(path)?;
         let part = with_suffix(path, &format!(".part-{}", Uuid::now_v7()));
         let made = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&part);
-        made.map_err(|error| cannot("write", &part, error))?;
+        made.map_err(|error| cannot("write", &part, &error))?;
         Ok(Self(part))
     }
 
@@ -167,7 +167,7 @@ impl Part {
     fn sound(&self) -> Result<Contents, Failure> {
         let contents = check(&self.0)?;
         let flushed = File::open(&self.0).and_then(|file| file.sync_all());
-        flushed.map_err(|error| cannot("write", &self.0, error))?;
+        flushed.map_err(|error| cannot("write", &self.0, &error))?;
         Ok(contents)
     }
 }
@@ -214,9 +214,9 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 fn flush_folder(path: &Path) -> Result<(), Failure> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let flushed = File::open(folder).and_then(|folder| folder.sync_all());
-    flushed.map_err(|error| cannot("write", folder, error))
+    flushed.map_err(|error| cannot("write", folder, &error))
 }
 
-fn cannot(what: &str, path: &Path, error: std::io::Error) -> Failure {
+fn cannot(what: &str, path: &Path, error: &std::io::Error) -> Failure {
     Failure::new(format!("cannot {what} {}: {error}", path.display()))
 }

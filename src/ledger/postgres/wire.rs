@@ -135,7 +135,12 @@ struct AstrayJson<'a> {
 /// The jobs of a batch as one parameter, written without a tree in between.
 pub(super) fn batch_param(jobs: &[JobJson<'_>]) -> Result<pg::Param, pg::PgError> {
     let text = serde_json::to_vec(jobs);
-    let text = text.map_err(|error| pg::PgError { sqlstate: None, message: error.to_string(), unavailable: false })?;
+    let text = text.map_err(|error| pg::PgError {
+        sqlstate: None,
+        message: error.to_string(),
+        unavailable: false,
+        late: false,
+    })?;
     Ok(pg::Param::json(text))
 }
 

@@ -229,7 +229,7 @@ mod tests {
 
     /// Members in any order, some of them twice.
     fn object(members: Vec<(&'static str, Value)>) -> String {
-        let members: Vec<_> = members.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+        let members: Vec<_> = members.into_iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
         format!("{{{}}}", members.join(","))
     }
 
