@@ -24,12 +24,6 @@ pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const KEEP_ALIVE_COMMENT: &[u8] = b": keep-alive\n\n";
 /// How long the upstream may take from `[DONE]` to the end of its body, so that its connection can be used again.
 const TAIL_TIMEOUT: Duration = Duration::from_millis(100);
-/// What comes so soon after the event before it is part of a burst.
-const BURST_GAP: Duration = Duration::from_micros(100);
-/// What of a burst goes out together: a write costs more than all else that is done for an event.
-const BURST_BYTES_MAX: usize = 16 * 1024;
-/// After so long without a write nothing is held back any more.
-const BURST_HOLD_MAX: Duration = Duration::from_millis(1);
 /// How many reads that give nothing to the caller one poll may do, before it lets others run.
 const READS_PER_POLL: usize = 32;
 
@@ -121,12 +115,6 @@ pub struct Metered<B: Body<Data = Bytes> + Unpin = Incoming> {
     limits: Limits,
     last_read: Instant,
     last_written: Instant,
-    /// The last read came right after the one before it.
-    in_burst: bool,
-    /// An event was handed out.
-    is_begun: bool,
-    /// What is held back is looked after once more in the same turn: hyper asks twice for a body before it yields.
-    looks_again: bool,
     alarm: Pin<Box<Sleep>>,
 }
 
@@ -154,9 +142,6 @@ impl<B: Body<Data = Bytes> + Unpin> Metered<B> {
             limits,
             last_read: now,
             last_written: now,
-            in_burst: false,
-            is_begun: false,
-            looks_again: false,
             alarm: Box::pin(sleep_until(now)),
         }
     }
@@ -172,10 +157,8 @@ impl<B: Body<Data = Bytes> + Unpin> Metered<B> {
     fn read(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Fault>> {
         let Some(Open { rest, .. }) = &mut self.open else { return Poll::Ready(Ok(())) };
         let Poll::Ready(next) = Pin::new(&mut rest.body).poll_frame(context) else { return Poll::Pending };
-        let now = Instant::now();
-        self.in_burst = self.is_begun && now.duration_since(self.last_read) < BURST_GAP;
-        self.last_read = now;
-        if now >= self.limits.deadline {
+        self.last_read = Instant::now();
+        if self.last_read >= self.limits.deadline {
             return Poll::Ready(Err(Fault::Deadline));
         }
         Poll::Ready(match next {
@@ -254,18 +237,9 @@ impl<B: Body<Data = Bytes> + Unpin> Metered<B> {
         Poll::Ready(())
     }
 
-    /// Whether what is ready waits for one turn of the scheduler, in which the next event of its burst may be read.
-    fn holds_back(&self) -> bool {
-        self.in_burst
-            && self.out.len() < BURST_BYTES_MAX
-            && self.last_read.duration_since(self.last_written) < BURST_HOLD_MAX
-    }
-
     /// What is ready for the caller.
     fn take(&mut self) -> Frame<Bytes> {
         self.last_written = Instant::now();
-        self.is_begun = true;
-        self.looks_again = false;
         Frame::data(self.out.split().freeze())
     }
 }
@@ -282,9 +256,6 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Metered<B> {
             }
             let (outcome, is_event) = match this.read(context) {
                 Poll::Ready(outcome) => (outcome, true),
-                Poll::Pending if std::mem::take(&mut this.looks_again) => return yield_now(context),
-                // Held back, and nothing came.
-                Poll::Pending if !this.out.is_empty() => return Poll::Ready(Some(Ok(this.take()))),
                 Poll::Pending => match this.wait(context) {
                     Poll::Ready(outcome) => (outcome, false),
                     Poll::Pending => return Poll::Pending,
@@ -299,22 +270,14 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Metered<B> {
             } else if this.open.as_ref().is_some_and(|open| open.rest.meter.is_done()) {
                 this.end(End::Complete, None);
                 this.alarm.as_mut().reset(later(this.last_read, TAIL_TIMEOUT));
-            } else if is_event && !this.out.is_empty() && this.holds_back() {
-                this.looks_again = true;
-                return yield_now(context);
             }
             if !this.out.is_empty() {
                 return Poll::Ready(Some(Ok(this.take())));
             }
         }
-        yield_now(context)
+        context.waker().wake_by_ref();
+        Poll::Pending
     }
-}
-
-/// Lets others run first.
-fn yield_now<T>(context: &Context<'_>) -> Poll<T> {
-    context.waker().wake_by_ref();
-    Poll::Pending
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Drop for Metered<B> {
@@ -428,34 +391,6 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn events_of_a_burst_go_out_together_and_others_at_once() {
-        let burst = std::iter::repeat_with(|| Say(TEXT)).take(5);
-        let apart = [Wait(1), Say(TEXT), Wait(1), Say(TEXT), Wait(1), Say(USAGE), Say(DONE)];
-        let (mut body, _) = stream(burst.chain(apart));
-        let mut frames = Vec::new();
-        while let Some(frame) = next(&mut body).await {
-            frames.push(frame);
-        }
-        let wanted = [TEXT.to_owned(), TEXT.repeat(4), TEXT.to_owned(), TEXT.to_owned(), DONE.to_owned()];
-        assert_eq!(frames, wanted, "the first is never held back");
-        // However much comes at once, it is not gathered without end.
-        let (mut body, _) = stream(std::iter::repeat_with(|| Say(TEXT)).take(2000).chain([Say(DONE)]));
-        let mut longest = 0;
-        while let Some(frame) = next(&mut body).await {
-            longest = longest.max(frame.len());
-        }
-        assert!((BURST_BYTES_MAX..BURST_BYTES_MAX + 2 * TEXT.len()).contains(&longest), "{longest}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_is_held_back_waits_for_one_turn_in_which_hyper_looks_twice() {
-        let (mut body, _) = stream([Say(TEXT), Say(TEXT), Hang]);
-        let mut context = Context::from_waker(std::task::Waker::noop());
-        let mut look = || Pin::new(&mut body).poll_frame(&mut context).is_ready();
-        assert_eq!([look(), look(), look(), look(), look()], [true, false, false, true, false]);
-    }
-
-    #[tokio::test(start_paused = true)]
     async fn a_failure_is_one_event_and_the_end_without_done() {
         let cases = [
             (vec![Say(TEXT), Break], Fault::Broken),
@@ -498,9 +433,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_caller_who_leaves_at_any_event_is_told_once_with_the_rest() {
         for read in 0..4 {
-            let (first, rest) =
-                ([Say(TEXT), Wait(1), Say(TEXT), Wait(1)], [Say(TEXT), Wait(30), Say(USAGE), Say(DONE)]);
-            let (mut body, told) = stream(first.into_iter().chain(rest));
+            let (mut body, told) = stream([Say(TEXT), Say(TEXT), Say(TEXT), Wait(30), Say(USAGE), Say(DONE)]);
             for _ in 0..read {
                 next(&mut body).await.unwrap();
             }
