@@ -162,7 +162,8 @@ async fn what_was_not_sent_is_known_for_certain() {
         let start = Instant::now();
         let (outcome, sent) = send(&url).await;
         assert_eq!((outcome.err(), sent), (Some(SendError::Connect), false), "{url}");
-        assert!(start.elapsed() < Duration::from_millis(550), "{url}");
+        // Bounded by `connect_timeout`, however busy the machine is: by no other wait, all of which are far longer.
+        assert!(start.elapsed() < Duration::from_secs(20), "{url}");
     }
 }
 
