@@ -32,7 +32,7 @@ impl Door {
     /// A server whose upstream is at `upstream`.
     async fn open(upstream: SocketAddr, change: impl FnOnce(&mut Config)) -> Self {
         let demo = DemoUpstream { url: Some(format!("http://{upstream}/v1")), ..DemoUpstream::default() };
-        let mut config = Config::for_demo("127.0.0.1:0", &demo).unwrap();
+        let mut config = Config::for_demo(("127.0.0.1:0", ""), &demo).unwrap();
         let folder = std::env::temp_dir().join(format!("tollgate-door-{}", Uuid::now_v7()));
         config.store.url = crate::config::StoreUrl::Sqlite(folder.join("ledger.db"));
         config.server.shutdown_grace = Duration::from_secs(1);

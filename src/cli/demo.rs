@@ -10,6 +10,7 @@ use http::{Method, Request, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -58,15 +59,16 @@ pub(super) async fn run(demo: &Args, sources: &Sources) -> Result<(), Failure> {
     let stop = CancellationToken::new();
     let signals = stop_on_signal(stop.clone())?;
     let (upstream, model) = upstream(demo, sources, &stop).await?;
-    let config = Config::for_demo(&format!("0.0.0.0:{}", demo.port), &upstream)?;
+    let admin_bind = admin_bind().await?;
+    let config = Config::for_demo((&format!("0.0.0.0:{}", demo.port), &admin_bind), &upstream)?;
     let (log_format, log_level) = (config.server.log_format, config.server.log_level.clone());
     let in_use = |error: ledger::Failure| Failure::new(error.to_string(), "try another port: --port 8081");
     let listener = listen(&config.server.bind).await.map_err(in_use)?;
     let (app, writer) = App::open(config, Clock::system())?;
-    let token = token(&app)?;
+    let tokens = Tokens { user: token(&app)?, admin: app.config().server.admin_token.clone(), admin_bind };
     let serving = serve(app.clone(), writer, listener, stop.clone());
     let show = async {
-        let shown = show(demo.port, &token, &model).await;
+        let shown = show(demo.port, &tokens, &model).await;
         // Only now: log lines in the middle of the tour would hide it.
         telemetry::init(log_format, &log_level);
         if demo.once || shown.is_err() {
@@ -79,6 +81,23 @@ pub(super) async fn run(demo: &Args, sources: &Sources) -> Result<(), Failure> {
         shown = both => shown,
         () = signals => Ok(()),
     }
+}
+
+/// What the tour tells to sign in with.
+struct Tokens {
+    user: String,
+    admin: Option<SecretString>,
+    admin_bind: String,
+}
+
+/// Where the operator's page is: where it always is, or anywhere, if something else is there (Prometheus, say).
+async fn admin_bind() -> Result<String, Failure> {
+    for address in ["127.0.0.1:9090", "127.0.0.1:0"] {
+        if let Ok(listener) = TcpListener::bind(address).await {
+            return Ok(listener.local_addr().map_err(failed)?.to_string());
+        }
+    }
+    Ok(String::new())
 }
 
 fn token(app: &App) -> Result<String, Failure> {
@@ -119,7 +138,8 @@ async fn upstream(demo: &Args, sources: &Sources, stop: &CancellationToken) -> R
 }
 
 /// The tour: what is served, one request, what it cost, what to try.
-async fn show(port: u16, token: &str, model: &str) -> Result<(), Failure> {
+async fn show(port: u16, tokens: &Tokens, model: &str) -> Result<(), Failure> {
+    let token = tokens.user.as_str();
     print::text(&format!(
         "\nTollgate {} on http://localhost:{port}, with the plan `free` and {model}.\n\nOne request, streamed:\n\n  > {QUESTION}\n\n  ",
         env!("CARGO_PKG_VERSION")
@@ -135,13 +155,22 @@ async fn show(port: u16, token: &str, model: &str) -> Result<(), Failure> {
     let total =
         usage.pointer("/rows/0").map(|row| (text_of(row, "requests"), text_of(row, "cost_usd"))).unwrap_or_default();
     let mut line = |said: &str| text.extend([said, "\n"]);
-    line(&format!("\nToday so far: {} requests, ${}.\n\nTry it yourself:\n", total.0, total.1));
+    line(&format!(
+        "\nToday so far: {} request{}, ${}.\n\nTry it yourself:\n",
+        total.0,
+        if total.0 == "1" { "" } else { "s" },
+        total.1
+    ));
     line(&format!("  export TOKEN={token}\n"));
     line(&format!("  curl -N http://localhost:{port}/v1/chat/completions -H \"Authorization: Bearer $TOKEN\" \\"));
     line("    -H 'Content-Type: application/json' \\");
     line("    -d '{\"stream\": true, \"messages\": [{\"role\": \"user\", \"content\": \"Hello!\"}]}'\n");
     line(&format!("  curl http://localhost:{port}/api/me -H \"Authorization: Bearer $TOKEN\"\n"));
     line(&format!("  curl http://localhost:{port}/api/usage -H \"Authorization: Bearer $TOKEN\"\n"));
+    if let Some(admin) = tokens.admin.as_ref().filter(|_| !tokens.admin_bind.is_empty()) {
+        line(&format!("The operator's page is http://{}; sign in with\n", tokens.admin_bind));
+        line(&format!("  {}\n", admin.expose_secret()));
+    }
     line("Usage is kept in data/demo.db. For your own app: README.md, \"Quick start\". Ctrl-C stops.\n");
     Ok(print::text(&text)?)
 }

@@ -43,12 +43,13 @@ impl Config {
     ///
     /// # Errors
     /// As [`Config::load`]; also when the machine has no random numbers.
-    pub fn for_demo(bind: &str, upstream: &DemoUpstream) -> Result<Self, ConfigErrors> {
+    pub fn for_demo((bind, admin_bind): (&str, &str), upstream: &DemoUpstream) -> Result<Self, ConfigErrors> {
         let findings = Findings::default();
         let mut env = std::collections::BTreeMap::new();
         let mut set = |name: &str, value: &str| drop(env.insert(name.to_owned(), value.to_owned()));
         set("TOLLGATE_SERVER__BIND", bind);
-        set("TOLLGATE_SERVER__ADMIN_BIND", "");
+        set("TOLLGATE_SERVER__ADMIN_BIND", admin_bind);
+        set("TOLLGATE_ADMIN_TOKEN", &random_secret(&findings));
         set("TOLLGATE_STORE__URL", "sqlite:data/demo.db");
         set("JWT_SECRET", &random_secret(&findings));
         if let Some(url) = &upstream.url {

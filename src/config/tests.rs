@@ -390,7 +390,7 @@ fn models_are_matched_by_pattern() {
 fn the_demo_needs_nothing_and_keeps_to_itself() {
     let demo = |url: Option<&str>, key: Option<&str>| {
         let upstream = DemoUpstream { url: url.map(str::to_owned), api_key: key.map(SecretString::from), model: None };
-        Config::for_demo("127.0.0.1:8080", &upstream)
+        Config::for_demo(("127.0.0.1:8080", ""), &upstream)
     };
     let local = demo(Some("http://127.0.0.1:9/v1"), None).unwrap();
     assert_eq!((local.store.url.sqlite(), local.server.admin_bind), (Some(std::path::Path::new("data/demo.db")), None));
@@ -406,7 +406,7 @@ fn the_demo_needs_nothing_and_keeps_to_itself() {
 fn the_demo_serves_a_local_model_by_its_own_name_for_free() {
     let url = Some("http://127.0.0.1:9/v1".to_owned());
     let upstream = DemoUpstream { url, api_key: None, model: Some("llama3.2:1b".to_owned()) };
-    let config = Config::for_demo("127.0.0.1:8080", &upstream).unwrap_or_else(|errors| panic!("{errors}"));
+    let config = Config::for_demo(("127.0.0.1:8080", ""), &upstream).unwrap_or_else(|errors| panic!("{errors}"));
     assert_eq!(config.plans.default.models, ["llama3.2:1b"]);
     assert!(config.upstreams[0].serves("llama3.2:1b") && config.upstreams[0].dialect == Dialect::Compatible);
     assert_eq!(config.prices.resolve("llama3.2:1b").unwrap().1.output.0, 0);

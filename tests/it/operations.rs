@@ -303,5 +303,6 @@ async fn the_demo_shows_itself_once_without_any_setting() {
     let printed = door.bare(&["demo", "--once", "--port", &port]);
     assert_eq!(printed.code, Some(0), "{printed:?}");
     assert!(printed.stdout.contains("curl") && printed.stdout.contains('$'), "{printed:?}");
+    assert!(printed.stdout.contains("The operator's page is http://127.0.0.1:"), "{printed:?}");
     door.close().await;
 }
