@@ -29,7 +29,9 @@ pub(super) async fn run(config: Config, sources: Sources, handed: ListenFd) -> R
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    let listeners = Listeners::bind(&config.server, handed).await?;
+    // (Of the ledger's failures, of which this is one by its type, another next step is told.)
+    let in_use = |error: crate::ledger::Failure| Failure::new(error.to_string(), "look who listens there: ss -ltnp");
+    let listeners = Listeners::bind(&config.server, handed).await.map_err(in_use)?;
     let (app, writer) = App::open(config, Clock::system())?;
     if let Err(failure) = check_guarded(app.config()).await {
         tokio::task::spawn_blocking(move || writer.close()).await.map_err(std::io::Error::other)?;
