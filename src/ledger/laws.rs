@@ -787,6 +787,24 @@ fn a_new_day_of_the_ceiling_misses_nobodys_rows() {
     }
 }
 
+/// Each of them fits into what is left of it, all of them do not.
+#[test]
+fn many_users_in_one_batch_never_pass_the_ceiling_together() {
+    let server = Postgres::start_blocking(false, "");
+    let mut world = World::new(Subject::postgres(&SecretString::from(server.url("postgres"))));
+    for users in [0..100, 100..200] {
+        let holds = users.map(|user| Ok(world.request(user, 3, 500, 400))).collect();
+        let day = world.window(Per::Day);
+        let Subject::Postgres { runtime, lane } = &mut world.ledger else { panic!("made on Postgres") };
+        let answers = runtime.block_on(lane.all(holds));
+        let held = runtime.block_on(lane.app_window(&day)).held.cost;
+        let granted: i64 = answers.iter().flatten().map(|hold| hold.amounts.cost).sum();
+        assert!(answers.iter().any(Result::is_err), "all of {} fit: ask for more", answers.len());
+        assert!(held <= CEILING && held > CEILING / 2, "{held} of {CEILING} are held");
+        assert!(granted <= held, "{granted} were granted, {held} are held");
+    }
+}
+
 /// Else many processes at one ceiling are soon busy with nothing but waiting for it.
 #[test]
 fn a_batch_waits_for_the_ceiling_once_and_not_by_user() {
