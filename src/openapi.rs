@@ -237,6 +237,14 @@ pub(crate) struct ChatRequest {
     verbosity: Option<String>,
 }
 
+/// An event of a stream, as an `EventSource` gives it out (WHATWG HTML §9.2).
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "it says what is streamed")]
+pub(crate) struct Event {
+    /// A JSON object; at the end of a chat `[DONE]`.
+    data: String,
+}
+
 /// A message. `content` is text, or a list of parts.
 #[derive(ToSchema)]
 #[allow(dead_code, reason = "it says what `Order::parse` takes")]

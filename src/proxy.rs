@@ -30,7 +30,7 @@ use crate::app::{App, Place, RequestId};
 use crate::config::{Config, Server, UpstreamConfig};
 use crate::error::{Code, Refusal};
 use crate::ledger::Reservation;
-use crate::openapi::{ChatCompletion, ChatRefusals, ChatRequest};
+use crate::openapi::{ChatCompletion, ChatRefusals, ChatRequest, Event};
 use crate::order::{Order, Terms};
 use crate::plan::Plan;
 use crate::upstream;
@@ -61,7 +61,7 @@ struct Admitted {
     responses(
         (status = 200, description = "With `stream`, events", content(
             (ChatCompletion = "application/json"),
-            (String = "text/event-stream"),
+            (Event = "text/event-stream"),
         )),
         ChatRefusals
     )
@@ -88,7 +88,7 @@ pub async fn chat(State(app): State<Arc<App>>, RequestId(id): RequestId, request
     responses(
         (status = 200, description = "With `stream`, events", content(
             (ChatCompletion = "application/json"),
-            (String = "text/event-stream"),
+            (Event = "text/event-stream"),
         )),
         ChatRefusals
     )

@@ -19,6 +19,7 @@ use super::caller::MayRead;
 use super::input::AdminRefusals;
 use super::tokens::Digest;
 use crate::error::{Code, Refusal};
+use crate::openapi::Event;
 
 /// How many may listen.
 const LISTENERS_MAX: usize = 16;
@@ -48,7 +49,7 @@ impl Default for Events {
     get,
     path = "/admin/events",
     tag = "usage",
-    responses((status = 200, content_type = "text/event-stream", body = String), AdminRefusals)
+    responses((status = 200, content_type = "text/event-stream", body = Event), AdminRefusals)
 )]
 pub(super) async fn events(State(state): State<AdminState>, MayRead(admin): MayRead) -> Result<Response, Refusal> {
     let place = state.shared.events.places.clone().try_acquire_owned();
