@@ -10,6 +10,7 @@ use http::{Method, Request, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+use listenfd::ListenFd;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
@@ -18,7 +19,7 @@ use uuid::Uuid;
 
 use super::serve::stop_on_signal;
 use super::{Failure, print};
-use crate::app::{App, listen, serve};
+use crate::app::{App, Listeners, serve};
 use crate::auth::{MintClaims, mint};
 use crate::clock::Clock;
 use crate::config::{Config, DemoUpstream, Sources};
@@ -63,10 +64,10 @@ pub(super) async fn run(demo: &Args, sources: &Sources) -> Result<(), Failure> {
     let config = Config::for_demo((&format!("0.0.0.0:{}", demo.port), &admin_bind), &upstream)?;
     let (log_format, log_level) = (config.server.log_format, config.server.log_level.clone());
     let in_use = |error: ledger::Failure| Failure::new(error.to_string(), "try another port: --port 8081");
-    let listener = listen(&config.server.bind).await.map_err(in_use)?;
+    let listeners = Listeners::bind(&config.server, ListenFd::empty()).await.map_err(in_use)?;
     let (app, writer) = App::open(config, Clock::system())?;
     let tokens = Tokens { user: token(&app)?, admin: app.config().server.admin_token.clone(), admin_bind };
-    let serving = serve(app.clone(), writer, listener, stop.clone());
+    let serving = serve(app.clone(), writer, listeners, stop.clone());
     let show = async {
         let shown = show(demo.port, &tokens, &model).await;
         // Only now: log lines in the middle of the tour would hide it.
