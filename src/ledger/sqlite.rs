@@ -3,7 +3,8 @@
 //! A [`Book`] does one step at a time inside a transaction that the writer opens and commits. It decides nothing: limits
 //! are decided by `plan::admit` on what is read here, and there is only one writer, so nothing changes in between.
 
-use std::collections::BTreeSet;
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use jiff::tz::TimeZone;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use uuid::Uuid;
 
+use super::app_windows::{AppWindows, Change};
 use super::db::sqlite_query;
 use super::report::{REQUEST_COLUMNS, RequestRow, request_of};
 use super::{Charge, Ending, HoldRequest, Lag, Mark, NoHold, UserStanding, decide};
@@ -36,6 +38,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0001_ledger.sql"),
     include_str!("../../migrations/0002_outbox.sql"),
     include_str!("../../migrations/0003_operator.sql"),
+    include_str!("../../migrations/0004_checks.sql"),
 ];
 
 /// What `user_version` is in a file that is up to date.
@@ -88,21 +91,17 @@ pub(crate) struct Book {
     owner: String,
     /// Rows that end settled or lost wait for the outbox.
     outbox: bool,
+    /// The app's windows, for as long as a transaction is open.
+    app: RefCell<AppWindows>,
+    /// What was held through this book and has not ended: an ending need not read it again. A row that is not in here is
+    /// read; whether it is still open says the row alone.
+    open: RefCell<HashMap<Uuid, OpenHold>>,
 }
 
 impl std::fmt::Debug for Book {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Book").finish_non_exhaustive()
     }
-}
-
-/// A hold that has just ended: what it held and what it came to.
-struct Ended {
-    user: String,
-    at: Timestamp,
-    held: Amounts,
-    used: Amounts,
-    load: bool,
 }
 
 /// A request that is open: whose it is, when it was held, and what it holds.
@@ -117,6 +116,22 @@ struct OpenHold {
 /// How much of the file the writer keeps in memory at most, in KiB. Of a large ledger it needs two leaves for each user who
 /// is busy, and the way to them; SQLite's own 2 MiB has room for a few hundred.
 const CACHE_KIB: i64 = 16_000;
+
+const INSERT_REQUEST: &str = "
+    insert into requests (id, user_id, plan, endpoint, model, upstream, state, held_input_tokens, held_output_tokens,
+                          held_micros, started_at, owner)
+    values (?1, ?2, ?3, ?4, ?5, ?6, 'held', ?7, ?8, ?9, ?10, ?11)";
+
+const END_REQUEST: &str = "
+    update requests set state = ?2, flags = ?3, load = ?4, ended_at = max(?5, started_at), ttft_ms = ?6,
+           input_tokens = ?7, cached_input_tokens = ?8, output_tokens = ?9, reasoning_tokens = ?10,
+           cost_micros = ?11, unsent = ?12
+    where id = ?1 and state = 'held'";
+
+/// Windows, in the columns of [`window_of`].
+const WINDOWS: &str = "
+    select per, starts_at, ends_at, requests_used, tokens_used, micros_used, requests_held, tokens_held, micros_held
+    from windows";
 
 /// What the ended and the open rows of a window add up to.
 const SUM_OF_ROWS: &str = "
@@ -153,7 +168,7 @@ impl Book {
         db.pragma_update(None, "synchronous", "full")?;
         db.pragma_update(None, "cache_size", -CACHE_KIB)?;
         db.set_prepared_statement_cache_capacity(32);
-        Ok(Self { db, owner: owner.to_string(), outbox: false })
+        Ok(Self { db, owner: owner.to_string(), outbox: false, app: RefCell::default(), open: RefCell::default() })
     }
 
     /// Whether rows that end wait for the outbox from now on.
@@ -166,7 +181,7 @@ impl Book {
     pub(super) fn reader(path: &Path) -> Result<Self, Failure> {
         let db = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         db.pragma_update(None, "query_only", true)?;
-        Ok(Self { db, owner: String::new(), outbox: false })
+        Ok(Self { db, owner: String::new(), outbox: false, app: RefCell::default(), open: RefCell::default() })
     }
 
     /// For the tests of the laws, which crash the process and not the machine.
@@ -181,6 +196,7 @@ impl Book {
     }
 
     pub(super) fn commit(&self) -> Result<(), Failure> {
+        self.write_app()?;
         self.db.prepare_cached("commit")?.execute([])?;
         Ok(())
     }
@@ -188,6 +204,8 @@ impl Book {
     /// Undoes what the transaction did; nothing to do where SQLite has done so itself. True if nothing was undone here:
     /// after a commit that failed, nobody then knows what a crash would bring back.
     pub(super) fn roll_back(&self) -> bool {
+        self.app.take();
+        self.forget_open();
         if self.db.is_autocommit() {
             return true;
         }
@@ -236,26 +254,28 @@ impl Book {
         let known = self.windows(&user, request.now)?;
         let standings = self.ensure(&user, &known, &windows)?;
         let open = self.ensure(&user, &known, &[lifetime])?.first().map_or(0, |all| all.held.requests);
-        let ceiling = match request.ceiling {
-            Some((_, window)) => self.ensure(APP, &self.windows(APP, request.now)?, &[window])?.first().copied(),
-            None => None,
-        };
+        let ceiling = request.ceiling.map(|(_, window)| self.app_standing(request.now, window)).transpose()?;
         let hold = match decide(request, &standings, ceiling, open) {
             Ok(hold) => hold,
             Err(no) => return Ok(Err(no)),
         };
-        self.insert_request(&user, request, &hold)?;
+        let input = i64::try_from(request.ask.input_tokens).unwrap_or(i64::MAX).min(hold.amounts.tokens);
+        let output = hold.amounts.tokens.saturating_sub(input);
+        self.insert_request(&user, request, &hold, (input, output))?;
         self.add_held(&user, request.now, hold.amounts)?;
+        let open = OpenHold { user, at: request.now, input, output, cost: hold.amounts.cost };
+        self.open.borrow_mut().insert(request.id, open);
         Ok(Ok(hold))
     }
 
-    fn insert_request(&self, user: &str, request: &HoldRequest, hold: &Hold) -> Result<(), Failure> {
-        let mut insert = self.db.prepare_cached(
-            "insert into requests (id, user_id, plan, endpoint, model, upstream, state, held_input_tokens,
-                                   held_output_tokens, held_micros, started_at, owner)
-             values (?1, ?2, ?3, ?4, ?5, ?6, 'held', ?7, ?8, ?9, ?10, ?11)",
-        )?;
-        let input = i64::try_from(request.ask.input_tokens).unwrap_or(i64::MAX).min(hold.amounts.tokens);
+    fn insert_request(
+        &self,
+        user: &str,
+        request: &HoldRequest,
+        hold: &Hold,
+        (input, output): (i64, i64),
+    ) -> Result<(), Failure> {
+        let mut insert = self.db.prepare_cached(INSERT_REQUEST)?;
         insert.execute(params![
             request.id.to_string(),
             user,
@@ -264,7 +284,7 @@ impl Book {
             request.model,
             request.upstream,
             input,
-            hold.amounts.tokens.saturating_sub(input),
+            output,
             hold.amounts.cost,
             request.now.millis(),
             self.owner,
@@ -272,25 +292,29 @@ impl Book {
         Ok(())
     }
 
-    /// Adds a hold to every window that contains `at`, the app's too. (One statement for both would have SQLite make a
-    /// temporary table for the list of two, which costs more than the update.)
+    /// Adds a hold to every window that contains `at`, the app's too.
     fn add_held(&self, user: &str, at: Timestamp, held: Amounts) -> Result<(), Failure> {
         let mut update = self.db.prepare_cached(
             "update windows set requests_held = requests_held + ?3, tokens_held = tokens_held + ?4,
                                 micros_held = micros_held + ?5
              where user_id = ?1 and ends_at > ?2 and starts_at <= ?2",
         )?;
-        for whose in [user, APP] {
-            update.execute(params![whose, at.millis(), held.requests, held.tokens, held.cost])?;
-        }
-        Ok(())
+        update.execute(params![user, at.millis(), held.requests, held.tokens, held.cost])?;
+        self.change_app(at, &Change { held, ..Change::default() })
     }
 
     /// Law 3: ends an open request; a request that has ended, or that is not there, stays as it is.
     /// Gives back whether anything ended.
     pub(super) fn end(&self, ending: &Ending, now: Timestamp) -> Result<bool, Failure> {
         let id = ending.id.to_string();
-        let Some(open) = self.open_hold(&id)? else { return Ok(false) };
+        let known = self.open.borrow_mut().remove(&ending.id);
+        let open = match known {
+            Some(open) => open,
+            None => match self.open_hold(&id)? {
+                Some(open) => open,
+                None => return Ok(false),
+            },
+        };
         let settlement = &ending.settlement;
         let (state, load) = match settlement.charge {
             Charge::Voided { load } => ("voided", load),
@@ -306,12 +330,7 @@ impl Book {
             Charge::WholeHold | Charge::Lost => (whole, MicroUsd(open.cost)),
         };
         let (input, output) = (to_i64(usage.input_tokens), to_i64(usage.output_tokens));
-        let mut update = self.db.prepare_cached(
-            "update requests set state = ?2, flags = ?3, load = ?4, ended_at = max(?5, started_at), ttft_ms = ?6,
-                    input_tokens = ?7, cached_input_tokens = ?8, output_tokens = ?9, reasoning_tokens = ?10,
-                    cost_micros = ?11, unsent = ?12
-             where id = ?1 and state = 'held'",
-        )?;
+        let mut update = self.db.prepare_cached(END_REQUEST)?;
         let ended = update.execute(params![
             id,
             state,
@@ -329,14 +348,8 @@ impl Book {
         if ended == 0 {
             return Ok(false);
         }
-        let held_tokens = open.input.saturating_add(open.output);
-        self.move_to_used(&Ended {
-            user: open.user,
-            at: open.at,
-            held: Amounts { requests: 1, tokens: held_tokens, cost: open.cost },
-            used: Amounts { requests: i64::from(state != "voided"), tokens: input.saturating_add(output), cost },
-            load,
-        })?;
+        let used = Amounts { requests: i64::from(state != "voided"), tokens: input.saturating_add(output), cost };
+        self.move_to_used(&open, used, load)?;
         Ok(true)
     }
 
@@ -359,8 +372,8 @@ impl Book {
         Ok(open.optional()?)
     }
 
-    /// Moves an ended hold to what is used, in every window that contains it.
-    fn move_to_used(&self, ended: &Ended) -> Result<(), Failure> {
+    /// Moves an ended hold to what is used, in every window that contains it, the app's too.
+    fn move_to_used(&self, open: &OpenHold, used: Amounts, load: bool) -> Result<(), Failure> {
         let mut update = self.db.prepare_cached(
             "update windows set
                 requests_held = requests_held - ?3, tokens_held = tokens_held - ?4, micros_held = micros_held - ?5,
@@ -368,21 +381,87 @@ impl Book {
                 tokens_used = tokens_used + ?8, micros_used = micros_used + ?9
              where user_id = ?1 and ends_at > ?2 and starts_at <= ?2",
         )?;
-        let Ended { user, at, held, used, load } = ended;
-        for whose in [user.as_str(), APP] {
+        let held = Amounts { requests: 1, tokens: open.input.saturating_add(open.output), cost: open.cost };
+        let rate_requests = used.requests.max(i64::from(load));
+        update.execute(params![
+            open.user,
+            open.at.millis(),
+            held.requests,
+            held.tokens,
+            held.cost,
+            used.requests,
+            rate_requests,
+            used.tokens,
+            used.cost
+        ])?;
+        let given_back = Amounts {
+            requests: held.requests.saturating_neg(),
+            tokens: held.tokens.saturating_neg(),
+            cost: held.cost.saturating_neg(),
+        };
+        self.change_app(open.at, &Change { held: given_back, used, rate_requests })
+    }
+
+    /// Where the app stands in `window`, which contains `now`; makes the window if it is missing.
+    fn app_standing(&self, now: Timestamp, window: Window) -> Result<Standing, Failure> {
+        self.read_app(now)?;
+        if let Some(standing) = self.app.borrow().standing(&window) {
+            return Ok(standing);
+        }
+        let standing = self.sum_of_rows(APP, &window)?;
+        self.insert_window(APP, &window, &standing)?;
+        self.app.borrow_mut().made(window, standing);
+        Ok(standing)
+    }
+
+    fn change_app(&self, at: Timestamp, change: &Change) -> Result<(), Failure> {
+        self.read_app(at)?;
+        self.app.borrow_mut().change(at, change);
+        Ok(())
+    }
+
+    /// Reads the app's windows that end after `moment`, unless this transaction has.
+    fn read_app(&self, moment: Timestamp) -> Result<(), Failure> {
+        let Some((after, until)) = self.app.borrow().missing(moment) else { return Ok(()) };
+        let mut read =
+            self.db.prepare_cached(&format!("{WINDOWS} where user_id = ?1 and ends_at > ?2 and ends_at <= ?3"))?;
+        let rows = read.query_map(params![APP, after.millis(), until.millis()], window_of)?;
+        let rows = rows.collect::<Result<Vec<_>, _>>()?;
+        self.app.borrow_mut().read(after, rows);
+        Ok(())
+    }
+
+    /// Writes what the transaction has changed of the app's windows.
+    fn write_app(&self) -> Result<(), Failure> {
+        let changed = self.app.borrow_mut().take_changed();
+        if changed.is_empty() {
+            return Ok(());
+        }
+        let mut update = self.db.prepare_cached(
+            "update windows set requests_used = ?5, tokens_used = ?6, micros_used = ?7,
+                                requests_held = ?8, tokens_held = ?9, micros_held = ?10
+             where user_id = ?1 and ends_at = ?2 and per = ?3 and starts_at = ?4",
+        )?;
+        for (window, Standing { used, held }) in changed {
             update.execute(params![
-                whose,
-                at.millis(),
+                APP,
+                window.end.millis(),
+                window.per.as_str(),
+                window.start.millis(),
+                used.requests,
+                used.tokens,
+                used.cost,
                 held.requests,
                 held.tokens,
-                held.cost,
-                used.requests,
-                used.requests.max(i64::from(*load)),
-                used.tokens,
-                used.cost
+                held.cost
             ])?;
         }
         Ok(())
+    }
+
+    /// From now on an ending reads what it ends.
+    pub(super) fn forget_open(&self) {
+        self.open.take();
     }
 
     /// What a user has used and holds; writes nothing.
@@ -416,18 +495,11 @@ impl Book {
         Ok((self.sum_of_rows(user, window)?, true))
     }
 
-    /// The windows of the table that end after `now`.
+    /// The windows of the table that contain `now`.
     fn windows(&self, user: &str, now: Timestamp) -> Result<Vec<(Window, Standing)>, Failure> {
-        let mut read = self.db.prepare_cached(
-            "select per, starts_at, ends_at, requests_used, tokens_used, micros_used, requests_held, tokens_held,
-                    micros_held
-             from windows where user_id = ?1 and ends_at > ?2 and starts_at <= ?2",
-        )?;
-        let rows = read.query_map(params![user, now.millis()], |row| {
-            let per = per_of(row.get_ref(0)?.as_str()?);
-            let time = |column| Ok::<_, rusqlite::Error>(Timestamp::from_millis(row.get(column)?));
-            Ok((Window { per, start: time(1)?, end: time(2)? }, standing_at(row, 3)?))
-        })?;
+        let mut read =
+            self.db.prepare_cached(&format!("{WINDOWS} where user_id = ?1 and ends_at > ?2 and starts_at <= ?2"))?;
+        let rows = read.query_map(params![user, now.millis()], window_of)?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
@@ -529,6 +601,8 @@ impl Book {
     /// Forgets ended requests made before `requests_before`, some at a time, and windows that nobody can ask for any
     /// more. What a window says does not change: a month whose rows go is kept as a sum. Gives back how many rows went.
     pub(super) fn prune(&self, requests_before: Timestamp, now: Timestamp, zone: &TimeZone) -> Result<usize, Failure> {
+        // What is deleted here must not be in anybody's memory.
+        self.write_app()?;
         let mut old = self.db.prepare_cached(
             "select id, user_id, started_at, unsent = 1 from requests where id < ?1 and state <> 'held'
              order by id limit 500",
@@ -614,10 +688,55 @@ fn standing_at(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Stand
     Ok(Standing { used: amounts(column)?, held: amounts(column.saturating_add(3))? })
 }
 
+/// A row of [`WINDOWS`].
+fn window_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<(Window, Standing)> {
+    let per = per_of(row.get_ref(0)?.as_str()?);
+    let time = |column| Ok::<_, rusqlite::Error>(Timestamp::from_millis(row.get(column)?));
+    Ok((Window { per, start: time(1)?, end: time(2)? }, standing_at(row, 3)?))
+}
+
 fn per_of(name: &str) -> Per {
     Per::from_name(name).unwrap_or(Per::Lifetime)
 }
 
 fn to_i64(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A B-tree made for one statement costs more than the statement. It appears with `x in (…)` of three values, also in
+    /// a check, and with what `returning` gives back.
+    #[test]
+    fn no_statement_of_a_request_makes_a_table_of_its_own() {
+        let path = std::env::temp_dir().join(format!("tollgate-sqlite-{}.db", Uuid::now_v7()));
+        let book = Book::open(&path, Uuid::now_v7()).unwrap();
+        for sql in [INSERT_REQUEST, END_REQUEST] {
+            let mut explain = book.db.prepare(&format!("explain {sql}")).unwrap();
+            let mut rows = explain.raw_query();
+            let mut steps = 0;
+            while let Some(row) = rows.next().unwrap() {
+                let step: String = row.get(1).unwrap();
+                assert!(!step.contains("Ephemeral"), "{sql}");
+                steps += 1;
+            }
+            assert!(steps > 9, "{sql}");
+        }
+        let refused = |column: &str, value: &str| {
+            let sql = format!(
+                "insert into requests (id, user_id, plan, endpoint, model, upstream, state, held_input_tokens,
+                     held_output_tokens, held_micros, started_at, owner, unsent)
+                 select '1', '', '', '', '', '', {}, 0, 0, 0, 0, '', {}",
+                if column == "state" { value } else { "'held'" },
+                if column == "unsent" { value } else { "0" },
+            );
+            book.db.execute(&sql, []).is_err_and(|error| error.to_string().contains("CHECK"))
+        };
+        assert!(refused("state", "'open'") && refused("unsent", "3") && refused("unsent", "-1"), "checked as before");
+        assert!(!refused("state", "'lost'"));
+        drop(book);
+        drop(std::fs::remove_file(&path));
+    }
 }

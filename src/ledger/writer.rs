@@ -183,6 +183,7 @@ impl Writer {
         }
         self.paused = self.book.paused()?;
         self.data_version = version;
+        self.book.forget_open();
         self.shared.epoch.fetch_add(1, Ordering::AcqRel);
         Ok(())
     }
