@@ -14,7 +14,6 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until, timeout, timeout_at};
 
 use super::{Fault, Measured, Meter};
@@ -40,7 +39,7 @@ pub enum End {
 
 /// What the owner of a stream is told, once.
 #[derive(Debug)]
-pub struct Ended<B = Incoming> {
+pub struct Ended<B> {
     /// How it ended.
     pub end: End,
     /// Why, if it failed.
@@ -53,7 +52,7 @@ pub struct Ended<B = Incoming> {
 
 /// The part of a stream that its caller did not wait for.
 #[derive(Debug)]
-pub struct Rest<B = Incoming> {
+pub struct Rest<B> {
     body: B,
     meter: Meter,
 }
@@ -105,7 +104,7 @@ where
 type OnEnd<B> = Box<dyn FnOnce(Ended<B>) + Send>;
 
 /// A metered stream: an upstream's body in, the caller's body out.
-pub struct Metered<B: Body<Data = Bytes> + Unpin = Incoming> {
+pub struct Metered<B: Body<Data = Bytes> + Unpin> {
     /// Gone once the end was told.
     open: Option<Open<B>>,
     /// The upstream's body after `[DONE]`.

@@ -28,7 +28,7 @@ use crate::metrics::Outcome;
 use crate::order::Order;
 use crate::upstream::answer::{self, Answer};
 use crate::upstream::health::Failure;
-use crate::upstream::{Exchange, Names, SendError};
+use crate::upstream::{Exchange, Names, Received, SendError};
 
 /// The longest answer that is not a stream.
 const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -182,7 +182,7 @@ impl Dispatched {
     }
 
     /// The stream has ended, or its caller has left it.
-    fn streamed(mut self, ended: Ended) {
+    fn streamed(mut self, ended: Ended<Received>) {
         match (ended.end, ended.rest) {
             (End::Complete, _) => {
                 self.health(None);
@@ -201,7 +201,7 @@ impl Dispatched {
     }
 
     /// Reads a left stream on to its end, for its usage; at most until `drain_timeout` after the caller left.
-    async fn drain(mut self, rest: Rest) {
+    async fn drain(mut self, rest: Rest<Received>) {
         let left = *self.caller_left.get_or_init(Instant::now);
         let until = left.checked_add(self.config.proxy.drain_timeout).unwrap_or(left).min(self.deadline);
         let cut = self.app.cut.clone();

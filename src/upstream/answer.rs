@@ -10,11 +10,11 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Response, StatusCode, header};
 use http_body::Body;
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::Received;
 use super::health::Failure;
 use super::strip::strip;
 use crate::clock::Timestamp;
@@ -51,11 +51,11 @@ pub struct Answer {
     /// The headers. None of them may pass to a caller.
     pub headers: HeaderMap,
     /// The body, not read yet.
-    pub body: Incoming,
+    pub body: Received,
 }
 
-impl From<Response<Incoming>> for Answer {
-    fn from(response: Response<Incoming>) -> Self {
+impl From<Response<Received>> for Answer {
+    fn from(response: Response<Received>) -> Self {
         let (head, body) = response.into_parts();
         Self { status: head.status, headers: head.headers, body }
     }

@@ -6,6 +6,7 @@
 
 pub mod answer;
 pub mod health;
+mod pool;
 mod rotation;
 mod strip;
 
@@ -22,9 +23,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, Uri, header};
 use http_body::{Body, Frame, SizeHint};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use secrecy::{ExposeSecret, SecretString};
 use tower::Service;
 use uuid::Uuid;
@@ -35,6 +34,8 @@ use crate::error::{Code, Refusal};
 
 use self::answer::Answer;
 use self::health::{Failure, Health};
+use self::pool::Pool;
+pub use self::pool::Received;
 use self::rotation::{Rotation, Second};
 
 /// The longest head of an answer, in bytes.
@@ -44,8 +45,8 @@ const IDLE_CONNECTIONS_MAX: usize = 256;
 /// After so long a silence the kernel asks whether the other side is still there.
 const TCP_KEEP_ALIVE: Duration = Duration::from_secs(30);
 
+type Connector = Bounded<HttpsConnector<HttpConnector>>;
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
-type Dialer = Client<Bounded<HttpsConnector<HttpConnector>>, Watched>;
 
 /// The upstream that serves `model`: the first, in the order of the settings, one of whose patterns matches.
 #[must_use]
@@ -68,13 +69,13 @@ impl From<Uuid> for Names {
     }
 }
 
-/// The clients of all upstreams, and what their last traffic saw. Cheap to clone; clones share both.
+/// The connections to all upstreams, and what their last traffic saw. Cheap to clone; clones share both.
 #[derive(Clone)]
 pub struct Upstreams {
     connect_timeout: Duration,
     first_byte_timeout: Duration,
-    // One client for each time that idle connections are kept: the pool has a single such time.
-    dialers: Arc<Mutex<BTreeMap<Duration, Dialer>>>,
+    // One for each time that idle connections are kept.
+    pools: Arc<Mutex<BTreeMap<Duration, Pool>>>,
     seen: Arc<Mutex<BTreeMap<String, Health>>>,
     rotation: Rotation,
 }
@@ -86,13 +87,13 @@ impl fmt::Debug for Upstreams {
 }
 
 impl Upstreams {
-    /// Clients with the timeouts of `[proxy]`. Dials nobody.
+    /// Pools with the timeouts of `[proxy]`. Dials nobody.
     #[must_use]
     pub fn new(proxy: &Proxy) -> Self {
         Self {
             connect_timeout: proxy.connect_timeout,
             first_byte_timeout: proxy.first_byte_timeout,
-            dialers: Arc::default(),
+            pools: Arc::default(),
             seen: Arc::default(),
             rotation: Rotation::default(),
         }
@@ -100,14 +101,14 @@ impl Upstreams {
 
     /// The same connections and the same health, with the timeouts of newly read settings.
     ///
-    /// A changed `connect_timeout` needs new clients, so then idle connections are let go.
+    /// A changed `connect_timeout` needs new pools, so then idle connections are let go.
     #[must_use]
     pub fn with_settings(&self, proxy: &Proxy) -> Self {
-        let dialers = if proxy.connect_timeout == self.connect_timeout { self.dialers.clone() } else { Arc::default() };
+        let pools = if proxy.connect_timeout == self.connect_timeout { self.pools.clone() } else { Arc::default() };
         Self {
             connect_timeout: proxy.connect_timeout,
             first_byte_timeout: proxy.first_byte_timeout,
-            dialers,
+            pools,
             seen: self.seen.clone(),
             rotation: self.rotation.clone(),
         }
@@ -122,27 +123,27 @@ impl Upstreams {
         let watched = |body: Bytes| Watched { bytes: Some(body), sent: sent.clone() };
         let names = names.into();
         let pending =
-            self.dialer(to.keep_alive).zip(request((to, to.api_key.as_ref()), watched(body.clone()), stream, &names));
+            self.pool(to.keep_alive).zip(request((to, to.api_key.as_ref()), watched(body.clone()), stream, &names));
         let again = to.api_key_previous.as_ref();
         let again = again.and_then(|key| request((to, Some(key)), watched(body), stream, &names));
         let again = again.map(|request| Second { request, rotation: self.rotation.clone(), upstream: to.name.clone() });
         let limit = self.first_byte_timeout;
         let was_sent = sent.clone();
         let answer = async move {
-            let Some((dialer, request)) = pending else { return Err(SendError::Connect) };
+            let Some((pool, request)) = pending else { return Err(SendError::Connect) };
             // "Not sent" is certain knowledge: the body had not been asked for, so no whole request is out there.
             let unless_unsent = |error| if was_sent.load(Ordering::Acquire) { error } else { SendError::Connect };
             let answered = async {
-                let first = dialer.request(request).await?;
+                let first = pool.request(request).await?;
                 match again {
                     None => Ok(first),
-                    Some(second) => second.unless_known(first, &dialer, &was_sent).await,
+                    Some(second) => second.unless_known(first, &pool, &was_sent).await,
                 }
             };
             match tokio::time::timeout(limit, answered).await {
                 Ok(Ok(response)) => Ok(Answer::from(response)),
                 Ok(Err(error)) => {
-                    let error: hyper_util::client::legacy::Error = error;
+                    let error: BoxError = error;
                     tracing::debug!(?error, "no answer from the upstream");
                     Err(unless_unsent(SendError::Broken))
                 }
@@ -152,16 +153,16 @@ impl Upstreams {
         Exchange { answer: Box::pin(answer), sent }
     }
 
-    fn dialer(&self, keep_alive: Duration) -> Option<Dialer> {
-        let mut dialers = self.dialers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(dialer) = dialers.get(&keep_alive) {
-            return Some(dialer.clone());
+    fn pool(&self, keep_alive: Duration) -> Option<Pool> {
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pool) = pools.get(&keep_alive) {
+            return Some(pool.clone());
         }
-        let dialer = dialer(self.connect_timeout, keep_alive)
+        let pool = pool(self.connect_timeout, keep_alive)
             .inspect_err(|error| tracing::error!(%error, "TLS cannot be set up: no upstream can be reached"))
             .ok()?;
-        dialers.insert(keep_alive, dialer.clone());
-        Some(dialer)
+        pools.insert(keep_alive, pool.clone());
+        Some(pool)
     }
 
     /// Notes that `upstream` answered as it should.
@@ -191,8 +192,8 @@ impl Upstreams {
     }
 }
 
-/// A client over rustls with Mozilla's roots, whose connections go after `keep_alive` without use.
-fn dialer(connect_timeout: Duration, keep_alive: Duration) -> Result<Dialer, rustls::Error> {
+/// Connections over rustls with Mozilla's roots, which go after `keep_alive` without use.
+fn pool(connect_timeout: Duration, keep_alive: Duration) -> Result<Pool, rustls::Error> {
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     // Nagle with delayed ACK costs 40 ms on the small writes of a request.
@@ -205,13 +206,8 @@ fn dialer(connect_timeout: Duration, keep_alive: Duration) -> Result<Dialer, rus
         .https_or_http()
         .enable_http1()
         .wrap_connector(tcp);
-    let client = Client::builder(TokioExecutor::new())
-        .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(keep_alive)
-        .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
-        .http1_max_buf_size(ANSWER_HEAD_BYTES_MAX)
-        .build(Bounded { inner: https, limit: connect_timeout });
-    Ok(client)
+    let settings = pool::Settings { keep_alive, idle_max: IDLE_CONNECTIONS_MAX, head_bytes_max: ANSWER_HEAD_BYTES_MAX };
+    Ok(Pool::new(Bounded { inner: https, limit: connect_timeout }, settings))
 }
 
 /// The request as it leaves: these headers and no others. None when a setting cannot be written as HTTP.

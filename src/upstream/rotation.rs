@@ -9,10 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use http::{Request, Response, StatusCode};
-use hyper::body::Incoming;
-use hyper_util::client::legacy::Error;
 
-use super::{Dialer, Watched};
+use super::pool::{Pool, Received};
+use super::{BoxError, Watched};
 
 /// The upstreams whose previous key was the one that was taken last.
 #[derive(Clone, Debug, Default)]
@@ -29,10 +28,10 @@ impl Second {
     /// The first answer, or the second one where the upstream did not know the key of the first.
     pub(super) async fn unless_known(
         self,
-        first: Response<Incoming>,
-        dialer: &Dialer,
+        first: Response<Received>,
+        pool: &Pool,
         sent: &AtomicBool,
-    ) -> Result<Response<Incoming>, Error> {
+    ) -> Result<Response<Received>, BoxError> {
         if first.status() != StatusCode::UNAUTHORIZED {
             if first.status().is_success() {
                 self.rotation.note(&self.upstream, false);
@@ -41,7 +40,7 @@ impl Second {
         }
         drop(first);
         sent.store(false, Ordering::Release);
-        let second = dialer.request(self.request).await?;
+        let second = pool.request(self.request).await?;
         if second.status().is_success() {
             self.rotation.note(&self.upstream, true);
         }

@@ -341,6 +341,45 @@ async fn a_connection_that_the_upstream_closed_is_not_used_again() {
     assert_eq!(seen.lock().unwrap().len(), 3);
 }
 
+/// Answers each connection's first request, then says when the other side closed it.
+async fn server_that_waits(body: &'static str) -> (String, tokio::sync::mpsc::UnboundedReceiver<Duration>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/v1", listener.local_addr().unwrap());
+    let (tell, closed) = tokio::sync::mpsc::unbounded_channel();
+    #[allow(clippy::disallowed_methods, reason = "the test's own server ends with its runtime")]
+    tokio::spawn(async move {
+        loop {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            request_of(&mut socket).await;
+            socket.write_all(answer("200 OK", body).as_bytes()).await.unwrap();
+            let answered = Instant::now();
+            assert_eq!(socket.read(&mut [0]).await.unwrap_or(0), 0, "a request that was not asked for");
+            drop(tell.send(answered.elapsed()));
+        }
+    });
+    (url, closed)
+}
+
+#[tokio::test]
+async fn a_connection_that_nobody_uses_is_closed_in_time() {
+    let (url, mut closed) = server_that_waits("{}").await;
+    let keep_alive = Duration::from_millis(200);
+    let (to, upstreams) = (UpstreamConfig { keep_alive, ..upstream(&url, None) }, Upstreams::new(&proxy()));
+    let answer = upstreams.send(&to, Bytes::from_static(b"{}"), false, Uuid::now_v7()).await.unwrap();
+    assert_eq!(answer.body.collect().await.unwrap().to_bytes(), "{}");
+    let open_for = tokio::time::timeout(Duration::from_secs(9), closed.recv()).await.unwrap().unwrap();
+    assert!(open_for >= keep_alive, "{open_for:?}");
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_read_to_its_end_closes_its_connection() {
+    let (url, mut closed) = server_that_waits("{}").await;
+    let (to, upstreams) = (upstream(&url, None), Upstreams::new(&proxy()));
+    let answer = upstreams.send(&to, Bytes::from_static(b"{}"), false, Uuid::now_v7()).await.unwrap();
+    drop(answer);
+    tokio::time::timeout(Duration::from_secs(9), closed.recv()).await.unwrap().unwrap();
+}
+
 #[tokio::test]
 async fn health_is_told_by_upstream() {
     let upstreams = Upstreams::new(&proxy());
