@@ -28,7 +28,6 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::util::option_layer;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -216,16 +215,20 @@ impl App {
 
 /// All routes, with the layers outermost last.
 pub fn router(app: &Arc<App>) -> Router {
-    Router::from(described_routes())
+    let routes = Router::from(described_routes())
         .fallback(|| async { Refusal::new(Code::NotFound, "There is nothing at this path.") })
         .method_not_allowed_fallback(|| async {
             Refusal::new(Code::MethodNotAllowed, "This path takes another method.")
-        })
-        .layer(from_fn_with_state(app.clone(), requests::log_request))
-        .layer(option_layer(requests::cors(&app.config().server.cors_origins)))
-        .layer(from_fn_with_state(app.clone(), requests::name_request))
-        .layer(from_fn_with_state(app.clone(), unread::let_finish))
-        .with_state(app.clone())
+        });
+    let layered = match requests::cors(&app.config().server.cors_origins) {
+        None => routes.layer(from_fn_with_state(app.clone(), requests::receive)),
+        Some(cors) => routes
+            .layer(from_fn_with_state(app.clone(), requests::log_request))
+            .layer(cors)
+            .layer(from_fn_with_state(app.clone(), requests::name_request))
+            .layer(from_fn_with_state(app.clone(), unread::let_finish)),
+    };
+    layered.with_state(app.clone())
 }
 
 /// The routes with what `/openapi.json` says of them.

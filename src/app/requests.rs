@@ -11,7 +11,7 @@ use http::{HeaderName, HeaderValue, Method, header};
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 use uuid::Uuid;
 
-use super::App;
+use super::{App, unread};
 use crate::clock::Timestamp;
 use crate::error::{CODE_HEADER, Code, Refusal};
 use crate::metrics::Told;
@@ -22,11 +22,25 @@ const ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestId(pub Uuid);
 
+/// All that a request gets on its way where there is no CORS, as one layer: each layer is a few boxes and copies for each
+/// request.
+pub(super) async fn receive(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let request = unread::let_finish_body(request, &app);
+    named(&app, request, |request| logged(&app, request, next, true)).await
+}
+
 /// Gives the request its id, whatever the client sent, and the answer the same.
-pub(crate) async fn name_request(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+pub(crate) async fn name_request(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    named(&app, request, |request| next.run(request)).await
+}
+
+async fn named<F>(app: &App, mut request: Request, rest: impl FnOnce(Request) -> F) -> Response
+where
+    F: Future<Output = Response>,
+{
     let id = new_id(app.clock.now());
     let Ok(value) = HeaderValue::from_str(id.hyphenated().encode_lower(&mut Uuid::encode_buffer())) else {
-        return next.run(request).await;
+        return rest(request).await;
     };
     request.headers_mut().insert(ID_HEADER, value.clone());
     let begun = Instant::now();
@@ -36,7 +50,7 @@ pub(crate) async fn name_request(State(app): State<Arc<App>>, mut request: Reque
             app.metrics.request(request.uri().path(), told, begun.elapsed());
             refusal
         }
-        None => next.run(request).await,
+        None => rest(request).await,
     };
     response.headers_mut().insert(ID_HEADER, value);
     response
@@ -76,15 +90,15 @@ impl<S: Send + Sync> FromRequestParts<S> for RequestId {
 /// One line a request. What is forwarded logs itself when it has ended (`proxy`), so here only the rest is told. A head
 /// that is too large gets no further.
 pub(crate) async fn log_request(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    logged(app, request, next, true).await
+    logged(&app, request, next, true).await
 }
 
 /// The same on the operator's listener, whose requests are not counted among those of users.
 pub(crate) async fn log_admin_request(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    logged(app, request, next, false).await
+    logged(&app, request, next, false).await
 }
 
-async fn logged(app: Arc<App>, request: Request, next: Next, is_users: bool) -> Response {
+async fn logged(app: &App, request: Request, next: Next, is_users: bool) -> Response {
     let path = request.uri().path();
     let bytes_max = app.config().server.header_bytes_max;
     let is_too_large = head_bytes(&request) > bytes_max;

@@ -23,9 +23,14 @@ const LEFT_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Lets a caller finish sending, whatever the handler read.
 pub(crate) async fn let_finish(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    next.run(let_finish_body(request, &app)).await
+}
+
+/// The request with a body that is read on when the handler has dropped it.
+pub(super) fn let_finish_body(request: Request, app: &Arc<App>) -> Request {
     // Who expects `100 Continue` sends nothing before it.
     let is_coming = !request.headers().contains_key(header::EXPECT);
-    next.run(request.map(|body| Body::new(Unread { body, is_coming, app }))).await
+    request.map(|body| Body::new(Unread { body, is_coming, app: app.clone() }))
 }
 
 struct Unread {
