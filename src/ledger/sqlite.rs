@@ -739,4 +739,57 @@ mod tests {
         drop(book);
         drop(std::fs::remove_file(&path));
     }
+
+    /// A hold of a user under a ceiling, and the day of that ceiling.
+    fn hold(id: u128) -> (HoldRequest, Window) {
+        let price = crate::price::PriceTable::shipped().models.remove("gpt-4o-mini").unwrap();
+        let now = Timestamp::parse("2026-11-24T10:00:00Z").unwrap();
+        let day = window(Per::Day, now, &TimeZone::UTC, None);
+        let request = HoldRequest {
+            id: Uuid::from_u128(id),
+            user_id: Uuid::from_u128(7),
+            now,
+            plan: "free".to_owned(),
+            endpoint: "/v1/chat/completions",
+            model: "gpt-4o-mini".to_owned(),
+            upstream: "openai".to_owned(),
+            ask: crate::plan::Ask { price, input_tokens: 1000, output_cap: 1000, output_floor: 10, choices: 1 },
+            limits: Vec::new(),
+            concurrent: None,
+            ceiling: Some((1_000_000, day)),
+        };
+        (request, day)
+    }
+
+    #[test]
+    fn what_was_rolled_back_is_in_nobodys_memory() {
+        let path = std::env::temp_dir().join(format!("tollgate-sqlite-{}.db", Uuid::now_v7()));
+        let book = Book::open(&path, Uuid::now_v7()).unwrap();
+        let ((first, day), (second, _)) = (hold(1), hold(2));
+        let app = |book: &Book| {
+            let told = book.windows(APP, first.now).unwrap();
+            told.into_iter().find(|(window, _)| *window == day).map(|(_, standing)| standing)
+        };
+        book.begin().unwrap();
+        book.hold(&first).unwrap().unwrap();
+        book.roll_back();
+        assert_eq!(app(&book), None);
+        book.begin().unwrap();
+        let held = book.hold(&second).unwrap().unwrap().amounts;
+        book.commit().unwrap();
+        assert_eq!(app(&book).unwrap().held, held, "one hold");
+        let end = |id| Ending { id, user_id: first.user_id, settlement: crate::ledger::Settlement::lost() };
+        book.begin().unwrap();
+        assert!(!book.end(&end(first.id), first.now).unwrap(), "it was never held");
+        assert!(book.end(&end(second.id), first.now).unwrap());
+        book.roll_back();
+        assert_eq!(app(&book).unwrap().held, held, "still");
+        book.begin().unwrap();
+        assert!(book.end(&end(second.id), first.now).unwrap(), "an ending that was rolled back ends again");
+        assert!(!book.end(&end(second.id), first.now).unwrap(), "and once");
+        book.commit().unwrap();
+        assert_eq!(app(&book).unwrap(), Standing { used: held, held: Amounts::default() });
+        drop(book);
+        drop(std::fs::remove_file(&path));
+    }
 }

@@ -354,7 +354,7 @@ async fn server_that_waits(body: &'static str) -> (String, tokio::sync::mpsc::Un
             socket.write_all(answer("200 OK", body).as_bytes()).await.unwrap();
             let answered = Instant::now();
             assert_eq!(socket.read(&mut [0]).await.unwrap_or(0), 0, "a request that was not asked for");
-            drop(tell.send(answered.elapsed()));
+            tell.send(answered.elapsed()).unwrap();
         }
     });
     (url, closed)
