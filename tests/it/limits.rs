@@ -237,6 +237,26 @@ async fn near_a_limit_the_output_cap_shrinks_before_anybody_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_cap_that_shrank_is_held_as_it_is_sent() {
+    let ask = and(chat("hello"), &json!({"model": "gpt-4o"}));
+    let tight = Door::open(limited(r#"{ per = "day", tokens = 420 }"#)).await;
+    let answer = tight.user("alice").ask(and(ask.clone(), &json!({"max_tokens": 1000}))).await.expect(200);
+    let cap = tight.upstream.last().seen.cap().unwrap();
+    let held = tight.row(&answer).await.held_micros;
+    tight.close().await;
+    // With a little more room, a request for just as much holds just as much: each token of it is ten micro-dollars.
+    let roomy = Door::open(limited(r#"{ per = "day", tokens = 425 }"#)).await;
+    let answer = roomy.user("alice").ask(and(ask, &json!({"max_tokens": cap}))).await.expect(200);
+    assert_eq!(roomy.upstream.last().seen.cap(), Some(cap));
+    assert_eq!(
+        held,
+        roomy.row(&answer).await.held_micros,
+        "held for a cap of {cap}, when it shrank and when it was asked for"
+    );
+    roomy.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cap_shrinks_to_the_least_that_is_worth_it_and_no_further() {
     let door = Door::open(limited(r#"{ per = "day", tokens = 500 }"#).with("proxy.min_output_tokens = 300")).await;
     let alice = door.user("alice");
