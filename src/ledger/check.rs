@@ -96,7 +96,7 @@ impl Snapshot {
             StoreUrl::Sqlite(path) => {
                 let book = Book::reader(path)?;
                 book.db.execute_batch("begin")?;
-                Ok(Self { db: Db::Sqlite(book) })
+                Ok(Self { db: Db::Sqlite(Box::new(book)) })
             }
             StoreUrl::Postgres(url) => Ok(Self { db: super::postgres::snapshot(url)? }),
         }

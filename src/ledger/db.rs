@@ -99,7 +99,7 @@ fn odd(column: usize) -> Failure {
 /// A connection for asking.
 pub(crate) enum Db {
     /// An open file.
-    Sqlite(Book),
+    Sqlite(Box<Book>),
     /// A database, asked from a thread that may block.
     Postgres(pg::Database, Handle),
     /// The same, all in one transaction.

@@ -121,7 +121,7 @@ impl Still {
         match store {
             StoreUrl::Sqlite(path) => {
                 let lock = lock(path)?;
-                let db = Db::Sqlite(Book::open(path, uuid::Uuid::nil())?);
+                let db = Db::Sqlite(Box::new(Book::open(path, uuid::Uuid::nil())?));
                 Ok(Self { db, _lock: Some(lock) })
             }
             StoreUrl::Postgres(url) => {

@@ -154,7 +154,7 @@ impl Reports {
                 "there is no ledger at {} yet: `tollgate serve` makes it, or set [store] url",
                 path.display()
             ))),
-            StoreUrl::Sqlite(path) => Ok(Self { db: Db::Sqlite(Book::reader(path)?) }),
+            StoreUrl::Sqlite(path) => Ok(Self { db: Db::Sqlite(Box::new(Book::reader(path)?)) }),
             StoreUrl::Postgres(url) => Ok(Self { db: super::postgres::database(url)? }),
         }
     }
@@ -373,7 +373,7 @@ impl Desk {
         match store {
             StoreUrl::Sqlite(path) => {
                 super::sqlite::make_folder(path)?;
-                Ok(Self { db: Db::Sqlite(Book::open(path, Uuid::nil())?) })
+                Ok(Self { db: Db::Sqlite(Box::new(Book::open(path, Uuid::nil())?)) })
             }
             StoreUrl::Postgres(url) => {
                 let db = super::postgres::database(url)?;

@@ -45,11 +45,11 @@ pub(super) struct Settings {
 #[derive(Clone)]
 pub(super) struct Pool {
     connector: super::Connector,
-    shelf: Arc<Shelf>,
+    stock: Arc<Stock>,
 }
 
 /// Connections that nobody uses.
-struct Shelf {
+struct Stock {
     settings: Settings,
     kept: Mutex<Kept>,
 }
@@ -81,14 +81,14 @@ pub(super) enum Failed {
 impl Pool {
     /// Dials nobody.
     pub(super) fn new(connector: super::Connector, settings: Settings) -> Self {
-        Self { connector, shelf: Arc::new(Shelf { settings, kept: Mutex::default() }) }
+        Self { connector, stock: Arc::new(Stock { settings, kept: Mutex::default() }) }
     }
 
     /// Sends a request on a connection that is kept, or else on a new one. It goes to another connection only if one that
     /// was kept had been closed before it took the request.
     pub(super) async fn request(&self, request: Request<Watched>) -> Result<Response<Received>, BoxError> {
         let (origin, mut request) = addressed(request)?;
-        while let Some(wire) = self.shelf.take(&origin) {
+        while let Some(wire) = self.stock.take(&origin) {
             match self.exchange(wire, request).await {
                 Ok(response) => return Ok(response),
                 Err(Failed::For(error)) => return Err(error),
@@ -108,7 +108,7 @@ impl Pool {
         let uri = Uri::builder().scheme(scheme).authority(authority).path_and_query("/").build()?;
         let io = self.connector.clone().oneshot(uri).await?;
         let mut builder = http1::Builder::new();
-        builder.max_buf_size(self.shelf.settings.head_bytes_max);
+        builder.max_buf_size(self.stock.settings.head_bytes_max);
         let (sender, connection) = builder.handshake(io).await?;
         Ok(Box::new(Wire { sender, connection: Some(connection), origin }))
     }
@@ -125,8 +125,8 @@ impl Pool {
             Some(unused) => Failed::Unused(Box::new(unused)),
             None => Failed::For(failed.into_error().into()),
         })?;
-        let (shelf, wire) = (Arc::downgrade(&self.shelf), Some(wire));
-        Ok(response.map(|incoming| Received { incoming, wire, shelf }))
+        let (stock, wire) = (Arc::downgrade(&self.stock), Some(wire));
+        Ok(response.map(|incoming| Received { incoming, wire, stock }))
     }
 }
 
@@ -164,7 +164,7 @@ impl Wire {
     }
 }
 
-impl Shelf {
+impl Stock {
     fn kept(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -214,12 +214,12 @@ impl Shelf {
 }
 
 /// Closes connections in time although nobody asks for one; ends with the last of them.
-async fn sweep(shelf: Weak<Shelf>, keep_alive: Duration) {
+async fn sweep(stock: Weak<Stock>, keep_alive: Duration) {
     let every = keep_alive.max(Duration::from_millis(10));
     loop {
         tokio::time::sleep(every).await;
-        match shelf.upgrade() {
-            Some(shelf) if shelf.forget_old() => {}
+        match stock.upgrade() {
+            Some(stock) if stock.forget_old() => {}
             _ => return,
         }
     }
@@ -231,7 +231,7 @@ async fn sweep(shelf: Weak<Shelf>, keep_alive: Duration) {
 pub struct Received {
     incoming: Incoming,
     wire: Option<Box<Wire>>,
-    shelf: Weak<Shelf>,
+    stock: Weak<Stock>,
 }
 
 impl std::fmt::Debug for Received {
@@ -256,10 +256,10 @@ impl Body for Received {
             next = Pin::new(&mut this.incoming).poll_frame(context);
         }
         let next = ready!(next);
-        match (&next, this.shelf.upgrade()) {
-            (None, Some(shelf)) => {
+        match (&next, this.stock.upgrade()) {
+            (None, Some(stock)) => {
                 if let Some(wire) = this.wire.take() {
-                    shelf.keep(wire);
+                    stock.keep(wire);
                 }
             }
             (None | Some(Err(_)), _) => this.wire = None,
