@@ -1,5 +1,7 @@
 //! The operator's side: commands that act on a running server, reloading, stopping: check 22 of the threats.
 
+use std::io::{Read, Write};
+use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -305,4 +307,51 @@ async fn the_demo_shows_itself_once_without_any_setting() {
     assert!(printed.stdout.contains("curl") && printed.stdout.contains('$'), "{printed:?}");
     assert!(printed.stdout.contains("The operator's page is http://127.0.0.1:"), "{printed:?}");
     door.close().await;
+}
+
+/// One `GET` of somebody else's server: the status line, and the rest.
+fn get(address: &str, path: &str, token: Option<&str>) -> (String, String) {
+    let mut socket = std::net::TcpStream::connect(address).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let bearer = token.map_or_else(String::new, |token| format!("Authorization: Bearer {token}\r\n"));
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n{bearer}Connection: close\r\n\r\n");
+    socket.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).unwrap();
+    let (status, rest) = answer.split_once("\r\n").unwrap();
+    (status.to_owned(), rest.to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demos_operators_page_is_there_and_wants_its_token() {
+    let folder = std::env::temp_dir().join(format!("tollgate-demo-{}", uuid::Uuid::now_v7()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let (port, said) = (free_port().to_string(), folder.join("said"));
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tollgate"));
+    command.args(["demo", "--port", &port]).env_clear().current_dir(&folder);
+    command.stdin(Stdio::null()).stderr(Stdio::null()).stdout(std::fs::File::create(&said).unwrap());
+    let mut demo = command.spawn().unwrap();
+    let mut text = String::new();
+    for _ in 0..600 {
+        text = std::fs::read_to_string(&said).unwrap();
+        if text.contains("Ctrl-C stops") {
+            break;
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+    let (_, page) = text.split_once("The operator's page is http://").unwrap_or_else(|| panic!("{text}"));
+    let mut words = page.split_whitespace();
+    let address = words.next().unwrap().trim_end_matches(';').to_owned();
+    let token = words.skip_while(|word| *word != "with").nth(1).unwrap().to_owned();
+    let (status, html) = get(&address, "/", None);
+    assert!(status.contains("200") && html.contains("<html"), "{status}: {html}");
+    let (status, overview) = get(&address, "/admin/overview", Some(&token));
+    assert!(status.contains("200") && overview.contains("\"upstreams\""), "{status}: {overview}");
+    for wrong in [None, Some("another")] {
+        let (status, _) = get(&address, "/admin/overview", wrong);
+        assert!(status.contains("401"), "{wrong:?}: {status}");
+    }
+    demo.kill().unwrap();
+    demo.wait().unwrap();
+    std::fs::remove_dir_all(&folder).unwrap();
 }
