@@ -121,6 +121,30 @@ async fn readers_that_never_read_are_bounded_and_nobody_notices() {
     door.close().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_never_reads_is_closed_long_before_its_answer_may_end() {
+    let settings = Settings::new()
+        .with("plans.free.max_output_tokens = 30000\nserver.body_timeout = \"2s\"")
+        .with("proxy.total_timeout = \"5m\"\nproxy.drain_timeout = \"1s\"");
+    let door = Door::open(settings).await;
+    let event = r#"data: {"choices":[{"index":0,"delta":{"content":" alpha"},"finish_reason":null}],"usage":null}"#;
+    let block = format!("{event}\n\n").repeat(300).into_bytes();
+    door.upstream.always(move |_| Reply::events(vec![Step::Flood(block.clone(), 60_000_000)]));
+    let mallory = door.user("mallory");
+    let mut wire = Wire::open_narrow(door.front.address()).await;
+    let body = and(chat_stream("never read"), &json!({"max_tokens": 30_000})).to_string();
+    let lines =
+        [format!("Host: a\r\nAuthorization: Bearer {}", mallory.token), format!("Content-Length: {}", body.len())];
+    wire.send(&raw(&format!("POST {PATH} HTTP/1.1"), &lines, &body)).await.unwrap();
+    let begun = Instant::now();
+    while door.upstream.count() == 0 || mallory.me().await["concurrent"]["open"] != 0 {
+        assert!(begun.elapsed() < Duration::from_secs(40), "an unread answer is open for ever");
+        sleep(Duration::from_millis(200)).await;
+    }
+    drop(wire);
+    door.close().await;
+}
+
 async fn serves_well_capped(door: &Door) {
     let bob = door.user("bob");
     for _ in 0..5 {
