@@ -1,8 +1,9 @@
 //! Connections to upstreams: dialled, kept for the next request, and driven by whoever reads their answer.
 //!
 //! hyper speaks HTTP. What is ours is that a connection has no task of its own: the request's task moves its bytes, so an
-//! event of a stream wakes one task and not two, and a connection that nobody waits for does nothing. The price is that a
-//! close by the upstream is noticed only when the connection is looked at again, which is before each use.
+//! event of a stream wakes one task and not two, and what is given up cannot be sent by anybody else a moment later. The
+//! price is that a close by the upstream is noticed only when the connection is looked at again, which is before each use.
+//! Invariant: nobody but whoever polls the exchange moves its bytes.
 
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};

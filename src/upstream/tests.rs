@@ -414,3 +414,56 @@ async fn a_second_try_that_finds_nobody_was_not_sent() {
     assert_eq!((outcome.err(), exchange.sent()), (Some(SendError::Connect), false));
     assert!(served.await.unwrap().contains("Bearer sk-now"), "the key in force comes first");
 }
+
+/// Reads heads and answers nobody; the ids of the requests that it was sent.
+async fn server_that_only_listens() -> (String, Arc<Mutex<Vec<Uuid>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/v1", listener.local_addr().unwrap());
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let log = seen.clone();
+    #[allow(clippy::disallowed_methods, reason = "the test's own server ends with its runtime")]
+    tokio::spawn(async move {
+        loop {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let log = log.clone();
+            tokio::spawn(async move {
+                let request = request_of(&mut socket).await;
+                let id =
+                    request.lines().find_map(|line| line.strip_prefix("x-client-request-id: ")?.parse::<Uuid>().ok());
+                log.lock().unwrap().extend(id);
+                tokio::time::sleep(Duration::from_secs(9)).await;
+            });
+        }
+    });
+    (url, seen)
+}
+
+/// What is told as not sent is free for the user, so it must not arrive later: whoever gives up at whatever moment.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_request_that_was_given_up_unsent_never_arrives() {
+    let (url, seen) = server_that_only_listens().await;
+    let (to, upstreams) = (upstream(&url, None), Upstreams::new(&proxy()));
+    let (mut unsent, mut sent) = (Vec::new(), 0);
+    for wait in 0..3000_u64 {
+        let id = Uuid::now_v7();
+        let mut exchange = upstreams.send(&to, Bytes::from_static(b"{}"), true, id);
+        let until = std::time::Instant::now() + Duration::from_micros(wait % 1200);
+        std::future::poll_fn(|context| {
+            let answered = Pin::new(&mut exchange).poll(context).is_ready();
+            if answered || std::time::Instant::now() >= until {
+                return Poll::Ready(());
+            }
+            context.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
+        let was_sent = exchange.sent();
+        drop(exchange);
+        if was_sent { sent += 1 } else { unsent.push(id) }
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let seen = seen.lock().unwrap();
+    assert!(sent > 10 && unsent.len() > 10, "{sent} sent, {} not: the moments do not differ", unsent.len());
+    let late: Vec<_> = unsent.iter().filter(|id| seen.contains(id)).collect();
+    assert!(late.is_empty(), "{} of {} arrived all the same", late.len(), unsent.len());
+}
