@@ -3,21 +3,22 @@
 //! A [`Book`] does one step at a time inside a transaction that the writer opens and commits. It decides nothing: limits
 //! are decided by `plan::admit` on what is read here, and there is only one writer, so nothing changes in between.
 
+mod chores;
+#[cfg(test)]
+mod tests;
+
 use std::cell::RefCell;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
 
-use jiff::tz::TimeZone;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use uuid::Uuid;
 
 use super::app_windows::{AppWindows, Change};
-use super::db::sqlite_query;
-use super::report::{REQUEST_COLUMNS, RequestRow, request_of};
-use super::{Charge, Ending, HoldRequest, Lag, Mark, NoHold, UserStanding, decide};
+use super::{Charge, Ending, HoldRequest, NoHold, UserStanding, decide};
 use crate::clock::Timestamp;
-use crate::plan::{Amounts, Hold, Per, Standing, Window, window};
+use crate::plan::{Amounts, Hold, Per, Standing, Window};
 use crate::price::{MicroUsd, Usage};
 
 /// The windows of the whole app stand under this name in place of a user's id.
@@ -29,9 +30,6 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Windows that ended so long ago can only be asked for by a clock that stepped back.
 pub(super) const KEEP_SHORT_WINDOWS: Duration = Duration::from_hours(48);
 pub(super) const KEEP_WINDOWS: Duration = Duration::from_hours(62 * 24);
-
-/// The lag of the outbox is counted up to here, so that telling it stays cheap.
-const LAG_MAX: i64 = 100_000;
 
 /// Scripts that bring an older file up to date; `user_version` says how many were run.
 const MIGRATIONS: &[&str] = &[
@@ -540,104 +538,6 @@ impl Book {
         let (start, end) = (window.start.millis(), window.end.millis());
         Ok(sum.query_row(params![subject, start, end, window.per.is_rate()], |row| standing_at(row, 0))?)
     }
-
-    /// Law 5: what other processes left open, their lease being over, is lost. `at_start` trusts no lease: there is one
-    /// server on a SQLite file. Ends at most `limit` and gives back how many.
-    pub(super) fn sweep(&self, now: Timestamp, at_start: bool, limit: u32) -> Result<usize, Failure> {
-        let mut read = self.db.prepare_cached(
-            "select id from requests where state = 'held' and owner <> ?1
-               and (?2 or not exists (select 1 from owners where owners.id = owner and lease_until > ?3)) limit ?4",
-        )?;
-        let ids = read.query_map(params![self.owner, at_start, now.millis(), limit], |row| row.get::<_, String>(0))?;
-        let ids = ids.collect::<Result<Vec<_>, _>>()?;
-        for id in &ids {
-            let id = id.parse().map_err(|_| Failure::new(format!("a request's id is not a UUID: {id:?}")))?;
-            let (settlement, user_id) = (super::Settlement::lost().flag("swept"), Uuid::nil());
-            self.end(&Ending { id, user_id, settlement }, now)?;
-        }
-        Ok(ids.len())
-    }
-
-    /// The oldest rows that wait for the outbox, but for those of some users.
-    pub(super) fn unsent(&self, limit: u32, except: &[String]) -> Result<Vec<RequestRow>, Failure> {
-        // The inner query reads only the index, however many rows it skips.
-        let sql = format!(
-            "select {REQUEST_COLUMNS} from requests where id in
-               (select id from requests where unsent = 1 and user_id not in (select value from json_each($1))
-                order by ended_at, id limit $2)
-             order by ended_at, id"
-        );
-        let except = serde_json::Value::from(except).to_string();
-        let rows = sqlite_query(&self.db, &sql, &[except.into(), i64::from(limit).into()])?;
-        rows.iter().map(request_of).collect()
-    }
-
-    /// Rows that waited for the outbox wait no longer.
-    pub(super) fn mark(&self, ids: &[String], as_what: Mark) -> Result<(), Failure> {
-        let left_behind = match as_what {
-            Mark::Sent => 0,
-            Mark::LeftBehind => 2,
-        };
-        let mut update = self.db.prepare_cached("update requests set unsent = $1 where id = $2 and unsent = 1")?;
-        for id in ids {
-            update.execute(params![left_behind, id])?;
-        }
-        Ok(())
-    }
-
-    /// How much waits for the outbox. Counts to [`LAG_MAX`] and no further.
-    pub(super) fn unsent_lag(&self) -> Result<Lag, Failure> {
-        let mut read = self.db.prepare_cached(
-            "select count(*), min(ended_at),
-                    (select count(*) from (select 1 from requests where unsent = 2 limit $1) behind)
-             from (select ended_at from requests where unsent = 1 order by ended_at, id limit $1) waiting",
-        )?;
-        Ok(read.query_row([LAG_MAX], |row| {
-            let oldest: Option<i64> = row.get(1)?;
-            Ok(Lag { unsent: row.get(0)?, oldest: oldest.map(Timestamp::from_millis), given_up: row.get(2)? })
-        })?)
-    }
-
-    /// Forgets ended requests made before `requests_before`, some at a time, and windows that nobody can ask for any
-    /// more. What a window says does not change: a month whose rows go is kept as a sum. Gives back how many rows went.
-    pub(super) fn prune(&self, requests_before: Timestamp, now: Timestamp, zone: &TimeZone) -> Result<usize, Failure> {
-        // What is deleted here must not be in anybody's memory.
-        self.write_app()?;
-        let mut old = self.db.prepare_cached(
-            "select id, user_id, started_at, unsent = 1 from requests where id < ?1 and state <> 'held'
-             order by id limit 500",
-        )?;
-        let mut unsent = 0_u32;
-        let rows = old.query_map([id_at(requests_before)], |row| {
-            unsent = unsent.saturating_add(row.get(3)?);
-            Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, Timestamp::from_millis(row.get(2)?)))
-        })?;
-        let rows = rows.collect::<Result<Vec<_>, _>>()?;
-        if unsent > 0 {
-            tracing::error!(
-                requests = unsent,
-                "older than [store] keep_requests and forgotten, though they never reached log_request"
-            );
-        }
-        let month_of =
-            |(_, user, at): &(String, String, Timestamp)| (user.clone(), window(Per::Month, *at, zone, None));
-        for (user, month) in rows.iter().map(month_of).collect::<BTreeSet<_>>() {
-            let known = self.windows(&user, month.start)?;
-            self.ensure(&user, &known, &[month])?;
-        }
-        let mut forget = self.db.prepare_cached("delete from requests where id = ?1")?;
-        for (id, ..) in &rows {
-            forget.execute([id])?;
-        }
-        let mut windows = self.db.prepare_cached(
-            "delete from windows where (user_id, ends_at, per, starts_at) in
-               (select user_id, ends_at, per, starts_at from windows
-                where ends_at < iif(per in ('minute', 'hour'), ?1, ?2) and ends_at < ?1 and per <> 'lifetime'
-                  and requests_held = 0 limit 500)",
-        )?;
-        let (short, long) = (now.minus(KEEP_SHORT_WINDOWS), now.minus(KEEP_WINDOWS));
-        Ok(rows.len().saturating_add(windows.execute([short.millis(), long.millis()])?))
-    }
 }
 
 /// Makes the folder of a file.
@@ -701,95 +601,4 @@ fn per_of(name: &str) -> Per {
 
 fn to_i64(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A B-tree made for one statement costs more than the statement. It appears with `x in (…)` of three values, also in
-    /// a check, and with what `returning` gives back.
-    #[test]
-    fn no_statement_of_a_request_makes_a_table_of_its_own() {
-        let path = std::env::temp_dir().join(format!("tollgate-sqlite-{}.db", Uuid::now_v7()));
-        let book = Book::open(&path, Uuid::now_v7()).unwrap();
-        for sql in [INSERT_REQUEST, END_REQUEST] {
-            let mut explain = book.db.prepare(&format!("explain {sql}")).unwrap();
-            let mut rows = explain.raw_query();
-            let mut steps = 0;
-            while let Some(row) = rows.next().unwrap() {
-                let step: String = row.get(1).unwrap();
-                assert!(!step.contains("Ephemeral"), "{sql}");
-                steps += 1;
-            }
-            assert!(steps > 9, "{sql}");
-        }
-        let refused = |column: &str, value: &str| {
-            let sql = format!(
-                "insert into requests (id, user_id, plan, endpoint, model, upstream, state, held_input_tokens,
-                     held_output_tokens, held_micros, started_at, owner, unsent)
-                 select '1', '', '', '', '', '', {}, 0, 0, 0, 0, '', {}",
-                if column == "state" { value } else { "'held'" },
-                if column == "unsent" { value } else { "0" },
-            );
-            book.db.execute(&sql, []).is_err_and(|error| error.to_string().contains("CHECK"))
-        };
-        assert!(refused("state", "'open'") && refused("unsent", "3") && refused("unsent", "-1"), "checked as before");
-        assert!(!refused("state", "'lost'"));
-        drop(book);
-        drop(std::fs::remove_file(&path));
-    }
-
-    /// A hold of a user under a ceiling, and the day of that ceiling.
-    fn hold(id: u128) -> (HoldRequest, Window) {
-        let price = crate::price::PriceTable::shipped().models.remove("gpt-4o-mini").unwrap();
-        let now = Timestamp::parse("2026-11-24T10:00:00Z").unwrap();
-        let day = window(Per::Day, now, &TimeZone::UTC, None);
-        let request = HoldRequest {
-            id: Uuid::from_u128(id),
-            user_id: Uuid::from_u128(7),
-            now,
-            plan: "free".to_owned(),
-            endpoint: "/v1/chat/completions",
-            model: "gpt-4o-mini".to_owned(),
-            upstream: "openai".to_owned(),
-            ask: crate::plan::Ask { price, input_tokens: 1000, output_cap: 1000, output_floor: 10, choices: 1 },
-            limits: Vec::new(),
-            concurrent: None,
-            ceiling: Some((1_000_000, day)),
-        };
-        (request, day)
-    }
-
-    #[test]
-    fn what_was_rolled_back_is_in_nobodys_memory() {
-        let path = std::env::temp_dir().join(format!("tollgate-sqlite-{}.db", Uuid::now_v7()));
-        let book = Book::open(&path, Uuid::now_v7()).unwrap();
-        let ((first, day), (second, _)) = (hold(1), hold(2));
-        let app = |book: &Book| {
-            let told = book.windows(APP, first.now).unwrap();
-            told.into_iter().find(|(window, _)| *window == day).map(|(_, standing)| standing)
-        };
-        book.begin().unwrap();
-        book.hold(&first).unwrap().unwrap();
-        book.roll_back();
-        assert_eq!(app(&book), None);
-        book.begin().unwrap();
-        let held = book.hold(&second).unwrap().unwrap().amounts;
-        book.commit().unwrap();
-        assert_eq!(app(&book).unwrap().held, held, "one hold");
-        let end = |id| Ending { id, user_id: first.user_id, settlement: crate::ledger::Settlement::lost() };
-        book.begin().unwrap();
-        assert!(!book.end(&end(first.id), first.now).unwrap(), "it was never held");
-        assert!(book.end(&end(second.id), first.now).unwrap());
-        book.roll_back();
-        assert_eq!(app(&book).unwrap().held, held, "still");
-        book.begin().unwrap();
-        assert!(book.end(&end(second.id), first.now).unwrap(), "an ending that was rolled back ends again");
-        assert!(!book.end(&end(second.id), first.now).unwrap(), "and once");
-        book.commit().unwrap();
-        assert_eq!(app(&book).unwrap(), Standing { used: held, held: Amounts::default() });
-        drop(book);
-        drop(std::fs::remove_file(&path));
-    }
 }

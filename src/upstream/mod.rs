@@ -206,8 +206,7 @@ fn pool(connect_timeout: Duration, keep_alive: Duration) -> Result<Pool, rustls:
         .https_or_http()
         .enable_http1()
         .wrap_connector(tcp);
-    let settings = pool::Settings { keep_alive, idle_max: IDLE_CONNECTIONS_MAX, head_bytes_max: ANSWER_HEAD_BYTES_MAX };
-    Ok(Pool::new(Bounded { inner: https, limit: connect_timeout }, settings))
+    Ok(Pool::new(Bounded { inner: https, limit: connect_timeout }, keep_alive))
 }
 
 /// The request as it leaves: these headers and no others. None when a setting cannot be written as HTTP.

@@ -25,22 +25,11 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tower::ServiceExt;
 
-use super::{BoxError, Watched};
+use super::{ANSWER_HEAD_BYTES_MAX, BoxError, IDLE_CONNECTIONS_MAX, Watched};
 
 type Io = MaybeHttpsStream<TokioIo<TcpStream>>;
 /// Where a connection leads.
 type Origin = (Scheme, Authority);
-
-/// How connections are kept.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Settings {
-    /// How long one is kept without use.
-    pub(super) keep_alive: Duration,
-    /// How many are kept for each origin.
-    pub(super) idle_max: usize,
-    /// The longest head of an answer, in bytes.
-    pub(super) head_bytes_max: usize,
-}
 
 /// Makes connections and keeps those that nobody uses. Cheap to clone; clones share them.
 #[derive(Clone)]
@@ -51,7 +40,8 @@ pub(super) struct Pool {
 
 /// Connections that nobody uses.
 struct Stock {
-    settings: Settings,
+    /// How long one is kept without use.
+    keep_alive: Duration,
     kept: Mutex<Kept>,
 }
 
@@ -72,7 +62,7 @@ struct Wire {
 }
 
 /// Why there is no answer.
-pub(super) enum Failed {
+enum Failed {
     /// As it says.
     For(BoxError),
     /// The connection was closed before it took the request, which is given back.
@@ -80,9 +70,9 @@ pub(super) enum Failed {
 }
 
 impl Pool {
-    /// Dials nobody.
-    pub(super) fn new(connector: super::Connector, settings: Settings) -> Self {
-        Self { connector, stock: Arc::new(Stock { settings, kept: Mutex::default() }) }
+    /// A connection that nobody uses for `keep_alive` is closed. Dials nobody.
+    pub(super) fn new(connector: super::Connector, keep_alive: Duration) -> Self {
+        Self { connector, stock: Arc::new(Stock { keep_alive, kept: Mutex::default() }) }
     }
 
     /// Sends a request on a connection that is kept, or else on a new one. It goes to another connection only if one that
@@ -109,7 +99,7 @@ impl Pool {
         let uri = Uri::builder().scheme(scheme).authority(authority).path_and_query("/").build()?;
         let io = self.connector.clone().oneshot(uri).await?;
         let mut builder = http1::Builder::new();
-        builder.max_buf_size(self.stock.settings.head_bytes_max);
+        builder.max_buf_size(ANSWER_HEAD_BYTES_MAX);
         let (sender, connection) = builder.handshake(io).await?;
         Ok(Box::new(Wire { sender, connection: Some(connection), origin }))
     }
@@ -174,7 +164,7 @@ impl Stock {
     fn take(&self, origin: &Origin) -> Option<Box<Wire>> {
         loop {
             let (mut wire, since) = self.kept().of.get_mut(origin)?.pop()?;
-            if since.elapsed() < self.settings.keep_alive && wire.is_usable() {
+            if since.elapsed() < self.keep_alive && wire.is_usable() {
                 return Some(wire);
             }
         }
@@ -187,12 +177,12 @@ impl Stock {
         }
         let mut kept = self.kept();
         let of = kept.of.entry(wire.origin.clone()).or_default();
-        if of.len() < self.settings.idle_max {
+        if of.len() < IDLE_CONNECTIONS_MAX {
             of.push((wire, Instant::now()));
         }
         if !std::mem::replace(&mut kept.is_swept, true) {
             drop(kept);
-            TokioExecutor::new().execute(sweep(Arc::downgrade(self), self.settings.keep_alive));
+            TokioExecutor::new().execute(sweep(Arc::downgrade(self), self.keep_alive));
         }
     }
 
@@ -201,7 +191,7 @@ impl Stock {
         let mut kept = self.kept();
         let mut old = Vec::new();
         for of in kept.of.values_mut() {
-            let fresh = of.iter().position(|(_, since)| since.elapsed() < self.settings.keep_alive);
+            let fresh = of.iter().position(|(_, since)| since.elapsed() < self.keep_alive);
             old.extend(of.drain(..fresh.unwrap_or(of.len())));
         }
         kept.of.retain(|_, of| !of.is_empty());
@@ -257,14 +247,11 @@ impl Body for Received {
             next = Pin::new(&mut this.incoming).poll_frame(context);
         }
         let next = ready!(next);
-        match (&next, this.stock.upgrade()) {
-            (None, Some(stock)) => {
-                if let Some(wire) = this.wire.take() {
-                    stock.keep(wire);
-                }
+        if !matches!(next, Some(Ok(_))) {
+            let wire = this.wire.take().filter(|_| next.is_none());
+            if let Some((wire, stock)) = wire.zip(this.stock.upgrade()) {
+                stock.keep(wire);
             }
-            (None | Some(Err(_)), _) => this.wire = None,
-            (Some(Ok(_)), _) => {}
         }
         Poll::Ready(next)
     }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use crate::smuggling::{PATH, raw};
-use crate::support::caller::{Call, and, chat, chat_stream};
+use crate::support::caller::{Call, User, and, chat, chat_stream};
 use crate::support::door::Door;
 use crate::support::raw::{Wire, statuses};
 use crate::support::reply::{Reply, Step, Talk};
@@ -84,6 +84,21 @@ async fn dripping_bodies_are_cut_and_nobody_notices() {
     door.close().await;
 }
 
+/// So many bytes of events, or as many as the other side takes.
+fn flood(bytes: usize) -> Reply {
+    let event = r#"data: {"choices":[{"index":0,"delta":{"content":" alpha"},"finish_reason":null}],"usage":null}"#;
+    Reply::events(vec![Step::Flood(format!("{event}\n\n").repeat(300).into_bytes(), bytes)])
+}
+
+/// Asks for a long stream with a small window, and reads none of it.
+async fn asks_and_never_reads(door: &Door, user: &User) -> Wire {
+    let mut wire = Wire::open_narrow(door.front.address()).await;
+    let body = and(chat_stream("never read"), &json!({"max_tokens": 30_000})).to_string();
+    let lines = [format!("Host: a\r\nAuthorization: Bearer {}", user.token), format!("Content-Length: {}", body.len())];
+    wire.send(&raw(&format!("POST {PATH} HTTP/1.1"), &lines, &body)).await.unwrap();
+    wire
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn readers_that_never_read_are_bounded_and_nobody_notices() {
     let settings = Settings::new()
@@ -91,22 +106,15 @@ async fn readers_that_never_read_are_bounded_and_nobody_notices() {
         .with("proxy.total_timeout = \"8s\"\nproxy.idle_timeout = \"3s\"\nproxy.drain_timeout = \"2s\"");
     let door = Door::open(settings).await;
     // Each never-read answer is 6 MB of events; only the sockets' buffers may take some of it.
-    let event = r#"data: {"choices":[{"index":0,"delta":{"content":" alpha"},"finish_reason":null}],"usage":null}"#;
-    let block = format!("{event}\n\n").repeat(300).into_bytes();
-    door.upstream.always(move |seen| match seen.cap() {
-        Some(30_000) => Reply::events(vec![Step::Flood(block.clone(), 6_000_000)]),
+    door.upstream.always(|seen| match seen.cap() {
+        Some(30_000) => flood(6_000_000),
         _ => Talk::words(5).reply(seen),
     });
     let mallory = door.user("mallory");
     let before = door.process.memory();
     let mut wires = Vec::new();
     for _ in 0..100 {
-        let mut wire = Wire::open_narrow(door.front.address()).await;
-        let body = and(chat_stream("never read"), &json!({"max_tokens": 30_000})).to_string();
-        let lines =
-            [format!("Host: a\r\nAuthorization: Bearer {}", mallory.token), format!("Content-Length: {}", body.len())];
-        wire.send(&raw(&format!("POST {PATH} HTTP/1.1"), &lines, &body)).await.unwrap();
-        wires.push(wire);
+        wires.push(asks_and_never_reads(&door, &mallory).await);
     }
     serves_well_capped(&door).await;
     let grown = door.process.memory().saturating_sub(before);
@@ -127,15 +135,9 @@ async fn a_reader_that_never_reads_is_closed_long_before_its_answer_may_end() {
         .with("plans.free.max_output_tokens = 30000\nserver.body_timeout = \"2s\"")
         .with("proxy.total_timeout = \"5m\"\nproxy.drain_timeout = \"1s\"");
     let door = Door::open(settings).await;
-    let event = r#"data: {"choices":[{"index":0,"delta":{"content":" alpha"},"finish_reason":null}],"usage":null}"#;
-    let block = format!("{event}\n\n").repeat(300).into_bytes();
-    door.upstream.always(move |_| Reply::events(vec![Step::Flood(block.clone(), 60_000_000)]));
+    door.upstream.always(|_| flood(60_000_000));
     let mallory = door.user("mallory");
-    let mut wire = Wire::open_narrow(door.front.address()).await;
-    let body = and(chat_stream("never read"), &json!({"max_tokens": 30_000})).to_string();
-    let lines =
-        [format!("Host: a\r\nAuthorization: Bearer {}", mallory.token), format!("Content-Length: {}", body.len())];
-    wire.send(&raw(&format!("POST {PATH} HTTP/1.1"), &lines, &body)).await.unwrap();
+    let wire = asks_and_never_reads(&door, &mallory).await;
     let begun = Instant::now();
     while door.upstream.count() == 0 || mallory.me().await["concurrent"]["open"] != 0 {
         assert!(begun.elapsed() < Duration::from_secs(40), "an unread answer is open for ever");
