@@ -17,17 +17,17 @@ RUN mkdir -p src tests/it tests/chaos benches/micro bench/src \
     && cp src/main.rs tests/chaos/main.rs \
     && cp src/main.rs benches/micro/main.rs \
     && cp src/main.rs bench/src/main.rs \
-    && cargo build --profile dist --locked --bin tollgate \
+    && cargo build --release --locked --bin tollgate \
     && rm -r src
 
 COPY . .
 # Cargo goes by the time of change, and the empty program may be newer than the sources.
 RUN touch src/lib.rs src/main.rs \
-    && cargo build --profile dist --locked --bin tollgate \
+    && cargo build --release --locked --bin tollgate \
     && mkdir /data
 
 FROM gcr.io/distroless/cc-debian12:nonroot
-COPY --from=builder /src/target/dist/tollgate /usr/local/bin/tollgate
+COPY --from=builder /src/target/release/tollgate /usr/local/bin/tollgate
 # Relative paths begin here: a tollgate.toml goes here, and the ledger is data/tollgate.db.
 WORKDIR /tollgate
 # A new volume takes its owner from this folder; without it only root could write the ledger.

@@ -184,12 +184,21 @@ def load(url, **options):
     return json.loads(done.stdout)
 
 
+def forget_file(path):
+    """Has the kernel read a program from the disk again. Of one that was just built or copied, the kernel holds larger
+    pieces, and a process that touches one maps all of it: two megabytes that are not the program's doing."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 class Target:
     """Something that is measured: `serve` makes `url` and `pid`."""
 
     name = "direct"
     path = "/v1/chat/completions"
     ready_path = "/"
+    pid_of_its_own = True
 
     def __init__(self, folder, upstream):
         self.folder = os.path.join(folder, self.name.replace(" ", "-"))
@@ -248,6 +257,8 @@ class Target:
 
 class Direct(Target):
     """The upstream itself: what the loader and the upstream take alone."""
+
+    pid_of_its_own = False
 
     @contextlib.contextmanager
     def serve(self, core=0):

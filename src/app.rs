@@ -29,8 +29,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use utoipa::ToSchema;
+use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::auth::{Authenticator, Principal};
@@ -41,7 +41,7 @@ use crate::directory::Directory;
 use crate::error::{Code, Refusal};
 use crate::ledger::{Failure, Ledger, Settings, Writer};
 use crate::metrics::Metrics;
-use crate::openapi::{self, OpenRefusals};
+use crate::openapi::{self, OpenRefusals, put_described, put_served};
 use crate::otlp::Telemetry;
 use crate::outbox::{self, Progress};
 use crate::upstream::Upstreams;
@@ -213,9 +213,28 @@ impl App {
     }
 }
 
+/// What needs no token.
+macro_rules! open_routes {
+    ($put:ident, $router:expr) => { $put!($router; alive; ready; describe;) };
+}
+
+/// What needs a user's token.
+macro_rules! user_routes {
+    ($put:ident, $router:expr) => {
+        $put!($router;
+            account::me;
+            account::usage;
+            proxy::api_chat;
+            proxy::chat;
+            account::models;
+            account::model;
+        )
+    };
+}
+
 /// All routes, with the layers outermost last.
 pub fn router(app: &Arc<App>) -> Router {
-    let routes = Router::from(described_routes())
+    let routes = user_routes!(put_served, open_routes!(put_served, Router::new()))
         .fallback(|| async { Refusal::new(Code::NotFound, "There is nothing at this path.") })
         .method_not_allowed_fallback(|| async {
             Refusal::new(Code::MethodNotAllowed, "This path takes another method.")
@@ -231,27 +250,12 @@ pub fn router(app: &Arc<App>) -> Router {
     layered.with_state(app.clone())
 }
 
-/// The routes with what `/openapi.json` says of them.
-fn described_routes() -> OpenApiRouter<Arc<App>> {
+/// What `/openapi.json` says of the routes.
+fn described() -> OpenApi {
     let description = "What an app calls. Sign in with the access token of a Supabase user.";
     let document = openapi::empty("Tollgate", description, "The access token of a Supabase user", None);
-    OpenApiRouter::with_openapi(document).merge(open_routes()).merge(user_routes())
-}
-
-/// What needs no token.
-fn open_routes() -> OpenApiRouter<Arc<App>> {
-    OpenApiRouter::default().routes(routes!(alive)).routes(routes!(ready)).routes(routes!(describe))
-}
-
-/// What needs a user's token.
-fn user_routes() -> OpenApiRouter<Arc<App>> {
-    OpenApiRouter::default()
-        .routes(routes!(account::me))
-        .routes(routes!(account::usage))
-        .routes(routes!(proxy::api_chat))
-        .routes(routes!(proxy::chat))
-        .routes(routes!(account::models))
-        .routes(routes!(account::model))
+    let router = OpenApiRouter::<Arc<App>>::with_openapi(document);
+    user_routes!(put_described, open_routes!(put_described, router)).into_openapi()
 }
 
 /// The server lives.
@@ -277,7 +281,7 @@ async fn alive() -> Json<Alive> {
     responses((status = 200, body = Object), OpenRefusals)
 )]
 async fn describe(State(app): State<Arc<App>>) -> Response {
-    let document = app.described.get_or_init(|| openapi::written(&described_routes().into_openapi()));
+    let document = app.described.get_or_init(|| openapi::written(&described()));
     ([(header::CONTENT_TYPE, "application/json")], document.clone()).into_response()
 }
 

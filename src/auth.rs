@@ -16,7 +16,7 @@ use arc_swap::ArcSwap;
 use aws_lc_rs::{digest, hmac};
 use http::{HeaderMap, header};
 use quick_cache::sync::Cache;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
@@ -183,14 +183,13 @@ impl Authenticator {
 
     /// The verifier for these settings: the current one, or a new one that keeps the keys if their URL is the same.
     fn verifier(&self, auth: &Auth) -> Arc<Verifier> {
-        let settings = settings_digest(auth);
         let current = self.shared.current.load_full();
-        if current.settings == settings {
+        if says_the_same(&current.settings, auth) {
             return current;
         }
         let _changing = self.shared.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let current = self.shared.current.load_full();
-        if current.settings == settings {
+        if says_the_same(&current.settings, auth) {
             return current;
         }
         let kept = |url: &String| current.jwks.clone().filter(|jwks| jwks.url() == url);
@@ -205,7 +204,7 @@ impl Authenticator {
 
 /// Everything that one state of the settings verifies by, and what it has verified.
 struct Verifier {
-    settings: Digest,
+    settings: Auth,
     /// The one in force, then the one before it.
     secrets: Vec<hmac::Key>,
     /// A token of the previous secret was seen, and that was told.
@@ -235,7 +234,7 @@ impl Verifier {
             [&auth.jwt_secret, &auth.jwt_secret_previous].into_iter().flatten().map(ExposeSecret::expose_secret);
         let secrets = secrets.filter(|secret| !secret.is_empty());
         Self {
-            settings: settings_digest(auth),
+            settings: auth.clone(),
             secrets: secrets.map(|secret| hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes())).collect(),
             told_of_previous: AtomicBool::new(false),
             jwks,
@@ -340,24 +339,19 @@ fn no_jwks_health() -> KeysHealth {
     }
 }
 
-/// A digest of all that decides what a token is worth. Each field goes in with its length, so that none can flow into
-/// the next; the secret is in it only as a digest.
-fn settings_digest(auth: &Auth) -> Digest {
-    let secret = auth.jwt_secret.as_ref().map(ExposeSecret::expose_secret);
-    let path = auth.plan_claim.iter().map(|name| Some(name.as_str()));
-    let fields = [auth.supabase_url.as_deref(), secret, Some(auth.issuer.as_str()), auth.anonymous_plan.as_deref()];
-    let mut context = digest::Context::new(&digest::SHA256);
-    for field in fields.into_iter().chain(path) {
-        context.update(&[u8::from(field.is_some())]);
-        context.update(&field.unwrap_or_default().len().to_be_bytes());
-        context.update(field.unwrap_or_default().as_bytes());
-    }
-    // Every request makes this digest, and hardly ever is a rotation going on.
-    if let Some(previous) = auth.jwt_secret_previous.as_ref().map(ExposeSecret::expose_secret) {
-        context.update(&[2]);
-        context.update(previous.as_bytes());
-    }
-    digest_bytes(&context.finish())
+/// Whether two settings agree in all that decides what a token is worth.
+fn says_the_same(one: &Auth, other: &Auth) -> bool {
+    let same_secret = |one: &Option<SecretString>, other: &Option<SecretString>| match (one, other) {
+        (Some(one), Some(other)) => one.expose_secret() == other.expose_secret(),
+        (None, None) => true,
+        _ => false,
+    };
+    one.supabase_url == other.supabase_url
+        && same_secret(&one.jwt_secret, &other.jwt_secret)
+        && same_secret(&one.jwt_secret_previous, &other.jwt_secret_previous)
+        && one.issuer == other.issuer
+        && one.plan_claim == other.plan_claim
+        && one.anonymous_plan == other.anonymous_plan
 }
 
 fn digest_bytes(digest: &digest::Digest) -> Digest {

@@ -1,7 +1,8 @@
 //! What the routes of both listeners are, in OpenAPI 3.1: collected from the routers themselves.
 //!
-//! A route is described where it is written (`#[utoipa::path]`), and is served only if it is described: `routes!` does both.
-//! Here is what they share: the shape of a refusal, the ways to sign in, and the shapes of a chat that pass through.
+//! A route is described where it is written (`#[utoipa::path]`), and is served only if it is described: both are made from
+//! one list. The list is a macro, so that serving does not describe: the descriptions take two megabytes, and are made when
+//! somebody asks for them. Here is what they share: the shape of a refusal, the ways to sign in, and the shapes of a chat that pass through.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,6 +17,33 @@ use utoipa::{IntoResponses, PartialSchema, ToSchema};
 
 use crate::account::Amount;
 use crate::error::Code;
+
+/// Puts handlers into a `Router`, each under the path and the methods of its `#[utoipa::path]`.
+macro_rules! put_served {
+    ($router:expr; $($($handler:path),+;)+) => {{
+        let router = $router;
+        $($(
+            let (path, methods) = utoipa_axum::paste! {(
+                utoipa_axum::routes!(@path [path()] of $handler),
+                utoipa_axum::routes!(@path [methods()] of $handler),
+            )};
+            let router = methods.iter().fold(router, |router, method| {
+                let filter = utoipa_axum::PathItemExt::to_method_filter(method);
+                router.route(&path, axum::routing::on(filter, $handler))
+            });
+        )+)+
+        router
+    }};
+}
+
+/// Puts what the same handlers say of themselves into an `OpenApiRouter`; those between two semicolons share a path.
+macro_rules! put_described {
+    ($router:expr; $($($handler:path),+;)+) => {
+        $router $(.routes(utoipa_axum::routes!($($handler),+)))+
+    };
+}
+
+pub(crate) use {put_described, put_served};
 
 /// The name of the scheme in which a token is sent.
 pub(crate) const BEARER: &str = "bearer";

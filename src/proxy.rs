@@ -48,7 +48,7 @@ struct Admitted {
     user_hash: String,
     order: Order,
     reservation: Reservation,
-    upstream: UpstreamConfig,
+    upstream: Arc<UpstreamConfig>,
     place: Place,
 }
 

@@ -28,7 +28,6 @@ use tokio_util::sync::CancellationToken;
 use utoipa::OpenApi;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 use self::caller::{Admin, MayRead};
 use self::events::Events;
@@ -42,7 +41,7 @@ use crate::error::{Code, Refusal};
 use crate::ledger::Failure;
 use crate::ledger::kept::{Kept, Reader};
 use crate::ledger::report::{By, Desk, Reports};
-use crate::openapi::{self, OpenRefusals};
+use crate::openapi::{self, OpenRefusals, put_described, put_served};
 use crate::operator::Page;
 
 /// What the routes of this listener may use.
@@ -108,6 +107,34 @@ fn page_of<T>(rows: Vec<T>) -> Json<Page<T>> {
     Json(Page { rows, next: None })
 }
 
+/// What an operator may ask for; the dashboard's own files come from `page`.
+macro_rules! operator_routes {
+    ($put:ident, $router:expr) => {
+        $put!($router;
+            describe;
+            sign_in::sign_in, sign_in::who_am_i, sign_in::sign_out;
+            overview::overview;
+            overview::pause_all;
+            overview::resume;
+            events::events;
+            reports::over_time;
+            reports::summed_up;
+            reports::all_requests;
+            reports::open_requests;
+            reports::audit_log;
+            users::users;
+            users::one_user;
+            users::give_plan, users::take_plan;
+            users::block;
+            users::unblock;
+            users::give_credit;
+            users::refresh;
+            users::made_tokens;
+            metrics;
+        )
+    };
+}
+
 /// All routes of the operator's listener, with the layers outermost last.
 pub(crate) fn router(app: &Arc<App>, stop: &CancellationToken) -> Router {
     let desk = Arc::new(Kept::changing(app.ledger.store().clone()));
@@ -123,7 +150,8 @@ pub(crate) fn router(app: &Arc<App>, stop: &CancellationToken) -> Router {
         described: OnceLock::new(),
     };
     let state = AdminState { app: app.clone(), shared: Arc::new(shared) };
-    Router::from(described_routes())
+    operator_routes!(put_served, Router::new())
+        .merge(page::router())
         .fallback(|| async { Refusal::new(Code::NotFound, "There is nothing at this path.") })
         .method_not_allowed_fallback(|| async {
             Refusal::new(Code::MethodNotAllowed, "This path takes another method.")
@@ -135,8 +163,8 @@ pub(crate) fn router(app: &Arc<App>, stop: &CancellationToken) -> Router {
         .with_state(state)
 }
 
-/// The routes with what `/admin/openapi.json` says of them.
-fn described_routes() -> OpenApiRouter<AdminState> {
+/// What `/admin/openapi.json` says of the routes.
+fn described() -> utoipa::openapi::OpenApi {
     let cookie = ApiKey::Cookie(ApiKeyValue::with_description(
         sessions::COOKIE,
         "A session of the dashboard. A method that changes something also needs the header X-Tollgate-Csrf: 1",
@@ -147,37 +175,13 @@ fn described_routes() -> OpenApiRouter<AdminState> {
         "TOLLGATE_ADMIN_TOKEN, or a token made by `tollgate admin-token create`",
         Some(("session", SecurityScheme::ApiKey(cookie))),
     );
-    OpenApiRouter::with_openapi(document)
-        .routes(routes!(describe))
-        .routes(routes!(sign_in::sign_in, sign_in::who_am_i, sign_in::sign_out))
-        .routes(routes!(overview::overview))
-        .routes(routes!(overview::pause_all))
-        .routes(routes!(overview::resume))
-        .routes(routes!(events::events))
-        .routes(routes!(reports::over_time))
-        .routes(routes!(reports::summed_up))
-        .routes(routes!(reports::all_requests))
-        .routes(routes!(reports::open_requests))
-        .routes(routes!(reports::audit_log))
-        .routes(routes!(users::users))
-        .routes(routes!(users::one_user))
-        .routes(routes!(users::give_plan, users::take_plan))
-        .routes(routes!(users::block))
-        .routes(routes!(users::unblock))
-        .routes(routes!(users::give_credit))
-        .routes(routes!(users::refresh))
-        .routes(routes!(users::made_tokens))
-        .routes(routes!(metrics))
-        .merge(pages())
+    let router = operator_routes!(put_described, OpenApiRouter::<AdminState>::with_openapi(document));
+    let mut document = router.into_openapi();
+    document.merge(Pages::openapi());
+    document
 }
 
 /// The dashboard's files, which are there for everybody who reaches this listener.
-fn pages() -> OpenApiRouter<AdminState> {
-    let mut router = OpenApiRouter::from(page::router());
-    router.get_openapi_mut().merge(Pages::openapi());
-    router
-}
-
 #[derive(OpenApi)]
 #[openapi(paths(dashboard, asset))]
 struct Pages;
@@ -239,7 +243,7 @@ async fn metrics(State(state): State<AdminState>, mut head: Parts) -> Result<Res
     responses((status = 200, body = Object), AdminRefusals)
 )]
 async fn describe(State(state): State<AdminState>, _: MayRead) -> Response {
-    let document = state.shared.described.get_or_init(|| openapi::written(&described_routes().into_openapi()));
+    let document = state.shared.described.get_or_init(|| openapi::written(&described()));
     ([(header::CONTENT_TYPE, "application/json")], document.clone()).into_response()
 }
 

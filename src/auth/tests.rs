@@ -306,7 +306,7 @@ async fn changed_settings_forget_what_the_old_ones_verified() {
 }
 
 #[test]
-fn settings_have_one_digest_and_no_field_flows_into_the_next() {
+fn settings_are_the_same_only_if_every_field_is() {
     let auth = |issuer: &str, path: &[&str], plan: Option<&str>| Auth {
         supabase_url: None,
         jwt_secret: None,
@@ -325,10 +325,14 @@ fn settings_have_one_digest_and_no_field_flows_into_the_next() {
         auth("", &["a", "b"], None),
         auth("", &["ab"], None),
         auth("", &["a\u{1}b"], None),
+        Auth { supabase_url: Some("a".into()), ..auth("", &[], None) },
+        Auth { jwt_secret: Some("a".into()), ..auth("", &[], None) },
+        Auth { jwt_secret: Some("b".into()), ..auth("", &[], None) },
+        Auth { jwt_secret_previous: Some("a".into()), ..auth("", &[], None) },
     ];
     for (i, one) in all.iter().enumerate() {
         for (j, other) in all.iter().enumerate() {
-            assert_eq!(settings_digest(one) == settings_digest(other), i == j);
+            assert_eq!(says_the_same(one, other), i == j);
         }
     }
 }

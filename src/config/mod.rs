@@ -21,6 +21,7 @@ pub(crate) mod urls;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
@@ -122,7 +123,7 @@ pub struct Config {
     /// `[ceiling] cost_usd_per_day`: what the whole app may spend in a day.
     pub ceiling: Option<MicroUsd>,
     /// `[[upstreams]]`, in the order in which a model is looked for. Never empty.
-    pub upstreams: Vec<UpstreamConfig>,
+    pub upstreams: Vec<Arc<UpstreamConfig>>,
     /// `[plans.*]`
     pub plans: Plans,
     /// The shipped price table with `[prices.*]` over it.

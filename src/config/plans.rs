@@ -83,7 +83,7 @@ fn one_default(defaults: &[Arc<Plan>]) -> Complaint {
 /// What a model needs to be usable; `None` where that could not be read, so that it cannot be missed either.
 pub(super) struct Served<'a> {
     pub(super) prices: Option<&'a PriceTable>,
-    pub(super) upstreams: Option<&'a [UpstreamConfig]>,
+    pub(super) upstreams: Option<&'a [Arc<UpstreamConfig>]>,
 }
 
 fn read_plan(name: &str, section: &Section<'_>, served: &Served<'_>) -> Result<Plan, Noted> {
@@ -133,7 +133,7 @@ impl Served<'_> {
                 format!("add [prices.{model:?}] with input and output in US dollars a million tokens (or free = true)");
             return Err(complaint(format!("names `{model}`, which has no price"), fix));
         };
-        let misses = |upstreams: &[UpstreamConfig]| !upstreams.iter().any(|upstream| upstream.serves(canonical));
+        let misses = |upstreams: &[Arc<UpstreamConfig>]| !upstreams.iter().any(|upstream| upstream.serves(canonical));
         if self.upstreams.is_some_and(misses) {
             let fix = format!("add it to the models of one of the [[upstreams]]: models = [{canonical:?}]");
             return Err(complaint(format!("names `{canonical}`, which no upstream serves"), fix));

@@ -1,5 +1,6 @@
 //! `[[upstreams]]`: who is asked for answers, and with which key.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
@@ -27,14 +28,14 @@ const KEEP_ALIVE_OPENAI: Duration = Duration::from_mins(1);
 const KEEP_ALIVE_COMPATIBLE: Duration = Duration::from_secs(4);
 
 /// `[[upstreams]]`, in order.
-pub(super) fn upstreams(root: &Section<'_>, gathered: &Gathered) -> Result<Vec<UpstreamConfig>, Noted> {
+pub(super) fn upstreams(root: &Section<'_>, gathered: &Gathered) -> Result<Vec<Arc<UpstreamConfig>>, Noted> {
     let elements = root.elements("upstreams")?;
     if elements.is_empty() {
         let fix = "write at least one [[upstreams]], or take the key out for OpenAI";
         return Err(root.wrong("upstreams", complaint("is empty", fix)));
     }
     let read = |(path, node): &(String, Node)| upstream(&Section::of(path.clone(), node, root.findings)?, gathered);
-    let upstreams: Vec<UpstreamConfig> = elements.iter().filter_map(|element| read(element).ok()).collect();
+    let upstreams: Vec<_> = elements.iter().filter_map(|element| read(element).ok().map(Arc::new)).collect();
     for (index, upstream) in upstreams.iter().enumerate() {
         if upstreams.iter().take(index).any(|other| other.name == upstream.name) {
             let problem = format!("has two upstreams named `{}`", upstream.name);

@@ -115,21 +115,30 @@ struct OpenHold {
 /// is busy, and the way to them; SQLite's own 2 MiB has room for a few hundred.
 const CACHE_KIB: i64 = 16_000;
 
+/// How many pages the log takes before they are copied into the file: 16 MB, four times SQLite's own default. A page that
+/// changed often meanwhile is copied once, and who waits for a commit seldom waits for a copying too.
+const CHECKPOINT_PAGES: i64 = 4_000;
+
 const INSERT_REQUEST: &str = "
     insert into requests (id, user_id, plan, endpoint, model, upstream, state, held_input_tokens, held_output_tokens,
                           held_micros, started_at, owner)
     values (?1, ?2, ?3, ?4, ?5, ?6, 'held', ?7, ?8, ?9, ?10, ?11)";
 
 const END_REQUEST: &str = "
-    update requests set state = ?2, flags = ?3, load = ?4, ended_at = max(?5, started_at), ttft_ms = ?6,
+    update or fail requests set state = ?2, flags = ?3, load = ?4, ended_at = max(?5, started_at), ttft_ms = ?6,
            input_tokens = ?7, cached_input_tokens = ?8, output_tokens = ?9, reasoning_tokens = ?10,
            cost_micros = ?11, unsent = ?12
     where id = ?1 and state = 'held'";
 
-/// Windows, in the columns of [`window_of`].
-const WINDOWS: &str = "
+/// Those of a user's windows that contain a moment, in the columns of [`window_of`].
+const WINDOWS_AT: &str = "
     select per, starts_at, ends_at, requests_used, tokens_used, micros_used, requests_held, tokens_held, micros_held
-    from windows";
+    from windows where user_id = ?1 and ends_at > ?2 and starts_at <= ?2";
+
+/// Those that end within a time, in the same columns.
+const WINDOWS_ENDING: &str = "
+    select per, starts_at, ends_at, requests_used, tokens_used, micros_used, requests_held, tokens_held, micros_held
+    from windows where user_id = ?1 and ends_at > ?2 and ends_at <= ?3";
 
 /// What the ended and the open rows of a window add up to.
 const SUM_OF_ROWS: &str = "
@@ -165,6 +174,7 @@ impl Book {
     fn for_writing(db: Connection, owner: Uuid) -> Result<Self, Failure> {
         db.pragma_update(None, "synchronous", "full")?;
         db.pragma_update(None, "cache_size", -CACHE_KIB)?;
+        db.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
         db.set_prepared_statement_cache_capacity(32);
         Ok(Self { db, owner: owner.to_string(), outbox: false, app: RefCell::default(), open: RefCell::default() })
     }
@@ -291,9 +301,12 @@ impl Book {
     }
 
     /// Adds a hold to every window that contains `at`, the app's too.
+    ///
+    /// `or fail`, here and below: SQLite copies each page before a statement that may have to be undone by itself. None of
+    /// these is: a statement that fails takes its whole transaction with it.
     fn add_held(&self, user: &str, at: Timestamp, held: Amounts) -> Result<(), Failure> {
         let mut update = self.db.prepare_cached(
-            "update windows set requests_held = requests_held + ?3, tokens_held = tokens_held + ?4,
+            "update or fail windows set requests_held = requests_held + ?3, tokens_held = tokens_held + ?4,
                                 micros_held = micros_held + ?5
              where user_id = ?1 and ends_at > ?2 and starts_at <= ?2",
         )?;
@@ -373,7 +386,7 @@ impl Book {
     /// Moves an ended hold to what is used, in every window that contains it, the app's too.
     fn move_to_used(&self, open: &OpenHold, used: Amounts, load: bool) -> Result<(), Failure> {
         let mut update = self.db.prepare_cached(
-            "update windows set
+            "update or fail windows set
                 requests_held = requests_held - ?3, tokens_held = tokens_held - ?4, micros_held = micros_held - ?5,
                 requests_used = requests_used + iif(per in ('minute', 'hour'), ?7, ?6),
                 tokens_used = tokens_used + ?8, micros_used = micros_used + ?9
@@ -421,8 +434,7 @@ impl Book {
     /// Reads the app's windows that end after `moment`, unless this transaction has.
     fn read_app(&self, moment: Timestamp) -> Result<(), Failure> {
         let Some((after, until)) = self.app.borrow().missing(moment) else { return Ok(()) };
-        let mut read =
-            self.db.prepare_cached(&format!("{WINDOWS} where user_id = ?1 and ends_at > ?2 and ends_at <= ?3"))?;
+        let mut read = self.db.prepare_cached(WINDOWS_ENDING)?;
         let rows = read.query_map(params![APP, after.millis(), until.millis()], window_of)?;
         let rows = rows.collect::<Result<Vec<_>, _>>()?;
         self.app.borrow_mut().read(after, rows);
@@ -436,7 +448,7 @@ impl Book {
             return Ok(());
         }
         let mut update = self.db.prepare_cached(
-            "update windows set requests_used = ?5, tokens_used = ?6, micros_used = ?7,
+            "update or fail windows set requests_used = ?5, tokens_used = ?6, micros_used = ?7,
                                 requests_held = ?8, tokens_held = ?9, micros_held = ?10
              where user_id = ?1 and ends_at = ?2 and per = ?3 and starts_at = ?4",
         )?;
@@ -495,8 +507,7 @@ impl Book {
 
     /// The windows of the table that contain `now`.
     fn windows(&self, user: &str, now: Timestamp) -> Result<Vec<(Window, Standing)>, Failure> {
-        let mut read =
-            self.db.prepare_cached(&format!("{WINDOWS} where user_id = ?1 and ends_at > ?2 and starts_at <= ?2"))?;
+        let mut read = self.db.prepare_cached(WINDOWS_AT)?;
         let rows = read.query_map(params![user, now.millis()], window_of)?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
@@ -588,7 +599,7 @@ fn standing_at(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Stand
     Ok(Standing { used: amounts(column)?, held: amounts(column.saturating_add(3))? })
 }
 
-/// A row of [`WINDOWS`].
+/// A row of [`WINDOWS_AT`].
 fn window_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<(Window, Standing)> {
     let per = per_of(row.get_ref(0)?.as_str()?);
     let time = |column| Ok::<_, rusqlite::Error>(Timestamp::from_millis(row.get(column)?));

@@ -68,7 +68,7 @@ fn after(wait: Duration) -> Instant {
 struct Dispatched {
     app: Arc<App>,
     config: Arc<Config>,
-    upstream: UpstreamConfig,
+    upstream: Arc<UpstreamConfig>,
     order: Arc<Order>,
     /// The upstream may have the request.
     sent: Arc<AtomicBool>,

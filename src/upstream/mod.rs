@@ -50,7 +50,7 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The upstream that serves `model`: the first, in the order of the settings, one of whose patterns matches.
 #[must_use]
-pub fn route<'a>(upstreams: &'a [UpstreamConfig], model: &str) -> Option<&'a UpstreamConfig> {
+pub fn route<'a>(upstreams: &'a [Arc<UpstreamConfig>], model: &str) -> Option<&'a Arc<UpstreamConfig>> {
     upstreams.iter().find(|upstream| upstream.serves(model))
 }
 
@@ -185,9 +185,9 @@ impl Upstreams {
 
     /// What the last traffic of each of `upstreams` saw, by name; one without traffic is taken to be in use.
     #[must_use]
-    pub fn health(&self, upstreams: &[UpstreamConfig], now: Timestamp) -> BTreeMap<String, Health> {
+    pub fn health(&self, upstreams: &[Arc<UpstreamConfig>], now: Timestamp) -> BTreeMap<String, Health> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let of = |to: &UpstreamConfig| seen.get(&to.name).map(|health| health.at(now)).unwrap_or_default();
+        let of = |to: &Arc<UpstreamConfig>| seen.get(&to.name).map(|health| health.at(now)).unwrap_or_default();
         upstreams.iter().map(|to| (to.name.clone(), of(to))).collect()
     }
 }

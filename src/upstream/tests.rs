@@ -115,7 +115,7 @@ fn a_model_goes_to_the_first_upstream_whose_pattern_fits_all_of_it() {
     }
     let mut second = upstream("http://b/v1", None);
     second.models = vec!["llama".to_owned(), "*".to_owned()];
-    let both = [upstream("http://a/v1", None), second];
+    let both = [upstream("http://a/v1", None), second].map(Arc::new);
     let url = |model| route(&both, model).map(|to| to.base_url.as_str());
     assert_eq!((url("gpt-5"), url("llama")), (Some("http://a/v1"), Some("http://b/v1")));
     assert_eq!(route(&both[..1], "llama").map(|to| &to.name), None);
@@ -384,8 +384,8 @@ async fn an_answer_that_is_not_read_to_its_end_closes_its_connection() {
 async fn health_is_told_by_upstream() {
     let upstreams = Upstreams::new(&proxy());
     let now = Timestamp::from_secs(10);
-    let both =
-        [upstream("http://a/v1", None), UpstreamConfig { name: "b".to_owned(), ..upstream("http://b/v1", None) }];
+    let second = UpstreamConfig { name: "b".to_owned(), ..upstream("http://b/v1", None) };
+    let both = [upstream("http://a/v1", None), second].map(Arc::new);
     for second in 0..3 {
         upstreams.clone().record_failure("b", Failure::Connect, Timestamp::from_secs(second));
     }
