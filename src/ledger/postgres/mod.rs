@@ -47,7 +47,7 @@ const LANES: usize = 4;
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a call of an export or import may take.
 const WHOLE_LEDGER_TIMEOUT: Duration = Duration::from_mins(10);
-/// The advisory lock of whoever makes the tables, or wants them all to himself.
+// The advisory lock of whoever makes the tables, or wants them all to himself.
 const MAKING: i64 = 7_160_412_533;
 /// Scripts that bring an older database up to date.
 const MIGRATIONS: &[&str] = &[
