@@ -47,7 +47,7 @@ use crate::outbox::{self, Progress};
 use crate::upstream::Upstreams;
 use crate::{account, proxy};
 
-pub use reload::keep_reloaded;
+pub use reload::{hangups, keep_reloaded};
 pub use requests::RequestId;
 pub use serving::{Listeners, listen, serve};
 

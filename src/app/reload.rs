@@ -30,9 +30,14 @@ const AT_RESTART: [&str; 10] = [
     "telemetry.",
 ];
 
+/// SIGHUP, which ends a process that does not listen for it: so this comes before anything that may take a while.
+#[must_use]
+pub fn hangups() -> Option<Signal> {
+    signal(SignalKind::hangup()).map_err(|error| tracing::warn!(%error, "no SIGHUP")).ok()
+}
+
 /// Reloads on SIGHUP and whenever the file or `.env` differs, for as long as it is polled.
-pub async fn keep_reloaded(app: Arc<App>, sources: Sources) {
-    let mut hangup = signal(SignalKind::hangup()).map_err(|error| tracing::warn!(%error, "no SIGHUP")).ok();
+pub async fn keep_reloaded(app: Arc<App>, sources: Sources, mut hangup: Option<Signal>) {
     let mut seen = stamps(&sources);
     loop {
         let asked = tokio::select! {

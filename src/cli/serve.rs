@@ -9,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::Failure;
-use crate::app::{App, Listeners, keep_reloaded, serve};
+use crate::app::{App, Listeners, hangups, keep_reloaded, serve};
 use crate::clock::Clock;
 use crate::config::{Config, Sources};
 use crate::telemetry;
@@ -26,6 +26,7 @@ pub(super) struct Args {}
 /// Serves until it is told to stop.
 pub(super) async fn run(config: Config, sources: Sources, handed: ListenFd) -> Result<(), Failure> {
     telemetry::init(config.server.log_format, &config.server.log_level);
+    let hangups = hangups();
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -51,7 +52,7 @@ pub(super) async fn run(config: Config, sources: Sources, handed: ListenFd) -> R
     if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
         tracing::warn!(%error, "systemd was not told that it serves");
     }
-    let reloading = keep_reloaded(Arc::clone(&app), sources);
+    let reloading = keep_reloaded(Arc::clone(&app), sources, hangups);
     tokio::select! {
         () = serve(app, writer, listeners, stop) => {}
         () = reloading => {}

@@ -322,6 +322,39 @@ fn get(address: &str, path: &str, token: Option<&str>) -> (String, String) {
     (status.to_owned(), rest.to_owned())
 }
 
+/// Found by chaos seed 170: a process that was still waiting for its Postgres ended at a SIGHUP.
+#[test]
+fn a_reload_that_comes_while_the_ledger_is_being_opened_ends_nothing() {
+    use std::net::{TcpListener, TcpStream};
+    use std::os::unix::process::ExitStatusExt;
+    let folder = std::env::temp_dir().join(format!("tollgate-early-{}", uuid::Uuid::now_v7()));
+    std::fs::create_dir_all(&folder).unwrap();
+    // Takes connections and says nothing.
+    let database = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (bind, url) =
+        (format!("127.0.0.1:{}", free_port()), format!("postgres://a:b@{}/c", database.local_addr().unwrap()));
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tollgate"));
+    command.arg("serve").env_clear().current_dir(&folder);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(std::fs::File::create(folder.join("said")).unwrap());
+    command.env("OPENAI_API_KEY", "sk-early").env("JWT_SECRET", "0123456789abcdef0123456789abcdef");
+    command.env("DATABASE_URL", &url).env("TOLLGATE_SERVER__BIND", &bind).env("TOLLGATE_SERVER__ADMIN_BIND", "");
+    let mut server = command.spawn().unwrap();
+    let begun = Instant::now();
+    while TcpStream::connect(&bind).is_err() {
+        let said = std::fs::read_to_string(folder.join("said")).unwrap();
+        assert!(server.try_wait().unwrap().is_none() && begun.elapsed().as_secs() < 60, "{said}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let hangup = std::process::Command::new("kill").args(["-HUP", &server.id().to_string()]).status().unwrap();
+    assert!(hangup.success());
+    std::thread::sleep(Duration::from_millis(300));
+    let ended = server.try_wait().unwrap().and_then(|status| status.signal());
+    server.kill().ok();
+    server.wait().unwrap();
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert_eq!(ended, None, "the signal that ended it");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_demos_operators_page_is_there_and_wants_its_token() {
     let folder = std::env::temp_dir().join(format!("tollgate-demo-{}", uuid::Uuid::now_v7()));
