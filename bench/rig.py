@@ -198,7 +198,6 @@ class Target:
     name = "direct"
     path = "/v1/chat/completions"
     ready_path = "/"
-    pid_of_its_own = True
 
     def __init__(self, folder, upstream):
         self.folder = os.path.join(folder, self.name.replace(" ", "-"))
@@ -257,8 +256,6 @@ class Target:
 
 class Direct(Target):
     """The upstream itself: what the loader and the upstream take alone."""
-
-    pid_of_its_own = False
 
     @contextlib.contextmanager
     def serve(self, core=0):

@@ -162,9 +162,9 @@ def measure_all(args):
         tokens = upstream.tokens(1000)
         for target in targets[1:]:
             figures["starts_ms"][target.name] = starts(target, 3 if target.name in ("sketch", "litellm") else 10)
+        for target in targets[1:]:
+            rig.forget_file(target.command()[0])
         for target in targets:
-            if target.pid_of_its_own:
-                rig.forget_file(target.command()[0])
             running.enter_context(target.serve())
         time.sleep(2)
         figures["memory"] = {target.name: {"idle_mb": rig.memory_mb(target.pid)} for target in targets[1:]}

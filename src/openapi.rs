@@ -2,7 +2,8 @@
 //!
 //! A route is described where it is written (`#[utoipa::path]`), and is served only if it is described: both are made from
 //! one list. The list is a macro, so that serving does not describe: the descriptions take two megabytes, and are made when
-//! somebody asks for them. Here is what they share: the shape of a refusal, the ways to sign in, and the shapes of a chat that pass through.
+//! somebody asks for them. Here is what they share: the shape of a refusal, the ways to sign in, and the shapes of a chat
+//! that pass through.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -181,7 +181,7 @@ fn described() -> utoipa::openapi::OpenApi {
     document
 }
 
-/// The dashboard's files, which are there for everybody who reaches this listener.
+/// What is said of the dashboard's files, which are there for everybody who reaches this listener.
 #[derive(OpenApi)]
 #[openapi(paths(dashboard, asset))]
 struct Pages;

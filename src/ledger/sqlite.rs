@@ -125,20 +125,27 @@ const INSERT_REQUEST: &str = "
     values (?1, ?2, ?3, ?4, ?5, ?6, 'held', ?7, ?8, ?9, ?10, ?11)";
 
 const END_REQUEST: &str = "
-    update or fail requests set state = ?2, flags = ?3, load = ?4, ended_at = max(?5, started_at), ttft_ms = ?6,
+    update requests set state = ?2, flags = ?3, load = ?4, ended_at = max(?5, started_at), ttft_ms = ?6,
            input_tokens = ?7, cached_input_tokens = ?8, output_tokens = ?9, reasoning_tokens = ?10,
            cost_micros = ?11, unsent = ?12
     where id = ?1 and state = 'held'";
 
-/// Those of a user's windows that contain a moment, in the columns of [`window_of`].
-const WINDOWS_AT: &str = "
-    select per, starts_at, ends_at, requests_used, tokens_used, micros_used, requests_held, tokens_held, micros_held
-    from windows where user_id = ?1 and ends_at > ?2 and starts_at <= ?2";
+/// Reads a user's windows, in the columns of [`window_of`].
+macro_rules! windows_where {
+    ($times:literal) => {
+        concat!(
+            "select per, starts_at, ends_at, requests_used, tokens_used, micros_used, requests_held, tokens_held,
+                    micros_held from windows where user_id = ?1 and ",
+            $times
+        )
+    };
+}
 
-/// Those that end within a time, in the same columns.
-const WINDOWS_ENDING: &str = "
-    select per, starts_at, ends_at, requests_used, tokens_used, micros_used, requests_held, tokens_held, micros_held
-    from windows where user_id = ?1 and ends_at > ?2 and ends_at <= ?3";
+/// Those that contain a moment.
+const WINDOWS_AT: &str = windows_where!("ends_at > ?2 and starts_at <= ?2");
+
+/// Those that end within a time.
+const WINDOWS_ENDING: &str = windows_where!("ends_at > ?2 and ends_at <= ?3");
 
 /// What the ended and the open rows of a window add up to.
 const SUM_OF_ROWS: &str = "
@@ -302,8 +309,8 @@ impl Book {
 
     /// Adds a hold to every window that contains `at`, the app's too.
     ///
-    /// `or fail`, here and below: SQLite copies each page before a statement that may have to be undone by itself. None of
-    /// these is: a statement that fails takes its whole transaction with it.
+    /// `or fail`, here and where a hold is moved to what is used: SQLite copies each page before a statement on several rows
+    /// that may have to be undone by itself. These are not: a statement that fails takes its whole transaction with it.
     fn add_held(&self, user: &str, at: Timestamp, held: Amounts) -> Result<(), Failure> {
         let mut update = self.db.prepare_cached(
             "update or fail windows set requests_held = requests_held + ?3, tokens_held = tokens_held + ?4,
@@ -448,7 +455,7 @@ impl Book {
             return Ok(());
         }
         let mut update = self.db.prepare_cached(
-            "update or fail windows set requests_used = ?5, tokens_used = ?6, micros_used = ?7,
+            "update windows set requests_used = ?5, tokens_used = ?6, micros_used = ?7,
                                 requests_held = ?8, tokens_held = ?9, micros_held = ?10
              where user_id = ?1 and ends_at = ?2 and per = ?3 and starts_at = ?4",
         )?;
