@@ -378,7 +378,7 @@ select printf('%08x-%04x-7000-8000-%012x', at >> 16, at & 65535, i), printf('%08
 from (select i, i % :users as u, :from_ms + cast(i * (:span_ms * 1.0 / :rows) as integer) as at from n)
 """
 WINDOWS = """
-insert or ignore into windows (user_id, ends_at, per, starts_at, requests_used, tokens_used, micros_used)
+insert or ignore into window_sums (user_id, ends_at, per, starts_at, requests_used, tokens_used, micros_used)
 with recursive n(i) as (select 0 union all select i + 1 from n where i + 1 < :users)
 select printf('%08x-0000-4000-8000-%012x', i * 2654435761 % 4294967296, i), :ends, :per, :starts, :each, :each * 40, :each * 14
 from n order by 1
@@ -401,7 +401,7 @@ def seed(path, users, rows):
             db.execute(sql)
         # What clock.rs has for the end of time.
         lifetime = 253_402_207_200_000
-        known = db.execute("select max(ends_at) from windows where per = 'lifetime'").fetchone()[0]
+        known = db.execute("select max(ends_at) from window_sums where per = 'lifetime'").fetchone()[0]
         db.execute(WINDOWS, {"users": users, "ends": known or lifetime, "per": "lifetime", "starts": 0, "each": max(1, rows // users)})
         midnight = now - now % day
         db.execute(WINDOWS, {"users": users, "ends": midnight + day, "per": "day", "starts": midnight, "each": 0})

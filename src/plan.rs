@@ -386,6 +386,16 @@ impl Amounts {
             cost: self.cost.saturating_add(other.cost),
         }
     }
+
+    /// What is left without the other, saturating.
+    #[must_use]
+    pub const fn minus(self, other: Self) -> Self {
+        Self {
+            requests: self.requests.saturating_sub(other.requests),
+            tokens: self.tokens.saturating_sub(other.tokens),
+            cost: self.cost.saturating_sub(other.cost),
+        }
+    }
 }
 
 /// What a window says: used by ended requests, held by open ones.

@@ -55,16 +55,45 @@ fn price() -> Price {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Hold { user: u8, plan: u8, input: u64, cap: u32 },
-    Settle { which: usize, input: u64, output: u64 },
-    WholeHold { which: usize },
-    Void { which: usize, load: bool },
-    Lose { which: usize },
-    EndAgain { which: usize },
+    Hold {
+        user: u8,
+        plan: u8,
+        input: u64,
+        cap: u32,
+    },
+    Settle {
+        which: usize,
+        input: u64,
+        output: u64,
+    },
+    WholeHold {
+        which: usize,
+    },
+    Void {
+        which: usize,
+        load: bool,
+    },
+    Lose {
+        which: usize,
+    },
+    EndAgain {
+        which: usize,
+    },
     Crash,
-    MoveClock { seconds: i64 },
+    MoveClock {
+        seconds: i64,
+    },
     Prune,
-    Credit { user: u8, plan: u8, which: usize, amount: i64 },
+    /// What comes next shares a transaction (on SQLite), until it is committed or undone.
+    Begin,
+    Commit,
+    Undo,
+    Credit {
+        user: u8,
+        plan: u8,
+        which: usize,
+        amount: i64,
+    },
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -86,6 +115,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Step::Crash),
         4 => clock.prop_map(|seconds| Step::MoveClock { seconds }),
         1 => Just(Step::Prune),
+        3 => Just(Step::Begin),
+        2 => Just(Step::Commit),
+        1 => Just(Step::Undo),
         2 => (0..3u8, 0..3u8, which(), 1..2_000i64)
             .prop_map(|(user, plan, which, amount)| Step::Credit { user, plan, which, amount })
     ];
@@ -121,7 +153,7 @@ impl Row {
 
 /// A ledger on one of the two databases, as the laws see it.
 enum Subject {
-    Sqlite { path: PathBuf, book: Box<Book> },
+    Sqlite { path: PathBuf, book: Box<Book>, is_open: bool },
     Postgres { runtime: Runtime, lane: Box<Lane> },
 }
 
@@ -130,7 +162,7 @@ impl Subject {
         let path = std::env::temp_dir().join(format!("tollgate-laws-{}.db", Uuid::now_v7()));
         let book = Box::new(Book::open(&path, Uuid::now_v7()).unwrap());
         book.forget_durability();
-        Self::Sqlite { path, book }
+        Self::Sqlite { path, book, is_open: false }
     }
 
     /// A lane to an emptied database.
@@ -143,14 +175,14 @@ impl Subject {
 
     fn hold(&mut self, request: HoldRequest) -> Result<Hold, NoHold> {
         match self {
-            Self::Sqlite { book, .. } => in_transaction(book, |book| book.hold(&request)).unwrap(),
+            Self::Sqlite { book, is_open, .. } => step(book, *is_open, |book| book.hold(&request)).unwrap(),
             Self::Postgres { runtime, lane } => runtime.block_on(lane.hold(request)),
         }
     }
 
     fn end(&mut self, ending: &Ending, now: Timestamp) -> bool {
         match self {
-            Self::Sqlite { book, .. } => in_transaction(book, |book| book.end(ending, now)).unwrap(),
+            Self::Sqlite { book, is_open, .. } => step(book, *is_open, |book| book.end(ending, now)).unwrap(),
             Self::Postgres { runtime, lane } => runtime.block_on(lane.end(ending.clone(), now)),
         }
     }
@@ -158,10 +190,13 @@ impl Subject {
     /// The process dies and another one starts. How many requests the sweep ended.
     fn crash(&mut self, now: Timestamp) -> usize {
         match self {
-            Self::Sqlite { path, book } => {
+            Self::Sqlite { path, book, is_open } => {
+                if std::mem::take(is_open) {
+                    book.roll_back();
+                }
                 **book = Book::open(path, Uuid::now_v7()).unwrap();
                 book.forget_durability();
-                in_transaction(book, |book| book.sweep(now, true, u32::MAX)).unwrap()
+                step(book, false, |book| book.sweep(now, true, u32::MAX)).unwrap()
             }
             Self::Postgres { runtime, lane } => runtime.block_on(lane.die_and_sweep(now)),
         }
@@ -169,7 +204,9 @@ impl Subject {
 
     fn prune(&mut self, before: Timestamp, now: Timestamp) -> usize {
         match self {
-            Self::Sqlite { book, .. } => in_transaction(book, |book| book.prune(before, now, &zone())).unwrap(),
+            Self::Sqlite { book, is_open, .. } => {
+                step(book, *is_open, |book| book.prune(before, now, &zone())).unwrap()
+            }
             Self::Postgres { runtime, lane } => runtime.block_on(lane.prune(before, now)),
         }
     }
@@ -200,7 +237,11 @@ impl Drop for Subject {
     }
 }
 
-fn in_transaction<T>(book: &Book, step: impl FnOnce(&Book) -> T) -> T {
+/// In the transaction that is open, or in one of its own.
+fn step<T>(book: &Book, is_open: bool, step: impl FnOnce(&Book) -> T) -> T {
+    if is_open {
+        return step(book);
+    }
     book.begin().unwrap();
     let done = step(book);
     book.commit().unwrap();
@@ -214,6 +255,8 @@ struct World {
     made: u64,
     /// Whose, which limit's, how much, and when it was given.
     credits: Vec<(Uuid, Limit, Timestamp)>,
+    /// The rows as they were before the transaction that is open.
+    before: Option<Vec<Row>>,
 }
 
 /// Four plans, from tight to none, with every window and unit in one of them.
@@ -250,7 +293,7 @@ fn period() -> Period {
 impl World {
     fn new(ledger: Subject) -> Self {
         let now = Timestamp::parse("2026-03-28T23:59:20Z").unwrap();
-        Self { ledger, rows: Vec::new(), now, made: 0, credits: Vec::new() }
+        Self { ledger, rows: Vec::new(), now, made: 0, credits: Vec::new(), before: None }
     }
 
     fn user(number: u8) -> Uuid {
@@ -374,6 +417,7 @@ impl World {
 
     /// Law 5: what a process held is lost when the next one starts.
     fn crash(&mut self) {
+        self.rows = self.before.take().unwrap_or_else(|| std::mem::take(&mut self.rows));
         let swept = self.ledger.crash(self.now);
         let open = self.rows.iter().filter(|row| row.ended.is_none()).count();
         assert_eq!(swept, open, "law 5: the sweep ends what is open, once");
@@ -382,8 +426,30 @@ impl World {
         }
     }
 
+    /// Begins a transaction, or ends the one that is open.
+    fn transaction(&mut self, step: &Step) {
+        let Subject::Sqlite { book, is_open, .. } = &mut self.ledger else { return };
+        match (step, *is_open) {
+            (Step::Begin, false) => {
+                book.begin().unwrap();
+                (*is_open, self.before) = (true, Some(self.rows.clone()));
+            }
+            (Step::Commit, true) => {
+                book.commit().unwrap();
+                (*is_open, self.before) = (false, None);
+            }
+            (Step::Undo, true) => {
+                book.roll_back();
+                *is_open = false;
+                self.rows = self.before.take().unwrap();
+            }
+            _ => {}
+        }
+    }
+
     fn apply(&mut self, step: &Step) {
         match *step {
+            Step::Begin | Step::Commit | Step::Undo => self.transaction(step),
             Step::Hold { user, plan, input, cap } => self.hold(user, plan, input, cap),
             Step::Settle { which, input, output } => self.end(which, |_| {
                 let usage = Usage { input_tokens: input, output_tokens: output, ..Usage::default() };
@@ -419,13 +485,18 @@ impl World {
             let open = self.rows.iter().filter(|row| row.user == user && row.ended.is_none()).count();
             assert_eq!(said.open, i64::try_from(open).unwrap(), "law 5: open requests are what is held");
         }
+        if let Subject::Sqlite { book, is_open: false, .. } = &self.ledger
+            && let Some(said) = book.app_standing(self.now, &self.window(Per::Day))
+        {
+            assert_eq!(said, self.expected(None, &self.window(Per::Day)), "law 4 for the whole app");
+        }
         let ids: HashSet<_> = self.rows.iter().map(|row| row.id).collect();
         assert_eq!(ids.len(), self.rows.len());
     }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 192, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 384, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_laws_hold_after_every_step_on_sqlite(steps in steps()) {
@@ -628,7 +699,7 @@ fn a_ledger_moves_to_postgres_and_back_exactly_or_not_at_all() {
 fn what_was_never_sent_is_pruned_all_the_same_and_said_aloud() {
     let said = Arc::new(Mutex::new(Vec::new()));
     let (mut world, writer) = (World::new(Subject::sqlite()), said.clone());
-    let Subject::Sqlite { path, book } = &mut world.ledger else { panic!("made on SQLite") };
+    let Subject::Sqlite { path, book, .. } = &mut world.ledger else { panic!("made on SQLite") };
     **book = Book::open(path, Uuid::now_v7()).unwrap().with_outbox(true);
     for _ in 0..3 {
         world.hold(0, 3, 100, 100);

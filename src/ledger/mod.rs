@@ -7,9 +7,9 @@
 //! Invariants (the laws in the README's words): used + held ≤ limit; every hold ends exactly once; the ended rows of a
 //! window add up to what the window says; nothing held when nothing is open.
 
-mod app_windows;
 pub(crate) mod db;
 mod jobs;
+mod known;
 mod postgres;
 mod reservation;
 mod settlement;

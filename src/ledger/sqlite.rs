@@ -7,7 +7,7 @@ mod chores;
 #[cfg(test)]
 mod tests;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
@@ -15,14 +15,11 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use uuid::Uuid;
 
-use super::app_windows::{AppWindows, Change};
+use super::known::{APP, Change, Known};
 use super::{Charge, Ending, HoldRequest, NoHold, UserStanding, decide};
 use crate::clock::Timestamp;
 use crate::plan::{Amounts, Hold, Per, Standing, Window};
 use crate::price::{MicroUsd, Usage};
-
-/// The windows of the whole app stand under this name in place of a user's id.
-const APP: &str = "app";
 
 /// How long another process (a command line) may keep the file locked.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -37,6 +34,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0002_outbox.sql"),
     include_str!("../../migrations/0003_operator.sql"),
     include_str!("../../migrations/0004_checks.sql"),
+    include_str!("../../migrations/0005_held.sql"),
 ];
 
 /// What `user_version` is in a file that is up to date.
@@ -89,11 +87,13 @@ pub(crate) struct Book {
     owner: String,
     /// Rows that end settled or lost wait for the outbox.
     outbox: bool,
-    /// The app's windows, for as long as a transaction is open.
-    app: RefCell<AppWindows>,
+    /// What windows say, as long as nobody else writes and nothing is undone.
+    known: RefCell<Known>,
     /// What was held through this book and has not ended: an ending need not read it again. A row that is not in here is
     /// read; whether it is still open says the row alone.
     open: RefCell<HashMap<Uuid, OpenHold>>,
+    /// `data_version` of what is in memory.
+    version: Cell<i64>,
 }
 
 impl std::fmt::Debug for Book {
@@ -109,6 +109,12 @@ struct OpenHold {
     input: i64,
     output: i64,
     cost: i64,
+}
+
+impl OpenHold {
+    const fn amounts(&self) -> Amounts {
+        Amounts { requests: 1, tokens: self.input.saturating_add(self.output), cost: self.cost }
+    }
 }
 
 /// How much of the file the writer keeps in memory at most, in KiB. Of a large ledger it needs two leaves for each user who
@@ -144,8 +150,8 @@ macro_rules! windows_where {
 /// Those that contain a moment.
 const WINDOWS_AT: &str = windows_where!("ends_at > ?2 and starts_at <= ?2");
 
-/// Those that end within a time.
-const WINDOWS_ENDING: &str = windows_where!("ends_at > ?2 and ends_at <= ?3");
+/// Those that end after a moment.
+const WINDOWS_AFTER: &str = windows_where!("ends_at > ?2");
 
 /// What the ended and the open rows of a window add up to.
 const SUM_OF_ROWS: &str = "
@@ -183,7 +189,12 @@ impl Book {
         db.pragma_update(None, "cache_size", -CACHE_KIB)?;
         db.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
         db.set_prepared_statement_cache_capacity(32);
-        Ok(Self { db, owner: owner.to_string(), outbox: false, app: RefCell::default(), open: RefCell::default() })
+        Ok(Self::on(db, owner.to_string()))
+    }
+
+    fn on(db: Connection, owner: String) -> Self {
+        let (known, open, version) = (RefCell::default(), RefCell::default(), Cell::new(-1));
+        Self { db, owner, outbox: false, known, open, version }
     }
 
     /// Whether rows that end wait for the outbox from now on.
@@ -196,7 +207,7 @@ impl Book {
     pub(super) fn reader(path: &Path) -> Result<Self, Failure> {
         let db = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         db.pragma_update(None, "query_only", true)?;
-        Ok(Self { db, owner: String::new(), outbox: false, app: RefCell::default(), open: RefCell::default() })
+        Ok(Self::on(db, String::new()))
     }
 
     /// For the tests of the laws, which crash the process and not the machine.
@@ -205,8 +216,20 @@ impl Book {
         self.db.pragma_update(None, "synchronous", "off").unwrap();
     }
 
+    /// What the file says of a window of the app, if it has one.
+    #[cfg(test)]
+    pub(super) fn app_standing(&self, now: Timestamp, day: &Window) -> Option<Standing> {
+        let found = self.windows(WINDOWS_AT, APP, now).unwrap();
+        found.into_iter().find(|(window, _)| window == day).map(|(_, standing)| standing)
+    }
+
     pub(super) fn begin(&self) -> Result<(), Failure> {
         self.db.prepare_cached("begin immediate")?.execute([])?;
+        // From here to the commit nobody else writes.
+        let version = self.data_version()?;
+        if self.version.replace(version) != version {
+            self.forget();
+        }
         Ok(())
     }
 
@@ -219,8 +242,7 @@ impl Book {
     /// Undoes what the transaction did; nothing to do where SQLite has done so itself. True if nothing was undone here:
     /// after a commit that failed, nobody then knows what a crash would bring back.
     pub(super) fn roll_back(&self) -> bool {
-        self.app.take();
-        self.forget_open();
+        self.forget();
         if self.db.is_autocommit() {
             return true;
         }
@@ -263,22 +285,23 @@ impl Book {
 
     /// Law 1: a hold, or the reason why not.
     pub(super) fn hold(&self, request: &HoldRequest) -> Result<Result<Hold, NoHold>, Failure> {
-        let user = request.user_id.to_string();
+        let (user, now) = (request.user_id.to_string(), request.now);
         let lifetime = Window { per: Per::Lifetime, start: Timestamp::EPOCH, end: Timestamp::MAX };
-        let windows: Vec<Window> = request.limits.iter().map(|(_, window)| *window).collect();
-        let known = self.windows(&user, request.now)?;
-        let standings = self.ensure(&user, &known, &windows)?;
-        let open = self.ensure(&user, &known, &[lifetime])?.first().map_or(0, |all| all.held.requests);
-        let ceiling = request.ceiling.map(|(_, window)| self.app_standing(request.now, window)).transpose()?;
+        let standings = request.limits.iter().map(|(_, window)| self.standing_at(&user, now, window));
+        let standings = standings.collect::<Result<Vec<_>, _>>()?;
+        let open = self.standing_at(&user, now, &lifetime)?.held.requests;
+        let ceiling = request.ceiling.map(|(_, window)| self.standing_at(APP, now, &window)).transpose()?;
         let hold = match decide(request, &standings, ceiling, open) {
             Ok(hold) => hold,
             Err(no) => return Ok(Err(no)),
         };
         let input = i64::try_from(request.ask.input_tokens).unwrap_or(i64::MAX).min(hold.amounts.tokens);
         let output = hold.amounts.tokens.saturating_sub(input);
+        // Before the row is there: whoever reads afterwards finds it counted.
+        self.know(APP, now)?;
         self.insert_request(&user, request, &hold, (input, output))?;
-        self.add_held(&user, request.now, hold.amounts)?;
-        let open = OpenHold { user, at: request.now, input, output, cost: hold.amounts.cost };
+        let open = OpenHold { user, at: now, input, output, cost: hold.amounts.cost };
+        self.change(&open, &Change { held: open.amounts(), ..Change::default() });
         self.open.borrow_mut().insert(request.id, open);
         Ok(Ok(hold))
     }
@@ -305,20 +328,6 @@ impl Book {
             self.owner,
         ])?;
         Ok(())
-    }
-
-    /// Adds a hold to every window that contains `at`, the app's too.
-    ///
-    /// `or fail`, here and where a hold is moved to what is used: SQLite copies each page before a statement on several rows
-    /// that may have to be undone by itself. These are not: a statement that fails takes its whole transaction with it.
-    fn add_held(&self, user: &str, at: Timestamp, held: Amounts) -> Result<(), Failure> {
-        let mut update = self.db.prepare_cached(
-            "update or fail windows set requests_held = requests_held + ?3, tokens_held = tokens_held + ?4,
-                                micros_held = micros_held + ?5
-             where user_id = ?1 and ends_at > ?2 and starts_at <= ?2",
-        )?;
-        update.execute(params![user, at.millis(), held.requests, held.tokens, held.cost])?;
-        self.change_app(at, &Change { held, ..Change::default() })
     }
 
     /// Law 3: ends an open request; a request that has ended, or that is not there, stays as it is.
@@ -348,6 +357,8 @@ impl Book {
             Charge::WholeHold | Charge::Lost => (whole, MicroUsd(open.cost)),
         };
         let (input, output) = (to_i64(usage.input_tokens), to_i64(usage.output_tokens));
+        // Before the row has ended, as with a hold.
+        self.know(APP, open.at)?;
         let mut update = self.db.prepare_cached(END_REQUEST)?;
         let ended = update.execute(params![
             id,
@@ -367,7 +378,9 @@ impl Book {
             return Ok(false);
         }
         let used = Amounts { requests: i64::from(state != "voided"), tokens: input.saturating_add(output), cost };
-        self.move_to_used(&open, used, load)?;
+        let rate_requests = used.requests.max(i64::from(load));
+        self.add_used(&open, used, rate_requests)?;
+        self.change(&open, &Change { held: Amounts::default().minus(open.amounts()), used, rate_requests });
         Ok(true)
     }
 
@@ -390,155 +403,108 @@ impl Book {
         Ok(open.optional()?)
     }
 
-    /// Moves an ended hold to what is used, in every window that contains it, the app's too.
-    fn move_to_used(&self, open: &OpenHold, used: Amounts, load: bool) -> Result<(), Failure> {
-        let mut update = self.db.prepare_cached(
-            "update or fail windows set
-                requests_held = requests_held - ?3, tokens_held = tokens_held - ?4, micros_held = micros_held - ?5,
-                requests_used = requests_used + iif(per in ('minute', 'hour'), ?7, ?6),
-                tokens_used = tokens_used + ?8, micros_used = micros_used + ?9
-             where user_id = ?1 and ends_at > ?2 and starts_at <= ?2",
-        )?;
-        let held = Amounts { requests: 1, tokens: open.input.saturating_add(open.output), cost: open.cost };
-        let rate_requests = used.requests.max(i64::from(load));
-        update.execute(params![
-            open.user,
-            open.at.millis(),
-            held.requests,
-            held.tokens,
-            held.cost,
-            used.requests,
-            rate_requests,
-            used.tokens,
-            used.cost
-        ])?;
-        let given_back = Amounts {
-            requests: held.requests.saturating_neg(),
-            tokens: held.tokens.saturating_neg(),
-            cost: held.cost.saturating_neg(),
-        };
-        self.change_app(open.at, &Change { held: given_back, used, rate_requests })
-    }
-
-    /// Where the app stands in `window`, which contains `now`; makes the window if it is missing.
-    fn app_standing(&self, now: Timestamp, window: Window) -> Result<Standing, Failure> {
-        self.read_app(now)?;
-        if let Some(standing) = self.app.borrow().standing(&window) {
-            return Ok(standing);
-        }
-        let standing = self.sum_of_rows(APP, &window)?;
-        self.insert_window(APP, &window, &standing)?;
-        self.app.borrow_mut().made(window, standing);
-        Ok(standing)
-    }
-
-    fn change_app(&self, at: Timestamp, change: &Change) -> Result<(), Failure> {
-        self.read_app(at)?;
-        self.app.borrow_mut().change(at, change);
-        Ok(())
-    }
-
-    /// Reads the app's windows that end after `moment`, unless this transaction has.
-    fn read_app(&self, moment: Timestamp) -> Result<(), Failure> {
-        let Some((after, until)) = self.app.borrow().missing(moment) else { return Ok(()) };
-        let mut read = self.db.prepare_cached(WINDOWS_ENDING)?;
-        let rows = read.query_map(params![APP, after.millis(), until.millis()], window_of)?;
-        let rows = rows.collect::<Result<Vec<_>, _>>()?;
-        self.app.borrow_mut().read(after, rows);
-        Ok(())
-    }
-
-    /// Writes what the transaction has changed of the app's windows.
-    fn write_app(&self) -> Result<(), Failure> {
-        let changed = self.app.borrow_mut().take_changed();
-        if changed.is_empty() {
+    /// Adds what an ended request used to every window of its user that contains it.
+    ///
+    /// `or fail`: SQLite copies each page before a statement on several rows that may have to be undone by itself. This one
+    /// is not: if it fails it takes its whole transaction with it.
+    fn add_used(&self, open: &OpenHold, used: Amounts, rate_requests: i64) -> Result<(), Failure> {
+        if used == Amounts::default() && rate_requests == 0 {
             return Ok(());
         }
         let mut update = self.db.prepare_cached(
-            "update windows set requests_used = ?5, tokens_used = ?6, micros_used = ?7,
-                                requests_held = ?8, tokens_held = ?9, micros_held = ?10
+            "update or fail window_sums set requests_used = requests_used + iif(per in ('minute', 'hour'), ?4, ?3),
+                    tokens_used = tokens_used + ?5, micros_used = micros_used + ?6
+             where user_id = ?1 and ends_at > ?2 and starts_at <= ?2",
+        )?;
+        update.execute(params![open.user, open.at.millis(), used.requests, rate_requests, used.tokens, used.cost])?;
+        Ok(())
+    }
+
+    /// Tells the memory of a hold or an ending: what its user's windows say, if they are known, and what the app's do, which
+    /// must be, since what the app used is written from there.
+    fn change(&self, open: &OpenHold, change: &Change) {
+        let mut known = self.known.borrow_mut();
+        known.change(&open.user, open.at, change);
+        known.change(APP, open.at, change);
+    }
+
+    /// Where a window stands that contains `now`; makes the window if it is missing.
+    fn standing_at(&self, user: &str, now: Timestamp, window: &Window) -> Result<Standing, Failure> {
+        self.know(user, now)?;
+        if let Some(standing) = self.known.borrow().standing(user, window) {
+            return Ok(standing);
+        }
+        let standing = self.sum_of_rows(user, window)?;
+        self.insert_window(user, window, &standing.used)?;
+        self.known.borrow_mut().made(user, *window, standing);
+        Ok(standing)
+    }
+
+    /// Reads a user's windows that end after `moment`, unless they are known.
+    fn know(&self, user: &str, moment: Timestamp) -> Result<(), Failure> {
+        if !self.known.borrow().lacks(user, moment) {
+            return Ok(());
+        }
+        if user == APP {
+            self.write_app()?;
+        }
+        let found = self.windows(WINDOWS_AFTER, user, moment)?;
+        self.known.borrow_mut().read(user, moment, found);
+        Ok(())
+    }
+
+    /// Writes what the transaction has used of the app's windows.
+    fn write_app(&self) -> Result<(), Failure> {
+        let unwritten = self.known.borrow_mut().take_unwritten();
+        if unwritten.is_empty() {
+            return Ok(());
+        }
+        let mut update = self.db.prepare_cached(
+            "update window_sums set requests_used = requests_used + ?5, tokens_used = tokens_used + ?6,
+                    micros_used = micros_used + ?7
              where user_id = ?1 and ends_at = ?2 and per = ?3 and starts_at = ?4",
         )?;
-        for (window, Standing { used, held }) in changed {
-            update.execute(params![
-                APP,
-                window.end.millis(),
-                window.per.as_str(),
-                window.start.millis(),
-                used.requests,
-                used.tokens,
-                used.cost,
-                held.requests,
-                held.tokens,
-                held.cost
-            ])?;
+        for (Window { per, start, end }, used) in unwritten {
+            let key = (APP, end.millis(), per.as_str(), start.millis());
+            update.execute(params![key.0, key.1, key.2, key.3, used.requests, used.tokens, used.cost])?;
         }
         Ok(())
     }
 
-    /// From now on an ending reads what it ends.
-    pub(super) fn forget_open(&self) {
+    /// What is in memory counts no more: somebody else has written, or something was undone.
+    fn forget(&self) {
+        self.known.take();
         self.open.take();
     }
 
     /// What a user has used and holds; writes nothing.
     pub(super) fn standing(&self, user: Uuid, now: Timestamp, windows: &[Window]) -> Result<UserStanding, Failure> {
         let user = user.to_string();
-        let known = self.windows(&user, now)?;
-        let standings = windows.iter().map(|window| self.look(&user, &known, window).map(|(found, _)| found));
+        let known = self.windows(WINDOWS_AT, &user, now)?;
+        let standing = |wanted: &Window| match known.iter().find(|(window, _)| window == wanted) {
+            Some((_, standing)) => Ok(*standing),
+            None => self.sum_of_rows(&user, wanted),
+        };
         let lifetime = known.iter().find(|(window, _)| window.per == Per::Lifetime);
         let open = lifetime.map_or(0, |(_, standing)| standing.held.requests);
-        Ok(UserStanding { windows: standings.collect::<Result<_, _>>()?, open })
+        Ok(UserStanding { windows: windows.iter().map(standing).collect::<Result<_, _>>()?, open })
     }
 
-    /// Where each of `windows` stands; makes those that are missing.
-    fn ensure(&self, user: &str, known: &[(Window, Standing)], windows: &[Window]) -> Result<Vec<Standing>, Failure> {
-        let mut standings = Vec::with_capacity(windows.len());
-        for window in windows {
-            let (standing, is_new) = self.look(user, known, window)?;
-            standings.push(standing);
-            if is_new {
-                self.insert_window(user, window, &standing)?;
-            }
-        }
-        Ok(standings)
-    }
-
-    /// Where a window stands, and whether it is missing from the table.
-    fn look(&self, user: &str, known: &[(Window, Standing)], window: &Window) -> Result<(Standing, bool), Failure> {
-        if let Some((_, standing)) = known.iter().find(|(other, _)| other == window) {
-            return Ok((*standing, false));
-        }
-        Ok((self.sum_of_rows(user, window)?, true))
-    }
-
-    /// The windows of the table that contain `now`.
-    fn windows(&self, user: &str, now: Timestamp) -> Result<Vec<(Window, Standing)>, Failure> {
-        let mut read = self.db.prepare_cached(WINDOWS_AT)?;
-        let rows = read.query_map(params![user, now.millis()], window_of)?;
+    /// Windows as the file has them.
+    fn windows(&self, which: &str, user: &str, moment: Timestamp) -> Result<Vec<(Window, Standing)>, Failure> {
+        let mut read = self.db.prepare_cached(which)?;
+        let rows = read.query_map(params![user, moment.millis()], window_of)?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    fn insert_window(&self, user: &str, window: &Window, standing: &Standing) -> Result<(), Failure> {
+    fn insert_window(&self, user: &str, window: &Window, used: &Amounts) -> Result<(), Failure> {
         let mut insert = self.db.prepare_cached(
-            "insert or ignore into windows (user_id, ends_at, per, starts_at, requests_used, tokens_used, micros_used,
-                                  requests_held, tokens_held, micros_held)
-             values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+            "insert or ignore into window_sums
+                 (user_id, ends_at, per, starts_at, requests_used, tokens_used, micros_used)
+             values (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         )?;
-        let Standing { used, held } = standing;
         let (from, until) = (window.start.millis(), window.end.millis());
-        insert.execute(params![
-            user,
-            until,
-            window.per.as_str(),
-            from,
-            used.requests,
-            used.tokens,
-            used.cost,
-            held.requests,
-            held.tokens,
-            held.cost
-        ])?;
+        insert.execute(params![user, until, window.per.as_str(), from, used.requests, used.tokens, used.cost])?;
         Ok(())
     }
 

@@ -1,7 +1,8 @@
 //! The writer thread: takes jobs from a queue and commits many of them at once.
 //!
 //! While one batch is being flushed to the disk the next one gathers, so a commit is shared by all who came meanwhile
-//! (group commit). An ending that cannot be written is kept and tried again; a hold that cannot be written is refused.
+//! (group commit). Where that is a crowd already, it is given a little more time: then fewer commits write the pages that
+//! they share. An ending that cannot be written is kept and tried again; a hold that cannot be written is refused.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -23,6 +24,10 @@ use crate::plan::Hold;
 
 /// How many jobs share a commit at most.
 const BATCH_MAX: usize = 1024;
+/// From how many holds and endings in a batch on the next one is given time to gather.
+const CROWD: usize = 16;
+/// How long. PostgreSQL has the same two settings: `commit_siblings` and `commit_delay`.
+const GATHER: Duration = Duration::from_millis(4);
 /// How often an idle writer looks for changes by others, and a failed write is tried again.
 const TICK: Duration = Duration::from_millis(200);
 /// How often old rows are looked for.
@@ -115,16 +120,15 @@ impl Writer {
     }
 
     fn run(mut self, queue: &Receiver<Job>) {
-        let mut going = true;
+        let (mut going, mut crowded) = (true, false);
         while going {
-            let mut jobs = Vec::new();
-            match queue.recv_timeout(TICK) {
-                Ok(job) => jobs.push(job),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => going = false,
-            }
-            jobs.extend(queue.try_iter().take(BATCH_MAX));
-            going &= self.batch(jobs);
+            let jobs = match queue.recv_timeout(TICK) {
+                Ok(job) => gather(job, queue, crowded),
+                Err(RecvTimeoutError::Timeout) => Vec::new(),
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            crowded = is_crowd(&jobs);
+            going = self.batch(jobs);
         }
         let late = queue.try_iter().collect();
         self.batch(late);
@@ -183,7 +187,6 @@ impl Writer {
         }
         self.paused = self.book.paused()?;
         self.data_version = version;
-        self.book.forget_open();
         self.shared.epoch.fetch_add(1, Ordering::AcqRel);
         Ok(())
     }
@@ -371,6 +374,21 @@ impl Writer {
     }
 }
 
+/// What is done together with a first job: what is here, and after a crowd also what comes in a moment.
+fn gather(first: Job, queue: &Receiver<Job>, after_crowd: bool) -> Vec<Job> {
+    if after_crowd {
+        std::thread::sleep(GATHER);
+    }
+    let mut jobs = vec![first];
+    jobs.extend(queue.try_iter().take(BATCH_MAX));
+    jobs
+}
+
+/// Whether so many want to write that the next would rather wait for each other.
+fn is_crowd(jobs: &[Job]) -> bool {
+    jobs.iter().filter(|job| matches!(job, Job::Hold(..) | Job::End(_))).count() >= CROWD
+}
+
 /// Tells who waits that nothing was held.
 fn refuse(holds: VecDeque<Waiting>) {
     for (_, waiting) in holds {
@@ -436,6 +454,28 @@ mod tests {
         };
         let (answer, wait) = oneshot::channel();
         (Job::Hold(Box::new(request), answer), wait)
+    }
+
+    #[test]
+    fn only_a_crowd_is_given_time_to_gather_and_who_only_asks_is_none() {
+        let (send, queue) = std::sync::mpsc::channel();
+        let ask = || Job::Lag(oneshot::channel().0);
+        let end = || Job::End(Ending { id: Uuid::nil(), user_id: Uuid::nil(), settlement: Settlement::void() });
+        for _ in 0..CROWD {
+            send.send(ask()).unwrap();
+        }
+        for _ in 1..CROWD {
+            send.send(end()).unwrap();
+        }
+        let mut jobs = gather(ask(), &queue, false);
+        assert_eq!(jobs.len(), 2 * CROWD);
+        assert!(!is_crowd(&jobs));
+        jobs.push(end());
+        assert!(is_crowd(&jobs));
+        let begun = Instant::now();
+        let _sending = std::thread::spawn(move || send.send(end()));
+        let jobs = gather(ask(), &queue, true);
+        assert!(begun.elapsed() >= GATHER, "{} jobs after {:?}", jobs.len(), begun.elapsed());
     }
 
     #[test]

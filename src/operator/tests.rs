@@ -80,8 +80,8 @@ impl Room {
             Some(cost).into(),
         ];
         self.desk.db().query(sql, &params).unwrap();
-        let window = "insert into ledger.windows (user_id, ends_at, per, starts_at) values ($1, $2, 'lifetime', 0)
-                      on conflict do nothing";
+        let window = "insert into ledger.windows (user_id, ends_at, per, starts_at) select $1, $2, 'lifetime', 0
+                      where not exists (select 1 from ledger.windows where user_id = $1 and per = 'lifetime')";
         let user = super::tests::id(user).to_string();
         self.desk.db().query(window, &[user.into(), Timestamp::MAX.millis().into()]).unwrap();
         id

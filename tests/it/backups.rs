@@ -133,7 +133,9 @@ async fn a_copy_never_replaces_a_file_and_a_restore_never_loses_a_ledger() {
     fs::write(door.directory().join("empty.db"), "").unwrap();
     fs::copy(door.directory().join("copy.db"), door.directory().join("disagrees.db")).unwrap();
     let disagrees = rusqlite::Connection::open(door.directory().join("disagrees.db")).unwrap();
-    disagrees.execute("update windows set micros_used = 0 where per = 'lifetime' and user_id <> 'app'", []).unwrap();
+    disagrees
+        .execute("update window_sums set micros_used = 0 where per = 'lifetime' and user_id <> 'app'", [])
+        .unwrap();
     drop(disagrees);
     for bad in ["altered.db", "cut.db", "text.db", "empty.db", "disagrees.db"] {
         let printed = door.tollgate(&["ledger", "restore", "--force", bad]);

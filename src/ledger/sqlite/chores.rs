@@ -82,8 +82,9 @@ impl Book {
         now: Timestamp,
         zone: &TimeZone,
     ) -> Result<usize, Failure> {
-        // What is deleted here must not be in anybody's memory.
+        // What is made and deleted here must not be in memory.
         self.write_app()?;
+        self.known.take();
         let mut old = self.db.prepare_cached(
             "select id, user_id, started_at, unsent = 1 from requests where id < ?1 and state <> 'held'
              order by id limit 500",
@@ -103,20 +104,21 @@ impl Book {
         let month_of =
             |(_, user, at): &(String, String, Timestamp)| (user.clone(), window(Per::Month, *at, zone, None));
         for (user, month) in rows.iter().map(month_of).collect::<BTreeSet<_>>() {
-            let known = self.windows(&user, month.start)?;
-            self.ensure(&user, &known, &[month])?;
+            self.standing_at(&user, month.start, &month)?;
         }
         let mut forget = self.db.prepare_cached("delete from requests where id = ?1")?;
         for (id, ..) in &rows {
             forget.execute([id])?;
         }
         let mut windows = self.db.prepare_cached(
-            "delete from windows where (user_id, ends_at, per, starts_at) in
-               (select user_id, ends_at, per, starts_at from windows
+            "delete from window_sums where (user_id, ends_at, per, starts_at) in
+               (select user_id, ends_at, per, starts_at from window_sums
                 where ends_at < iif(per in ('minute', 'hour'), ?1, ?2) and ends_at < ?1 and per <> 'lifetime'
-                  and requests_held = 0 limit 500)",
+                limit 500)",
         )?;
         let (short, long) = (now.minus(KEEP_SHORT_WINDOWS), now.minus(KEEP_WINDOWS));
-        Ok(rows.len().saturating_add(windows.execute([short.millis(), long.millis()])?))
+        let windows = windows.execute([short.millis(), long.millis()])?;
+        self.known.take();
+        Ok(rows.len().saturating_add(windows))
     }
 }

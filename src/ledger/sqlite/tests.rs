@@ -64,10 +64,7 @@ fn what_was_rolled_back_is_in_nobodys_memory() {
     let path = std::env::temp_dir().join(format!("tollgate-sqlite-{}.db", Uuid::now_v7()));
     let book = Book::open(&path, Uuid::now_v7()).unwrap();
     let ((first, day), (second, _)) = (hold(1), hold(2));
-    let app = |book: &Book| {
-        let told = book.windows(APP, first.now).unwrap();
-        told.into_iter().find(|(window, _)| *window == day).map(|(_, standing)| standing)
-    };
+    let app = |book: &Book| book.app_standing(first.now, &day);
     book.begin().unwrap();
     book.hold(&first).unwrap().unwrap();
     book.roll_back();
@@ -87,6 +84,61 @@ fn what_was_rolled_back_is_in_nobodys_memory() {
     assert!(!book.end(&end(second.id), first.now).unwrap(), "and once");
     book.commit().unwrap();
     assert_eq!(app(&book).unwrap(), Standing { used: held, held: Amounts::default() });
+    drop(book);
+    drop(std::fs::remove_file(&path));
+}
+
+#[test]
+fn what_somebody_else_has_written_is_read_again() {
+    let path = std::env::temp_dir().join(format!("tollgate-sqlite-{}.db", Uuid::now_v7()));
+    let book = Book::open(&path, Uuid::now_v7()).unwrap();
+    let ((first, day), (second, _)) = (hold(1), hold(2));
+    let held = |request: &HoldRequest| {
+        book.begin().unwrap();
+        let answer = book.hold(request).unwrap();
+        book.commit().unwrap();
+        answer
+    };
+    held(&first).unwrap();
+    // As if a ledger had been brought over, or pruned, by the command line.
+    let other = connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE).unwrap();
+    other.execute("update window_sums set micros_used = 1000000 where user_id = 'app'", []).unwrap();
+    assert_eq!(held(&second), Err(NoHold::Ceiling(day.end)));
+    assert_eq!(book.app_standing(first.now, &day).unwrap().used.cost, 1_000_000);
+    drop((book, other));
+    drop(std::fs::remove_file(&path));
+}
+
+/// A file of an earlier version, with a window that says more than its rows: rows may have been forgotten.
+#[test]
+fn what_was_used_is_carried_over_and_what_was_held_is_summed_anew() {
+    let path = std::env::temp_dir().join(format!("tollgate-sqlite-{}.db", Uuid::now_v7()));
+    let old = connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE).unwrap();
+    old.execute_batch("pragma journal_mode = wal").unwrap();
+    for script in &MIGRATIONS[..4] {
+        old.execute_batch(script).unwrap();
+    }
+    let user = Uuid::from_u128(7).to_string();
+    let (request, day) = hold(1);
+    let (start, end) = (day.start.millis(), day.end.millis());
+    old.execute_batch(&format!(
+        "pragma user_version = 4;
+         insert into requests (id, user_id, plan, endpoint, model, upstream, state, held_input_tokens, held_output_tokens,
+                               held_micros, started_at, owner)
+         values ('{id}', '{user}', '', '', '', '', 'held', 7, 8, 9, {now}, 'o');
+         insert into windows values ('{user}', {end}, 'day', {start}, 5, 50, 500, 1, 15, 9),
+                                    ('app', {end}, 'day', {start}, 6, 60, 600, 3, 99, 99);",
+        id = request.id,
+        now = request.now.millis(),
+    ))
+    .unwrap();
+    drop(old);
+    let book = Book::open(&path, Uuid::now_v7()).unwrap();
+    let held = Amounts { requests: 1, tokens: 15, cost: 9 };
+    let used = |n| Amounts { requests: n, tokens: 10 * n, cost: 100 * n };
+    let said = book.standing(request.user_id, request.now, &[day]).unwrap();
+    assert_eq!(said.windows, [Standing { used: used(5), held }]);
+    assert_eq!(book.app_standing(request.now, &day), Some(Standing { used: used(6), held }), "the rows say it");
     drop(book);
     drop(std::fs::remove_file(&path));
 }
