@@ -3,13 +3,19 @@
 //! All of them go to stderr, so that stdout stays data. What may stand in a line is decided where it is written;
 //! secrets are `SecretString`, which cannot be.
 
+use std::fmt::{Debug, Write};
 use std::io::IsTerminal;
 
-use tracing::Subscriber;
-use tracing_subscriber::fmt::MakeWriter;
+use serde::Serialize;
+use tracing::field::{Field, Visit};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, fmt};
 
+use crate::clock::Clock;
 use crate::config::LogFormat;
 
 /// Begins to write log lines to stderr, in `[server] log_format` and at `log_level` (a level, or directives such as
@@ -36,7 +42,82 @@ fn json<W>(level: &str, writer: W) -> impl Subscriber + Send + Sync + use<W>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    fmt().json().flatten_event(true).with_env_filter(filter(level)).with_writer(writer).finish()
+    let lines = JsonLines { clock: Clock::system() };
+    fmt().event_format(lines).with_env_filter(filter(level)).with_writer(writer).finish()
+}
+
+/// An event as one JSON object: `timestamp`, `level`, its fields, `target`. There are no spans to tell of.
+///
+/// tracing-subscriber has such a format of its own, which takes three times as long: a tenth of all that a request costs.
+struct JsonLines {
+    clock: Clock,
+}
+
+impl<S, N> FormatEvent<S, N> for JsonLines
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> std::fmt::Result {
+        let mut object = Object { text: Vec::with_capacity(768), fails: false };
+        object.text.push(b'{');
+        object.member("timestamp", &self.clock.now().rfc3339());
+        object.member("level", event.metadata().level().as_str());
+        event.record(&mut object);
+        object.member("target", event.metadata().target());
+        object.text.extend_from_slice(b"}\n");
+        let text = std::str::from_utf8(&object.text).ok().filter(|_| !object.fails);
+        writer.write_str(text.ok_or(std::fmt::Error)?)
+    }
+}
+
+/// A JSON object that is being written.
+struct Object {
+    text: Vec<u8>,
+    fails: bool,
+}
+
+impl Object {
+    fn member<T: Serialize + ?Sized>(&mut self, name: &str, value: &T) {
+        if self.text.len() > 1 {
+            self.text.push(b',');
+        }
+        self.value(name.strip_prefix("r#").unwrap_or(name));
+        self.text.push(b':');
+        self.value(value);
+    }
+
+    fn value<T: Serialize + ?Sized>(&mut self, value: &T) {
+        self.fails |= serde_json::to_writer(&mut self.text, value).is_err();
+    }
+}
+
+impl Visit for Object {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        let mut text = String::new();
+        self.fails |= write!(text, "{value:?}").is_err();
+        self.member(field.name(), &text);
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.member(field.name(), value);
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.member(field.name(), &value);
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.member(field.name(), &value);
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.member(field.name(), &value);
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.member(field.name(), &value);
+    }
 }
 
 /// Lines for people.
@@ -54,7 +135,6 @@ fn filter(level: &str) -> EnvFilter {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
     use std::sync::{Arc, Mutex};
 
     use super::*;
@@ -62,7 +142,7 @@ mod tests {
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);
 
-    impl Write for Lines {
+    impl std::io::Write for Lines {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
             self.0.lock().unwrap().write(bytes)
         }
@@ -92,6 +172,39 @@ mod tests {
         assert_eq!(text.lines().count(), 1, "{text}");
         let line: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!((&line["message"], &line["plan"]), (&"first\nsecond".into(), &"free".into()));
+        assert_eq!((&line["level"], &line["target"]), (&"INFO".into(), &"tollgate::telemetry::tests".into()));
+        assert!(crate::clock::Timestamp::parse(line["timestamp"].as_str().unwrap()).is_ok(), "{text}");
+    }
+
+    #[test]
+    fn every_kind_of_field_is_valid_json() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        tracing::subscriber::with_default(json("info", move || writer.clone()), || {
+            let error = std::io::Error::other("a \"quoted\" \u{1} one");
+            let none: Option<u64> = None;
+            tracing::warn!(
+                r#type = true,
+                few = -3,
+                many = u64::MAX,
+                share = 0.5,
+                odd = f64::NAN,
+                none,
+                text = "\u{7f}é\u{2028}\\",
+                as_debug = ?["a\n"],
+                error = &error as &dyn std::error::Error,
+                %error,
+                "it {}",
+                "failed"
+            );
+        });
+        let line: serde_json::Value = serde_json::from_str(&lines.text()).unwrap();
+        let wanted = serde_json::json!({
+            "level": "WARN", "message": "it failed", "type": true, "few": -3, "many": u64::MAX, "share": 0.5, "odd": null,
+            "text": "\u{7f}é\u{2028}\\", "as_debug": "[\"a\\n\"]", "error": "a \"quoted\" \u{1} one",
+            "target": "tollgate::telemetry::tests", "timestamp": line["timestamp"],
+        });
+        assert_eq!(line, wanted);
     }
 
     #[test]
