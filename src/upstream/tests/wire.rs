@@ -184,6 +184,31 @@ async fn what_came_together_is_given_out_together() {
 }
 
 #[tokio::test]
+async fn a_request_goes_on_a_new_connection_when_the_kept_one_was_closed_meanwhile() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let to = upstream(&format!("http://{}/v1", listener.local_addr().unwrap()), None);
+    let upstreams = Upstreams::new(&proxy());
+    let (close, closing) = tokio::sync::oneshot::channel();
+    let serve = async {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        request_of(&mut socket).await;
+        socket.write_all(answer("200 OK", "{}").as_bytes()).await.unwrap();
+        closing.await.unwrap();
+        drop(socket);
+        let (mut socket, _) = listener.accept().await.unwrap();
+        request_of(&mut socket).await;
+        socket.write_all(answer("200 OK", "[]").as_bytes()).await.unwrap();
+    };
+    let ask = async {
+        assert_eq!(body_of(&upstreams, &to).await.unwrap(), b"{}");
+        close.send(()).unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(body_of(&upstreams, &to).await.unwrap(), b"[]");
+    };
+    tokio::join!(ask, serve);
+}
+
+#[tokio::test]
 async fn a_request_is_not_repeated_once_any_of_it_was_written() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (to, upstreams) =
@@ -239,7 +264,8 @@ async fn early_answer<F: Future<Output = ()>>(then: impl FnOnce(TcpStream) -> F)
         assert_eq!(answer.status, StatusCode::PAYLOAD_TOO_LARGE);
         Ok(answer.body.collect().await.map_err(|_| "body")?.to_bytes().to_vec())
     };
-    let (first, ()) = tokio::join!(ask, serve);
+    let both = async { tokio::join!(ask, serve) };
+    let (first, ()) = tokio::time::timeout(Duration::from_secs(20), both).await.expect("each waits for the other");
     let again = async { drop(upstreams.send(&to, Bytes::from_static(b"{}"), false, Uuid::now_v7()).await) };
     let is_kept = tokio::select! {
         () = again => true,
@@ -258,7 +284,9 @@ async fn an_answer_before_the_end_of_its_request_is_read_and_its_connection_clos
         // It stays open for as long as somebody is there.
         let mut rest = Vec::new();
         tokio::time::sleep(Duration::from_millis(100)).await;
-        drop(socket.read_to_end(&mut rest).await);
+        // Sooner than a connection that is kept would be closed. Whether by a reset is no matter.
+        let closed = tokio::time::timeout(Duration::from_secs(9), socket.read_to_end(&mut rest)).await;
+        drop(closed.expect("it is not closed"));
     });
     assert_eq!(silent.await, whole, "the rest was not read at first");
     let patient = early_answer(async |mut socket| {
