@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Response, StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 use http_body::Body;
 use http_body_util::BodyExt;
 use serde::Deserialize;
@@ -52,13 +52,6 @@ pub struct Answer {
     pub headers: HeaderMap,
     /// The body, not read yet.
     pub body: Received,
-}
-
-impl From<Response<Received>> for Answer {
-    fn from(response: Response<Received>) -> Self {
-        let (head, body) = response.into_parts();
-        Self { status: head.status, headers: head.headers, body }
-    }
 }
 
 /// How an answer other than 200 ends a request.

@@ -5,10 +5,14 @@
 //! the body it is given. Invariant: [`SendError::Connect`] means that the upstream cannot have seen the request.
 
 pub mod answer;
+mod framing;
+mod head;
 pub mod health;
 mod pool;
+mod request;
 mod rotation;
 mod strip;
+mod wire;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,11 +24,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Uri, header};
-use http_body::{Body, Frame, SizeHint};
+use http::{HeaderValue, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
-use secrecy::{ExposeSecret, SecretString};
 use tower::Service;
 use uuid::Uuid;
 
@@ -36,6 +38,7 @@ use self::answer::Answer;
 use self::health::{Failure, Health};
 use self::pool::Pool;
 pub use self::pool::Received;
+use self::request::Request;
 use self::rotation::{Rotation, Second};
 
 /// The longest head of an answer, in bytes.
@@ -120,18 +123,17 @@ impl Upstreams {
     /// answer like any other; a request is repeated only on another connection, when nothing of it had been sent.
     pub fn send(&self, to: &UpstreamConfig, body: Bytes, stream: bool, names: impl Into<Names>) -> Exchange {
         let sent = Arc::new(AtomicBool::new(false));
-        let watched = |body: Bytes| Watched { bytes: Some(body), sent: sent.clone() };
         let names = names.into();
-        let pending =
-            self.pool(to.keep_alive).zip(request((to, to.api_key.as_ref()), watched(body.clone()), stream, &names));
+        let with_key = |key, body: Bytes| Request::chat((to, key), (body, sent.clone()), stream, &names);
+        let pending = self.pool(to.keep_alive).zip(with_key(to.api_key.as_ref(), body.clone()));
         let again = to.api_key_previous.as_ref();
-        let again = again.and_then(|key| request((to, Some(key)), watched(body), stream, &names));
+        let again = again.and_then(|key| with_key(Some(key), body));
         let again = again.map(|request| Second { request, rotation: self.rotation.clone(), upstream: to.name.clone() });
         let limit = self.first_byte_timeout;
         let was_sent = sent.clone();
         let answer = async move {
             let Some((pool, request)) = pending else { return Err(SendError::Connect) };
-            // "Not sent" is certain knowledge: the body had not been asked for, so no whole request is out there.
+            // "Not sent" is certain knowledge: not a byte had been given away.
             let unless_unsent = |error| if was_sent.load(Ordering::Acquire) { error } else { SendError::Connect };
             let answered = async {
                 let first = pool.request(request).await?;
@@ -141,7 +143,7 @@ impl Upstreams {
                 }
             };
             match tokio::time::timeout(limit, answered).await {
-                Ok(Ok(response)) => Ok(Answer::from(response)),
+                Ok(Ok(answer)) => Ok(answer),
                 Ok(Err(error)) => {
                     let error: BoxError = error;
                     tracing::debug!(?error, "no answer from the upstream");
@@ -207,35 +209,6 @@ fn pool(connect_timeout: Duration, keep_alive: Duration) -> Result<Pool, rustls:
         .enable_http1()
         .wrap_connector(tcp);
     Ok(Pool::new(Bounded { inner: https, limit: connect_timeout }, keep_alive))
-}
-
-/// The request as it leaves: these headers and no others. None when a setting cannot be written as HTTP.
-fn request(
-    (to, key): (&UpstreamConfig, Option<&SecretString>),
-    body: Watched,
-    stream: bool,
-    names: &Names,
-) -> Option<Request<Watched>> {
-    let uri: Uri = format!("{}/chat/completions", to.base_url).parse().ok()?;
-    let accept = if stream { "text/event-stream" } else { "application/json" };
-    let mut request = Request::post(uri)
-        .header(header::CONTENT_TYPE, "application/json")
-        .header(header::ACCEPT, accept)
-        // Compression would hide the usage that is read off the passing bytes.
-        .header(header::ACCEPT_ENCODING, "identity")
-        .header(header::USER_AGENT, concat!("tollgate/", env!("CARGO_PKG_VERSION")))
-        .header("x-client-request-id", names.request_id.to_string())
-        .body(body)
-        .ok()?;
-    if let Some(traceparent) = &names.traceparent {
-        request.headers_mut().insert("traceparent", traceparent.clone());
-    }
-    if let Some(key) = key {
-        let mut value = HeaderValue::from_str(&format!("Bearer {}", key.expose_secret())).ok()?;
-        value.set_sensitive(true);
-        request.headers_mut().insert(header::AUTHORIZATION, value);
-    }
-    Some(request)
 }
 
 /// A request on its way: resolves to the head of the answer.
@@ -306,36 +279,6 @@ impl SendError {
             Self::TimedOut => Failure::TimedOut,
             Self::Broken => Failure::Broken,
         }
-    }
-}
-
-/// The body of a request, that tells when it was first asked for.
-///
-/// hyper writes a head together with the first piece of its body, so before that nothing has left.
-struct Watched {
-    bytes: Option<Bytes>,
-    sent: Arc<AtomicBool>,
-}
-
-impl Body for Watched {
-    type Data = Bytes;
-    type Error = std::convert::Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        self.sent.store(true, Ordering::Release);
-        Poll::Ready(self.bytes.take().map(|bytes| Ok(Frame::data(bytes))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.bytes.is_none()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let length = self.bytes.as_ref().map_or(0, Bytes::len);
-        SizeHint::with_exact(u64::try_from(length).unwrap_or(u64::MAX))
     }
 }
 

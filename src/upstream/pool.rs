@@ -1,35 +1,31 @@
-//! Connections to upstreams: dialled, kept for the next request, and driven by whoever reads their answer.
+//! Connections to upstreams: dialled, and kept for the next request.
 //!
-//! hyper speaks HTTP. What is ours is that a connection has no task of its own: the request's task moves its bytes, so an
-//! event of a stream wakes one task and not two, and what is given up cannot be sent by anybody else a moment later. The
-//! price is that a close by the upstream is noticed only when the connection is looked at again, which is before each use.
-//! Invariant: nobody but whoever polls the exchange moves its bytes.
+//! What is ours is that a connection has no task of its own: the request's task moves its bytes, so an event of a stream
+//! wakes one task and not two. The price is that a close by the upstream is noticed only when the connection is looked at
+//! again, which is before each use. Invariant: a connection is kept only when its answer is at its end and nothing came
+//! behind it, and what was sent on one goes on no other.
 
 use std::collections::HashMap;
-use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::io;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::uri::{Authority, Scheme};
-use http::{HeaderValue, Request, Response, Uri, header};
+use http::Uri;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
-use hyper::client::conn::http1;
 use hyper::rt::Executor;
-use hyper_rustls::MaybeHttpsStream;
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::TcpStream;
+use hyper_util::rt::TokioExecutor;
 use tokio::time::Instant;
 use tower::ServiceExt;
 
-use super::{ANSWER_HEAD_BYTES_MAX, BoxError, IDLE_CONNECTIONS_MAX, Watched};
-
-type Io = MaybeHttpsStream<TokioIo<TcpStream>>;
-/// Where a connection leads.
-type Origin = (Scheme, Authority);
+use super::answer::Answer;
+use super::framing::Framing;
+use super::head::Head;
+use super::request::{Origin, Request};
+use super::wire::Wire;
+use super::{BoxError, IDLE_CONNECTIONS_MAX};
 
 /// Makes connections and keeps those that nobody uses. Cheap to clone; clones share them.
 #[derive(Clone)]
@@ -53,105 +49,37 @@ struct Kept {
     is_swept: bool,
 }
 
-/// A connection, and the way to give it requests.
-struct Wire {
-    sender: http1::SendRequest<Watched>,
-    /// None once it is at its end. (Only its drop tells who waits for an answer that there will be none.)
-    connection: Option<http1::Connection<Io, Watched>>,
-    origin: Origin,
-}
-
-/// Why there is no answer.
-enum Failed {
-    /// As it says.
-    For(BoxError),
-    /// The connection was closed before it took the request, which is given back.
-    Unused(Box<Request<Watched>>),
-}
-
 impl Pool {
     /// A connection that nobody uses for `keep_alive` is closed. Dials nobody.
     pub(super) fn new(connector: super::Connector, keep_alive: Duration) -> Self {
         Self { connector, stock: Arc::new(Stock { keep_alive, kept: Mutex::default() }) }
     }
 
-    /// Sends a request on a connection that is kept, or else on a new one. It goes to another connection only if one that
-    /// was kept had been closed before it took the request.
-    pub(super) async fn request(&self, request: Request<Watched>) -> Result<Response<Received>, BoxError> {
-        let (origin, mut request) = addressed(request)?;
-        while let Some(wire) = self.stock.take(&origin) {
-            match self.exchange(wire, request).await {
-                Ok(response) => return Ok(response),
-                Err(Failed::For(error)) => return Err(error),
-                Err(Failed::Unused(unused)) => request = *unused,
-            }
+    /// Sends a request on a connection that is kept and open, or else on a new one: on one only, since what was written
+    /// may have been read.
+    pub(super) async fn request(&self, request: Request) -> Result<Answer, BoxError> {
+        let mut wire = match self.stock.take(&request.origin) {
+            Some(wire) => wire,
+            None => self.dial(request.origin.clone()).await?,
+        };
+        let (Head { status, headers, framing, keeps }, ahead) = wire.exchange(request).await?;
+        let stock = Arc::downgrade(&self.stock);
+        let mut body = Received { framing, ahead, wire: Some(wire), keeps, stock };
+        if body.framing.is_ended() {
+            body.end();
         }
-        let wire = self.dial(origin).await?;
-        match self.exchange(wire, request).await {
-            Ok(response) => Ok(response),
-            Err(Failed::For(error)) => Err(error),
-            Err(Failed::Unused(_)) => Err("the connection was closed as soon as it was made".into()),
-        }
+        Ok(Answer { status, headers, body })
     }
 
     async fn dial(&self, origin: Origin) -> Result<Box<Wire>, BoxError> {
         let (scheme, authority) = origin.clone();
         let uri = Uri::builder().scheme(scheme).authority(authority).path_and_query("/").build()?;
         let io = self.connector.clone().oneshot(uri).await?;
-        let mut builder = http1::Builder::new();
-        builder.max_buf_size(ANSWER_HEAD_BYTES_MAX);
-        let (sender, connection) = builder.handshake(io).await?;
-        Ok(Box::new(Wire { sender, connection: Some(connection), origin }))
-    }
-
-    /// One request and the head of its answer.
-    async fn exchange(&self, mut wire: Box<Wire>, request: Request<Watched>) -> Result<Response<Received>, Failed> {
-        let answered = wire.sender.try_send_request(request);
-        let mut answered = pin!(answered);
-        let outcome = poll_fn(|context| {
-            wire.advance(context);
-            answered.as_mut().poll(context)
-        });
-        let response = outcome.await.map_err(|mut failed| match failed.take_message() {
-            Some(unused) => Failed::Unused(Box::new(unused)),
-            None => Failed::For(failed.into_error().into()),
-        })?;
-        let (stock, wire) = (Arc::downgrade(&self.stock), Some(wire));
-        Ok(response.map(|incoming| Received { incoming, wire, stock }))
-    }
-}
-
-/// What a request says of its way, as HTTP/1.1 has it: the path in its first line, the host in a header (RFC 9112 §3.2.1).
-fn addressed(mut request: Request<Watched>) -> Result<(Origin, Request<Watched>), BoxError> {
-    let uri = std::mem::take(request.uri_mut()).into_parts();
-    let (Some(scheme), Some(authority)) = (uri.scheme, uri.authority) else {
-        return Err("an upstream's address has no scheme or no host".into());
-    };
-    let default_port = if scheme == Scheme::HTTPS { 443 } else { 80 };
-    let host = match authority.port_u16() {
-        Some(port) if port != default_port => HeaderValue::try_from(format!("{}:{port}", authority.host()))?,
-        _ => HeaderValue::from_str(authority.host())?,
-    };
-    request.headers_mut().insert(header::HOST, host);
-    *request.uri_mut() = uri.path_and_query.map(Uri::from).unwrap_or_default();
-    Ok(((scheme, authority), request))
-}
-
-impl Wire {
-    /// Moves bytes in both directions, as far as they go now.
-    fn advance(&mut self, context: &mut Context<'_>) {
-        let Some(connection) = &mut self.connection else { return };
-        if Pin::new(connection).poll(context).is_ready() {
-            // Its error reaches whoever waits for the answer or reads it.
-            self.connection = None;
+        let mut wire = Box::new(Wire::new(io, origin));
+        if !wire.is_usable() {
+            return Err("the connection was closed as soon as it was made".into());
         }
-    }
-
-    /// Whether it takes a request now. Nobody is woken for it later.
-    fn is_usable(&mut self) -> bool {
-        let mut context = Context::from_waker(Waker::noop());
-        self.advance(&mut context);
-        self.connection.is_some() && matches!(self.sender.poll_ready(&mut context), Poll::Ready(Ok(())))
+        Ok(wire)
     }
 }
 
@@ -220,8 +148,13 @@ async fn sweep(stock: Weak<Stock>, keep_alive: Duration) {
 ///
 /// At its end the connection is kept for the next request; dropped before, it is closed.
 pub struct Received {
-    incoming: Incoming,
+    framing: Framing,
+    /// Read and not looked at yet: what came together with the head.
+    ahead: Bytes,
+    /// Gone at the end.
     wire: Option<Box<Wire>>,
+    /// The connection can be used again.
+    keeps: bool,
     stock: Weak<Stock>,
 }
 
@@ -231,37 +164,64 @@ impl std::fmt::Debug for Received {
     }
 }
 
+impl Received {
+    /// The payload of one read. None at the end.
+    fn poll_payload(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        while let Some(wire) = &mut self.wire {
+            let taken = if self.ahead.is_empty() {
+                ready!(wire.poll(context, |read| self.framing.take(read)))
+            } else {
+                self.framing.take(&std::mem::take(&mut self.ahead)).map_err(io::Error::from)
+            };
+            let payload = match taken {
+                Ok((payload, rest)) => {
+                    self.ahead = rest;
+                    payload
+                }
+                Err(error) => {
+                    self.wire = None;
+                    return Poll::Ready(Some(Err(error)));
+                }
+            };
+            if self.framing.is_ended() {
+                self.end();
+            }
+            if !payload.is_empty() {
+                return Poll::Ready(Some(Ok(payload)));
+            }
+        }
+        Poll::Ready(None)
+    }
+
+    /// The body is at its end: its connection is free, unless more came than was asked for.
+    fn end(&mut self) {
+        let wire = self.wire.take().filter(|_| self.keeps && self.ahead.is_empty());
+        if let Some((wire, stock)) = wire.zip(self.stock.upgrade()) {
+            stock.keep(wire);
+        }
+    }
+}
+
 impl Body for Received {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = io::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let this = &mut *self;
-        // hyper hands over one piece at a time, and only when it was asked for one.
-        let mut next = Pin::new(&mut this.incoming).poll_frame(context);
-        if let (Poll::Pending, Some(wire)) = (&next, &mut this.wire) {
-            wire.advance(context);
-            next = Pin::new(&mut this.incoming).poll_frame(context);
-        }
-        let next = ready!(next);
-        if !matches!(next, Some(Ok(_))) {
-            let wire = this.wire.take().filter(|_| next.is_none());
-            if let Some((wire, stock)) = wire.zip(this.stock.upgrade()) {
-                stock.keep(wire);
-            }
-        }
-        Poll::Ready(next)
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        self.poll_payload(context).map_ok(Frame::data)
     }
 
     fn is_end_stream(&self) -> bool {
-        // Whoever stops reading here would have the connection closed.
-        self.incoming.is_end_stream() && self.wire.is_none()
+        // Whoever stops reading before would have the connection closed.
+        self.wire.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        match self.framing {
+            Framing::Length(left) => SizeHint::with_exact(left),
+            _ => SizeHint::default(),
+        }
     }
 }

@@ -8,10 +8,12 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use http::{Request, Response, StatusCode};
+use http::StatusCode;
 
-use super::pool::{Pool, Received};
-use super::{BoxError, Watched};
+use super::BoxError;
+use super::answer::Answer;
+use super::pool::Pool;
+use super::request::Request;
 
 /// The upstreams whose previous key was the one that was taken last.
 #[derive(Clone, Debug, Default)]
@@ -19,21 +21,16 @@ pub(super) struct Rotation(Arc<Mutex<BTreeSet<String>>>);
 
 /// The same request with the previous key.
 pub(super) struct Second {
-    pub(super) request: Request<Watched>,
+    pub(super) request: Request,
     pub(super) rotation: Rotation,
     pub(super) upstream: String,
 }
 
 impl Second {
     /// The first answer, or the second one where the upstream did not know the key of the first.
-    pub(super) async fn unless_known(
-        self,
-        first: Response<Received>,
-        pool: &Pool,
-        sent: &AtomicBool,
-    ) -> Result<Response<Received>, BoxError> {
-        if first.status() != StatusCode::UNAUTHORIZED {
-            if first.status().is_success() {
+    pub(super) async fn unless_known(self, first: Answer, pool: &Pool, sent: &AtomicBool) -> Result<Answer, BoxError> {
+        if first.status != StatusCode::UNAUTHORIZED {
+            if first.status.is_success() {
                 self.rotation.note(&self.upstream, false);
             }
             return Ok(first);
@@ -41,7 +38,7 @@ impl Second {
         drop(first);
         sent.store(false, Ordering::Release);
         let second = pool.request(self.request).await?;
-        if second.status().is_success() {
+        if second.status.is_success() {
             self.rotation.note(&self.upstream, true);
         }
         Ok(second)

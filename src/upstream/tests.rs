@@ -16,6 +16,9 @@ use crate::config::{Dialect, OnDisconnect};
 use crate::meter::Meter;
 use crate::meter::body::{End, Limits, Metered};
 
+mod splits;
+mod wire;
+
 pub(super) fn upstream(base_url: &str, key: Option<&str>) -> UpstreamConfig {
     UpstreamConfig {
         name: "openai".to_owned(),
