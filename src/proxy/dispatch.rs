@@ -234,8 +234,8 @@ impl Dispatched {
     /// Ends the hold as it is known to end and tells the caller that it failed.
     fn refuse(&mut self, refusal: Refusal, settlement: Settlement) -> Response {
         if let Some(Open { reservation, line }) = self.open.take() {
-            let (status, word) = (refusal.status().as_u16(), Some(refusal.code_str()));
-            line.ended(&Answered { status, code: Some(refusal.code), word }, &reservation.hold(), &settlement);
+            let told = Answered { status: refusal.status().as_u16(), code: Some(refusal.code) };
+            line.ended(told, &reservation.hold(), &settlement);
             self.count();
             reservation.end(settlement);
         }

@@ -52,8 +52,8 @@ impl Settle {
         if let Some(model) = &self.measured.model {
             line.answered_by(model);
         }
-        let told = Answered { status, code, word: code.map(Code::as_str) };
-        line.ended(&told, &reservation.hold(), &settlement);
+        let told = Answered { status, code };
+        line.ended(told, &reservation.hold(), &settlement);
         reservation.end(settlement);
     }
 
