@@ -47,14 +47,15 @@ fn as_reported(said: &Json, usage: &Usage) {
 
 fn charged(price: &Price, hold: &Hold, reported: Option<Usage>, estimate: Option<Usage>) {
     assert!(price.tokenizer != Tokenizer::Unknown, "a shipped model has a tokenizer");
-    let settlement = charge(price, hold, reported, estimate);
+    let settlement = charge(price, (hold, 1), reported, estimate);
     let Amounts { tokens, cost: held, .. } = hold.amounts;
     match settlement.charge {
         Charge::Settled { usage, cost } => {
             assert!(cost.0 >= 0);
             let used = i64::try_from(usage.input_tokens + usage.output_tokens).expect("few");
             let flagged = settlement.flags.contains(&"overrun");
-            assert_eq!(flagged, cost.0 > held || used > tokens, "above the hold means flagged");
+            let above_cap = reported.is_some() && usage.output_tokens > u64::from(hold.output_cap);
+            assert_eq!(flagged, cost.0 > held || used > tokens || above_cap, "above the hold or the cap means flagged");
             assert!(!flagged || reported.is_some(), "an estimate is never above the hold");
             assert_eq!(settlement.flags.contains(&"estimated"), reported.is_none());
         }

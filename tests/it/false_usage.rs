@@ -48,6 +48,26 @@ async fn usage_above_the_cap_is_charged_as_reported_and_flagged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn output_above_the_cap_is_flagged_even_where_the_hold_would_pay_for_it() {
+    let door = Door::open(Settings::new().with("plans.free.max_choices = 3")).await;
+    let alice = door.user("alice");
+    // A bound of the prompt leaves room in every hold: what is above the cap need not be above the hold.
+    for (cap, choices, words, above) in [(1, 1, 4, true), (4, 1, 4, false), (2, 2, 2, false), (2, 2, 3, true)] {
+        for body in [chat("a prompt of some length"), chat_stream("a prompt of some length")] {
+            door.upstream.next(move |seen| Talk::words(words).beyond_the_cap().reply(seen));
+            let answer = alice.ask(and(body, &json!({"max_tokens": cap, "n": choices}))).await.expect(200);
+            let row = door.row(&answer).await;
+            assert!(row.cost_micros <= row.held_micros, "within the hold: {row:?}");
+            let used = i64::try_from(words).unwrap() * choices;
+            assert_eq!((row.output_tokens, row.has("overrun")), (Some(used), above), "{cap} x {choices}: {row:?}");
+        }
+    }
+    assert!(door.process.output().contains("the upstream reports more than it was capped to"));
+    door.must(&["ledger", "check"]);
+    door.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn usage_that_is_told_twice_is_charged_once() {
     let door = Door::open(Settings::new()).await;
     door.upstream.next(|seen| {
