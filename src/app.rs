@@ -4,8 +4,10 @@
 //! because `axum::serve` bounds neither heads nor idle connections (STYLE.md). What must outlive a caller runs on
 //! `work`, which `serve` waits for.
 
+pub(crate) mod descriptors;
 mod reload;
 pub(crate) mod requests;
+mod seats;
 mod serving;
 #[cfg(test)]
 mod tests;
@@ -47,6 +49,7 @@ use crate::outbox::{self, Progress};
 use crate::upstream::Upstreams;
 use crate::{account, proxy};
 
+use descriptors::Descriptors;
 pub use reload::{hangups, keep_reloaded};
 pub use requests::RequestId;
 pub use serving::{Listeners, listen, serve};
@@ -80,6 +83,8 @@ pub struct App {
     /// Every way to the developer's database, for keys that change.
     databases: Mutex<Vec<Database>>,
     open: Arc<Open>,
+    /// What was there at the start.
+    descriptors: Descriptors,
     /// What `/openapi.json` says, once somebody has asked.
     described: OnceLock<Bytes>,
 }
@@ -136,6 +141,7 @@ impl App {
             progress: Progress::default(),
             telemetry,
             metrics: Arc::new(Metrics::new(&config, clock.now())),
+            descriptors: Descriptors::now(&config),
             config: ArcSwap::from_pointee(config),
             clock,
             ledger,
@@ -162,13 +168,18 @@ impl App {
         self.upstreams.load_full()
     }
 
+    /// What to say where the descriptors of this process are too few for the settings.
+    pub(crate) fn too_few_descriptors(&self) -> Option<String> {
+        self.descriptors.too_few(self.config.load().server.open_requests_max)
+    }
+
     /// A place among the open requests. A user may take `share` of them: how many may be open by the plan is decided by
     /// the ledger, but bodies are read, and prompts counted, before that.
     ///
     /// # Errors
     /// `overloaded`: all are taken; `too_many_concurrent`: the user's share is.
     pub fn place(&self, user_id: Uuid, share: u32) -> Result<Place, Refusal> {
-        let most = self.config.load().server.open_requests_max;
+        let most = self.config.load().server.open_requests_max.min(self.descriptors.open_requests());
         let before = self.open.all.fetch_add(1, Ordering::AcqRel);
         let mine = {
             let mut by_user = self.open.by_user.lock().unwrap_or_else(PoisonError::into_inner);

@@ -176,7 +176,7 @@ struct Call {
 /// How a forwarded request ended.
 pub(crate) struct Outcome<'a> {
     pub(crate) status: u16,
-    pub(crate) word: Option<&'a str>,
+    pub(crate) word: Option<&'static str>,
     pub(crate) settlement: Option<&'a Settlement>,
     pub(crate) took: Duration,
 }
@@ -214,7 +214,7 @@ impl Trace {
 
     /// The request has ended.
     pub(crate) fn ended(mut self, plan: Option<&str>, outcome: &Outcome<'_>) {
-        let error = outcome.word.map(|word| KeyValue::new("error.type", word.to_owned()));
+        let error = outcome.word.map(|word| KeyValue::new("error.type", word));
         if let Some(call) = self.client.take() {
             self.telemetry.call_ended(call, error.clone(), outcome);
         }

@@ -7,25 +7,26 @@ use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
+use axum::response::Response;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use listenfd::ListenFd;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
 
 use super::App;
+use super::seats::{Answering, Seats, Taken};
 use crate::config::Server;
 use crate::database::Database;
 use crate::ledger::{Failure, Writer};
 use crate::outbox::Outbox;
 
-/// Connections beyond the open requests: idle ones, and those that are still sending.
-const SPARE_CONNECTIONS: usize = 1024;
 /// The operator's connections.
 const ADMIN_CONNECTIONS: usize = 64;
 /// How long a connection that has sent nothing yet may still begin to, once the server stops.
@@ -102,21 +103,17 @@ pub async fn serve(app: Arc<App>, writer: Writer, listeners: impl Into<Listeners
     let graceful = GracefulShutdown::new();
     let ending = || (graceful.watcher(), stop.clone());
     let connections = TaskTracker::new();
-    let places = Arc::new(Semaphore::new(server.open_requests_max.saturating_add(SPARE_CONNECTIONS)));
-    let admin_places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS));
+    let seats = Seats::new(app.descriptors.connections(server.open_requests_max));
+    let admin_seats = Seats::new(ADMIN_CONNECTIONS);
     let admin_router = crate::admin::router(&app, &stop);
     loop {
         let (accepted, router) = tokio::select! {
             () = stop.cancelled() => break,
-            accepted = accept(&users, &places) => (accepted, &router),
-            accepted = accept_if(admin.as_ref(), &admin_places) => (accepted, &admin_router),
+            accepted = accept(&users, &seats) => (accepted, &router),
+            accepted = accept_if(admin.as_ref(), &admin_seats) => (accepted, &admin_router),
         };
-        let Some((stream, place)) = accepted else { continue };
-        let connection = connection(&app, &server, stream, router.clone(), ending());
-        connections.spawn(async move {
-            connection.await;
-            drop(place);
-        });
+        let Some(accepted) = accepted else { continue };
+        connections.spawn(connection(&app, &server, accepted, router.clone(), ending()));
     }
     drop((users, admin));
     connections.close();
@@ -144,11 +141,11 @@ async fn listen_for_admin(server: &Server) -> Result<Option<TcpListener>, Failur
     }
 }
 
-type Accepted = Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)>;
+type Accepted = (TcpStream, Taken);
 
-async fn accept_if(listener: Option<&TcpListener>, places: &Arc<Semaphore>) -> Accepted {
+async fn accept_if(listener: Option<&TcpListener>, seats: &Arc<Seats>) -> Option<Accepted> {
     match listener {
-        Some(listener) => accept(listener, places).await,
+        Some(listener) => accept(listener, seats).await,
         None => std::future::pending().await,
     }
 }
@@ -170,10 +167,11 @@ fn send_entries(app: &App, sending: &TaskTracker, sent: &CancellationToken) {
     }
 }
 
-async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> Accepted {
-    let place = places.clone().acquire_owned().await.ok()?;
+async fn accept(listener: &TcpListener, seats: &Arc<Seats>) -> Option<Accepted> {
+    seats.room().await;
     match listener.accept().await {
-        Ok((stream, _)) => Some((stream, place)),
+        // Nobody who was accepted waits for a seat: this may be given up at any wait.
+        Ok((stream, _)) => Some((stream, seats.take())),
         Err(error) => {
             // Out of descriptors, most likely: others will be closed soon.
             tracing::warn!(%error, "cannot accept a connection");
@@ -187,7 +185,7 @@ async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> Accepted {
 fn connection(
     app: &Arc<App>,
     server: &Server,
-    stream: TcpStream,
+    (stream, taken): Accepted,
     router: Router,
     (watcher, stop): (Watcher, CancellationToken),
 ) -> impl Future<Output = ()> + Send + 'static {
@@ -197,6 +195,13 @@ fn connection(
         .max_buf_size(server.header_bytes_max)
         .half_close(false);
     let (header_timeout, write_timeout) = (server.header_timeout, server.body_timeout);
+    let (asked, answered) = (taken.seat(), taken.seat());
+    let router = router
+        .map_request(move |request: http::Request<Incoming>| {
+            asked.works();
+            request
+        })
+        .map_response(move |response: Response| response.map(|body| Answering::new(body, answered.clone())));
     let handled = async move {
         if !begins(&stream, header_timeout, &stop).await {
             return;
@@ -220,9 +225,13 @@ fn connection(
     let cut = app.cut.clone();
     async move {
         tokio::select! {
+            biased;
             () = cut.cancelled() => {}
+            () = taken.displaced() => {}
             () = handled => {}
         }
+        // Only now: the descriptor is free.
+        drop(taken);
     }
 }
 

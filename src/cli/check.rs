@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{Failure, print};
+use crate::app::descriptors::Descriptors;
 use crate::config::units::{show_duration, show_size};
 use crate::config::{Config, Dialect, UpstreamConfig, Via};
 use crate::plan::{Limit, Plan, Unit};
@@ -81,6 +82,9 @@ fn listeners(page: &mut Page, config: &Config) {
         format!("{} to drain", show_duration(server.shutdown_grace)),
     ];
     page.more(&bounds.join(", "));
+    if let Some(warning) = Descriptors::at_most(config).too_few(server.open_requests_max) {
+        page.warning(&warning);
+    }
     if !server.cors_origins.is_empty() {
         page.more(&format!("browsers from {}", server.cors_origins.join(", ")));
     }

@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use super::serve::stop_on_signal;
 use super::{Failure, print};
-use crate::app::{App, Listeners, serve};
+use crate::app::{App, Listeners, descriptors, serve};
 use crate::auth::{MintClaims, mint};
 use crate::clock::Clock;
 use crate::config::{Config, DemoUpstream, Sources};
@@ -57,6 +57,7 @@ pub(super) struct Args {
 
 /// Runs the demo. `sources` are looked at for `OPENAI_API_KEY` and `OPENAI_BASE_URL` only.
 pub(super) async fn run(demo: &Args, sources: &Sources) -> Result<(), Failure> {
+    descriptors::raise();
     let stop = CancellationToken::new();
     let signals = stop_on_signal(stop.clone())?;
     let (upstream, model) = upstream(demo, sources, &stop).await?;

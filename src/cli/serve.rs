@@ -9,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::Failure;
-use crate::app::{App, Listeners, hangups, keep_reloaded, serve};
+use crate::app::{App, Listeners, descriptors, hangups, keep_reloaded, serve};
 use crate::clock::Clock;
 use crate::config::{Config, Sources};
 use crate::telemetry;
@@ -27,6 +27,7 @@ pub(super) struct Args {}
 pub(super) async fn run(config: Config, sources: Sources, handed: ListenFd) -> Result<(), Failure> {
     telemetry::init(config.server.log_format, &config.server.log_level);
     let hangups = hangups();
+    descriptors::raise();
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -37,6 +38,9 @@ pub(super) async fn run(config: Config, sources: Sources, handed: ListenFd) -> R
     if let Err(failure) = check_guarded(app.config()).await {
         tokio::task::spawn_blocking(move || writer.close()).await.map_err(std::io::Error::other)?;
         return Err(failure);
+    }
+    if let Some(warning) = app.too_few_descriptors() {
+        tracing::warn!("{warning}");
     }
     let stop = CancellationToken::new();
     let stopping = stop_on_signal(stop.clone())?;

@@ -90,15 +90,23 @@ impl Settlement {
 /// What an answered request is charged.
 ///
 /// `reported` is the upstream's own usage, if it gave a believable one; it is charged as reported, and flagged `overrun`
-/// above the hold. Otherwise `estimated` counts: the prompt and what was delivered, never above the hold; `None` there
+/// above the hold, and above the cap of its `choices` answers, of which a long bound of the prompt may leave nothing to be
+/// seen in the hold. Otherwise `estimated` counts: the prompt and what was delivered, never above the hold; `None` there
 /// (a model with hidden reasoning, or more text than was kept) charges the hold itself.
 #[must_use]
-pub fn charge(price: &Price, hold: &Hold, reported: Option<Usage>, estimated: Option<Usage>) -> Settlement {
+pub fn charge(
+    price: &Price,
+    (hold, choices): (&Hold, u32),
+    reported: Option<Usage>,
+    estimated: Option<Usage>,
+) -> Settlement {
     if let Some(usage) = reported {
         let cost = price.cost(&usage).min(COST_MAX);
         let settled = Settlement { charge: Charge::Settled { usage, cost }, flags: Vec::new(), ttft_ms: None };
         let tokens = usage.input_tokens.saturating_add(usage.output_tokens);
-        let above = cost.0 > hold.amounts.cost || i64::try_from(tokens).unwrap_or(i64::MAX) > hold.amounts.tokens;
+        let above_hold = cost.0 > hold.amounts.cost || i64::try_from(tokens).unwrap_or(i64::MAX) > hold.amounts.tokens;
+        let cap = u64::from(hold.output_cap).saturating_mul(choices.into());
+        let above = above_hold || usage.output_tokens > cap;
         return if above { settled.flag("overrun") } else { settled };
     }
     let charge = match estimated {

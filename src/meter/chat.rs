@@ -1,7 +1,7 @@
 //! The shapes of OpenAI's chat completions, as far as the meter looks at them. Pure.
 //!
-//! It reads without building a tree. A field of a strange type breaks nothing but itself, and usage that cannot be
-//! right is no usage.
+//! It reads without building a tree. A field of a strange type breaks nothing but itself. What usage says is read in
+//! [`super::usage`].
 //!
 //! There are two readers of one meaning. [`Seen`] reads in layers, each field by itself, and decides what is strange.
 //! [`Pass`] reads what is not strange, which is nearly every event, in one pass; it gives up on anything else.
@@ -18,10 +18,7 @@ use super::{Measured, Watch};
 pub(super) use self::pass::Pass;
 
 mod pass;
-use crate::price::Usage;
 
-/// The largest count of tokens that is believed.
-const TOKENS_MAX: u64 = 10_000_000;
 /// The longest name of a model or service tier that is kept, in characters.
 const NAME_CHARS_MAX: usize = 128;
 
@@ -102,47 +99,6 @@ pub(super) fn keep(name: &mut Option<String>, raw: Option<&RawValue>) {
     if !said.is_empty() && name.as_deref() != Some(said.as_ref()) {
         *name = Some(said.chars().take(NAME_CHARS_MAX).collect());
     }
-}
-
-/// OpenAI's usage, if it can be right: whole numbers that are not negative, no more than ten million, a prompt of
-/// more than nothing. Parts are cut to their whole.
-pub(super) fn usage(raw: &RawValue) -> Option<Usage> {
-    #[derive(Deserialize)]
-    struct Reported {
-        prompt_tokens: u64,
-        completion_tokens: u64,
-        prompt_tokens_details: Option<PromptDetails>,
-        completion_tokens_details: Option<CompletionDetails>,
-    }
-    #[derive(Default, Deserialize)]
-    struct PromptDetails {
-        cached_tokens: Option<u64>,
-        cache_write_tokens: Option<u64>,
-    }
-    #[derive(Default, Deserialize)]
-    struct CompletionDetails {
-        reasoning_tokens: Option<u64>,
-    }
-    if !raw.get().starts_with('{') {
-        return None;
-    }
-    let said: Reported = serde_json::from_str(raw.get()).ok()?;
-    let prompt = said.prompt_tokens_details.unwrap_or_default();
-    let completion = said.completion_tokens_details.unwrap_or_default();
-    let parts = [prompt.cached_tokens, prompt.cache_write_tokens, completion.reasoning_tokens];
-    let counts = [said.prompt_tokens, said.completion_tokens].into_iter().chain(parts.into_iter().flatten());
-    if said.prompt_tokens == 0 || counts.max().is_some_and(|most| most > TOKENS_MAX) {
-        return None;
-    }
-    let cached = prompt.cached_tokens.unwrap_or(0).min(said.prompt_tokens);
-    let uncached = said.prompt_tokens.saturating_sub(cached);
-    Some(Usage {
-        input_tokens: said.prompt_tokens,
-        cached_input_tokens: cached,
-        cache_write_tokens: prompt.cache_write_tokens.unwrap_or(0).min(uncached),
-        output_tokens: said.completion_tokens,
-        reasoning_tokens: completion.reasoning_tokens.unwrap_or(0).min(said.completion_tokens),
-    })
 }
 
 /// The names of what nobody generated, and of everything else.

@@ -6,14 +6,18 @@
 
 pub mod body;
 mod chat;
+pub mod compressed;
 pub mod sse;
+mod usage;
 
 use bytes::{BufMut, BytesMut};
 use serde::de::DeserializeSeed;
 use serde_json::value::RawValue;
 
-use self::chat::{Choice, Choices, Delivered, Pass, Seen, keep, usage};
+use self::chat::{Choice, Choices, Delivered, Pass, Seen, keep};
+use self::compressed::Start;
 use self::sse::Splitter;
+use self::usage::{Place, Reports};
 use crate::error::{Code, Refusal};
 use crate::price::Usage;
 
@@ -24,6 +28,8 @@ const DONE: &[u8] = b"[DONE]";
 /// Why a stream failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
+    /// It is compressed, and does not say so.
+    Compressed,
     /// An event longer than [`sse::EVENT_BYTES_MAX`].
     EventTooLarge,
     /// More than [`sse::NOISE_BYTES_MAX`] of comments and the like without an event.
@@ -58,6 +64,7 @@ impl Fault {
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Compressed => "compressed",
             Self::EventTooLarge => "event_too_large",
             Self::Noise => "noise",
             Self::Nonsense => "nonsense",
@@ -74,13 +81,14 @@ impl Fault {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools, reason = "independent facts, each asked for by itself")]
 pub struct Measured {
-    /// The last valid usage reported at an end; none if it was missing or cannot be right.
+    /// The last valid usage reported at an end, or the greatest of several that contradict each other; none if it was
+    /// missing or cannot be right.
     pub usage: Option<Usage>,
-    /// Some usage was reported that cannot be right.
+    /// Some usage was reported that cannot be right, whole or in part.
     pub usage_nonsense: bool,
     /// What was generated, of all choices: content, refusals, visible reasoning, names and arguments of tool calls.
     pub text: String,
-    /// There was more text than [`TEXT_BYTES_MAX`]; `text` is its beginning.
+    /// There was more text than [`TEXT_BYTES_MAX`], or it cannot be read; `text` is its beginning.
     pub text_overflow: bool,
     /// The model that the upstream says it used.
     pub model: Option<String>,
@@ -99,6 +107,7 @@ pub struct Measured {
 /// Watches one streamed answer.
 #[derive(Clone, Debug)]
 pub struct Meter {
+    start: Start,
     splitter: Splitter,
     watch: Watch,
 }
@@ -107,7 +116,8 @@ impl Meter {
     /// A meter of a stream; `wants_usage` says whether the caller asked for the usage-only chunk.
     #[must_use]
     pub fn new(wants_usage: bool) -> Self {
-        Self { splitter: Splitter::default(), watch: Watch { wants_usage, ..Watch::default() } }
+        let watch = Watch { wants_usage, ..Watch::default() };
+        Self { start: Start::default(), splitter: Splitter::default(), watch }
     }
 
     /// Reads the next bytes of the upstream, and appends to `out` what the caller is to get of them.
@@ -115,9 +125,13 @@ impl Meter {
     /// # Errors
     /// The stream is not to be read on. What was appended before is still the caller's.
     pub fn push(&mut self, chunk: &[u8], out: &mut BytesMut) -> Result<(), Fault> {
-        let Self { splitter, watch } = self;
+        let Self { start, splitter, watch } = self;
         if watch.measured.done {
             return Ok(());
+        }
+        if start.is_compressed_with(chunk) {
+            watch.measured.text_overflow = true;
+            return Err(Fault::Compressed);
         }
         splitter.push(chunk, |payload| watch.event(payload, out))
     }
@@ -128,7 +142,7 @@ impl Meter {
     /// # Errors
     /// [`Fault::Cut`], or what the last bytes say.
     pub fn finish(&mut self, out: &mut BytesMut) -> Result<(), Fault> {
-        let Self { splitter, watch } = self;
+        let Self { splitter, watch, .. } = self;
         if watch.measured.done {
             return Ok(());
         }
@@ -136,7 +150,7 @@ impl Meter {
         if watch.measured.done {
             return Ok(());
         }
-        let is_whole = watch.measured.finished && watch.measured.usage.is_some();
+        let is_whole = watch.measured.finished && watch.reports.is_there();
         if !is_whole {
             return Err(if last == Err(Fault::Upstream) { Fault::Upstream } else { Fault::Cut });
         }
@@ -159,13 +173,13 @@ impl Meter {
     /// What is known so far.
     #[must_use]
     pub fn measured(&self) -> Measured {
-        self.watch.measured.clone().judged()
+        self.watch.clone().judged()
     }
 
     /// What is known at the end.
     #[must_use]
     pub fn into_measured(self) -> Measured {
-        self.watch.measured.judged()
+        self.watch.judged()
     }
 }
 
@@ -180,37 +194,23 @@ pub fn measure_json(body: &[u8]) -> Measured {
         let is_read = watch.read(&seen, true).is_ok();
         watch.measured.is_completion = is_read && seen.choices.is_some() && seen.error.is_none();
     }
-    watch.measured.judged()
+    watch.judged()
 }
 
 impl Measured {
-    /// Output of none although there is text was not counted.
-    fn judged(mut self) -> Self {
-        if self.usage.is_some_and(|usage| usage.output_tokens == 0) && !self.text.is_empty() {
-            self.usage = None;
-            self.usage_nonsense = true;
-        }
-        self
-    }
-
     fn deliver(&mut self, text: &str) {
         let room = TEXT_BYTES_MAX.saturating_sub(self.text.len());
         let fitting = text.get(..text.floor_char_boundary(room)).unwrap_or_default();
         self.text.push_str(fitting);
         self.text_overflow |= fitting.len() < text.len();
     }
-
-    fn report(&mut self, raw: &RawValue) {
-        match usage(raw) {
-            Some(usage) => self.usage = Some(usage),
-            None => self.usage_nonsense = true,
-        }
-    }
 }
 
 #[derive(Clone, Debug, Default)]
 struct Watch {
+    /// But for the usage, which is judged at the end.
     measured: Measured,
+    reports: Reports,
     wants_usage: bool,
     /// One bit a choice, by its index.
     begun: u128,
@@ -218,6 +218,17 @@ struct Watch {
 }
 
 impl Watch {
+    fn judged(self) -> Measured {
+        let Self { mut measured, reports, .. } = self;
+        (measured.usage, measured.usage_nonsense) = reports.judged();
+        // Output of none although there is text was not counted.
+        if measured.usage.is_some_and(|usage| usage.output_tokens == 0) && !measured.text.is_empty() {
+            measured.usage = None;
+            measured.usage_nonsense = true;
+        }
+        measured
+    }
+
     /// One event: what it says is noted, and it is passed on unless it is not for the caller.
     fn event(&mut self, payload: &[u8], out: &mut BytesMut) -> Result<(), Fault> {
         if self.measured.done {
@@ -249,7 +260,7 @@ impl Watch {
         };
         keep(&mut self.measured.model, pass.model);
         keep(&mut self.measured.service_tier, pass.service_tier);
-        self.noted(before.0, pass.usage.filter(|_| is_whole || !pass.has_choices || self.is_finished()));
+        self.noted(before.0, pass.usage, is_whole || !pass.has_choices);
         Some(pass)
     }
 
@@ -272,7 +283,7 @@ impl Watch {
             let mut reader = serde_json::Deserializer::from_str(raw.get());
             has_choices = Choices(self).deserialize(&mut reader).map_err(|_| Fault::Nonsense)?;
         }
-        self.noted(before, seen.usage.filter(|_| is_whole || !has_choices || self.is_finished()));
+        self.noted(before, seen.usage, is_whole || !has_choices);
         Ok(has_choices)
     }
 
@@ -280,15 +291,19 @@ impl Watch {
         self.begun != 0 && self.begun == self.ended
     }
 
-    /// All of an object is noted, and the text before it was so long. Some servers report on every chunk what was used up
-    /// to it; only at an end is that the whole, and `usage`.
-    fn noted(&mut self, text_before: usize, usage: Option<&RawValue>) {
+    /// All of an object is noted, and the text before it was so long. `is_of_all`: its usage is about the whole answer.
+    fn noted(&mut self, text_before: usize, usage: Option<&RawValue>, is_of_all: bool) {
         if self.measured.text.len() > text_before {
             self.measured.content_events = self.measured.content_events.saturating_add(1);
         }
         self.measured.finished = self.is_finished();
+        let place = match (is_of_all, self.measured.finished) {
+            (true, _) => Place::OfAll,
+            (false, true) => Place::AtTheEnd,
+            (false, false) => Place::Running,
+        };
         if let Some(raw) = usage {
-            self.measured.report(raw);
+            self.reports.note(raw, place);
         }
     }
 

@@ -267,7 +267,7 @@ fn numbers(request: &Request, plan: &Plan) -> Checked {
         };
         return Err(Fault::invalid("n", what));
     }
-    let biases = request.logit_bias.iter().flatten();
+    let biases = request.logit_bias.iter().flat_map(|biases| &biases.0);
     match biases.into_iter().find(|(_, bias)| !(-100..=100).contains(*bias)) {
         Some((token, _)) => Err(Fault::invalid(format!("logit_bias.{token}"), "must be between -100 and 100")),
         None => Ok(()),

@@ -89,7 +89,7 @@ object! {
         max_completion_tokens = "max_completion_tokens": i64,
         presence_penalty = "presence_penalty": Number,
         frequency_penalty = "frequency_penalty": Number,
-        logit_bias = "logit_bias": BTreeMap<u32, i64>,
+        logit_bias = "logit_bias": Biases,
         logprobs = "logprobs": bool,
         top_logprobs = "top_logprobs": i64,
         seed = "seed": i64,
@@ -292,6 +292,41 @@ pub(super) struct IgnoredItem(IgnoredAny);
 impl Serialize for IgnoredItem {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_unit()
+    }
+}
+
+/// By the id of a token. Its name is a number in quotes, which the parser would take for broken JSON where it is none.
+#[derive(Clone, PartialEq, Serialize)]
+#[serde(transparent)]
+pub(super) struct Biases(pub(super) BTreeMap<u32, i64>);
+
+impl<'de> Deserialize<'de> for Biases {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(ByToken)
+    }
+}
+
+struct ByToken;
+
+impl<'de> Visitor<'de> for ByToken {
+    type Value = Biases;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Biases, A::Error> {
+        let mut biases = BTreeMap::new();
+        while let Some(name) = map.next_key::<String>()? {
+            // As it is written again: neither `+5` nor `05`.
+            let token = name.parse::<u32>().ok().filter(|token| token.to_string() == name);
+            let token =
+                token.ok_or_else(|| A::Error::custom("must have the ids of tokens for names, such as \"1234\""))?;
+            if biases.insert(token, map.next_value()?).is_some() {
+                return Err(A::Error::custom("must not have a token twice"));
+            }
+        }
+        Ok(Biases(biases))
     }
 }
 

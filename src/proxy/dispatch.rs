@@ -23,7 +23,8 @@ use crate::config::{Config, OnDisconnect, UpstreamConfig};
 use crate::error::{Code, Refusal};
 use crate::ledger::Settlement;
 use crate::meter::body::{self, End, Ended, Metered, Rest};
-use crate::meter::{Measured, Meter, measure_json};
+use crate::meter::compressed::is_compressed;
+use crate::meter::{Fault, Measured, Meter, measure_json};
 use crate::metrics::Outcome;
 use crate::order::Order;
 use crate::upstream::answer::{self, Answer};
@@ -128,7 +129,7 @@ impl Dispatched {
         self.estimate_and_refuse(Refusal::new(Code::UpstreamError, message), measured, "nonsense")
     }
 
-    /// An answer that is compressed although that was not asked for: what it used is hidden in it, so all counts as used.
+    /// An answer that is compressed although that was not asked for, whether or not it says so: what it used is hidden in it, so all counts as used.
     fn encoded(self) -> Response {
         self.nonsense(Measured { text_overflow: true, ..Measured::default() })
     }
@@ -144,6 +145,9 @@ impl Dispatched {
                 return self.refuse(error.refusal(), Settlement::lost().flag("cut"));
             }
         };
+        if is_compressed(&body) {
+            return self.encoded();
+        }
         let measured = measure_json(&body);
         if !measured.is_completion || self.order.stream() {
             return self.nonsense(measured);
@@ -190,7 +194,8 @@ impl Dispatched {
             }
             (End::Failed, _) => {
                 self.health(Some(Failure::Broken));
-                self.finish(ended.measured, &["cut"]);
+                let flag = if ended.fault == Some(Fault::Compressed) { "nonsense" } else { "cut" };
+                self.finish(ended.measured, &[flag]);
             }
             (End::Cancelled, Some(rest)) if self.config.proxy.on_disconnect == OnDisconnect::Drain => {
                 let app = self.app.clone();
@@ -234,8 +239,8 @@ impl Dispatched {
     /// Ends the hold as it is known to end and tells the caller that it failed.
     fn refuse(&mut self, refusal: Refusal, settlement: Settlement) -> Response {
         if let Some(Open { reservation, line }) = self.open.take() {
-            let (status, word) = (refusal.status().as_u16(), Some(refusal.code_str()));
-            line.ended(&Answered { status, code: Some(refusal.code), word }, &reservation.hold(), &settlement);
+            let told = Answered { status: refusal.status().as_u16(), code: Some(refusal.code) };
+            line.ended(told, &reservation.hold(), &settlement);
             self.count();
             reservation.end(settlement);
         }

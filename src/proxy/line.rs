@@ -32,12 +32,11 @@ pub(super) struct Line {
 
 /// What the caller of a forwarded request got.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Answered<'a> {
+pub(super) struct Answered {
     pub(super) status: u16,
-    /// Why not, if so.
+    /// Why not, if so: in our own words, also where the caller was told the upstream's. A log and the labels of a metric
+    /// take no words that somebody else chooses.
     pub(super) code: Option<Code>,
-    /// The code as it was told: ours, or the upstream's where that is passed on.
-    pub(super) word: Option<&'a str>,
 }
 
 impl Line {
@@ -100,11 +99,11 @@ impl Line {
     /// Nothing was sent.
     pub(super) fn refused(mut self, refusal: &Refusal) {
         self.metrics.request(self.endpoint, Told::Refused(refusal.code), self.begun.elapsed());
-        self.write("refused", refusal.status().as_u16(), Some(refusal.code_str()), None);
+        self.write("refused", refusal.status().as_u16(), Some(refusal.code), None);
     }
 
     /// It was sent, and ended so.
-    pub(super) fn ended(mut self, told: &Answered<'_>, hold: &Hold, settlement: &Settlement) {
+    pub(super) fn ended(mut self, told: Answered, hold: &Hold, settlement: &Settlement) {
         let (model, plan) = (self.model.as_deref().unwrap_or_default(), self.plan.as_deref().unwrap_or_default());
         self.metrics.ended(model, plan, hold, settlement);
         self.metrics.request(self.endpoint, told.code.map_or(Told::Ok, Told::Refused), self.begun.elapsed());
@@ -113,11 +112,12 @@ impl Line {
             Charge::Settled { .. } | Charge::WholeHold => "settled",
             Charge::Lost => "lost",
         };
-        self.write(outcome, told.status, told.word, Some(settlement));
+        self.write(outcome, told.status, told.code, Some(settlement));
     }
 
-    fn write(&mut self, outcome: &str, status: u16, code: Option<&str>, settlement: Option<&Settlement>) {
+    fn write(&mut self, outcome: &str, status: u16, code: Option<Code>, settlement: Option<&Settlement>) {
         self.written = true;
+        let code = code.map(Code::as_str);
         if let Some(trace) = self.trace.take() {
             trace.ended(self.plan.as_deref(), &Outcome { status, word: code, settlement, took: self.begun.elapsed() });
         }

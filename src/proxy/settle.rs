@@ -52,8 +52,8 @@ impl Settle {
         if let Some(model) = &self.measured.model {
             line.answered_by(model);
         }
-        let told = Answered { status, code, word: code.map(Code::as_str) };
-        line.ended(&told, &reservation.hold(), &settlement);
+        let told = Answered { status, code };
+        line.ended(told, &reservation.hold(), &settlement);
         reservation.end(settlement);
     }
 
@@ -69,7 +69,8 @@ impl Settle {
 
     fn settlement(&self, hold: &Hold, estimate: Option<Usage>) -> Settlement {
         let (price, other_model) = self.price();
-        let settlement = charge(price, hold, self.measured.usage, estimate).first_byte_after(self.ttft_ms);
+        let bounds = (hold, self.order.choices());
+        let settlement = charge(price, bounds, self.measured.usage, estimate).first_byte_after(self.ttft_ms);
         let tier = self.measured.service_tier.as_deref();
         let seen = [
             (other_model, "other_model"),

@@ -1,7 +1,7 @@
 //! An upstream's answer: its head, its body within bounds, and what of an error may be told to a caller.
 //!
-//! Invariant: nothing of an upstream's error passes but a status of three, a code and a parameter made of safe
-//! characters, and a stripped message. Its headers, cookies and body never do.
+//! Invariant: nothing of an upstream's error passes but a status of three, a code and a parameter that name nobody, and a
+//! stripped message. Its headers, cookies and body never do.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Received;
 use super::health::Failure;
-use super::strip::strip;
+use super::strip::{is_harmless_word, strip};
 use crate::clock::Timestamp;
 use crate::config::UpstreamConfig;
 use crate::error::{Code, Refusal};
@@ -138,18 +138,13 @@ fn passed_on(status: StatusCode, error: Option<&UpstreamError<'_>>, from: &Upstr
     let said = error.map(|error| strip(&error.message, from)).filter(|message| !message.is_empty());
     let message = said.unwrap_or_else(|| "The model's provider refused this request as invalid.".to_owned());
     let ours = if status == StatusCode::NOT_FOUND { Code::NotFound } else { Code::InvalidRequest };
-    let code = error.and_then(|error| error.code.clone()).filter(|code| is_word(code) && !is_ours(code));
-    let code = code.map_or_else(|| ours.as_str().to_owned(), Cow::into_owned);
+    let harmless = |word: &&str| is_harmless_word(word, from);
+    let code = error.and_then(|error| error.code.as_deref()).filter(harmless).filter(|code| !is_ours(code));
+    let code = code.unwrap_or(ours.as_str()).to_owned();
     let mut refusal = Refusal::new(Code::InvalidRequest, message);
-    refusal.param = error.and_then(|error| error.param.as_deref()).filter(|param| is_word(param)).map(str::to_owned);
+    refusal.param = error.and_then(|error| error.param.as_deref()).filter(harmless).map(str::to_owned);
     refusal.passed_on = Some((status, code));
     refusal
-}
-
-/// Short, and of the characters that codes and paths of fields are made of.
-fn is_word(text: &str) -> bool {
-    let known = |b: u8| b.is_ascii_alphanumeric() || b"_-.[]".contains(&b);
-    (1..=128).contains(&text.len()) && text.bytes().all(known)
 }
 
 /// A code that means something else when it comes from us: `token_expired` would make an app refresh its token.

@@ -10,6 +10,8 @@ use crate::config::UpstreamConfig;
 
 /// The longest message passed on, in characters.
 const MESSAGE_CHARS_MAX: usize = 500;
+/// The longest code or path of a field that is passed on.
+const WORD_BYTES_MAX: usize = 128;
 /// What stands where something was taken out.
 const REMOVED: &str = "[removed]";
 /// How the names of keys, organisations, projects, requests, users and accounts begin.
@@ -22,20 +24,44 @@ const RUN_MAX: usize = 24;
 
 /// `message` in one line and at most 500 characters, without identifiers, keys, addresses and URLs.
 pub(super) fn strip(message: &str, from: &UpstreamConfig) -> String {
-    let host = host(&from.base_url);
-    let keys = [&from.api_key, &from.api_key_previous].into_iter().flatten().map(ExposeSecret::expose_secret);
-    let keys: Vec<&str> = keys.filter(|key| !key.is_empty()).collect();
+    let operator = Operator::of(from);
     let mut plain = String::new();
     for word in message.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty()) {
         if !plain.is_empty() {
             plain.push(' ');
         }
-        let names_operator = keys.iter().any(|key| word.contains(key)) || word.to_lowercase().contains(&host);
-        plain.push_str(if names_operator || is_identifier(word) { REMOVED } else { word });
+        plain.push_str(if operator.is_named_by(word) { REMOVED } else { word });
     }
     match plain.char_indices().nth(MESSAGE_CHARS_MAX) {
         None => plain,
         Some((end, _)) => format!("{}…", plain.get(..end).unwrap_or_default()),
+    }
+}
+
+/// Whether `text` may be told as an error's code or the field that it is about: short, of the letters, digits and signs
+/// that these are made of, and nothing about the operator. A hyphen is not among them: keys and ids have one, in the
+/// middle of a word too.
+pub(super) fn is_harmless_word(text: &str, from: &UpstreamConfig) -> bool {
+    let known = |b: u8| b.is_ascii_alphanumeric() || b"_.[]".contains(&b);
+    (1..=WORD_BYTES_MAX).contains(&text.len()) && text.bytes().all(known) && !Operator::of(from).is_named_by(text)
+}
+
+/// What the operator is known by at an upstream.
+struct Operator<'a> {
+    host: String,
+    keys: Vec<&'a str>,
+}
+
+impl<'a> Operator<'a> {
+    fn of(from: &'a UpstreamConfig) -> Self {
+        let keys = [&from.api_key, &from.api_key_previous].into_iter().flatten().map(ExposeSecret::expose_secret);
+        Self { host: host(&from.base_url), keys: keys.filter(|key| !key.is_empty()).collect() }
+    }
+
+    /// A word with a key or the host in it, or that looks like an identifier of anybody.
+    fn is_named_by(&self, word: &str) -> bool {
+        let known = self.keys.iter().any(|key| word.contains(key)) || word.to_lowercase().contains(&self.host);
+        known || is_identifier(word)
     }
 }
 
@@ -100,6 +126,42 @@ mod tests {
         for (message, secret) in cases {
             let wanted = secret.map_or_else(|| message.to_owned(), |secret| message.replace(secret, REMOVED));
             assert_eq!(strip(message, &from), wanted);
+        }
+    }
+
+    #[test]
+    fn a_code_or_field_is_told_only_if_it_names_nobody() {
+        let from = upstream("https://LLM.example.internal:8443/v1", Some("localOperatorKey"));
+        for word in [
+            "context_length_exceeded",
+            "model_not_found",
+            "unsupported_parameter",
+            "BadRequestError",
+            "messages[0].content[1].image_url",
+            "response_format.json_schema",
+            "logit_bias.1234",
+            "max_completion_tokens",
+        ] {
+            assert!(is_harmless_word(word, &from), "{word}");
+        }
+        for word in [
+            "",
+            "localOperatorKey",
+            "xlocalOperatorKeyx",
+            "sk-abcd",
+            "task-abcd",
+            "in_org-AbC123",
+            "org_AbC123",
+            "in_proj_9xyz",
+            "messages[0].sk_abcd",
+            "llm.example.internal",
+            "10.0.0.7",
+            "7d4b6f0e9f4c4f0e8a510f6a2f7f0b11",
+            "two words",
+            "a/b",
+            &"a".repeat(129),
+        ] {
+            assert!(!is_harmless_word(word, &from), "{word}");
         }
     }
 

@@ -111,6 +111,64 @@ async fn a_field_of_the_wrong_type_or_range_is_refused_by_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_type_deep_inside_a_field_is_named_by_its_path() {
+    let door = Door::open(Settings::new()).await;
+    let alice = door.user("alice");
+    let function =
+        |parameters: Value| json!([{"type": "function", "function": {"name": "f", "parameters": parameters}}]);
+    let wrong = [
+        ("logit_bias", json!({"abc": 1})),
+        ("logit_bias", json!({"": 1})),
+        ("logit_bias", json!({"-1": 1})),
+        ("logit_bias", json!({"+1": 1})),
+        ("logit_bias", json!({"1.5": 1})),
+        ("logit_bias", json!({"99999999999": 1})),
+        ("logit_bias", json!({"05": 1})),
+        ("logit_bias.1", json!({"1": "a"})),
+        ("logit_bias.1", json!({"1": 1.5})),
+        ("logit_bias.1", json!({"1": 101})),
+        ("stop[1]", json!(["a", 7])),
+        ("stop[0]", json!([["a"]])),
+        ("stop", json!({"a": 1})),
+        ("stop", json!(true)),
+        ("seed", json!(1.5)),
+        ("seed", json!([1])),
+        ("logprobs", json!([true])),
+        ("top_logprobs", json!("3")),
+        ("response_format.type", json!({"type": 1})),
+        ("response_format.json_schema", json!({"type": "json_schema", "json_schema": "x"})),
+        (
+            "response_format.json_schema.schema",
+            json!({"type": "json_schema", "json_schema": {"name": "a", "schema": []}}),
+        ),
+        (
+            "response_format.json_schema.strict",
+            json!({"type": "json_schema", "json_schema": {"name": "a", "strict": 1}}),
+        ),
+        ("tools[0]", json!([7])),
+        ("tools[0].type", json!([{"type": 7}])),
+        ("tools[0].function", json!([{"type": "function", "function": "f"}])),
+        ("tools[0].function.name", json!([{"type": "function", "function": {"name": 7}}])),
+        ("tools[0].function.parameters", function(json!("x"))),
+        ("tool_choice.function.name", json!({"type": "function", "function": {"name": 7}})),
+        ("tool_choice", json!(7)),
+        ("messages[0].content[0].text", json!([{"role": "user", "content": [{"type": "text", "text": 7}]}])),
+        ("stream_options.include_usage", json!({"include_usage": "yes"})),
+        ("n", json!("1")),
+        ("temperature", json!({"a": 1})),
+        ("modalities[0]", json!([7])),
+    ];
+    for (path, value) in wrong {
+        let field = path.split(['.', '[']).next().unwrap();
+        let answer = alice.ask(and(chat("a"), &json!({field: value}))).await.refused(400, "invalid_request");
+        let error = answer.json()["error"].clone();
+        assert_eq!(error["param"], path, "{field} = {value}: {error}");
+    }
+    assert_eq!(door.upstream.connections(), 0);
+    door.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_openai_understands_and_costs_nothing_extra_is_passed_on() {
     let door = Door::open(Settings::new()).await;
     let alice = door.user("alice");

@@ -229,6 +229,45 @@ async fn nothing_of_the_operators_account_reaches_the_client() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_code_and_a_field_of_the_upstream_never_name_the_operator() {
+    let door = Door::open(Settings::new()).await;
+    let key = door.operator_key().to_owned();
+    let telling = [
+        key.clone(),
+        format!("invalid{key}"),
+        format!("messages[0].{key}"),
+        key.replace('-', "_"),
+        "org-canary9".to_owned(),
+        "proj_canary9".to_owned(),
+        "badsk-canary9".to_owned(),
+        "not_in_org_canary9".to_owned(),
+        "127.0.0.1".to_owned(),
+    ];
+    for status in [400, 404, 422] {
+        let ours = if status == 404 { "not_found" } else { "invalid_request" };
+        for word in &telling {
+            let error = json!({"error": {"message": "x", "type": "t", "code": word, "param": word}}).to_string();
+            for (answer, _) in both_ways(&door, move |_| Reply::status(status, "application/json", error.clone())).await
+            {
+                let told = answer.clone().expect(status).json()["error"].clone();
+                assert_eq!((&told["code"], &told["param"]), (&json!(ours), &Value::Null), "{status} {word}");
+                assert_eq!(answer.header("x-tollgate-error"), ours, "{status} {word}");
+            }
+        }
+    }
+    // What is about the request passes, but to nobody's log: there only our own words stand.
+    for (answer, _) in both_ways(&door, |_| Reply::error(400, "word_of_the_upstream", "x")).await {
+        assert_eq!(answer.expect(400).json()["error"]["code"], "word_of_the_upstream");
+    }
+    let output = door.process.output();
+    assert!(output.contains("upstream_rejected"), "the lines are there: {output}");
+    for word in telling.iter().map(String::as_str).filter(|word| *word != "127.0.0.1").chain(["word_of_the_upstream"]) {
+        assert!(!output.contains(word), "the log has {word}");
+    }
+    door.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_error_page_of_ten_megabytes_is_neither_kept_nor_shown() {
     let door = Door::open(Settings::new()).await;
     let page = "<html>page-canary</html>".repeat(10 * 1024 * 1024 / 24);

@@ -155,7 +155,9 @@ async fn a_refusal_is_one_span_and_a_broken_parent_begins_a_trace() {
     door.send(call).await.refused(403, "model_not_allowed");
     door.upstream.next(|_| Reply::status(500, "text/plain", "no"));
     alice.ask(chat("b")).await.refused(502, "upstream_error");
-    let spans = collector.until_spans(3).await;
+    door.upstream.next(|_| Reply::error(400, "word_of_the_upstream", "no"));
+    alice.ask(chat("c")).await.expect(400);
+    let spans = collector.until_spans(5).await;
     let refused = attributes(&spans[0].attributes);
     assert_eq!(
         (refused["error.type"].as_str(), refused["http.response.status_code"].as_str()),
@@ -166,6 +168,7 @@ async fn a_refusal_is_one_span_and_a_broken_parent_begins_a_trace() {
         .iter()
         .filter(|span| attributes(&span.attributes).get("error.type").is_some_and(|it| it == "upstream_error"));
     assert_eq!(failed.count(), 2, "the request, and the call in it");
+    assert!(!format!("{spans:?}").contains("word_of_the_upstream"), "a label takes no words but ours");
     door.close().await;
 }
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::smuggling::{PATH, raw};
 use crate::support::caller::{Call, User, and, chat, chat_stream};
@@ -49,6 +49,40 @@ async fn half_sent_heads_are_closed_and_nobody_notices() {
         assert!(wire.is_closed_within(Duration::from_secs(5)).await, "half-sent head {number} is still open");
     }
     assert_eq!(door.ledger_rows().len(), 10);
+    door.close().await;
+}
+
+/// Few descriptors, and fewer yet for a server that does not ask for all of them.
+const FEW_DESCRIPTORS: &[&str] = &["sh", "-c", "ulimit -Sn 128; ulimit -Hn 256; exec \"$@\"", "sh"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_who_say_nothing_keep_nobody_out_and_take_no_descriptor_that_is_needed() {
+    // Nobody is waited for: silence is closed only after this test.
+    let settings = Settings::new().with(r#"server.header_timeout = "60s""#).under(FEW_DESCRIPTORS);
+    let door = Door::open(settings).await;
+    door.process.until_it_says("and 256 are allowed").await;
+    door.upstream.next(|seen| Talk::words(20).every(Duration::from_millis(200)).reply(seen));
+    let mut open = door.user("alice").open(chat_stream("a long one")).await;
+    open.next_block().await.unwrap();
+    let mut wires = Vec::new();
+    for number in 0..400 {
+        let mut wire = Wire::open(door.front.address()).await;
+        // Every other begins a head; it may have been closed already.
+        if number % 2 == 0 {
+            drop(wire.send(b"GET / HTTP/1.1\r\nHost: a\r\nX").await);
+        }
+        wires.push(wire);
+    }
+    let honest = serves_well(&door, "with 400 silent connections");
+    timeout(Duration::from_secs(20), honest).await.expect("an honest stream is kept waiting");
+    for path in ["/", "/health/ready"] {
+        assert_eq!(door.send(Call::get(path)).await.status, 200, "{path}");
+    }
+    let whole = open.rest().await;
+    assert!(whole.text().ends_with("data: [DONE]\n\n"), "who was heard is not cut: {}", whole.text());
+    let output = door.process.output();
+    assert!(!output.contains("cannot accept a connection"), "{}", door.process.tail());
+    drop(wires);
     door.close().await;
 }
 
