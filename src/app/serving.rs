@@ -1,24 +1,25 @@
 //! The accept loop: connections with limits, and a shutdown that lets streams finish within the grace.
 
+use std::convert::Infallible;
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
-use axum::response::Response;
+use axum::body::Body;
+use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use listenfd::ListenFd;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::ServiceExt;
+use tower::{Service, ServiceExt};
 
 use super::App;
 use super::seats::{Answering, Seats, Taken};
@@ -100,8 +101,6 @@ pub async fn serve(app: Arc<App>, writer: Writer, listeners: impl Into<Listeners
     app.work.spawn(stop.clone().run_until_cancelled_owned(async move { auth.keep_fresh().await }));
     let (sending, sent) = (TaskTracker::new(), CancellationToken::new());
     send_entries(&app, &sending, &sent);
-    let graceful = GracefulShutdown::new();
-    let ending = || (graceful.watcher(), stop.clone());
     let connections = TaskTracker::new();
     let seats = Seats::new(app.descriptors.connections(server.open_requests_max));
     let admin_seats = Seats::new(ADMIN_CONNECTIONS);
@@ -113,11 +112,11 @@ pub async fn serve(app: Arc<App>, writer: Writer, listeners: impl Into<Listeners
             accepted = accept_if(admin.as_ref(), &admin_seats) => (accepted, &admin_router),
         };
         let Some(accepted) = accepted else { continue };
-        connections.spawn(connection(&app, &server, accepted, router.clone(), ending()));
+        connections.spawn(connection(&app, &server, accepted, router.clone(), stop.clone()));
     }
     drop((users, admin));
     connections.close();
-    drain(&app, graceful, &connections, server.shutdown_grace).await;
+    drain(&app, &connections, server.shutdown_grace).await;
     // After the last request has settled, so that its entry may go as well.
     sent.cancel();
     sending.close();
@@ -182,12 +181,14 @@ async fn accept(listener: &TcpListener, seats: &Arc<Seats>) -> Option<Accepted> 
 }
 
 /// One connection with its limits: head size and time, idle time, and time for a reader that does not read.
+///
+/// Its task lives as long as the connection, so nothing in it is moved once it is made: what is moved is kept twice.
 fn connection(
     app: &Arc<App>,
     server: &Server,
     (stream, taken): Accepted,
     router: Router,
-    (watcher, stop): (Watcher, CancellationToken),
+    stop: CancellationToken,
 ) -> impl Future<Output = ()> + Send + 'static {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
@@ -195,35 +196,30 @@ fn connection(
         .max_buf_size(server.header_bytes_max)
         .half_close(false);
     let (header_timeout, write_timeout) = (server.header_timeout, server.body_timeout);
-    let (asked, answered) = (taken.seat(), taken.seat());
-    let router = router
-        .map_request(move |request: http::Request<Incoming>| {
-            asked.works();
-            request
-        })
-        .map_response(move |response: Response| response.map(|body| Answering::new(body, answered.clone())));
-    let handled = async move {
-        if !begins(&stream, header_timeout, &stop).await {
-            return;
-        }
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "no TCP_NODELAY");
-        }
-        let mut timed = TimeoutStream::new(stream);
-        timed.set_write_timeout(Some(write_timeout));
-        let mut handled = http.serve_connection(TokioIo::new(Box::pin(timed)), TowerToHyperService::new(router));
-        // The head is read before it hears of a shutdown: hyper closes a connection that it has read nothing from, and
-        // with it a request that is there already.
-        let done = match poll_fn(|context| Poll::Ready(Pin::new(&mut handled).poll(context))).await {
-            Poll::Ready(done) => done,
-            Poll::Pending => watcher.watch(handled).await,
-        };
-        if let Err(error) = done {
-            tracing::debug!(%error, "connection");
-        }
-    };
     let cut = app.cut.clone();
     async move {
+        let handled = async {
+            if !begins(&stream, header_timeout, &stop).await {
+                return;
+            }
+            let service = TowerToHyperService::new(seated(router, &taken));
+            let mut serving = pin!(http.serve_connection(timed(stream, write_timeout), service));
+            // The head is read before it hears of a shutdown: hyper closes a connection that it has read nothing from, and
+            // with it a request that is there already.
+            let done = match poll_fn(|context| Poll::Ready(serving.as_mut().poll(context))).await {
+                Poll::Ready(done) => done,
+                Poll::Pending => tokio::select! {
+                    done = serving.as_mut() => done,
+                    () = stop.cancelled() => {
+                        serving.as_mut().graceful_shutdown();
+                        serving.await
+                    }
+                },
+            };
+            if let Err(error) = done {
+                tracing::debug!(%error, "connection");
+            }
+        };
         tokio::select! {
             biased;
             () = cut.cancelled() => {}
@@ -233,6 +229,34 @@ fn connection(
         // Only now: the descriptor is free.
         drop(taken);
     }
+}
+
+type Timed = TokioIo<Pin<Box<TimeoutStream<TcpStream>>>>;
+
+fn timed(stream: TcpStream, write_timeout: Duration) -> Timed {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "no TCP_NODELAY");
+    }
+    let mut timed = TimeoutStream::new(stream);
+    timed.set_write_timeout(Some(write_timeout));
+    TokioIo::new(Box::pin(timed))
+}
+
+/// The routes, for a connection whose seat is to know when it works.
+fn seated(
+    router: Router,
+    taken: &Taken,
+) -> impl Service<Request<Incoming>, Response = Response<Answering<Body>>, Error = Infallible, Future: Send + 'static>
++ Clone
++ Send
++ 'static {
+    let (asked, answered) = (taken.seat(), taken.seat());
+    router
+        .map_request(move |request: Request<Incoming>| {
+            asked.works();
+            request
+        })
+        .map_response(move |response: Response<Body>| response.map(|body| Answering::new(body, answered.clone())))
 }
 
 /// Whether a new connection begins to send in time. Whoever connected before a shutdown is heard.
@@ -251,10 +275,9 @@ async fn begins(stream: &TcpStream, patience: Duration, stop: &CancellationToken
 }
 
 /// Lets open requests finish, then cuts them.
-async fn drain(app: &App, graceful: GracefulShutdown, connections: &TaskTracker, grace: Duration) {
+async fn drain(app: &App, connections: &TaskTracker, grace: Duration) {
     tracing::info!(open = app.open_requests(), grace_s = grace.as_secs(), "stopping: no new connections");
     let finished = async {
-        graceful.shutdown().await;
         connections.wait().await;
         app.work.close();
         app.work.wait().await;
@@ -282,4 +305,30 @@ async fn close(app: &App, writer: Writer) {
         telemetry.stop().await;
     }
     tracing::info!("stopped");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::config::{Config, DemoUpstream, StoreUrl};
+
+    /// A thousand open streams are a thousand of these. What an `async` block takes in and moves on, it keeps twice.
+    #[tokio::test]
+    async fn the_task_of_a_connection_is_small() {
+        let folder = std::env::temp_dir().join(format!("tollgate-serving-{}", uuid::Uuid::now_v7()));
+        let upstream = DemoUpstream { url: Some("http://127.0.0.1:1/v1".to_owned()), ..DemoUpstream::default() };
+        let mut config = Config::for_demo(("127.0.0.1:0", ""), &upstream).unwrap();
+        config.store.url = StoreUrl::Sqlite(folder.join("ledger.db"));
+        let (app, writer) = App::open(config, Clock::system()).unwrap();
+        let listener = listen("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let accepted = (stream, Seats::new(1).take());
+        let (server, stop) = (app.config().server.clone(), CancellationToken::new());
+        let task = connection(&app, &server, accepted, super::super::router(&app), stop);
+        assert!(size_of_val(&task) < 2500, "{} bytes", size_of_val(&task));
+        drop(task);
+        writer.close();
+        std::fs::remove_dir_all(folder).unwrap();
+    }
 }
