@@ -192,7 +192,6 @@ mod tests {
                 none,
                 text = "\u{7f}é\u{2028}\\",
                 as_debug = ?["a\n"],
-                error = &error as &dyn std::error::Error,
                 %error,
                 "it {}",
                 "failed"

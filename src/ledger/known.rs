@@ -29,7 +29,7 @@ pub(super) struct Change {
 }
 
 impl Change {
-    fn used_of(&self, window: &Window) -> Amounts {
+    fn spent_in(&self, window: &Window) -> Amounts {
         if window.per.is_rate() { Amounts { requests: self.rate_requests, ..self.used } } else { self.used }
     }
 }
@@ -90,10 +90,10 @@ impl Known {
         let Some(windows) = self.of.get_mut(user) else { return };
         let contain = |kept: &&mut Kept| kept.window.start <= moment && moment < kept.window.end;
         for kept in windows.kept.iter_mut().filter(contain) {
-            let used = change.used_of(&kept.window);
-            kept.standing =
-                Standing { held: kept.standing.held.plus(change.held), used: kept.standing.used.plus(used) };
-            kept.unwritten = kept.unwritten.plus(used);
+            let spent = change.spent_in(&kept.window);
+            let Standing { used, held } = kept.standing;
+            kept.standing = Standing { used: used.plus(spent), held: held.plus(change.held) };
+            kept.unwritten = kept.unwritten.plus(spent);
         }
     }
 

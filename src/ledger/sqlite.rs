@@ -497,14 +497,14 @@ impl Book {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    fn insert_window(&self, user: &str, window: &Window, used: &Amounts) -> Result<(), Failure> {
+    fn insert_window(&self, user: &str, window: &Window, spent: &Amounts) -> Result<(), Failure> {
         let mut insert = self.db.prepare_cached(
             "insert or ignore into window_sums
                  (user_id, ends_at, per, starts_at, requests_used, tokens_used, micros_used)
              values (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         )?;
         let (from, until) = (window.start.millis(), window.end.millis());
-        insert.execute(params![user, until, window.per.as_str(), from, used.requests, used.tokens, used.cost])?;
+        insert.execute(params![user, until, window.per.as_str(), from, spent.requests, spent.tokens, spent.cost])?;
         Ok(())
     }
 

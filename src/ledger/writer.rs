@@ -26,7 +26,7 @@ use crate::plan::Hold;
 const BATCH_MAX: usize = 1024;
 /// From how many holds and endings in a batch on the next one is given time to gather.
 const CROWD: usize = 16;
-/// How long. PostgreSQL has the same two settings: `commit_siblings` and `commit_delay`.
+/// How long. `PostgreSQL` has the same two settings: `commit_siblings` and `commit_delay`.
 const GATHER: Duration = Duration::from_millis(4);
 /// How often an idle writer looks for changes by others, and a failed write is tried again.
 const TICK: Duration = Duration::from_millis(200);

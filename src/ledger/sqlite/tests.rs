@@ -135,10 +135,10 @@ fn what_was_used_is_carried_over_and_what_was_held_is_summed_anew() {
     drop(old);
     let book = Book::open(&path, Uuid::now_v7()).unwrap();
     let held = Amounts { requests: 1, tokens: 15, cost: 9 };
-    let used = |n| Amounts { requests: n, tokens: 10 * n, cost: 100 * n };
+    let spent = |n| Amounts { requests: n, tokens: 10 * n, cost: 100 * n };
     let said = book.standing(request.user_id, request.now, &[day]).unwrap();
-    assert_eq!(said.windows, [Standing { used: used(5), held }]);
-    assert_eq!(book.app_standing(request.now, &day), Some(Standing { used: used(6), held }), "the rows say it");
+    assert_eq!(said.windows, [Standing { used: spent(5), held }]);
+    assert_eq!(book.app_standing(request.now, &day), Some(Standing { used: spent(6), held }), "the rows say it");
     drop(book);
     drop(std::fs::remove_file(&path));
 }
