@@ -4,6 +4,8 @@
 //! because `axum::serve` bounds neither heads nor idle connections (STYLE.md). What must outlive a caller runs on
 //! `work`, which `serve` waits for.
 
+#[cfg(debug_assertions)]
+mod drill;
 mod reload;
 pub(crate) mod requests;
 mod serving;
@@ -47,6 +49,8 @@ use crate::outbox::{self, Progress};
 use crate::upstream::Upstreams;
 use crate::{account, proxy};
 
+#[cfg(debug_assertions)]
+pub use drill::panics_when_told;
 pub use reload::{hangups, keep_reloaded};
 pub use requests::RequestId;
 pub use serving::{Listeners, listen, serve};
