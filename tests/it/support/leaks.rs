@@ -4,6 +4,8 @@
 //! key in the headers of the project's REST calls, a prompt in the body that goes to the upstream. Anywhere else it is
 //! found.
 
+use std::borrow::Cow;
+
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 
@@ -76,7 +78,7 @@ fn percent_encoded(byte: u8) -> String {
 /// Bytes that left the process: where to, and the one kind of secret that belongs there.
 struct Left<'a> {
     place: String,
-    bytes: &'a [u8],
+    bytes: Cow<'a, [u8]>,
     belongs: Option<Kind>,
 }
 
@@ -88,7 +90,7 @@ pub(crate) fn no_secret_got_out(evidence: &Evidence) -> Vec<String> {
         for (form, bytes) in canary.forms() {
             let finder = memchr::memmem::Finder::new(&bytes);
             let places = left.iter().filter(|left| left.belongs != Some(canary.kind));
-            let places = places.filter(|left| finder.find(left.bytes).is_some());
+            let places = places.filter(|left| finder.find(&left.bytes).is_some());
             found.extend(places.map(|left| format!("{} is {} ({form})", canary.name, left.place)));
         }
     }
@@ -98,12 +100,13 @@ pub(crate) fn no_secret_got_out(evidence: &Evidence) -> Vec<String> {
 }
 
 fn everything(evidence: &Evidence) -> Vec<Left<'_>> {
-    let mut all = vec![Left { place: "in the output".to_owned(), bytes: evidence.output.as_bytes(), belongs: None }];
+    let mut all =
+        vec![Left { place: "in the output".to_owned(), bytes: evidence.output.as_bytes().into(), belongs: None }];
     for (name, bytes) in &evidence.files {
-        all.push(Left { place: format!("in the file {name}"), bytes, belongs: None });
+        all.push(Left { place: format!("in the file {name}"), bytes: bytes.into(), belongs: None });
     }
     for answer in evidence.heard.iter().chain(&evidence.operators) {
-        all.extend(of_answer(answer));
+        all.push(of_answer(answer));
     }
     for served in &evidence.served {
         let belongs = |part: Part<'_>| match part {
@@ -129,11 +132,12 @@ fn everything(evidence: &Evidence) -> Vec<Left<'_>> {
     all
 }
 
-fn of_answer(answer: &Answer) -> impl Iterator<Item = Left<'_>> {
-    let place = format!("in an answer to {}", answer.what);
-    let headers = answer.headers.iter().flat_map(|(name, value)| [name.as_bytes(), value.as_bytes()]);
-    let parts = headers.chain([answer.body.as_slice()]);
-    parts.map(move |bytes| Left { place: place.clone(), bytes, belongs: None })
+/// All of it at once: there are many, and nothing secret belongs anywhere in them.
+fn of_answer(answer: &Answer) -> Left<'_> {
+    let mut bytes: Vec<u8> =
+        answer.headers.iter().flat_map(|(name, value)| [name, ": ", value, "\n"].concat().into_bytes()).collect();
+    bytes.extend(&answer.body);
+    Left { place: format!("in an answer to {}", answer.what), bytes: bytes.into(), belongs: None }
 }
 
 /// A part of a request, of which each is allowed something else.
@@ -152,5 +156,5 @@ fn of_request<'a>(
     let place = format!("{place} in {} {}", request.method, request.target);
     let headers = request.headers.iter().map(|(name, value)| (Part::Header(name), value.as_bytes()));
     let parts = headers.chain([(Part::Target, request.target.as_bytes()), (Part::Body, request.body.as_slice())]);
-    parts.map(move |(part, bytes)| Left { place: place.clone(), bytes, belongs: belongs(part) })
+    parts.map(move |(part, bytes)| Left { place: place.clone(), bytes: bytes.into(), belongs: belongs(part) })
 }
