@@ -181,9 +181,9 @@ async fn asks_and_never_reads(door: &Door, user: &User) -> Wire {
 async fn with_long_answers() -> Door {
     let settings = Settings::new()
         .with(
-            "plans.free.max_output_tokens = 30000\nplans.free.concurrent_requests = 200\nserver.body_timeout = \"15s\"",
+            "plans.free.max_output_tokens = 30000\nplans.free.concurrent_requests = 200\nserver.body_timeout = \"40s\"",
         )
-        .with("proxy.total_timeout = \"40s\"\nproxy.idle_timeout = \"20s\"\nproxy.drain_timeout = \"2s\"");
+        .with("proxy.total_timeout = \"90s\"\nproxy.idle_timeout = \"60s\"\nproxy.drain_timeout = \"2s\"");
     let door = Door::open(settings).await;
     door.upstream.always(|seen| match seen.cap() {
         Some(30_000) => flood(6_000_000),
@@ -201,7 +201,7 @@ async fn settles_down(door: &Door) {
         if door.process.cpu().saturating_sub(before) <= Duration::from_millis(30) {
             return;
         }
-        assert!(begun.elapsed() < Duration::from_secs(10), "it never rests while nobody reads");
+        assert!(begun.elapsed() < Duration::from_secs(30), "it never rests while nobody reads");
     }
 }
 
@@ -236,7 +236,7 @@ async fn readers_that_never_read_are_bounded_and_nobody_notices() {
 async fn is_idle_again(door: &Door, user: &User, what: &str) {
     let begun = Instant::now();
     while door.upstream.count() == 0 || user.me().await["concurrent"]["open"] != 0 {
-        assert!(begun.elapsed() < Duration::from_mins(1), "{what} open for ever");
+        assert!(begun.elapsed() < Duration::from_mins(2), "{what} open for ever");
         sleep(Duration::from_millis(200)).await;
     }
 }
