@@ -33,6 +33,7 @@ fmt:
 # Licences, bans and sources of the dependencies (cargo install cargo-deny)
 deny:
     cargo deny check bans licenses sources
+    cargo deny --manifest-path fuzz/Cargo.toml --config deny.toml --locked check bans licenses sources
 
 # What the binary is made of, as CycloneDX JSON in target/sbom (cargo install cargo-cyclonedx)
 sbom *TARGET:

@@ -5,6 +5,8 @@
 //! `work`, which `serve` waits for.
 
 pub(crate) mod descriptors;
+#[cfg(debug_assertions)]
+mod drill;
 mod reload;
 pub(crate) mod requests;
 mod seats;
@@ -50,6 +52,8 @@ use crate::upstream::Upstreams;
 use crate::{account, proxy};
 
 use descriptors::Descriptors;
+#[cfg(debug_assertions)]
+pub use drill::panics_when_told;
 pub use reload::{hangups, keep_reloaded};
 pub use requests::RequestId;
 pub use serving::{Listeners, listen, serve};

@@ -173,7 +173,7 @@ fn the_bound(mut order: Order, sent: &[u8]) {
     }
     let tokenizer = order.price().tokenizer;
     let messages = u64::try_from(sent.get("messages").map_or(0, |list| list.items().len())).expect("few");
-    let framed = tokens::count(tokenizer, &prompt) + 4 * messages + 3;
+    let framed = tokens::count(tokenizer, &prompt) + 4 * messages + 3 + images("", &sent, order.model());
     let by_bytes = order.ask(64).input_tokens;
     assert!(by_bytes >= framed, "{by_bytes} tokens held by bytes, {framed} counted");
     if tokenizer == Tokenizer::Unknown {
@@ -188,6 +188,25 @@ fn the_bound(mut order: Order, sent: &[u8]) {
     let amounts = order.ask(64).amounts(order.output_cap());
     assert!(amounts.cost >= 0 && amounts.tokens >= i64::try_from(counted).expect("few") && amounts.requests == 1);
     assert!(order.ask(64).amounts(1).cost <= amounts.cost, "a smaller cap is no dearer");
+}
+
+/// What OpenAI's published rules charge for images at most, wherever they stand: of those here only gpt-4o-mini has rules.
+fn images(name: &str, value: &Json, model: &str) -> u64 {
+    let below = match value {
+        Json::List(items) => items.iter().map(|item| images(name, item, model)).sum(),
+        Json::Object(members) if !matches!(name, "parameters" | "schema") => {
+            members.iter().map(|(name, value)| images(name, value, model)).sum()
+        }
+        _ => 0,
+    };
+    let is_low = value.get("detail").and_then(Json::text) == Some("low");
+    match (name, value, model) {
+        ("image_url", Json::Object(_), "gpt-4o-mini") if is_low => 2_833 + below,
+        // At most 4 × 2 tiles on top of that.
+        ("image_url", Json::Object(_), "gpt-4o-mini") => 2_833 + 8 * 5_667 + below,
+        ("image_url", Json::Object(_), _) => 16_384 + below,
+        _ => below,
+    }
 }
 
 /// Every text of a prompt, as it might be laid before a model.

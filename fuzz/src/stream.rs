@@ -35,6 +35,7 @@ pub fn check(data: &[u8]) {
         }
         assert_eq!(metered(parts, wants_usage), whole, "cut at random");
         whole_events(data, &whole, wants_usage);
+        usage_as_said(data, &whole);
         sane(&whole.measured);
     }
     if dice.below(64) == 0 && !data.is_empty() {
@@ -115,6 +116,40 @@ fn whole_events(data: &[u8], seen: &Seen, wants_usage: bool) {
         }
         Ok(()) => assert_eq!(seen.out, wanted),
         Err(_) => assert!(wanted.starts_with(&seen.out), "nothing passes that did not come"),
+    }
+}
+
+/// Usage is what one event says of it, and nothing where none does. (Of several, and of those that contradict themselves, the
+/// product judges by rule; that is for its own tests.)
+fn usage_as_said(data: &[u8], seen: &Seen) {
+    if seen.read.is_err() {
+        return;
+    }
+    let payloads = payloads(data);
+    let before_the_end = payloads.iter().take_while(|payload| payload.trim_ascii() != b"[DONE]");
+    let Some(events) = before_the_end.map(|payload| Json::read(payload)).collect::<Option<Vec<Json>>>() else { return };
+    let once = |json: &Json, name: &str| json.members().iter().filter(|(member, _)| member == name).count() <= 1;
+    if !events.iter().all(|event| matches!(event, Json::Object(_)) && once(event, "usage")) {
+        return;
+    }
+    let said: Vec<&Json> =
+        events.iter().filter_map(|event| event.get("usage")).filter(|usage| **usage != Json::Null).collect();
+    let usage = seen.measured.usage;
+    if said.is_empty() {
+        assert_eq!(usage, None, "nothing was said of usage");
+    }
+    let [one] = said.as_slice() else { return };
+    let names = ["prompt_tokens", "completion_tokens", "total_tokens"];
+    let is_plain = one.members().iter().all(|(name, _)| names.contains(&name.as_str()) && once(one, name));
+    let [prompt, completion, total] = names.map(|name| one.get(name).and_then(Json::whole));
+    let (Some(prompt), Some(completion)) = (prompt, completion) else { return };
+    let in_range = (1..=10_000_000).contains(&prompt) && (1..=10_000_000).contains(&completion);
+    let adds_up = one.get("total_tokens").is_none() || total == Some(prompt + completion);
+    if is_plain && in_range && adds_up {
+        let usage = usage.expect("what one event says plainly is believed");
+        assert_eq!((i128::from(usage.input_tokens), i128::from(usage.output_tokens)), (prompt, completion));
+        let parts = [usage.cached_input_tokens, usage.cache_write_tokens, usage.reasoning_tokens];
+        assert_eq!(parts, [0; 3], "of parts nothing was said");
     }
 }
 

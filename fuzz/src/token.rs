@@ -1,5 +1,5 @@
-//! A caller's token. The first byte says how: `r`, an Authorization header as it stands; `h`, `e`, `p`: a header and, on
-//! the next line, claims, signed by us as HS256, EdDSA or ES256 would be. Whoever is let in has a token that another
+//! A caller's token. The first byte says how: `r`, an Authorization header as it stands; `h`, `e`, `p`, `s`: a header and,
+//! on the next line, claims, signed by us as HS256, EdDSA, ES256 or RS256 would be. Whoever is let in has a token that another
 //! library verifies too, with claims that hold by another reading of them.
 
 use std::io::{Read, Write};
@@ -10,9 +10,11 @@ use std::time::Duration;
 use aws_lc_rs::encoding::{AsBigEndian, EcPublicKeyUncompressedBin};
 use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair};
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256, RsaKeyPair,
+};
 use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use http::{HeaderMap, HeaderValue, header};
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
@@ -24,6 +26,22 @@ use tollgate::error::Code;
 use super::json::Json;
 
 const SECRET: &str = "kU7vX1pQ9zR4tW8yB3nM6cL2dF5gH0jS";
+/// Made for this: making one takes too long for every start.
+const RSA_KEY: &str = "\
+    MIIEowIBAAKCAQEAzDDqlpWYmH8fxGIZ865iBszZNGh+l/ps972Q84XA5VZMLGHb8y2R/VbTzwm84EdstNsj+bOo1pBjWFAPieD+KuNhcJEhpZBTv+KO\
+    7Wzp6Irf+hb2UOdGyvuZZ89rocugTeKuoPM1/hTPhsJc7pK/0d9PV3ic2YWh8jGQmyG5u9xovBkKlBRJSPNQXcB+1y47a8lykkCcfEd2QDRNR1yydaZ3\
+    6d93x5SnFA7txmJqHUHS0+XEpXX5G+pRlrvLTaCLBKgHY+U305ch7drMatUWs2bJzak7Hs0PBuSG1phcDiYHqIfxCH/OPnJ+2nNEHG9I5twdeZZnkYxK\
+    zCICNQToxwIDAQABAoIBABm92PUe6tveutyBGZB03XrJ/F/1BHCYa4BX75wjsou282ds9tOTXSI4/f7N1XfYyUWLkt953MEf9sY9YZgaOzCg9bnBMiKz\
+    LTu1jhs0bdCZIV9f4bGVVoFkcpR5u7Hr/8uR1j4IKzha20a73gddjL0ij9gRJoTtqdrkkLxd5hJenzmHpesSQrTvQHqQY1uPll8Tcdr8mlPIHReiOEbt\
+    YH6qEJruVedUrupfi7F5icIuYhg3bkcbXuLIB1b//0Or6zzhcrdkJ6gr6GQPnzgs9NAHBdOyuC9Dkc7+CWgmMP26CJU+cF992PACY6vof33socek7msj\
+    9J1Y7Zkp92vtl9ECgYEA884MeWhXt+DN/WGgznPhJ+nLx9UHy7JWl9p2o8VKnRiX7ay8YwrNaSodoJZRndrIyBzQlcjZQr4GAIsYoi4IgctGl/YIzI6x\
+    RCA5B7hDBkZPdPYpaw2YlMXwK4sk8G8v5ghOBErwZCo9VWWxDj5K7aoPkSjtkg/aWD3yH2C0OnMCgYEA1mebrIocsOmqVLnJ3MKk89IAHe3K5rbm/QTH\
+    RTRO9NPmGI3a+8YOQJuY/dV9FYR3i8f0E1SJMSAkFJemMGJchCYWJ1TcI39JnxcRBxL9vPvAk8gNO6YA8mWlVPfNnTMpvj9lkFg7TqFlsdgHsqnF7C2I\
+    QTRjrrwV4GUtFEj5X10CgYBVcYj9o4vabXbDrktlD0eBbXZ1ejtZMA8Y+P9LNgGIPO5B5Z/ANjD3AkOP3B6Oa/ah6zdOxy0dLut7lUP00p04n70F1LwQ\
+    tJF7hq91/SXANTPzkbHCSumGejhJimJPwSfQPmjZKEpHUGZeX11F2J752/fIr8dSwSuMcWlBheqj8QKBgDRBelK6MrX3rXkK8yUoF5YJd9fTjiFfMLs4\
+    P+0hC6FmR+1yHY5BvlWG1un+74agC5b4/Ab+EpXzlHekYm/meVAIDFw3tZO9QU9SCudjfI5j+ZLLLlZ8ZjyuA3bLEsUepCznPLTKnGHUunl3AqFL+Z5P\
+    lqb1wtnio55Wan9ILedNAoGBANsVumdKba9LUHdLz1hN24x0TZqGJtKCxYm0Zsktkr/rnsW5By4i4bOk3ZTU06xliuS0l7ktrpXbLyHl8omDAQ4/RtZr\
+    FRoOv+ryRTzC75rfjbg016s9In96UikIN2b/fYC1ajYOfyVKlizq7h3LmuW2CcSw/lZkazDL5d8GLokc";
 const ISSUER: &str = "https://project.test/auth/v1";
 /// The moment at which every token comes.
 const NOW: i64 = 2_000_000_000;
@@ -35,7 +53,8 @@ struct Door {
     who: Authenticator,
     ed25519: Ed25519KeyPair,
     p256: EcdsaKeyPair,
-    jwks: [String; 2],
+    rsa: RsaKeyPair,
+    jwks: [String; 3],
 }
 
 static DOOR: LazyLock<Door> = LazyLock::new(|| {
@@ -44,9 +63,14 @@ static DOOR: LazyLock<Door> = LazyLock::new(|| {
     let point: EcPublicKeyUncompressedBin<'_> = p256.public_key().as_be_bytes().expect("a point");
     let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
     let (x, y) = point.as_ref()[1..].split_at(32);
+    let rsa = RsaKeyPair::from_der(&STANDARD.decode(RSA_KEY).expect("base64")).expect("a key");
+    // RSAPublicKey (RFC 8017 A.1.1) of 2048 bits: 4 bytes of sequence, 5 of integer with its leading zero, n, 02 03, e.
+    let numbers = rsa.public_key().as_ref();
+    let (n, e) = (encode(&numbers[9..265]), encode(&numbers[267..]));
     let jwks = [
         format!(r#"{{"kty":"OKP","crv":"Ed25519","kid":"e","x":"{}"}}"#, encode(ed25519.public_key().as_ref())),
         format!(r#"{{"kty":"EC","crv":"P-256","kid":"p","x":"{}","y":"{}"}}"#, encode(x), encode(y)),
+        format!(r#"{{"kty":"RSA","kid":"s","n":"{n}","e":"{e}"}}"#),
     ];
     let url = publish(format!(r#"{{"keys":[{}]}}"#, jwks.join(",")));
     let config = super::settings(&[
@@ -60,7 +84,7 @@ static DOOR: LazyLock<Door> = LazyLock::new(|| {
     let clock = Clock::system();
     clock.shift((NOW * 1000) - clock.now().millis());
     let who = Authenticator::new(&config.auth, tokio_util::task::TaskTracker::new(), clock);
-    Door { runtime, config, who, ed25519, p256, jwks }
+    Door { runtime, config, who, ed25519, p256, rsa, jwks }
 });
 
 /// Serves one text at a URL, for ever.
@@ -134,6 +158,11 @@ fn header_value(mode: u8, rest: &[u8], door: &Door) -> Option<HeaderValue> {
         }
         b'e' => door.ed25519.sign(message.as_bytes()).as_ref().to_vec(),
         b'p' => door.p256.sign(&SystemRandom::new(), message.as_bytes()).ok()?.as_ref().to_vec(),
+        b's' => {
+            let mut signature = vec![0; door.rsa.public_modulus_len()];
+            door.rsa.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), message.as_bytes(), &mut signature).ok()?;
+            signature
+        }
         _ => return None,
     };
     HeaderValue::from_str(&format!("Bearer {message}.{}", URL_SAFE_NO_PAD.encode(signature))).ok()
@@ -159,6 +188,7 @@ fn proven(value: &HeaderValue, door: &Door) {
         Some("HS256") => (Algorithm::HS256, DecodingKey::from_secret(SECRET.as_bytes())),
         Some("EdDSA") => (Algorithm::EdDSA, public(&door.jwks[0])),
         Some("ES256") => (Algorithm::ES256, public(&door.jwks[1])),
+        Some("RS256") => (Algorithm::RS256, public(&door.jwks[2])),
         other => panic!("an algorithm that no key here has: {other:?}"),
     };
     for name in ["crit", "b64", "jwk", "jku", "x5u", "x5c", "zip", "enc"] {

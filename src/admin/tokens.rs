@@ -146,12 +146,13 @@ const fn minute(now: Timestamp) -> i64 {
     now.secs().div_euclid(60)
 }
 
-/// In constant time, though digests tell little.
 fn is_from_settings(app: &App, token: &Digest) -> bool {
-    let same = |right: &SecretString| {
-        constant_time::verify_slices_are_equal(token, &digest(right.expose_secret().as_bytes())).is_ok()
-    };
-    app.config().server.admin_token.as_ref().is_some_and(same)
+    app.config().server.admin_token.as_ref().is_some_and(|right| is_of(token, right))
+}
+
+/// Whether it is the digest of this secret; in constant time, though digests tell little.
+fn is_of(token: &Digest, secret: &SecretString) -> bool {
+    constant_time::verify_slices_are_equal(token, &digest(secret.expose_secret().as_bytes())).is_ok()
 }
 
 /// The ledger has a token that somebody can use. Blocks.
@@ -163,6 +164,26 @@ pub(crate) fn has_made_token(store: &StoreUrl) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tokens_are_compared_as_digests_and_in_constant_time() {
+        let secret = SecretString::from("a token of the settings, long enough");
+        let right = digest(secret.expose_secret().as_bytes());
+        assert!(is_of(&right, &secret));
+        for place in [0, 15, 31] {
+            let mut wrong = right;
+            wrong[place] ^= 1;
+            assert!(!is_of(&wrong, &secret), "byte {place}");
+        }
+        assert!(!is_of(&digest(b"a token of the settings, long enoug"), &secret));
+        // A clock on a busy machine shows nothing of it: what compares is looked at instead.
+        let source = include_str!("tokens.rs").split("mod tests {").next().unwrap();
+        assert_eq!(source.matches("constant_time::verify_slices_are_equal(").count(), 1);
+        assert_eq!(source.matches("expose_secret()").count(), 1, "a secret is only ever made a digest of");
+        let compares = source.lines().filter(|line| line.contains("==") && !line.trim_start().starts_with("//"));
+        let of_tokens: Vec<&str> = compares.filter(|line| line.contains("token") || line.contains("digest")).collect();
+        assert!(of_tokens.is_empty(), "compared as text is: {of_tokens:?}");
+    }
 
     #[test]
     fn wrong_tokens_are_bounded_by_the_minute() {

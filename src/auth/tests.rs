@@ -10,6 +10,7 @@
 mod claims;
 mod forged;
 mod keys;
+mod rfcs;
 
 use std::sync::LazyLock;
 

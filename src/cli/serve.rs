@@ -56,6 +56,8 @@ pub(super) async fn run(config: Config, sources: Sources, handed: ListenFd) -> R
     if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
         tracing::warn!(%error, "systemd was not told that it serves");
     }
+    #[cfg(debug_assertions)]
+    app.work.spawn(stop.clone().run_until_cancelled_owned(crate::app::panics_when_told(Arc::clone(&app))));
     let reloading = keep_reloaded(Arc::clone(&app), sources, hangups);
     tokio::select! {
         () = serve(app, writer, listeners, stop) => {}

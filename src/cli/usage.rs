@@ -224,7 +224,7 @@ fn csv(object: &Value) -> String {
 
 /// As RFC 4180 says; and no spreadsheet takes what a caller may have chosen for a formula.
 fn quoted(text: &str) -> String {
-    let text = if text.starts_with(['=', '+', '-', '@']) { format!("'{text}") } else { text.to_owned() };
+    let text = if text.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{text}") } else { text.to_owned() };
     if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text }
 }
 
@@ -250,6 +250,10 @@ mod tests {
     fn values_are_quoted_where_commas_would_part_them_and_never_a_formula() {
         let row = json!({"model": "a,\"b\"", "requests": 7, "ended_at": null, "flags": ["x", "y"], "plan": "=1+1"});
         assert_eq!(csv(&row), "\"a,\"\"b\"\"\",7,,x y,'=1+1");
+        for begins in ["=", "+", "-", "@", "\t", "\r"] {
+            let cell = csv(&json!({"plan": format!("{begins}cmd|' /C calc'!A0")}));
+            assert!(cell.trim_start_matches('"').starts_with('\''), "{cell:?}");
+        }
     }
 
     #[test]

@@ -20,7 +20,9 @@ use crate::price::MicroUsd;
 
 /// Shorter tokens of the operator are warned about.
 const ADMIN_TOKEN_BYTES: usize = 16;
+/// The longest of most waits.
 const HOUR: Duration = Duration::from_hours(1);
+/// The longest that all of an answer may take.
 const DAY: Duration = Duration::from_hours(24);
 /// A day, at its longest, and another: the window of a day can always be summed up again from the log.
 pub(crate) const KEEP_REQUESTS_MIN: Duration = Duration::from_hours(24 * 2);

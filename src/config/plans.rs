@@ -17,6 +17,8 @@ use crate::price::{MicroUsd, Price, PriceEntry, PriceTable};
 pub(super) const TOKENS_MAX: u32 = 2_147_483_647;
 /// The highest limit in requests or tokens.
 const AMOUNT_MAX: i64 = 1_000_000_000_000;
+/// The longest name of a plan or an upstream.
+const NAME_BYTES_MAX: usize = 64;
 /// What a plan has that says nothing of it: as the built-in one.
 const OUTPUT_TOKENS: u32 = 1024;
 const INPUT_TOKENS: u32 = 16_000;
@@ -24,10 +26,10 @@ const INPUT_TOKENS: u32 = 16_000;
 /// Reads a name that stands in logs and answers: `[a-z0-9_-]{1,64}`.
 pub(super) fn name(text: &str) -> Result<String, Complaint> {
     let plain = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || "_-".contains(letter);
-    if (1..=64).contains(&text.len()) && text.chars().all(plain) {
+    if (1..=NAME_BYTES_MAX).contains(&text.len()) && text.chars().all(plain) {
         return Ok(text.to_owned());
     }
-    Err(complaint(format!("`{text}` is not a plain name"), "use 1 to 64 of a-z, 0-9, _ and -"))
+    Err(complaint(format!("`{text}` is not a plain name"), format!("use 1 to {NAME_BYTES_MAX} of a-z, 0-9, _ and -")))
 }
 
 /// The names of all plans, for people.

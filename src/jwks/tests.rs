@@ -1,5 +1,7 @@
 //! Keys in every form, and a JWKS server that counts who asks.
 
+mod rfcs;
+
 use std::sync::Arc;
 use std::sync::Mutex as StdMutex;
 use std::sync::atomic::{AtomicUsize, Ordering};

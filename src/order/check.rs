@@ -13,6 +13,18 @@ use super::wire::{Function, Message, Part, Request, ResponseFormat, TextOr, Tool
 
 /// The highest output cap that is taken for one.
 const CAP_MAX: i64 = 1 << 31;
+/// The longest name of a function or a schema, in bytes.
+const NAME_BYTES_MAX: usize = 64;
+/// The highest `temperature`.
+const TEMPERATURE_MAX: f64 = 2.0;
+/// The highest `presence_penalty` and `frequency_penalty`.
+const PENALTY_MAX: f64 = 2.0;
+/// The lowest of both.
+const PENALTY_MIN: f64 = -2.0;
+/// The highest bias of a token, up and down.
+const BIAS_MAX: i64 = 100;
+/// The highest `top_logprobs`.
+const TOP_LOGPROBS_MAX: i64 = 20;
 
 /// Checks every member of a request but `model`.
 pub(super) fn request(request: &Request, plan: &Plan) -> Checked {
@@ -208,8 +220,11 @@ fn is_function(kind: Option<&str>) -> Checked {
 fn function_name(name: Option<&str>) -> Checked {
     let name = name.ok_or_else(|| Fault::missing("name"))?;
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
-    if name.is_empty() || name.len() > 64 || !name.bytes().all(allowed) {
-        return Err(Fault::invalid("name", "must be 1 to 64 of the characters a-z, A-Z, 0-9, `_` and `-`"));
+    if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.bytes().all(allowed) {
+        return Err(Fault::invalid(
+            "name",
+            format!("must be 1 to {NAME_BYTES_MAX} of the characters a-z, A-Z, 0-9, `_` and `-`"),
+        ));
     }
     Ok(())
 }
@@ -247,10 +262,10 @@ fn caps(request: &Request) -> Checked {
 
 fn numbers(request: &Request, plan: &Plan) -> Checked {
     let ranges = [
-        ("temperature", &request.temperature, 0.0, 2.0),
+        ("temperature", &request.temperature, 0.0, TEMPERATURE_MAX),
         ("top_p", &request.top_p, 0.0, 1.0),
-        ("presence_penalty", &request.presence_penalty, -2.0, 2.0),
-        ("frequency_penalty", &request.frequency_penalty, -2.0, 2.0),
+        ("presence_penalty", &request.presence_penalty, PENALTY_MIN, PENALTY_MAX),
+        ("frequency_penalty", &request.frequency_penalty, PENALTY_MIN, PENALTY_MAX),
     ];
     for (name, number, least, most) in ranges {
         let number = number.as_ref().and_then(Number::as_f64);
@@ -268,8 +283,10 @@ fn numbers(request: &Request, plan: &Plan) -> Checked {
         return Err(Fault::invalid("n", what));
     }
     let biases = request.logit_bias.iter().flat_map(|biases| &biases.0);
-    match biases.into_iter().find(|(_, bias)| !(-100..=100).contains(*bias)) {
-        Some((token, _)) => Err(Fault::invalid(format!("logit_bias.{token}"), "must be between -100 and 100")),
+    match biases.into_iter().find(|(_, bias)| !(-BIAS_MAX..=BIAS_MAX).contains(*bias)) {
+        Some((token, _)) => {
+            Err(Fault::invalid(format!("logit_bias.{token}"), format!("must be between -{BIAS_MAX} and {BIAS_MAX}")))
+        }
         None => Ok(()),
     }
 }
@@ -291,8 +308,8 @@ fn one_of(name: &str, word: Option<&str>, words: &[&str]) -> Checked {
 
 fn logprobs(request: &Request) -> Checked {
     let Some(top) = request.top_logprobs else { return Ok(()) };
-    if !(0..=20).contains(&top) {
-        return Err(Fault::invalid("top_logprobs", "must be between 0 and 20"));
+    if !(0..=TOP_LOGPROBS_MAX).contains(&top) {
+        return Err(Fault::invalid("top_logprobs", format!("must be between 0 and {TOP_LOGPROBS_MAX}")));
     }
     if request.logprobs != Some(true) {
         return Err(Fault::invalid("top_logprobs", "needs `logprobs` to be true"));

@@ -14,6 +14,21 @@ use serde_json::Number;
 
 use super::schema::Schema;
 
+/// How many messages a request may have.
+const MESSAGES_MAX: usize = 2048;
+/// How many parts a message may have.
+const PARTS_MAX: usize = 2048;
+/// How many sequences `stop` may have.
+const STOPS_MAX: usize = 4;
+/// How many tools a request may offer.
+const TOOLS_MAX: usize = 128;
+/// How many calls of tools a message may hold.
+const TOOL_CALLS_MAX: usize = 128;
+/// How many annotations a message may carry along.
+const ANNOTATIONS_MAX: usize = 128;
+/// How many modalities are read.
+const MODALITIES_MAX: usize = 8;
+
 /// Members that OpenAI knows and that are not passed on: clients send them as `null`, which says nothing.
 const MAY_BE_NULL: [&str; 13] = [
     "audio",
@@ -78,13 +93,13 @@ object! {
     /// A chat request.
     Request {
         model = "model": String,
-        messages = "messages": List<Message, 2048>,
+        messages = "messages": List<Message, MESSAGES_MAX>,
         stream = "stream": bool,
         stream_options = "stream_options": StreamOptions,
         temperature = "temperature": Number,
         top_p = "top_p": Number,
         n = "n": i64,
-        stop = "stop": TextOr<List<String, 4>>,
+        stop = "stop": TextOr<List<String, STOPS_MAX>>,
         max_tokens = "max_tokens": i64,
         max_completion_tokens = "max_completion_tokens": i64,
         presence_penalty = "presence_penalty": Number,
@@ -94,14 +109,14 @@ object! {
         top_logprobs = "top_logprobs": i64,
         seed = "seed": i64,
         response_format = "response_format": ResponseFormat,
-        tools = "tools": List<Tool, 128>,
+        tools = "tools": List<Tool, TOOLS_MAX>,
         tool_choice = "tool_choice": TextOr<ToolChoice>,
         parallel_tool_calls = "parallel_tool_calls": bool,
         reasoning_effort = "reasoning_effort": String,
         verbosity = "verbosity": String,
         service_tier = "service_tier": String,
         store = "store": bool,
-        modalities = "modalities": List<String, 8>,
+        modalities = "modalities": List<String, MODALITIES_MAX>,
         user = "user": String,
     }
 }
@@ -110,12 +125,12 @@ object! {
     /// A message of any role.
     Message {
         role = "role": String,
-        content = "content": TextOr<List<Part, 2048>>,
+        content = "content": TextOr<List<Part, PARTS_MAX>>,
         name = "name": String,
         refusal = "refusal": String,
-        tool_calls = "tool_calls": List<ToolCall, 128>,
+        tool_calls = "tool_calls": List<ToolCall, TOOL_CALLS_MAX>,
         tool_call_id = "tool_call_id": String,
-        annotations = "annotations": List<IgnoredItem, 128>,
+        annotations = "annotations": List<IgnoredItem, ANNOTATIONS_MAX>,
     }
 }
 
@@ -252,21 +267,21 @@ fn read_unknown<'de, A: MapAccess<'de>>(
     Ok(())
 }
 
-/// An array of at most `MAX` items; the rest of a longer one is not even read.
+/// An array of at most `MOST` items; the rest of a longer one is not even read.
 #[derive(Clone, PartialEq, Serialize)]
 #[serde(transparent)]
-pub(super) struct List<T, const MAX: usize>(pub(super) Vec<T>);
+pub(super) struct List<T, const MOST: usize>(pub(super) Vec<T>);
 
-impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for List<T, MAX> {
+impl<'de, T: Deserialize<'de>, const MOST: usize> Deserialize<'de> for List<T, MOST> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_seq(Items(PhantomData))
     }
 }
 
-struct Items<T, const MAX: usize>(PhantomData<T>);
+struct Items<T, const MOST: usize>(PhantomData<T>);
 
-impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for Items<T, MAX> {
-    type Value = List<T, MAX>;
+impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for Items<T, MOST> {
+    type Value = List<T, MOST>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an array")
@@ -275,8 +290,8 @@ impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for Items<T, MAX> 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
         let mut items = Vec::new();
         while let Some(item) = seq.next_element()? {
-            if items.len() >= MAX {
-                return Err(A::Error::custom(format_args!("must be within an array of at most {MAX} items")));
+            if items.len() >= MOST {
+                return Err(A::Error::custom(format_args!("must be within an array of at most {MOST} items")));
             }
             items.push(item);
         }

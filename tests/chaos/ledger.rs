@@ -94,13 +94,15 @@ impl Reader {
         }
     }
 
-    /// The windows that hold something, and every overrun: for the check of every few milliseconds.
+    /// The windows that hold something, every open row, every overrun, and all that is negative: for the check of every few
+    /// milliseconds.
     pub(crate) async fn glance(&self) -> Result<Snapshot, String> {
-        self.snapshot(
-            &format!("{WINDOWS} where requests_held <> 0 or tokens_held <> 0 or micros_held <> 0"),
-            &format!("{ROWS} where flags like '%overrun%'"),
-        )
-        .await
+        let (windows, rows) = (
+            "requests_held <> 0 or tokens_held <> 0 or micros_held <> 0 or requests_used < 0 or tokens_used < 0 or micros_used < 0",
+            "state = 'held' or flags like '%overrun%' or input_tokens < 0 or output_tokens < 0 or cost_micros < 0 \
+             or held_input_tokens < 0 or held_output_tokens < 0 or held_micros < 0",
+        );
+        self.snapshot(&format!("{WINDOWS} where {windows}"), &format!("{ROWS} where {rows}")).await
     }
 
     /// Everything.
@@ -229,6 +231,25 @@ fn limit_of(window: &Window, unit: &str, plans: &HashMap<String, &'static PlanFa
     }
     let limits = plans.get(&window.user)?.limits;
     limits.iter().find(|(per, of, _)| *per == window.per && *of == unit).map(|(_, _, amount)| *amount)
+}
+
+/// What is held in this instant, from both sides: each window holds what its open rows do, each open row stands in a window
+/// that holds something, and no row says less than nothing. True of a part of the ledger that has all of either.
+pub(crate) fn held_unlike_the_rows(seen: &Snapshot) -> Vec<String> {
+    let open: Vec<&Row> = seen.rows.iter().filter(|row| row.state == "held").collect();
+    let mut found = Vec::new();
+    for window in &seen.windows {
+        let inside = open.iter().filter(|row| window.contains(row));
+        let held = inside.fold([0; 3], |sum: [i64; 3], row| [0, 1, 2].map(|unit| sum[unit] + row.held[unit]));
+        if held != window.held {
+            found.push(format!("the open rows hold {held:?}: {window:?}"));
+        }
+    }
+    let in_none = |row: &&&Row| !seen.windows.iter().any(|window| window.user == row.user && window.contains(row));
+    found.extend(open.iter().filter(in_none).map(|row| format!("open, and held in no window: {row:?}")));
+    let below = |row: &&Row| row.used.iter().chain(&row.held).any(|amount| *amount < 0);
+    found.extend(seen.rows.iter().filter(below).map(|row| format!("less than nothing: {row:?}")));
+    found
 }
 
 /// Law 4 in this instant: every window says what its rows add up to; and law 3 of each row.

@@ -14,6 +14,7 @@ use crate::script::Mood;
 use crate::support::caller::{Answer, Call, User, and, chat};
 use crate::support::door::Door;
 use crate::support::load::Dice;
+use crate::support::oracle::REFUSALS;
 use crate::support::reply::{GARBAGE, Reply, Step, Talk};
 use crate::support::tokens;
 use crate::support::upstream::Seen;
@@ -253,7 +254,10 @@ fn deed(seen: &Seen) -> Option<(String, u64)> {
     Some((deed.to_owned(), number.parse().ok()?))
 }
 
-/// A refusal that was expected may have been prevented by a fault, but nothing else may have come of it.
+/// A refusal that was expected may have been prevented by a fault: by a refusal that is documented for it (too many at once,
+/// or something is out of use), or by the end of the process. Nothing else may have come of it.
 pub(crate) fn is_as_expected(answer: &std::io::Result<Answer>, status: u16) -> bool {
-    answer.as_ref().map_or(true, |answer| answer.status == status || answer.status >= 429)
+    let Ok(answer) = answer else { return true };
+    let is_for_now = |refusal: &&(u16, &str, &str)| matches!(refusal.0, 429 | 503) && refusal.0 == answer.status;
+    answer.status == status || REFUSALS.iter().filter(is_for_now).any(|(_, _, code)| answer.code() == *code)
 }

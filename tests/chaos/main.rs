@@ -1,7 +1,8 @@
 //! Chaos: the real binary under mixed load, while a script made from a seed breaks whatever can break.
 //!
 //! `just chaos [--seed N] [--seeds HOW_MANY] [--minutes M | --seconds S] [--on sqlite|postgres|both]`. The upstream's log
-//! is the truth; the laws of the ledger are checked in the database itself every 10 ms and once all is quiet.
+//! is the truth; the laws of the ledger are checked in the database itself, what is open every 10 ms, all of it several times
+//! a second, and once all is quiet.
 //!
 //! A seed decides every fault and its moment, and what each caller does next: the same seed replays both. How the
 //! threads of the product, of the callers and of the database interleave is not the seed's: a failure that hangs on it
@@ -38,6 +39,7 @@ mod run;
 mod script;
 mod world;
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -92,17 +94,23 @@ fn main() -> ExitCode {
         }
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    let mut failed = Vec::new();
+    let (mut failed, mut untried) = (Vec::new(), BTreeSet::new());
     for seed in wanted.seed..wanted.seed + wanted.seeds {
         for store in &wanted.on {
             let (store, length) = (*store, wanted.length);
             // A task of its own: a run that panics has failed, and the next one goes on.
-            if runtime.block_on(runtime.spawn(run::run(seed, store, length))).is_err() {
+            if let Ok(left_out) = runtime.block_on(runtime.spawn(run::run(seed, store, length))) {
+                untried.extend(left_out);
+            } else {
                 let replay = format!("--seed {seed} --seconds {} --on {}", length.as_secs(), store.name());
                 println!("FAILED, replay with: just chaos {replay}\n{}", script::Script::new(seed, store, length));
                 failed.push(replay);
             }
         }
+    }
+    // `.ci/run` lists these lines at its end.
+    for what in &untried {
+        println!("NOT CHECKED: {what}");
     }
     if failed.is_empty() {
         return ExitCode::SUCCESS;

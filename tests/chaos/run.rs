@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use crate::judge;
-use crate::ledger::{Place, Reader, Snapshot, beyond_limits, unlike_the_rows};
+use crate::ledger::{Place, Reader, Snapshot, beyond_limits, held_unlike_the_rows, unlike_the_rows};
 use crate::load::{CALLERS, Crowd, PlanFacts, keeps_calling};
 use crate::script::{Script, Store};
 use crate::support::caller::chat;
@@ -19,21 +19,42 @@ use crate::world::World;
 
 /// How often the ledger is looked at.
 const EVERY: Duration = Duration::from_millis(10);
+/// So many looks a second, and looks at all of it, there are at least, over a run: servers are down for a part of it, and the
+/// machine has other things to do.
+const LOOKS_MIN: u64 = 10;
+const WHOLE_LOOKS_MIN: f64 = 0.5;
 /// How long it may take until nothing is open any more.
 const QUIET_WITHIN: Duration = Duration::from_secs(15);
 
-/// Runs a seed; panics where a law is broken.
-pub(crate) async fn run(seed: u64, store: Store, length: Duration) {
+/// How often the ledger was looked at.
+#[derive(Default)]
+struct Looks {
+    all: AtomicU64,
+    /// Those that saw every row.
+    whole: AtomicU64,
+}
+
+impl Looks {
+    /// A watcher that sees nothing finds nothing wrong.
+    fn were_enough(&self, length: Duration) {
+        let (all, whole) = (self.all.load(Ordering::Relaxed), self.whole.load(Ordering::Relaxed));
+        assert!(all >= LOOKS_MIN * length.as_secs(), "the ledger was looked at only {all} times");
+        assert!(whole as f64 >= WHOLE_LOOKS_MIN * length.as_secs_f64(), "all of it was looked at only {whole} times");
+    }
+}
+
+/// Runs a seed; panics where a law is broken. What could not be tried here.
+pub(crate) async fn run(seed: u64, store: Store, length: Duration) -> Option<&'static str> {
     let script = Script::new(seed, store, length);
     println!("chaos: seed {seed}, {} s on {}, {}", length.as_secs(), store.name(), script.on_disconnect);
     let world = Arc::new(World::new(&script, store).await);
     let crowd = Arc::new(Crowd::of(&world.door, length));
     let plans = Arc::new(crowd.plans());
-    let samples = Arc::new(AtomicU64::new(0));
+    let looks = Arc::new(Looks::default());
     let mut dice = Dice::of(script.load_seed);
     let callers: Vec<_> =
         (0..CALLERS).map(|_| tokio::spawn(keeps_calling(world.clone(), crowd.clone(), dice.another()))).collect();
-    let watch = tokio::spawn(watch(world.clone(), plans.clone(), samples.clone()));
+    let watch = tokio::spawn(watch(world.clone(), plans.clone(), looks.clone()));
     let lanes: Vec<_> = script.lanes.iter().map(|lane| tokio::spawn(follow(world.clone(), lane.clone()))).collect();
 
     let mut told = Duration::ZERO;
@@ -43,7 +64,7 @@ pub(crate) async fn run(seed: u64, store: Store, length: Duration) {
         stop_if_broken(&world, &script);
         if world.elapsed().saturating_sub(told) > Duration::from_secs(5) {
             told = world.elapsed();
-            progress(&world, &samples);
+            progress(&world, &looks);
         }
     }
     end(callers).await;
@@ -54,9 +75,12 @@ pub(crate) async fn run(seed: u64, store: Store, length: Duration) {
     let left = quiet(&world).await;
     end(vec![watch]).await;
     stop_if_broken(&world, &script);
-    progress(&world, &samples);
+    progress(&world, &looks);
+    looks.were_enough(length);
+    let untried = world.untried();
     close(world, &left, &plans).await;
     println!("chaos: seed {seed} on {} holds: {}", store.name(), told_of(&left));
+    untried
 }
 
 async fn follow(world: Arc<World>, lane: Vec<(Duration, crate::script::Fault)>) {
@@ -67,7 +91,7 @@ async fn follow(world: Arc<World>, lane: Vec<(Duration, crate::script::Fault)>) 
 }
 
 /// Looks at the ledger again and again, and checks what can be checked in one instant.
-async fn watch(world: Arc<World>, plans: Arc<HashMap<String, &'static PlanFacts>>, samples: Arc<AtomicU64>) {
+async fn watch(world: Arc<World>, plans: Arc<HashMap<String, &'static PlanFacts>>, looks: Arc<Looks>) {
     let place = world.place();
     let mut look_again = Instant::now();
     loop {
@@ -81,14 +105,16 @@ async fn watch(world: Arc<World>, plans: Arc<HashMap<String, &'static PlanFacts>
             let whole = begun >= look_again;
             let Ok(seen) = (if whole { reader.look().await } else { reader.glance().await }) else { break };
             let mut found = beyond_limits(&seen, &plans);
+            found.extend(held_unlike_the_rows(&seen));
             if whole {
+                looks.whole.fetch_add(1, Ordering::Relaxed);
                 found.extend(unlike_the_rows(&seen));
                 look_again = Instant::now() + (begun.elapsed() * 9).max(Duration::from_millis(300));
             }
             for what in found {
                 world.complain(format!("{:.3} s: {what}", world.elapsed().as_secs_f64()));
             }
-            samples.fetch_add(1, Ordering::Relaxed);
+            looks.all.fetch_add(1, Ordering::Relaxed);
             sleep(EVERY.saturating_sub(begun.elapsed())).await;
         }
     }
@@ -102,7 +128,7 @@ fn stop_if_broken(world: &World, script: &Script) {
     }
 }
 
-fn progress(world: &World, samples: &AtomicU64) {
+fn progress(world: &World, looks: &Looks) {
     let mut answers: BTreeMap<String, usize> = BTreeMap::new();
     for number in 0..2 {
         let front = world.front(number);
@@ -117,10 +143,11 @@ fn progress(world: &World, samples: &AtomicU64) {
     }
     let answers: Vec<String> = answers.iter().map(|(name, count)| format!("{name}: {count}")).collect();
     println!(
-        "{:5.1} s  {} faults, {} samples, {} served upstream; {}",
+        "{:5.1} s  {} faults, {} looks ({} at all of it), {} served upstream; {}",
         world.elapsed().as_secs_f64(),
         world.faults.load(Ordering::SeqCst),
-        samples.load(Ordering::Relaxed),
+        looks.all.load(Ordering::Relaxed),
+        looks.whole.load(Ordering::Relaxed),
         world.door.upstream.count(),
         answers.join(", ")
     );

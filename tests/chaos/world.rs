@@ -87,9 +87,6 @@ impl World {
         if store == Store::Sqlite {
             disk = Tmpfs::mount(door.directory().join("data"), DISK_MIB);
         }
-        if disk.is_none() {
-            println!("no right to mount here: no disk is filled");
-        }
         faketime::ahead(&door, 0);
         let mood = Arc::new(Mutex::new(Mood::Scripted));
         let shared = mood.clone();
@@ -117,6 +114,11 @@ impl World {
     /// Since the run began.
     pub(crate) fn elapsed(&self) -> Duration {
         self.begun.elapsed()
+    }
+
+    /// What could not be tried here.
+    pub(crate) fn untried(&self) -> Option<&'static str> {
+        self.disk.is_none().then_some("a full disk: there is no right to mount a small one here")
     }
 
     /// The settings as they should be.

@@ -33,7 +33,8 @@ impl Office {
     async fn open(settings: Settings) -> Self {
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let door = Door::open(settings.with(PLANS).env("TOLLGATE_SERVER__ADMIN_BIND", &address.to_string())).await;
-        Self { door, front: Arc::new(Front::new(address)) }
+        let front = door.office(address);
+        Self { door, front }
     }
 
     async fn send(&self, call: Call) -> Answer {
@@ -467,7 +468,7 @@ async fn metrics_need_no_token_where_only_this_machine_can_ask() {
     let port = free_port();
     let settings = Settings::new().env("TOLLGATE_SERVER__ADMIN_BIND", &format!("0.0.0.0:{port}"));
     let door = Door::open(settings).await;
-    let front = Arc::new(Front::new(SocketAddr::from(([127, 0, 0, 1], port))));
+    let front = door.office(SocketAddr::from(([127, 0, 0, 1], port)));
     front.send(local()).await.refused(401, "missing_token");
     front.send(local().bearer(door.admin_token())).await.expect(200);
     let cookie = front.send(Call::post("/admin/session", &json!({"token": door.admin_token()}))).await.expect(204);

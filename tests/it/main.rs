@@ -69,4 +69,5 @@ mod sockets;
 mod sql_script;
 mod startup;
 mod streams;
+mod upstream_tls;
 mod verdicts;

@@ -40,7 +40,7 @@ async fn every_request_is_counted_once_by_what_became_of_it() {
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let settings = Settings::new().env("TOLLGATE_SERVER__ADMIN_BIND", &address.to_string());
     let door = Door::open(settings).await;
-    let operator = Arc::new(Front::new(address));
+    let operator = door.office(address);
     let alice = door.user("alice");
     let before = page(&operator).await;
     assert_eq!(before["tollgate_ledger_up"], 1.0);
@@ -97,7 +97,7 @@ async fn metrics_are_for_the_operator_alone_unless_nobody_else_can_get_there() {
     let port = free_port();
     let settings = Settings::new().unset("TOLLGATE_SERVER__ADMIN_BIND");
     let door = Door::open(settings.clone().with(&format!("server.admin_bind = \"0.0.0.0:{port}\""))).await;
-    let operator = Arc::new(Front::new(SocketAddr::from(([127, 0, 0, 1], port))));
+    let operator = door.office(SocketAddr::from(([127, 0, 0, 1], port)));
     let alice = door.user("alice");
     operator.send(look()).await.refused(401, "missing_token");
     for token in ["x", &alice.token, door.operator_key()] {

@@ -1,87 +1,20 @@
 //! Traces and metrics to a collector that is here, that is not, and that says nothing.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value as Any};
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
-use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message;
 use serde_json::json;
-use tokio::io::{AsyncWriteExt, BufReader};
-use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep};
 
 use crate::support::caller::{Call, and, chat, chat_stream};
+use crate::support::collector::Collector;
 use crate::support::door::Door;
 use crate::support::reply::Reply;
 use crate::support::settings::Settings;
-use crate::support::wire::{self, Request};
-
-/// A collector. It keeps what it was sent, and answers 200, unless it is to say nothing.
-struct Collector {
-    url: String,
-    got: Arc<Mutex<Vec<Request>>>,
-    listening: tokio::task::JoinHandle<()>,
-}
-
-impl Drop for Collector {
-    fn drop(&mut self) {
-        self.listening.abort();
-    }
-}
-
-impl Collector {
-    async fn start(answers: bool) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let got: Arc<Mutex<Vec<Request>>> = Arc::default();
-        let kept = got.clone();
-        let listening = tokio::spawn(async move {
-            let mut open = tokio::task::JoinSet::new();
-            while let Ok((stream, _)) = listener.accept().await {
-                let kept = kept.clone();
-                open.spawn(async move {
-                    let mut stream = BufReader::new(stream);
-                    while let Ok(Some(request)) = wire::read_request(&mut stream).await {
-                        kept.lock().unwrap().push(request);
-                        if !answers {
-                            sleep(Duration::from_hours(1)).await;
-                        }
-                        let ok = wire::answer(200, "application/x-protobuf", b"");
-                        stream.write_all(&ok).await.unwrap();
-                    }
-                });
-            }
-        });
-        Self { url, got, listening }
-    }
-
-    fn bodies(&self, path: &str) -> Vec<Vec<u8>> {
-        let got = self.got.lock().unwrap();
-        got.iter().filter(|request| request.target == path).map(|request| request.body.clone()).collect()
-    }
-
-    fn spans(&self) -> Vec<Span> {
-        let batches =
-            self.bodies("/v1/traces").into_iter().map(|body| ExportTraceServiceRequest::decode(&*body).unwrap());
-        let spans = batches.flat_map(|batch| batch.resource_spans).flat_map(|of| of.scope_spans);
-        spans.flat_map(|scope| scope.spans).collect()
-    }
-
-    /// Waits for so many spans.
-    async fn until_spans(&self, count: usize) -> Vec<Span> {
-        let begun = Instant::now();
-        while self.spans().len() < count {
-            assert!(begun.elapsed() < Duration::from_secs(20), "{:#?}", self.spans());
-            sleep(Duration::from_millis(50)).await;
-        }
-        self.spans()
-    }
-}
 
 fn settings(url: &str) -> Settings {
     Settings::new()

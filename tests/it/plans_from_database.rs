@@ -2,12 +2,11 @@
 //! nobody can be asked.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::support::caller::{Call, Front, chat};
+use crate::support::caller::{Call, chat};
 use crate::support::door::Door;
 use crate::support::postgres::free_port;
 use crate::support::postgrest::{Behave, Grants, Rest, script};
@@ -62,7 +61,7 @@ async fn a_purchase_shows_at_once_when_the_operator_says_so() {
         project.subscribe("alice", "'pro'").await;
         assert_eq!(plan(&alice).await, names("free", "default"), "an answer is kept for ten minutes");
 
-        let admin = Arc::new(Front::new(address));
+        let admin = project.door.office(address);
         let path = format!("/admin/users/{}/refresh", alice.id);
         let call = |path: &str| Call::post(path, &json!({}));
         admin.send(call(&path)).await.refused(401, "missing_token");

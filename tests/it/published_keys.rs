@@ -36,36 +36,73 @@ async fn keys_of_every_kind_and_the_shared_secret_serve_at_once() {
     door.close().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_flood_of_unknown_key_ids_fetches_once_and_slows_nobody() {
-    let door = door_with(&Key::es256("k1")).await;
-    let alice = door.user("alice");
-    alice.ask(chat("before")).await.expect(200);
-    let before = door.supabase.fetches();
-    let claims = door.claims("mallory");
-    let flood = (0..8).map(|_| {
+/// Two thousand tokens with random key ids within ten seconds, none of which is let in.
+fn flood(door: &Door) -> Vec<tokio::task::JoinHandle<()>> {
+    let claims = door.claims("mallory").to_string();
+    let caller = |_| {
         let (front, claims) = (door.front.clone(), claims.clone());
         tokio::spawn(async move {
             let forger = Key::es256("x");
+            let mut beat = tokio::time::interval(Duration::from_millis(40));
             for _ in 0..250 {
+                beat.tick().await;
                 let header = json!({"alg": "ES256", "kid": random_hex(8)}).to_string();
-                let token = sign_text(&forger, &header, &claims.to_string());
+                let token = sign_text(&forger, &header, &claims);
                 let answer = front.send(Call::get("/api/me").bearer(&token)).await;
                 assert_eq!(answer.status, 401, "{}", answer.text());
             }
         })
-    });
-    let flood: Vec<_> = flood.collect();
-    let begun = Instant::now();
-    for _ in 0..10 {
-        alice.ask(chat("meanwhile")).await.expect(200);
+    };
+    (0..8).map(caller).collect()
+}
+
+/// What somebody waits whose key is known and whose token is not: the middle of many, in a product that is flooded and in
+/// one that is not, asked in turn; and the flood's fetches, with how long it took.
+async fn with_a_flood_beside() -> ((Duration, Duration), (u64, Duration)) {
+    let key = Key::es256("k1");
+    let (door, quiet) = (door_with(&key).await, door_with(&key).await);
+    for door in [&door, &quiet] {
+        ask(door, &sign(&key, &door.claims("alice"))).await.expect(200);
     }
-    assert!(begun.elapsed() < Duration::from_secs(10), "a user waited {:?}", begun.elapsed());
+    let (before, begun) = (door.supabase.fetches(), Instant::now());
+    let flood = flood(&door);
+    let mut took = [Vec::new(), Vec::new()];
+    while !flood.iter().all(tokio::task::JoinHandle::is_finished) {
+        for (took, door) in took.iter_mut().zip([&door, &quiet]) {
+            // Each token is a new one: none of them was remembered.
+            let token = sign(&key, &door.claims(&format!("user-{}", took.len())));
+            let begun = Instant::now();
+            ask(door, &token).await.expect(200);
+            took.push(begun.elapsed());
+        }
+    }
     for part in flood {
         part.await.unwrap();
     }
-    assert!(door.supabase.fetches() <= before + 2, "{} fetches in one cool-down", door.supabase.fetches() - before);
+    let fetches = (door.supabase.fetches() - before, begun.elapsed());
+    let [flooded, alone] = took.map(|mut took| {
+        took.sort();
+        took[took.len() / 2]
+    });
     door.close().await;
+    quiet.close().await;
+    ((flooded, alone), fetches)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_unknown_key_ids_fetches_once_and_slows_nobody() {
+    let mut seen = Vec::new();
+    // A machine that others use has bad moments: it is measured once more.
+    while seen.len() < 2 && seen.last().is_none_or(|(flooded, alone): &(Duration, Duration)| *flooded > *alone * 2) {
+        let (took, (fetches, lasted)) = with_a_flood_beside().await;
+        eprintln!("{took:?} (flooded, alone), {fetches} fetches in {lasted:?}");
+        // Nobody was unknown before: one fetch at once, and another for each cool-down of thirty seconds that went by.
+        let allowed = 1 + lasted.as_secs() / 30;
+        assert!((1..=allowed).contains(&fetches), "{fetches} fetches in {lasted:?}");
+        seen.push(took);
+    }
+    let (flooded, alone) = *seen.last().unwrap();
+    assert!(flooded <= alone * 2, "who is known waited {flooded:?} in a flood, and {alone:?} without one");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -21,14 +21,14 @@ fn signed(door: &Door, user: &User, secret: &str) -> String {
 async fn tokens_of_two_secrets_are_good_while_one_replaces_the_other() {
     let door = Door::prepare(Settings::new().unset("JWT_SECRET")).await;
     let (old, new) = (door.jwt_secret().to_owned(), format!("canary-jwt-{}", random_hex(24)));
-    door.write_file(".env", &format!("JWT_SECRET={old}\n"));
+    door.write_file(".env", &format!("JWT_SECRET='{old}'\n"));
     door.start().await;
     let alice = door.user("alice");
     let (of_old, of_new) = (signed(&door, &alice, &old), signed(&door, &alice, &new));
     let status = async |token: &str| door.send(Call::get("/api/me").bearer(token)).await.status;
     assert_eq!((status(&of_old).await, status(&of_new).await), (200, 401));
 
-    door.write_file(".env", &format!("JWT_SECRET={new}\nJWT_SECRET_PREVIOUS={old}\n"));
+    door.write_file(".env", &format!("JWT_SECRET='{new}'\nJWT_SECRET_PREVIOUS='{old}'\n"));
     door.process.signal("HUP");
     door.process.until_it_says("auth.jwt_secret_previous").await;
     assert_eq!((status(&of_old).await, status(&of_new).await), (200, 200));
@@ -40,7 +40,7 @@ async fn tokens_of_two_secrets_are_good_while_one_replaces_the_other() {
     door.process.until_it_says("the old ones stay").await;
     assert_eq!((status(&of_old).await, status(&of_new).await), (200, 200));
 
-    door.write_file(".env", &format!("JWT_SECRET={new}\nJWT_SECRET_PREVIOUS=\n"));
+    door.write_file(".env", &format!("JWT_SECRET='{new}'\nJWT_SECRET_PREVIOUS=\n"));
     door.process.signal("HUP");
     let begun = Instant::now();
     while status(&of_old).await != 401 {
@@ -51,7 +51,7 @@ async fn tokens_of_two_secrets_are_good_while_one_replaces_the_other() {
     let output = door.process.output();
     assert!(!output.contains(&new) && !output.contains(&old), "a secret is in the log");
     // The oracle asks on with the token that it knows.
-    door.write_file(".env", &format!("JWT_SECRET={old}\n"));
+    door.write_file(".env", &format!("JWT_SECRET='{old}'\n"));
     door.process.signal("HUP");
     let begun = Instant::now();
     while status(&of_old).await != 200 {

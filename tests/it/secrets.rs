@@ -1,13 +1,14 @@
-//! What must never be seen: check 24 of the threats. The oracle looks for every secret in every answer, line and file
-//! after every test; here everything is provoked that likes to print them.
+//! What must never be seen: check 24 of the threats. After every test the oracle looks for every secret in every byte that
+//! left the process (`support/leaks.rs`); here everything is provoked that likes to print them.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tollgate::config::{Config, Sources};
 
 use crate::support::caller::{Call, Front, PROMPT_CANARY, User, and, chat, chat_stream};
+use crate::support::collector::Collector;
 use crate::support::door::Door;
 use crate::support::jwks::Publish;
 use crate::support::keys::Key;
@@ -16,6 +17,7 @@ use crate::support::raw::Wire;
 use crate::support::reply::{Reply, Step, Talk};
 use crate::support::settings::Settings;
 use crate::support::tokens::sign;
+use crate::support::wire::Request;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_secret_is_in_any_answer_line_or_file_however_much_is_logged() {
@@ -30,7 +32,11 @@ async fn no_secret_gets_out_with_a_ledger_on_postgres_either() {
 /// The oracle looks through all of it when the door closes.
 async fn everything_that_likes_to_print(settings: Settings) {
     let admin = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let collector = Collector::start(true).await;
     let settings = settings
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url)
+        .env("OTEL_BSP_SCHEDULE_DELAY", "100")
+        .env("OTEL_METRIC_EXPORT_INTERVAL", "300")
         .env("RUST_LOG", "trace")
         .env("RUST_BACKTRACE", "full")
         .env("TOLLGATE_SERVER__ADMIN_BIND", &admin.to_string())
@@ -65,6 +71,24 @@ async fn everything_that_likes_to_print(settings: Settings) {
     alice.ask(chat("a")).await.expect(502);
     door.upstream.next(|seen| Talk::words(9).cut(3, Step::Reset).reply(seen));
     alice.ask(chat_stream("a")).await.expect(200);
+    strangers_try(&door, &alice).await;
+    operators_do_what_they_do(&door, &alice, admin).await;
+    door.panics().await;
+    alice.ask(chat("after a panic")).await.expect(200);
+    door.process.signal("HUP");
+    door.restart().await;
+    // None of the places that are searched is empty.
+    collector.until_spans(2).await;
+    let got = |target: &str| collector.requests().iter().any(|request| request.target == target);
+    assert!(got("/v1/traces") && got("/v1/metrics"), "the collector got less than it should");
+    let is_asked = |request: &Request| request.header("apikey") == Some(door.service_key());
+    assert!(door.supabase.requests().iter().any(is_asked), "the project was not asked with its key");
+    door.tells(collector);
+    door.close().await;
+}
+
+/// Tokens that are none, keys that cannot be had, and a request that is none.
+async fn strangers_try(door: &Door, alice: &User) {
     for forged in [
         sign(&Key::hs256("x".repeat(32)), &door.claims("alice")),
         format!("{}x", alice.token),
@@ -79,18 +103,15 @@ async fn everything_that_likes_to_print(settings: Settings) {
     let _ =
         wire.send(format!("GET /api/me HTTP/1.1\r\nAuthorization: Bearer {}\0\r\n\r\n", alice.token).as_bytes()).await;
     wire.read(std::time::Duration::from_millis(300)).await;
-    operators_do_what_they_do(&door, &alice, admin).await;
-    door.process.signal("HUP");
-    door.restart().await;
-    door.close().await;
 }
 
 async fn operators_do_what_they_do(door: &Door, alice: &User, admin: SocketAddr) {
-    let admin = Arc::new(Front::new(admin));
+    let admin = door.office(admin);
     for token in [door.admin_token(), &door.admin_token()[1..], door.service_key(), &alice.token] {
         let path = format!("/admin/users/{}/refresh", alice.id);
         admin.send(Call::post(&path, &json!({"plan": PROMPT_CANARY})).bearer(token)).await;
     }
+    every_route_is_called(door, alice, &admin).await;
     for command in [
         &["check"][..],
         &["check", "--json"],
@@ -102,6 +123,45 @@ async fn operators_do_what_they_do(door: &Door, alice: &User, admin: SocketAddr)
         &["serve"],
     ] {
         door.tollgate(command);
+    }
+}
+
+/// Each of the operator's routes, from what the binary says of itself: without a token, with a user's, with a body that
+/// is wrong and with one that is right.
+async fn every_route_is_called(door: &Door, alice: &User, admin: &Arc<Front>) {
+    let token = door.admin_token();
+    let document = admin.send(Call::get("/admin/openapi.json").bearer(token)).await.expect(200).json();
+    let mut answered = 0;
+    for (path, item) in document["paths"].as_object().unwrap() {
+        let place = path.replace("{id}", &alice.id.to_string()).replace("{file}", "app.js");
+        for method in item.as_object().unwrap().keys().map(|method| method.to_uppercase()) {
+            if path == "/admin/events" {
+                admin.open(Call::get(path).bearer(token)).await.unwrap().take(1).await;
+                continue;
+            }
+            let call = |body: &Value| Call::post(&place, body).method(&method);
+            let body = body_of(path, token);
+            admin.send(call(&body)).await;
+            admin.send(call(&body).bearer(&alice.token)).await;
+            admin.send(call(&json!({"token": token, "plan": PROMPT_CANARY, "per": [token]})).bearer(token)).await;
+            let answer = admin.send(call(&body).bearer(token)).await;
+            answered += usize::from(answer.status < 300);
+        }
+    }
+    assert!(answered > 20, "only {answered} routes did what they do");
+    for path in ["/admin/resume".to_owned(), format!("/admin/users/{}/unblock", alice.id)] {
+        admin.send(Call::post(&path, &json!({})).bearer(token)).await.expect(204);
+    }
+}
+
+/// What a route takes.
+fn body_of(path: &str, token: &str) -> Value {
+    match path {
+        "/admin/session" => json!({"token": token}),
+        "/admin/pause" => json!({"reason": "a look at what is told"}),
+        "/admin/users/{id}/plan" => json!({"plan": "free"}),
+        "/admin/users/{id}/credit" => json!({"per": "day", "unit": "requests", "amount": 1}),
+        _ => json!({}),
     }
 }
 

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::support::caller::Answer;
+use crate::support::leaks::{Canary, Kind};
 use crate::support::oracle::{Evidence, Row, violations};
 use crate::support::reply::Bill;
 use crate::support::settings::Settings;
@@ -13,6 +14,8 @@ use crate::support::upstream::{Seen, Served};
 use crate::support::wire::Request;
 
 const KEY: &str = "sk-operator";
+const SERVICE_KEY: &str = "sb_secret_service";
+const JWT_SECRET: &str = "a \"jwt\" secret/with+odd=letters";
 
 fn id() -> Uuid {
     "01890000-0000-7000-8000-000000000001".parse().unwrap()
@@ -53,6 +56,11 @@ fn served() -> Served {
     }
 }
 
+fn request_to(target: &str, headers: &[(&str, &str)]) -> Request {
+    let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    Request { method: "POST".to_owned(), target: target.to_owned(), headers, ..Request::default() }
+}
+
 fn answer(status: u16, body: &Value, headers: &[(&str, &str)]) -> Answer {
     let mut all = vec![("x-request-id".to_owned(), id().to_string())];
     all.extend(headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
@@ -85,11 +93,21 @@ fn honest() -> Evidence {
         me: vec![(user(), me(1, 0))],
         output: "listening".to_owned(),
         files: vec![("tollgate.db".to_owned(), b"rows".to_vec())],
-        canaries: vec![("the operator's key".to_owned(), KEY.to_owned()), ("a token".to_owned(), "eyJ.x.y".to_owned())],
+        operators: vec![answer(200, &json!({"rows": []}), &[])],
+        project: vec![request_to("/rest/v1/rpc/check_plan", &[("apikey", SERVICE_KEY)])],
+        collected: vec![request_to("/v1/traces", &[])],
+        canaries: vec![
+            Canary::new(Kind::OperatorKey, "the operator's key", KEY),
+            Canary::new(Kind::UserToken, "a token", "eyJ.x.yyyyyy"),
+            Canary::new(Kind::ServiceKey, "the service key", SERVICE_KEY),
+            Canary::new(Kind::JwtSecret, "the JWT secret", JWT_SECRET),
+            Canary::new(Kind::Prompt, "a prompt", "hi there"),
+        ],
         operator_key: KEY.to_owned(),
         other_keys: Vec::new(),
         kills: 0,
         lowered: false,
+        panics: 0,
     }
 }
 
@@ -170,8 +188,9 @@ fn malformed_requests_to_the_upstream_are_found() {
         })
     };
     assert!(sent(|seen| seen.request.faults.push("two lengths".to_owned())).contains("malformed"));
-    assert!(sent(|seen| "Bearer eyJ.x.y".clone_into(&mut seen.request.headers[1].1)).contains("another key"));
-    assert!(sent(|seen| "Bearer eyJ.x.y".clone_into(&mut seen.request.headers[1].1)).contains("a token was sent"));
+    assert!(sent(|seen| "Bearer eyJ.x.yyyyyy".clone_into(&mut seen.request.headers[1].1)).contains("another key"));
+    let token = sent(|seen| "Bearer eyJ.x.yyyyyy".clone_into(&mut seen.request.headers[1].1));
+    assert!(token.contains("a token is sent to the upstream"), "{token}");
     assert!(sent(|seen| seen.body["max_completion_tokens"] = Value::Null).contains("no output cap"));
     assert!(sent(|seen| seen.body["stream"] = json!(true)).contains("without usage"));
     assert!(sent(|seen| "/v1/files".clone_into(&mut seen.request.target)).contains("another path"));
@@ -210,6 +229,54 @@ fn secrets_that_got_out_are_found() {
         verdict(|evidence| evidence.output.push_str("key=sk-operator")).contains("the operator's key is in the output")
     );
     assert!(verdict(|evidence| evidence.heard[0].body = b"sk-operator".to_vec()).contains("is in an answer"));
-    assert!(verdict(|evidence| evidence.files[0].1 = b"..eyJ.x.y..".to_vec()).contains("is in the file"));
+    assert!(verdict(|evidence| evidence.operators[0].body = b"sk-operator".to_vec()).contains("is in an answer"));
+    assert!(verdict(|evidence| evidence.files[0].1 = b"..eyJ.x.yyyyyy..".to_vec()).contains("is in the file"));
+    assert!(verdict(|evidence| evidence.collected[0].body = b"\x0ahi there".to_vec()).contains("to the collector"));
     assert!(verdict(|evidence| evidence.output.push_str("thread 'main' panicked at src/x.rs")).contains("panicked"));
+    assert!(verdict(|evidence| evidence.panics = 1).contains("panicked"), "the panic that was wanted did not come");
+}
+
+#[test]
+fn a_secret_is_found_where_another_one_belongs() {
+    let sent = |bend: fn(&mut Request)| {
+        verdict(|evidence| {
+            let mut seen = (*evidence.served[0].seen).clone();
+            bend(&mut seen.request);
+            evidence.served[0].seen = Arc::new(seen);
+        })
+    };
+    let asked = |bend: fn(&mut Request)| verdict(|evidence| bend(&mut evidence.project[0]));
+    assert!(sent(|request| request.body.extend(KEY.bytes())).contains("the operator's key is sent to the upstream"));
+    assert!(sent(|request| request.body.extend(JWT_SECRET.bytes())).contains("the JWT secret is sent"));
+    assert!(sent(|request| request.headers[0].1.push_str("hi there")).contains("a prompt is sent"));
+    assert!(sent(|request| request.target.push_str(SERVICE_KEY)).contains("the service key is sent"));
+    assert!(asked(|request| request.body.extend(SERVICE_KEY.bytes())).contains("the service key is sent"));
+    assert!(asked(|request| request.headers[0].1.push_str(KEY)).contains("the operator's key is sent to the project"));
+    let keys = asked(|request| "/auth/v1/.well-known/jwks.json".clone_into(&mut request.target));
+    assert!(keys.contains("the service key is sent to the project"), "{keys}");
+}
+
+#[test]
+fn a_secret_is_found_in_every_encoding_wherever_it_begins() {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+    let percent =
+        |byte: u8| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    let mut written = vec![
+        JWT_SECRET.bytes().map(|byte| format!("{byte:02x}")).collect(),
+        JWT_SECRET.bytes().map(|byte| format!("{byte:02X}")).collect(),
+        JWT_SECRET.bytes().map(percent).collect(),
+        JWT_SECRET.bytes().map(|byte| format!("%{byte:02x}")).collect(),
+        JWT_SECRET.bytes().map(|byte| format!("\\u{byte:04x}")).collect(),
+        json!([JWT_SECRET]).to_string(),
+        format!("{:?}", Some(JWT_SECRET)),
+    ];
+    for before in ["", "a", "ab", "abc"] {
+        written.push(STANDARD.encode(format!("{before}{JWT_SECRET}")));
+        written.push(URL_SAFE_NO_PAD.encode(format!("{before}{JWT_SECRET} and so on")));
+    }
+    for text in written {
+        let found = verdict(|evidence| evidence.output.push_str(&text));
+        assert!(found.contains("the JWT secret is in the output"), "{text}: {found}");
+    }
 }

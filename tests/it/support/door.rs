@@ -16,8 +16,10 @@ use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::caller::{Answer, Call, Front, PROMPT_CANARY, User};
+use super::collector::Collector;
 use super::jwks::Supabase;
 use super::keys::{Key, random_hex};
+use super::leaks::{Canary, Kind};
 use super::oracle::{self, Evidence, Row};
 use super::postgres::{DATABASE_PASSWORD, free_port};
 use super::process::{Printed, Process};
@@ -54,9 +56,13 @@ pub(crate) struct Door {
     database: Option<Database>,
     other_keys: Mutex<Vec<String>>,
     siblings: Mutex<Vec<Arc<Sibling>>>,
+    /// The operator's listeners that were talked to.
+    offices: Mutex<Vec<Arc<Front>>>,
+    collectors: Mutex<Vec<Collector>>,
     users: Mutex<Vec<User>>,
     clock_offset: Mutex<i64>,
     lowered: Mutex<bool>,
+    panics: Mutex<usize>,
     closed: Mutex<bool>,
 }
 
@@ -84,7 +90,8 @@ impl Door {
         let (upstream, supabase) = (Upstream::start().await, Supabase::start().await);
         let secrets = Secrets {
             operator_key: format!("sk-canary-operator-{}", random_hex(16)),
-            jwt_secret: format!("canary-jwt-{}", random_hex(24)),
+            // With what JSON, URLs and base64 write differently.
+            jwt_secret: format!("canary-jwt-{}/+=%&\\?~>", random_hex(24)),
             service_key: format!("sb_secret_canary-{}", random_hex(16)),
             admin_token: format!("canary-admin-{}", random_hex(24)),
         };
@@ -104,9 +111,12 @@ impl Door {
             database,
             other_keys: Mutex::default(),
             siblings: Mutex::default(),
+            offices: Mutex::default(),
+            collectors: Mutex::default(),
             users: Mutex::default(),
             clock_offset: Mutex::default(),
             lowered: Mutex::default(),
+            panics: Mutex::default(),
             closed: Mutex::default(),
         };
         door.write_settings(&door.settings);
@@ -165,7 +175,10 @@ impl Door {
         let status = door.process.exited(Duration::from_secs(20)).await;
         sleep(Duration::from_millis(50)).await; // the last words are still in the pipe
         let printed = Printed { code: status.code(), stdout: String::new(), stderr: door.process.output() };
-        let leaks: Vec<_> = door.canaries().into_iter().filter(|(_, secret)| printed.stderr.contains(secret)).collect();
+        let is_shown = |canary: &Canary| {
+            canary.forms().iter().any(|(_, form)| memchr::memmem::find(printed.stderr.as_bytes(), form).is_some())
+        };
+        let leaks: Vec<_> = door.canaries().into_iter().filter(is_shown).collect();
         assert!(leaks.is_empty(), "a refusal to start shows {leaks:?}");
         assert!(!printed.stderr.contains("panicked at"), "it panicked: {}", printed.stderr);
         *door.closed.lock().unwrap() = true;
@@ -255,6 +268,25 @@ impl Door {
     /// From here on a limit may be below what is used.
     pub(crate) fn lowers_a_limit(&self) {
         *self.lowered.lock().unwrap() = true;
+    }
+
+    /// The operator's listener at an address: what it answers is looked through like everything else.
+    pub(crate) fn office(&self, address: SocketAddr) -> Arc<Front> {
+        let front = Arc::new(Front::new(address));
+        self.offices.lock().unwrap().push(front.clone());
+        front
+    }
+
+    /// What this collector gets is looked through as well.
+    pub(crate) fn tells(&self, collector: Collector) {
+        self.collectors.lock().unwrap().push(collector);
+    }
+
+    /// Makes a task of the product panic, with its settings in the message, and waits until it says so.
+    pub(crate) async fn panics(&self) {
+        self.process.signal("USR2");
+        self.process.until_it_says("panicked at").await;
+        *self.panics.lock().unwrap() += 1;
     }
 
     /// Sends any call.
@@ -377,20 +409,21 @@ impl Door {
         self.start().await;
     }
 
-    fn canaries(&self) -> Vec<(String, String)> {
+    fn canaries(&self) -> Vec<Canary> {
+        let secrets = &self.secrets;
         let mut canaries = vec![
-            ("the operator's key".to_owned(), self.secrets.operator_key.clone()),
-            ("the JWT secret".to_owned(), self.secrets.jwt_secret.clone()),
-            ("the service key".to_owned(), self.secrets.service_key.clone()),
-            ("the admin token".to_owned(), self.secrets.admin_token.clone()),
-            ("a prompt".to_owned(), PROMPT_CANARY.to_owned()),
-            ("the database's password".to_owned(), DATABASE_PASSWORD.to_owned()),
+            Canary::new(Kind::OperatorKey, "the operator's key", &secrets.operator_key),
+            Canary::new(Kind::JwtSecret, "the JWT secret", &secrets.jwt_secret),
+            Canary::new(Kind::ServiceKey, "the service key", &secrets.service_key),
+            Canary::new(Kind::AdminToken, "the admin token", &secrets.admin_token),
+            Canary::new(Kind::Prompt, "a prompt", PROMPT_CANARY),
+            Canary::new(Kind::Password, "the database's password", DATABASE_PASSWORD),
         ];
         let others = self.other_keys.lock().unwrap().clone();
-        canaries.extend(others.into_iter().map(|key| ("another operator's key".to_owned(), key)));
-        canaries.extend(
-            self.users.lock().unwrap().iter().map(|user| (format!("the token of {}", user.id), user.token.clone())),
-        );
+        canaries.extend(others.iter().map(|key| Canary::new(Kind::OperatorKey, "another operator's key", key)));
+        let users = self.users.lock().unwrap().clone();
+        let token = |user: &User| Canary::new(Kind::UserToken, format!("the token of {}", user.id), &user.token);
+        canaries.extend(users.iter().map(token));
         canaries
     }
 
@@ -490,11 +523,15 @@ impl Door {
             me,
             output: siblings.iter().fold(self.process.output(), |output, one| output + &one.process.output()),
             files,
+            operators: self.offices.lock().unwrap().iter().flat_map(|office| office.heard()).collect(),
+            project: self.supabase.requests(),
+            collected: self.collectors.lock().unwrap().iter().flat_map(Collector::requests).collect(),
             canaries: self.canaries(),
             operator_key: self.secrets.operator_key.clone(),
             other_keys: self.other_keys.lock().unwrap().clone(),
             kills: self.process.kills() + siblings.iter().map(|sibling| sibling.process.kills()).sum::<usize>(),
             lowered: *self.lowered.lock().unwrap(),
+            panics: *self.panics.lock().unwrap(),
         };
         let found = oracle::violations(&evidence);
         *self.closed.lock().unwrap() = true;

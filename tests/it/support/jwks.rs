@@ -11,7 +11,7 @@ use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-use super::wire;
+use super::wire::{self, Request};
 
 const PATH: &str = "/auth/v1/.well-known/jwks.json";
 
@@ -31,7 +31,7 @@ pub(crate) enum Publish {
 struct State {
     publish: Mutex<Publish>,
     fetches: Mutex<u64>,
-    requests: Mutex<Vec<String>>,
+    requests: Mutex<Vec<Request>>,
 }
 
 /// The fake Supabase, running until it is dropped.
@@ -81,8 +81,8 @@ impl Supabase {
         *self.state.fetches.lock().unwrap()
     }
 
-    /// The request lines of everything that was asked, the keys included.
-    pub(crate) fn requests(&self) -> Vec<String> {
+    /// Everything that was asked, the keys included.
+    pub(crate) fn requests(&self) -> Vec<Request> {
         self.state.requests.lock().unwrap().clone()
     }
 }
@@ -97,7 +97,7 @@ async fn serve(stream: TcpStream, state: Arc<State>) {
     let mut stream = BufReader::new(stream);
     while let Ok(Some(request)) = wire::read_request(&mut stream).await {
         let asks_for_keys = request.target == PATH;
-        state.requests.lock().unwrap().push(format!("{} {}", request.method, request.target));
+        state.requests.lock().unwrap().push(request.clone());
         if asks_for_keys {
             *state.fetches.lock().unwrap() += 1;
         }

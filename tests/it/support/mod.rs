@@ -1,11 +1,13 @@
 //! What the tests stand on: the door (the product, running), its fakes, its callers, and the oracle.
 
 pub(crate) mod caller;
+pub(crate) mod collector;
 pub(crate) mod disk;
 pub(crate) mod door;
 pub(crate) mod faketime;
 pub(crate) mod jwks;
 pub(crate) mod keys;
+pub(crate) mod leaks;
 pub(crate) mod load;
 pub(crate) mod oracle;
 pub(crate) mod pgbouncer;

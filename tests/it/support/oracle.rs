@@ -10,8 +10,10 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::caller::Answer;
+use super::leaks::{Canary, no_secret_got_out};
 use super::settings::{Settings, micros};
 use super::upstream::Served;
+use super::wire::Request;
 
 /// A row of the ledger, as `tollgate usage --requests --json` tells it.
 #[derive(Clone, Debug, Deserialize)]
@@ -64,14 +66,20 @@ pub(crate) struct Evidence {
     pub(crate) rows: Vec<Row>,
     pub(crate) served: Vec<Served>,
     pub(crate) heard: Vec<Answer>,
+    /// What the operator's listener answered, `/metrics` included.
+    pub(crate) operators: Vec<Answer>,
+    /// What the project was asked.
+    pub(crate) project: Vec<Request>,
+    /// What the collector of traces and metrics was sent.
+    pub(crate) collected: Vec<Request>,
     /// The last `/api/me` of each user.
     pub(crate) me: Vec<(Uuid, Value)>,
     /// What the process and its commands wrote.
     pub(crate) output: String,
     /// The files it left: name and contents.
     pub(crate) files: Vec<(String, Vec<u8>)>,
-    /// Name and value of each secret.
-    pub(crate) canaries: Vec<(String, String)>,
+    /// What must be nowhere but in its one place.
+    pub(crate) canaries: Vec<Canary>,
     pub(crate) operator_key: String,
     /// Keys of the operator that a test changed to.
     pub(crate) other_keys: Vec<String>,
@@ -79,6 +87,8 @@ pub(crate) struct Evidence {
     pub(crate) kills: usize,
     /// A limit was lowered or a plan made smaller: what was used may be above it.
     pub(crate) lowered: bool,
+    /// How often the test made it panic.
+    pub(crate) panics: usize,
 }
 
 /// All that is wrong; empty when the laws hold.
@@ -95,8 +105,8 @@ pub(crate) fn violations(evidence: &Evidence) -> Vec<String> {
     found.extend(requests_were_well_formed(evidence));
     found.extend(answers_are_documented(evidence));
     found.extend(no_secret_got_out(evidence));
-    if evidence.output.contains("panicked at") {
-        found.push("the process panicked".to_owned());
+    if evidence.output.matches("panicked at").count() != evidence.panics {
+        found.push(format!("the process panicked, and not {} times", evidence.panics));
     }
     found
 }
@@ -426,35 +436,4 @@ fn undocumented(answer: &Answer, passed_on: bool) -> Option<&'static str> {
 fn incomplete_limit(limit: &Value) -> Option<&'static str> {
     let members = ["per", "unit", "limit", "used", "held", "requested", "resets_at"];
     members.iter().any(|member| limit.get(member).is_none()).then_some("has no complete error.limit")
-}
-
-/// Secrets are in no answer, no output, no file, and on no request to the upstream but the operator's key.
-fn no_secret_got_out(evidence: &Evidence) -> Vec<String> {
-    let mut found = Vec::new();
-    for (name, secret) in &evidence.canaries {
-        if evidence.output.contains(secret.as_str()) {
-            found.push(format!("{name} is in the output"));
-        }
-        for answer in &evidence.heard {
-            let in_headers = answer.headers.iter().any(|(_, value)| value.contains(secret.as_str()));
-            if in_headers || contains(&answer.body, secret.as_bytes()) {
-                found.push(format!("{name} is in an answer to {}", answer.what));
-            }
-        }
-        for (file, contents) in &evidence.files {
-            if contains(contents, secret.as_bytes()) {
-                found.push(format!("{name} is in the file {file}"));
-            }
-        }
-        let to_upstream = evidence.served.iter().flat_map(|served| &served.seen.request.headers);
-        let foreign = *secret != evidence.operator_key && !evidence.other_keys.contains(secret);
-        if foreign && to_upstream.into_iter().any(|(_, value)| value.contains(secret.as_str())) {
-            found.push(format!("{name} was sent to the upstream"));
-        }
-    }
-    found
-}
-
-fn contains(haystack: &[u8], needle: &[u8]) -> bool {
-    memchr::memmem::find(haystack, needle).is_some()
 }

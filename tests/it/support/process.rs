@@ -90,6 +90,15 @@ impl Process {
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
     }
 
+    /// How much of the processor it has had, in hundredths of a second.
+    pub(crate) fn cpu(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        // After its name, which may hold anything: the state, and ten numbers before the two that are meant.
+        let (_, numbers) = stat.rsplit_once(')').unwrap();
+        let ticks: u64 = numbers.split_whitespace().skip(11).take(2).map(|number| number.parse::<u64>().unwrap()).sum();
+        Duration::from_millis(ticks * 10)
+    }
+
     /// Sends a signal by name.
     pub(crate) fn signal(&self, name: &str) {
         let sent = Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status().unwrap();

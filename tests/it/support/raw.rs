@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 /// A connection to the product.
 pub(crate) struct Wire(TcpStream);
@@ -42,9 +42,56 @@ impl Wire {
         }
     }
 
-    /// Whether the product closes within so long.
-    pub(crate) async fn is_closed_within(&mut self, patience: Duration) -> bool {
-        timeout(patience, self.read(patience)).await.is_ok_and(|(_, closed)| closed)
+    /// Sends a request, however odd, and when it is answered an ordinary one behind it: everything that the product took
+    /// for a request is answered before that one is. The statuses without that last one, and what became of the connection.
+    pub(crate) async fn ask_and_look_behind(&mut self, bytes: &[u8]) -> (Vec<u16>, After) {
+        let _ = self.send(bytes).await;
+        let mut text = String::new();
+        let begun = Instant::now();
+        while statuses(&text).is_empty() && begun.elapsed() < Duration::from_secs(8) {
+            let (more, closed) = self.read(Duration::from_millis(100)).await;
+            text += &more;
+            if closed {
+                return (statuses(&text), After::Closed);
+            }
+        }
+        if statuses(&text).is_empty() {
+            return (Vec::new(), After::Waiting);
+        }
+        let _ = self.send(b"GET / HTTP/1.1\r\nHost: behind.test\r\nConnection: close\r\n\r\n").await;
+        let (behind, closed) = self.read(Duration::from_secs(8)).await;
+        assert!(closed, "it was asked to close: {behind}");
+        text += &behind;
+        let mut all = statuses(&text);
+        let is_alive =
+            behind.rsplit("HTTP/1.1 ").next().is_some_and(|last| last.starts_with("200") && last.contains("tollgate"));
+        if !is_alive {
+            return (all, After::Closed);
+        }
+        all.pop();
+        (all, After::Open)
+    }
+}
+
+/// What became of a connection after an odd request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum After {
+    /// The product closed it.
+    Closed,
+    /// The next request on it was answered.
+    Open,
+    /// Nothing came: the product waits for more.
+    Waiting,
+}
+
+/// An answer as the page of odd requests has it.
+pub(crate) fn told((statuses, after): (&[u16], After)) -> String {
+    let statuses: Vec<String> = statuses.iter().map(ToString::to_string).collect();
+    match (statuses.join(", then "), after) {
+        (none, After::Closed) if none.is_empty() => "closed without an answer".to_owned(),
+        (none, After::Waiting) if none.is_empty() => "none: it waits for the rest".to_owned(),
+        (all, After::Closed) => format!("{all}, closed"),
+        (all, _) => all,
     }
 }
 
