@@ -117,13 +117,16 @@ impl OpenHold {
     }
 }
 
-/// How much of the file the writer keeps in memory at most, in KiB. Of a large ledger it needs two leaves for each user who
-/// is busy, and the way to them; SQLite's own 2 MiB has room for a few hundred.
-const CACHE_KIB: i64 = 16_000;
+/// How much of the file the writer keeps in memory, in KiB: of a small ledger, and at most. It needs two leaves for each
+/// user who is busy, and the way to them, which gets longer as the file grows; SQLite's own 2 MB has room for a few hundred.
+const CACHE_KIB: std::ops::RangeInclusive<i64> = 8_000..=64_000;
 
-/// How many pages the log takes before they are copied into the file: 16 MB, four times SQLite's own default. A page that
-/// changed often meanwhile is copied once, and who waits for a commit seldom waits for a copying too.
-const CHECKPOINT_PAGES: i64 = 4_000;
+/// How many KiB the log takes before they are copied into the file: four times SQLite's own default, and more where the
+/// file is large. A page that changed often meanwhile is copied once, and who waits for a commit seldom waits for a copying too.
+const LOG_KIB: std::ops::RangeInclusive<i64> = 16_000..=64_000;
+
+/// What part of the file is kept in memory, and in the log, between these bounds.
+const PART_OF_THE_FILE: i64 = 64;
 
 const INSERT_REQUEST: &str = "
     insert into requests (id, user_id, plan, endpoint, model, upstream, state, held_input_tokens, held_output_tokens,
@@ -186,10 +189,21 @@ impl Book {
 
     fn for_writing(db: Connection, owner: Uuid) -> Result<Self, Failure> {
         db.pragma_update(None, "synchronous", "full")?;
-        db.pragma_update(None, "cache_size", -CACHE_KIB)?;
-        db.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
         db.set_prepared_statement_cache_capacity(32);
-        Ok(Self::on(db, owner.to_string()))
+        let book = Self::on(db, owner.to_string());
+        book.fit_to_size()?;
+        Ok(book)
+    }
+
+    /// Gives the file as much memory and log as fit its size now.
+    fn fit_to_size(&self) -> Result<(), Failure> {
+        let ask = |what| self.db.pragma_query_value(None, what, |row| row.get::<_, i64>(0));
+        let (pages, page_bytes) = (ask("page_count")?, ask("page_size")?);
+        let (cache_kib, log_kib) = room_for(pages.saturating_mul(page_bytes).checked_div(1024).unwrap_or(0));
+        let log_pages = log_kib.saturating_mul(1024).checked_div(page_bytes).unwrap_or(1000);
+        self.db.pragma_update(None, "cache_size", cache_kib.saturating_neg())?;
+        self.db.pragma_update(None, "wal_autocheckpoint", log_pages)?;
+        Ok(())
     }
 
     fn on(db: Connection, owner: String) -> Self {
@@ -522,6 +536,13 @@ impl Book {
         let (start, end) = (window.start.millis(), window.end.millis());
         Ok(sum.query_row(params![subject, start, end, window.per.is_rate()], |row| standing_at(row, 0))?)
     }
+}
+
+/// How many KiB of memory and of log a file of so many has.
+fn room_for(file_kib: i64) -> (i64, i64) {
+    let part = file_kib.checked_div(PART_OF_THE_FILE).unwrap_or(0);
+    let within = |bounds: std::ops::RangeInclusive<i64>| part.clamp(*bounds.start(), *bounds.end());
+    (within(CACHE_KIB), within(LOG_KIB))
 }
 
 /// Makes the folder of a file.

@@ -82,6 +82,7 @@ impl Book {
         now: Timestamp,
         zone: &TimeZone,
     ) -> Result<usize, Failure> {
+        self.fit_to_size()?;
         // What is made and deleted here must not be in memory.
         self.write_app()?;
         self.known.take();

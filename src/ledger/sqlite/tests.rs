@@ -142,3 +142,18 @@ fn what_was_used_is_carried_over_and_what_was_held_is_summed_anew() {
     drop(book);
     drop(std::fs::remove_file(&path));
 }
+
+#[test]
+fn a_large_file_has_more_memory_and_log_than_a_small_one_and_not_without_bound() {
+    let gib = 1024 * 1024;
+    assert_eq!(room_for(0), (8_000, 16_000));
+    assert_eq!(room_for(gib), (16_384, 16_384));
+    assert_eq!(room_for(3 * gib), (49_152, 49_152));
+    assert_eq!(room_for(100 * gib), (64_000, 64_000));
+    let path = std::env::temp_dir().join(format!("tollgate-sqlite-{}.db", Uuid::now_v7()));
+    let book = Book::open(&path, Uuid::now_v7()).unwrap();
+    let told = |what| book.db.pragma_query_value(None, what, |row| row.get::<_, i64>(0)).unwrap();
+    assert_eq!((told("cache_size"), told("wal_autocheckpoint")), (-8_000, 4_000));
+    drop(book);
+    drop(std::fs::remove_file(&path));
+}
