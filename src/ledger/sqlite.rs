@@ -117,16 +117,15 @@ impl OpenHold {
     }
 }
 
-/// How much of the file the writer keeps in memory, in KiB: of a small ledger, and at most. It needs two leaves for each
-/// user who is busy, and the way to them, which gets longer as the file grows; SQLite's own 2 MB has room for a few hundred.
-const CACHE_KIB: std::ops::RangeInclusive<i64> = 8_000..=64_000;
+/// How much of the file the writer keeps in memory, in KiB: a 64th of it, within these. It needs two leaves for each user
+/// who is busy, and the way to them, which gets longer as the file grows; SQLite's own 2 MB has room for a few hundred.
+const CACHE_KIB_MIN: i64 = 8_000;
+const CACHE_KIB_MAX: i64 = 64_000;
 
-/// How many KiB the log takes before they are copied into the file: four times SQLite's own default, and more where the
-/// file is large. A page that changed often meanwhile is copied once, and who waits for a commit seldom waits for a copying too.
-const LOG_KIB: std::ops::RangeInclusive<i64> = 16_000..=64_000;
-
-/// What part of the file is kept in memory, and in the log, between these bounds.
-const PART_OF_THE_FILE: i64 = 64;
+/// How many KiB the log takes before they are copied into the file: a 64th of it, within these. SQLite's own default is a
+/// fourth. A page that changed often meanwhile is copied once, and who waits for a commit seldom waits for a copying too.
+const LOG_KIB_MIN: i64 = 16_000;
+const LOG_KIB_MAX: i64 = 64_000;
 
 const INSERT_REQUEST: &str = "
     insert into requests (id, user_id, plan, endpoint, model, upstream, state, held_input_tokens, held_output_tokens,
@@ -540,9 +539,8 @@ impl Book {
 
 /// How many KiB of memory and of log a file of so many has.
 fn room_for(file_kib: i64) -> (i64, i64) {
-    let part = file_kib.checked_div(PART_OF_THE_FILE).unwrap_or(0);
-    let within = |bounds: std::ops::RangeInclusive<i64>| part.clamp(*bounds.start(), *bounds.end());
-    (within(CACHE_KIB), within(LOG_KIB))
+    let part = file_kib.checked_div(64).unwrap_or(0);
+    (part.clamp(CACHE_KIB_MIN, CACHE_KIB_MAX), part.clamp(LOG_KIB_MIN, LOG_KIB_MAX))
 }
 
 /// Makes the folder of a file.

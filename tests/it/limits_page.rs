@@ -241,7 +241,7 @@ fn the_page_of_limits_is_what_the_sources_say() {
         "[plans.free] max_choices` | 1 | 1 to 128 |",
         "| headers | 100 |",
         "`BEARER_BYTES_MAX` | 8 * 1024",
-        "`CACHE_KIB` |",
+        "`CACHE_KIB_MIN` | 8000 |",
         "`COST_MAX` | 1000000000000000 |",
         "`TOP_LOGPROBS_MAX` | 20 |",
         "`NAME_BYTES_MAX` | 64 |",
