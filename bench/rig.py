@@ -356,7 +356,7 @@ class TollgateOnPostgres(Tollgate):
 
 
 class LiteLlm(Target):
-    """LiteLLM's proxy (PyPI: `litellm[proxy]`), nothing switched on. Untried by us in this form."""
+    """LiteLLM's proxy (PyPI: `litellm[proxy]`), nothing switched on."""
 
     name = "litellm"
     ready_path = "/health/liveliness"
@@ -369,33 +369,52 @@ class LiteLlm(Target):
             file.write("model_list:\n  - model_name: gpt-4o-mini\n    litellm_params:\n      model: openai/gpt-4o-mini\n"
                        f"      api_base: {self.upstream.url}/v1\n      api_key: sk-bench\n")
 
+    def environment(self):
+        # Anybody may ask: it would want a key of its own in place of a user's token.
+        return super().environment() | {"LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true"}
+
     def command(self):
         return ["litellm", "--config", "config.yaml", "--port", str(self.port), "--num_workers", "1"]
 
 
 class Ferro(Target):
-    """Ferro's gateway. Untried by us in this form: FERRO_COMMAND starts it, with {port} and {upstream} in it."""
+    """Ferro's gateway (PyPI: `ferrogw`). It knows one key, so all users come with that."""
 
     name = "ferro"
+    ready_path = "/readyz"
+    key = "fgw_" + "0123456789abcdef" * 2
 
     def missing(self):
-        return None if "FERRO_COMMAND" in os.environ else "FERRO_COMMAND does not say how it is started"
+        return None if shutil.which("ferrogw") else "not installed (pip install ferrogw)"
+
+    def prepare(self):
+        with open(os.path.join(self.folder, "config.yaml"), "w", encoding="utf-8") as file:
+            file.write("strategy:\n  mode: fallback\ntargets:\n  - virtual_key: openai\n")
+        with open(os.path.join(self.folder, "tokens"), "w", encoding="utf-8") as file:
+            file.write(self.key + "\n")
+
+    def environment(self):
+        return super().environment() | {"PORT": str(self.port), "GATEWAY_CONFIG": "config.yaml", "MASTER_KEY": self.key,
+                                        "RATE_LIMIT_RPS": "1000000", "RATE_LIMIT_BURST": "1000000"}
 
     def command(self):
-        text = os.environ["FERRO_COMMAND"].replace("{port}", str(self.port)).replace("{upstream}", self.upstream.url)
-        return ["sh", "-c", "exec " + text]
+        return ["ferrogw", "serve"]
+
+    def load(self, **options):
+        return super().load(**options | {"tokens": os.path.join(self.folder, "tokens")})
 
 
 class Portkey(Target):
-    """Portkey's gateway (npm: `@portkey-ai/gateway`). Untried by us in this form."""
+    """Portkey's gateway (npm: `@portkey-ai/gateway`, whose program is called `gateway`)."""
 
     name = "portkey"
 
     def missing(self):
-        return None if shutil.which("portkey-gateway") else "not installed (npm install -g @portkey-ai/gateway)"
+        found = shutil.which("gateway")
+        return None if found and "@portkey-ai" in os.path.realpath(found) else "not installed (npm install -g @portkey-ai/gateway)"
 
     def command(self):
-        return ["portkey-gateway", f"--port={self.port}"]
+        return ["gateway", f"--port={self.port}", "--headless"]
 
     def load(self, **options):
         # It is told by a header what to call.

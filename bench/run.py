@@ -27,6 +27,8 @@ import rig
 from rig import say
 
 FIGURES = os.path.join(rig.HERE, "figures")
+# What takes so long that it gets fewer requests: in all of 20,000 (or 4,000 streams), and how many a second.
+SLOW = {"sketch": (1200, 160, 50), "portkey": (2000, 400, 50), "litellm": (400, 64, 20)}
 # 64 events 10 ms apart: the first comes at once.
 EVENTS, INTERVAL_MS = 64, 10
 
@@ -89,27 +91,27 @@ def burn(target, **options):
 
 def chat(target, tokens, scale):
     """Whole answers, 64 at once, 1,000 users."""
-    count = {"sketch": 1200, "nginx": 40000, "direct": 40000}.get(target.name, 20000)
+    count = {"nginx": 40000, "direct": 40000}.get(target.name, 20000)
+    count = SLOW.get(target.name, (count,))[0]
     return burn(target, tokens=tokens, requests=int(count * scale), concurrency=64)
 
 
 def burst(target, tokens, scale):
     """Streams of 64 events as fast as they come, 16 at once."""
-    count = {"sketch": 160}.get(target.name, 4000)
+    count = SLOW[target.name][1] if target.name in SLOW else 4000
     return burn(target, tokens=tokens, requests=int(count * scale), concurrency=16, stream=True, events=EVENTS)
 
 
 def paced(target, tokens, scale):
     """500 streams at once, an event every 10 ms."""
-    count = 500 if target.name == "sketch" else 3000
-    count = max(1000, int(count * scale)) if target.name != "sketch" else count
+    count = 500 if target.name in SLOW else max(1000, int(3000 * scale))
     return burn(target, tokens=tokens, requests=count, concurrency=500, stream=True, events=EVENTS,
                 interval_us=INTERVAL_MS * 1000, ramp_ms=(EVENTS - 1) * INTERVAL_MS)
 
 
 def first_token(target, tokens, scale):
-    """Open loop: 200 streams a second come, whatever becomes of those before. The sketch cannot do so many."""
-    rate = 50 if target.name == "sketch" else 200
+    """Open loop: 200 streams a second come, whatever becomes of those before. Some cannot do so many."""
+    rate = SLOW[target.name][2] if target.name in SLOW else 200
     result = burn(target, tokens=tokens, rate=rate, seconds=max(3, 12 * scale), stream=True, events=16)
     result["rate"] = rate
     return result
@@ -136,9 +138,9 @@ def open_streams_mb(target, tokens):
 
 
 def open_streams(name, targets, tokens, memory):
-    """The memory of each with a thousand streams open, under this name. (The sketch cannot have so many.)"""
+    """The memory of each with a thousand streams open, under this name. (Those that are slow cannot have so many.)"""
     for target in targets:
-        if target.name != "sketch":
+        if target.name not in SLOW:
             say(f"a thousand open streams: {target.name}")
             memory[target.name][name] = open_streams_mb(target, tokens)
 
@@ -169,7 +171,7 @@ def measure_all(args):
         targets = [target for target in wanted if target.name not in figures["missing"]]
         tokens = upstream.tokens(1000)
         for target in targets[1:]:
-            figures["starts_ms"][target.name] = starts(target, 3 if target.name in ("sketch", "litellm") else 10)
+            figures["starts_ms"][target.name] = starts(target, 3 if target.name in SLOW else 10)
         for target in targets[1:]:
             rig.forget_file(target.command()[0])
         for target in targets:
@@ -193,9 +195,9 @@ def measure_round(number, targets, tokens, scale):
     results = {}
     for row, measure in ROWS.items():
         for target in targets:
-            if target.name == "sketch" and row == "paced" and (number > 1 or scale < 1):
+            if target.name in SLOW and row == "paced" and (number > 1 or scale < 1):
                 continue    # half a minute, and nothing new
-            burn(target, tokens=tokens, requests=100 if target.name == "sketch" else 2000, concurrency=16)
+            burn(target, tokens=tokens, requests=100 if target.name in SLOW else 2000, concurrency=16)
             result = results.setdefault(row, {})[target.name] = measure(target, tokens, scale)
             cpu = f"{result['cpu_s_per_1k']:.3f} CPU-s/1k, " if "cpu_s_per_1k" in result else ""
             first = result["first_ms"] or {}
