@@ -173,7 +173,7 @@ def measure_all(args):
         for target in targets[1:]:
             figures["starts_ms"][target.name] = starts(target, 3 if target.name in SLOW else 10)
         for target in targets[1:]:
-            rig.forget_file(target.command()[0])
+            rig.forget_file(shutil.which(target.command()[0]))
         for target in targets:
             running.enter_context(target.serve())
         time.sleep(2)
