@@ -56,16 +56,21 @@ where
     response
 }
 
-/// A transfer coding other than one plain `chunked` is answered with 400 and the end of the connection (RFC 9112 §6.1,
-/// §7): what stands before this server may have seen the end of the body elsewhere.
+/// What two readers may read in two ways is answered with 400 and the end of the connection: a transfer coding other than one
+/// plain `chunked` (RFC 9112 §6.1, §7; what stands before this server may have seen the end of the body elsewhere), and
+/// several hosts (§3.2).
 fn odd_framing(request: &Request) -> Option<Response> {
-    let mut codings = request.headers().get_all(header::TRANSFER_ENCODING).iter();
+    let headers = request.headers();
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
     let is_plain = codings.next().is_none_or(|first| first.as_bytes().eq_ignore_ascii_case(b"chunked"));
-    if is_plain && codings.next().is_none() {
+    let message = if !is_plain || codings.next().is_some() {
+        "Send one Transfer-Encoding, chunked, or a Content-Length."
+    } else if headers.get_all(header::HOST).iter().nth(1).is_some() {
+        "Send one Host header."
+    } else {
         return None;
-    }
-    let refusal = Refusal::new(Code::InvalidRequest, "Send one Transfer-Encoding, chunked, or a Content-Length.");
-    let mut response = refusal.into_response();
+    };
+    let mut response = Refusal::new(Code::InvalidRequest, message).into_response();
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     Some(response)
 }
