@@ -239,7 +239,9 @@ impl Book {
     pub(super) fn begin(&self) -> Result<(), Failure> {
         self.db.prepare_cached("begin immediate")?.execute([])?;
         // From here to the commit nobody else writes.
-        let version = self.data_version()?;
+        let version = self.data_version().inspect_err(|_| {
+            self.roll_back();
+        })?;
         if self.version.replace(version) != version {
             self.forget();
         }
