@@ -10,7 +10,6 @@ use http::{Method, Request, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use listenfd::ListenFd;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
@@ -19,7 +18,7 @@ use uuid::Uuid;
 
 use super::serve::stop_on_signal;
 use super::{Failure, print};
-use crate::app::{App, Listeners, descriptors, serve};
+use crate::app::{App, Listeners, descriptors, listen, serve};
 use crate::auth::{MintClaims, mint};
 use crate::clock::Clock;
 use crate::config::{Config, DemoUpstream, Sources};
@@ -61,11 +60,14 @@ pub(super) async fn run(demo: &Args, sources: &Sources) -> Result<(), Failure> {
     let stop = CancellationToken::new();
     let signals = stop_on_signal(stop.clone())?;
     let (upstream, model) = upstream(demo, sources, &stop).await?;
-    let admin_bind = admin_bind().await?;
+    // Held from here on: what was only looked at may be somebody else's by the time that it is wanted.
+    let admin = admin_listener().await;
+    let admin_bind = admin.as_ref().map_or(String::new(), |(_, address)| address.clone());
     let config = Config::for_demo((&format!("0.0.0.0:{}", demo.port), &admin_bind), &upstream)?;
     let (log_format, log_level) = (config.server.log_format, config.server.log_level.clone());
     let in_use = |error: ledger::Failure| Failure::new(error.to_string(), "try another port: --port 8081");
-    let listeners = Listeners::bind(&config.server, ListenFd::empty()).await.map_err(in_use)?;
+    let users = listen(&config.server.bind).await.map_err(in_use)?;
+    let listeners = Listeners { users, admin: admin.map(|(listener, _)| listener) };
     let (app, writer) = App::open(config, Clock::system())?;
     let tokens = Tokens { user: token(&app)?, admin: app.config().server.admin_token.clone(), admin_bind };
     let serving = serve(app.clone(), writer, listeners, stop.clone());
@@ -93,13 +95,14 @@ struct Tokens {
 }
 
 /// Where the operator's page is: where it always is, or anywhere, if something else is there (Prometheus, say).
-async fn admin_bind() -> Result<String, Failure> {
-    for address in ["127.0.0.1:9090", "127.0.0.1:0"] {
-        if let Ok(listener) = TcpListener::bind(address).await {
-            return Ok(listener.local_addr().map_err(failed)?.to_string());
-        }
-    }
-    Ok(String::new())
+async fn admin_listener() -> Option<(TcpListener, String)> {
+    let usual = TcpListener::bind("127.0.0.1:9090").await;
+    let listener = match usual {
+        Ok(listener) => listener,
+        Err(_) => TcpListener::bind("127.0.0.1:0").await.ok()?,
+    };
+    let address = listener.local_addr().ok()?.to_string();
+    Some((listener, address))
 }
 
 fn token(app: &App) -> Result<String, Failure> {

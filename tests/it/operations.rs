@@ -355,36 +355,60 @@ fn a_reload_that_comes_while_the_ledger_is_being_opened_ends_nothing() {
     assert_eq!(ended, None, "the signal that ended it");
 }
 
+/// A `tollgate demo` in a folder of its own. Ends with its owner.
+struct Demo {
+    folder: std::path::PathBuf,
+    process: std::process::Child,
+}
+
+impl Demo {
+    fn begin() -> Self {
+        let folder = std::env::temp_dir().join(format!("tollgate-demo-{}", uuid::Uuid::now_v7()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let said = std::fs::File::create(folder.join("said")).unwrap();
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tollgate"));
+        command.args(["demo", "--port", &free_port().to_string()]).env_clear().current_dir(&folder);
+        command.stdin(Stdio::null()).stderr(said.try_clone().unwrap()).stdout(said);
+        Self { process: command.spawn().unwrap(), folder }
+    }
+
+    /// Where its operator's page is, and the token for it, once it has told them.
+    async fn page(&self) -> (String, String) {
+        let mut text = String::new();
+        for _ in 0..600 {
+            text = std::fs::read_to_string(self.folder.join("said")).unwrap();
+            if text.contains("Ctrl-C stops") {
+                break;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+        let (_, page) = text.split_once("The operator's page is http://").unwrap_or_else(|| panic!("{text}"));
+        let mut words = page.split_whitespace();
+        let address = words.next().unwrap().trim_end_matches(';').to_owned();
+        let token = words.skip_while(|word| *word != "with").nth(1).unwrap().to_owned();
+        (address, token)
+    }
+}
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        drop((self.process.kill(), self.process.wait(), std::fs::remove_dir_all(&self.folder)));
+    }
+}
+
+/// Three begin together: in a run of CI two saw the same port free, and one told the other's page.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_demos_operators_page_is_there_and_wants_its_token() {
-    let folder = std::env::temp_dir().join(format!("tollgate-demo-{}", uuid::Uuid::now_v7()));
-    std::fs::create_dir_all(&folder).unwrap();
-    let (port, said) = (free_port().to_string(), folder.join("said"));
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tollgate"));
-    command.args(["demo", "--port", &port]).env_clear().current_dir(&folder);
-    command.stdin(Stdio::null()).stderr(Stdio::null()).stdout(std::fs::File::create(&said).unwrap());
-    let mut demo = command.spawn().unwrap();
-    let mut text = String::new();
-    for _ in 0..600 {
-        text = std::fs::read_to_string(&said).unwrap();
-        if text.contains("Ctrl-C stops") {
-            break;
+    let demos = [Demo::begin(), Demo::begin(), Demo::begin()];
+    for demo in &demos {
+        let (address, token) = demo.page().await;
+        let (status, html) = get(&address, "/", None);
+        assert!(status.contains("200") && html.contains("<html"), "{status}: {html}");
+        let (status, overview) = get(&address, "/admin/overview", Some(&token));
+        assert!(status.contains("200") && overview.contains("\"upstreams\""), "{status}: {overview}");
+        for wrong in [None, Some("another")] {
+            let (status, _) = get(&address, "/admin/overview", wrong);
+            assert!(status.contains("401"), "{wrong:?}: {status}");
         }
-        sleep(Duration::from_millis(50)).await;
     }
-    let (_, page) = text.split_once("The operator's page is http://").unwrap_or_else(|| panic!("{text}"));
-    let mut words = page.split_whitespace();
-    let address = words.next().unwrap().trim_end_matches(';').to_owned();
-    let token = words.skip_while(|word| *word != "with").nth(1).unwrap().to_owned();
-    let (status, html) = get(&address, "/", None);
-    assert!(status.contains("200") && html.contains("<html"), "{status}: {html}");
-    let (status, overview) = get(&address, "/admin/overview", Some(&token));
-    assert!(status.contains("200") && overview.contains("\"upstreams\""), "{status}: {overview}");
-    for wrong in [None, Some("another")] {
-        let (status, _) = get(&address, "/admin/overview", wrong);
-        assert!(status.contains("401"), "{wrong:?}: {status}");
-    }
-    demo.kill().unwrap();
-    demo.wait().unwrap();
-    std::fs::remove_dir_all(&folder).unwrap();
 }
