@@ -343,16 +343,29 @@ def growth(args):
         with contextlib.ExitStack() as running:
             for target in targets.values():
                 running.enter_context(target.serve())
+            for name, target in targets.items():
+                warm_up(target, upstream, sizes[name])
             for number in range(args.rounds or 3):
                 figures["rounds"].append({name: growth_round(targets[name], upstream, sizes[name], number) for name in sizes})
             figures["pages"] = {name: pages(targets[name], upstream, sizes[name]) for name in sizes}
     keep("growth", figures)
 
 
-def growth_round(target, upstream, size, number):
+def spread(upstream, size):
     """1,000 users, spread over all that there are."""
     step = size[0] // 1000
-    options = {"tokens": upstream.tokens(1000, step=step), "step": step, "concurrency": 64}
+    return {"tokens": upstream.tokens(1000, step=step), "step": step, "concurrency": 64}
+
+
+def warm_up(target, upstream, size):
+    """Until the log of a large file has been written once from end to end: until then it grows, once in a server's life."""
+    say(f"warming up: {size[0]} users, {size[1]} rows")
+    target.load(requests=30_000, **spread(upstream, size))
+
+
+def growth_round(target, upstream, size, number):
+    """The cost of a request there."""
+    options = spread(upstream, size)
     target.load(requests=2000, **options)
     result = burn(target, requests=15000, **options)
     say(f"growth round {number + 1}: {size[0]} users, {size[1]} rows: {result['cpu_s_per_1k']:.4f} CPU-s/1k")

@@ -45,6 +45,25 @@ def changed(text, guard):
     return text
 
 
+def verdict_of_script(place, target, test):
+    """The same for a check of a script that is given the binary: `script name of the check`, told with ✗ when it fails."""
+    script, check = test.split(" ", 1)
+    try:
+        built = cargo(place, target, ["build", "--locked", "--bin", "tollgate"])
+        if built.returncode != 0:
+            return "does not compile without it:\n" + built.stderr[-1500:]
+        binary = target / "debug" / "tollgate"
+        done = subprocess.run(
+            [script, binary], cwd=place, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S
+        )
+    except subprocess.TimeoutExpired:
+        return f"did not end in {TIMEOUT_S} s: nothing is known"
+    told = done.stdout.splitlines()
+    if f"✗ {check}" in told:
+        return None
+    return f"stays green: {test}" if f"✓ {check}" in told else f"{script} did not come to `{check}`:\n" + done.stderr[-1500:]
+
+
 def verdict(place, target, guard):
     """None when a test went red, else what is wrong."""
     file = place / guard["file"]
@@ -53,6 +72,8 @@ def verdict(place, target, guard):
     before = file.read_text()
     try:
         file.write_text(changed(before, guard))
+        if guard["test"].startswith("scripts/"):
+            return verdict_of_script(place, target, guard["test"])
         kind, names = guard["test"].split()[:2], guard["test"].split()[2:]
         if guard["test"].startswith("--lib"):
             kind, names = ["--lib"], guard["test"].split()[1:]
@@ -87,6 +108,9 @@ def main():
         place = pathlib.Path(folder) / "sources"
         place.mkdir()
         copy_to(place)
+        # What scripts have installed for themselves lies there.
+        (ROOT / "target").mkdir(exist_ok=True)
+        (place / "target").symlink_to(ROOT / "target")
         target = pathlib.Path(asked.target) if asked.target else pathlib.Path(folder) / "target"
         for number, guard in enumerate(guards, 1):
             begun = time.monotonic()

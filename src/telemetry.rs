@@ -9,11 +9,13 @@ use std::io::IsTerminal;
 use serde::Serialize;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::fmt;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, fmt};
 
 use crate::clock::Clock;
 use crate::config::LogFormat;
@@ -43,7 +45,7 @@ where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     let lines = JsonLines { clock: Clock::system() };
-    fmt().event_format(lines).with_env_filter(filter(level)).with_writer(writer).finish()
+    fmt().event_format(lines).with_max_level(LevelFilter::TRACE).with_writer(writer).finish().with(filter(level))
 }
 
 /// An event as one JSON object: `timestamp`, `level`, its fields, `target`. There are no spans to tell of.
@@ -78,25 +80,41 @@ struct Object {
 }
 
 impl Object {
-    fn member<T: Serialize + ?Sized>(&mut self, name: &str, value: &T) {
+    /// A member's name; its value follows.
+    fn name(&mut self, name: &str) {
         if self.text.len() > 1 {
             self.text.push(b',');
         }
-        self.value(name.strip_prefix("r#").unwrap_or(name));
+        self.quoted(name.strip_prefix("r#").unwrap_or(name));
         self.text.push(b':');
-        self.value(value);
     }
 
-    fn value<T: Serialize + ?Sized>(&mut self, value: &T) {
+    fn member(&mut self, name: &str, text: &str) {
+        self.name(name);
+        self.quoted(text);
+    }
+
+    /// A string. Nearly none has anything to be escaped, and that is seen at a glance.
+    fn quoted(&mut self, text: &str) {
+        let is_odd = |byte: &u8| *byte < b' ' || *byte == b'"' || *byte == b'\\';
+        if text.as_bytes().iter().fold(false, |odd, byte| odd | is_odd(byte)) {
+            return self.json(text);
+        }
+        for part in [b"\"", text.as_bytes(), b"\""] {
+            self.text.extend_from_slice(part);
+        }
+    }
+
+    fn json<T: Serialize + ?Sized>(&mut self, value: &T) {
         self.fails |= serde_json::to_writer(&mut self.text, value).is_err();
     }
 }
 
 impl Visit for Object {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        let mut text = String::new();
+        let mut text = String::with_capacity(64);
         self.fails |= write!(text, "{value:?}").is_err();
-        self.member(field.name(), &text);
+        self.record_str(field, &text);
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
@@ -104,19 +122,23 @@ impl Visit for Object {
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.member(field.name(), &value);
+        self.name(field.name());
+        self.json(&value);
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.member(field.name(), &value);
+        self.name(field.name());
+        self.json(&value);
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.member(field.name(), &value);
+        self.name(field.name());
+        self.json(&value);
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
-        self.member(field.name(), &value);
+        self.name(field.name());
+        self.json(&value);
     }
 }
 
@@ -125,12 +147,12 @@ fn pretty<W>(level: &str, is_terminal: bool, writer: W) -> impl Subscriber + Sen
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    fmt().with_ansi(is_terminal).with_env_filter(filter(level)).with_writer(writer).finish()
+    fmt().with_ansi(is_terminal).with_max_level(LevelFilter::TRACE).with_writer(writer).finish().with(filter(level))
 }
 
 /// The config has checked the level; what is none all the same counts as `info`.
-fn filter(level: &str) -> EnvFilter {
-    EnvFilter::builder().parse(level).unwrap_or_else(|_| EnvFilter::new("info"))
+fn filter(level: &str) -> Targets {
+    level.parse().unwrap_or_else(|_| Targets::new().with_default(LevelFilter::INFO))
 }
 
 #[cfg(test)]

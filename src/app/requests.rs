@@ -7,7 +7,7 @@ use axum::extract::{FromRequestParts, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Method, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 use uuid::Uuid;
 
@@ -15,6 +15,7 @@ use super::{App, unread};
 use crate::clock::Timestamp;
 use crate::error::{CODE_HEADER, Code, Refusal};
 use crate::metrics::Told;
+use crate::proxy;
 
 const ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -26,7 +27,19 @@ pub struct RequestId(pub Uuid);
 /// request.
 pub(super) async fn receive(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let request = unread::let_finish_body(request, &app);
-    named(&app, request, |request| logged(&app, request, next, true)).await
+    named(&app, request, |request| logged(&app, request, |request| next.run(request), true)).await
+}
+
+/// The same for a chat request, which has this one handler: the way through the routes is a dozen boxes and copies more.
+pub(super) async fn receive_chat(app: Arc<App>, request: Request) -> Response {
+    let request = unread::let_finish_body(request, &app);
+    let chat = |request: Request| proxy::chat(State(app.clone()), RequestId::of(request.headers()), request);
+    named(&app, request, |request| logged(&app, request, chat, true)).await
+}
+
+/// Whether a request is for [`proxy::chat`], by whichever of its paths.
+pub(super) fn is_chat<B>(request: &http::Request<B>) -> bool {
+    request.method() == Method::POST && proxy::ENDPOINTS.contains(&request.uri().path())
 }
 
 /// Gives the request its id, whatever the client sent, and the answer the same.
@@ -87,28 +100,38 @@ impl<S: Send + Sync> FromRequestParts<S> for RequestId {
     type Rejection = std::convert::Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
-        let named = parts.headers.get(ID_HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
-        Ok(Self(named.unwrap_or_else(Uuid::now_v7)))
+        Ok(Self::of(&parts.headers))
+    }
+}
+
+impl RequestId {
+    /// As [`named`] has written it.
+    fn of(headers: &HeaderMap) -> Self {
+        let named = headers.get(ID_HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
+        Self(named.unwrap_or_else(Uuid::now_v7))
     }
 }
 
 /// One line a request. What is forwarded logs itself when it has ended (`proxy`), so here only the rest is told. A head
 /// that is too large gets no further.
 pub(crate) async fn log_request(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    logged(&app, request, next, true).await
+    logged(&app, request, |request| next.run(request), true).await
 }
 
 /// The same on the operator's listener, whose requests are not counted among those of users.
 pub(crate) async fn log_admin_request(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    logged(&app, request, next, false).await
+    logged(&app, request, |request| next.run(request), false).await
 }
 
-async fn logged(app: &App, request: Request, next: Next, is_users: bool) -> Response {
+async fn logged<F>(app: &App, request: Request, rest: impl FnOnce(Request) -> F, is_users: bool) -> Response
+where
+    F: Future<Output = Response>,
+{
     let path = request.uri().path();
     let bytes_max = app.config().server.header_bytes_max;
     let is_too_large = head_bytes(&request) > bytes_max;
-    if crate::proxy::ENDPOINTS.contains(&path) && request.method() == Method::POST && !is_too_large {
-        return next.run(request).await;
+    if is_chat(&request) && !is_too_large {
+        return rest(request).await;
     }
     // A path is the stranger's text: bounded, and escaped by the log's format.
     let path: String = path.chars().take(128).collect();
@@ -119,7 +142,7 @@ async fn logged(app: &App, request: Request, next: Next, is_users: bool) -> Resp
         let message = format!("The request's line and headers are larger than {bytes_max} bytes.");
         Refusal::new(Code::HeadersTooLarge, message).into_response()
     } else {
-        next.run(request).await
+        rest(request).await
     };
     let code = response.headers().get(CODE_HEADER).and_then(|code| code.to_str().ok());
     let known = code.and_then(|code| Code::ALL.iter().find(|known| known.as_str() == code));

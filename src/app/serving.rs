@@ -12,16 +12,17 @@ use axum::body::Body;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use listenfd::ListenFd;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::{Service, ServiceExt};
+use tower::Service;
 
 use super::App;
+use super::requests::{is_chat, receive_chat};
 use super::seats::{Answering, Seats, Taken};
 use crate::config::Server;
 use crate::database::Database;
@@ -96,7 +97,7 @@ async fn listen_on(mut handed: ListenFd, bind: &str) -> Result<TcpListener, Fail
 pub async fn serve(app: Arc<App>, writer: Writer, listeners: impl Into<Listeners>, stop: CancellationToken) {
     let Listeners { users, admin } = listeners.into();
     let server = app.config().server.clone();
-    let router = super::router(&app);
+    let routes = Routes::of_users(&app);
     let auth = app.auth.clone();
     app.work.spawn(stop.clone().run_until_cancelled_owned(async move { auth.keep_fresh().await }));
     let (sending, sent) = (TaskTracker::new(), CancellationToken::new());
@@ -104,15 +105,15 @@ pub async fn serve(app: Arc<App>, writer: Writer, listeners: impl Into<Listeners
     let connections = TaskTracker::new();
     let seats = Seats::new(app.descriptors.connections(server.open_requests_max));
     let admin_seats = Seats::new(ADMIN_CONNECTIONS);
-    let admin_router = crate::admin::router(&app, &stop);
+    let admin_routes = Routes { all: crate::admin::router(&app, &stop), chat: None };
     loop {
-        let (accepted, router) = tokio::select! {
+        let (accepted, routes) = tokio::select! {
             () = stop.cancelled() => break,
-            accepted = accept(&users, &seats) => (accepted, &router),
-            accepted = accept_if(admin.as_ref(), &admin_seats) => (accepted, &admin_router),
+            accepted = accept(&users, &seats) => (accepted, &routes),
+            accepted = accept_if(admin.as_ref(), &admin_seats) => (accepted, &admin_routes),
         };
         let Some(accepted) = accepted else { continue };
-        connections.spawn(connection(&app, &server, accepted, router.clone(), stop.clone()));
+        connections.spawn(connection(&app, &server, accepted, routes.clone(), stop.clone()));
     }
     drop((users, admin));
     connections.close();
@@ -137,6 +138,35 @@ async fn listen_for_admin(server: &Server) -> Result<Option<TcpListener>, Failur
             Ok(None)
         }
         Err(error) => Err(Failure::new(format!("cannot listen on {bind} for the operator: {error}; {fix}"))),
+    }
+}
+
+/// Where requests go.
+#[derive(Clone)]
+struct Routes {
+    all: Router,
+    /// Chat requests go straight to their handler.
+    chat: Option<Arc<App>>,
+}
+
+impl Routes {
+    fn of_users(app: &Arc<App>) -> Self {
+        // With CORS there are layers to go through.
+        let is_plain = app.config().server.cors_origins.is_empty();
+        Self { all: super::router(app), chat: is_plain.then(|| app.clone()) }
+    }
+
+    fn answer(&self, request: Request<Incoming>) -> Pin<Box<dyn Future<Output = Response<Body>> + Send>> {
+        match &self.chat {
+            Some(app) if is_chat(&request) => Box::pin(receive_chat(app.clone(), request.map(Body::new))),
+            _ => {
+                let answer = self.all.clone().call(request);
+                Box::pin(async {
+                    let Ok(answer) = answer.await;
+                    answer
+                })
+            }
+        }
     }
 }
 
@@ -187,7 +217,7 @@ fn connection(
     app: &Arc<App>,
     server: &Server,
     (stream, taken): Accepted,
-    router: Router,
+    routes: Routes,
     stop: CancellationToken,
 ) -> impl Future<Output = ()> + Send + 'static {
     let mut http = http1::Builder::new();
@@ -202,7 +232,12 @@ fn connection(
             if !begins(&stream, header_timeout, &stop).await {
                 return;
             }
-            let service = TowerToHyperService::new(seated(router, &taken));
+            let seat = taken.seat();
+            let service = service_fn(move |request| {
+                seat.works();
+                let (answer, seat) = (routes.answer(request), seat.clone());
+                async move { Ok::<_, Infallible>(answer.await.map(|body| Answering::new(body, seat))) }
+            });
             let mut serving = pin!(http.serve_connection(timed(stream, write_timeout), service));
             // The head is read before it hears of a shutdown: hyper closes a connection that it has read nothing from, and
             // with it a request that is there already.
@@ -240,23 +275,6 @@ fn timed(stream: TcpStream, write_timeout: Duration) -> Timed {
     let mut timed = TimeoutStream::new(stream);
     timed.set_write_timeout(Some(write_timeout));
     TokioIo::new(Box::pin(timed))
-}
-
-/// The routes, for a connection whose seat is to know when it works.
-fn seated(
-    router: Router,
-    taken: &Taken,
-) -> impl Service<Request<Incoming>, Response = Response<Answering<Body>>, Error = Infallible, Future: Send + 'static>
-+ Clone
-+ Send
-+ 'static {
-    let (asked, answered) = (taken.seat(), taken.seat());
-    router
-        .map_request(move |request: Request<Incoming>| {
-            asked.works();
-            request
-        })
-        .map_response(move |response: Response<Body>| response.map(|body| Answering::new(body, answered.clone())))
 }
 
 /// Whether a new connection begins to send in time. Whoever connected before a shutdown is heard.
@@ -325,7 +343,7 @@ mod tests {
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let accepted = (stream, Seats::new(1).take());
         let (server, stop) = (app.config().server.clone(), CancellationToken::new());
-        let task = connection(&app, &server, accepted, super::super::router(&app), stop);
+        let task = connection(&app, &server, accepted, Routes::of_users(&app), stop);
         assert!(size_of_val(&task) < 2500, "{} bytes", size_of_val(&task));
         drop(task);
         writer.close();

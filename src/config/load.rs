@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::findings::{Complaint, Findings, Noted, complaint};
 use super::reader::Section;
@@ -245,8 +245,13 @@ fn log_format(text: &str) -> Result<LogFormat, Complaint> {
 
 fn log_level(text: &str) -> Result<String, Complaint> {
     let fix = "write error, warn, info, debug or trace, or directives such as \"info,tollgate=debug\"";
-    let filter = EnvFilter::builder().parse(text);
-    filter.map(|_| text.to_owned()).map_err(|_| complaint(format!("`{text}` is not a log level"), fix))
+    // A word alone would be a target of which all is written, and of the rest nothing: what a misspelt level would be.
+    let is_level = |part: &str| part.contains('=') || part.parse::<LevelFilter>().is_ok();
+    let plain: String = text.split_whitespace().collect();
+    if plain.split(',').all(is_level) && plain.parse::<Targets>().is_ok() {
+        return Ok(plain);
+    }
+    Err(complaint(format!("`{text}` is not a log level"), fix))
 }
 
 /// One of a few words.

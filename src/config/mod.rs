@@ -381,6 +381,8 @@ pub struct UpstreamConfig {
     pub name: String,
     /// Without a trailing slash: `https://api.openai.com/v1`.
     pub base_url: String,
+    /// Where chat requests go: `https://api.openai.com/v1/chat/completions`.
+    pub chat_url: http::Uri,
     /// The operator's key; none for a local server without one.
     pub api_key: Option<SecretString>,
     /// The key before it, tried once where the upstream does not know `api_key`.

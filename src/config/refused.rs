@@ -27,6 +27,8 @@ const BAD_FILES: &[(&str, &[&str])] = &[
     ("[server]\ncors_origins = [1]", &["server.cors_origins", "in quotes"]),
     ("[server]\nlog_format = \"xml\"", &["server.log_format", "\"json\""]),
     ("[server]\nlog_level = \"loud=very\"", &["server.log_level", "debug"]),
+    ("[server]\nlog_level = \"verbose\"", &["server.log_level", "`verbose`", "debug"]),
+    ("[server]\nlog_level = \"inof,tollgate=debug\"", &["server.log_level", "debug"]),
     ("[auth]\nplan_claim = \"user_metadata.plan\"", &["auth.plan_claim", "app_metadata"]),
     ("[auth]\nplan_claim = \"a..b\"", &["auth.plan_claim", "app_metadata.plan"]),
     ("[auth]\nanonymous_plan = \"guest\"", &["auth.anonymous_plan", "free"]),

@@ -149,6 +149,14 @@ fn the_later_source_wins() {
 }
 
 #[test]
+fn a_log_level_is_a_word_or_says_more_of_a_part() {
+    for level in ["info", "OFF", "warn,tollgate=debug", "info, tollgate::proxy = trace"] {
+        let read = good(&format!("[server]\nlog_level = \"{level}\""), &[]).server.log_level;
+        assert_eq!(read, level.replace(' ', ""));
+    }
+}
+
+#[test]
 fn a_dot_env_file_is_read_and_not_put_into_the_environment() {
     let dot_env = format!(
         "# mine\nexport JWT_SECRET='{SECRET}'\nOPENAI_API_KEY=\"{KEY}\"\nPORT=9\nTOLLGATE_DOT_ENV_CANARY_OF_OTHERS_=1"

@@ -72,7 +72,8 @@ fn upstream(section: &Section<'_>, gathered: &Gathered) -> Result<UpstreamConfig
     let models = models?;
     section.note("models", patterns(&models))?;
     let (api_key, api_key_previous) = (api_key?, api_key_previous?);
-    Ok(UpstreamConfig { base_url: base.text, api_key, api_key_previous, name, models, dialect, keep_alive })
+    let chat_url = section.note("base_url", chat_url(&base))?;
+    Ok(UpstreamConfig { base_url: base.text, chat_url, api_key, api_key_previous, name, models, dialect, keep_alive })
 }
 
 /// `OPENAI_BASE_URL` moves the upstream named `openai`; any other says its own.
@@ -93,6 +94,11 @@ fn base_url(section: &Section<'_>, gathered: &Gathered) -> Result<Address, Noted
     };
     warn_about(section, &base);
     Ok(base)
+}
+
+fn chat_url(base: &Address) -> Result<http::Uri, Complaint> {
+    let url = format!("{}/chat/completions", base.text);
+    url.parse().map_err(|_| complaint("is not a URL that a path fits behind", format!("write it like {OPENAI_URL}")))
 }
 
 fn warn_about(section: &Section<'_>, base: &Address) {

@@ -6,6 +6,8 @@
 
 use std::collections::HashMap;
 
+use foldhash::fast::RandomState;
+
 use crate::clock::Timestamp;
 use crate::plan::{Amounts, Standing, Window};
 
@@ -52,7 +54,7 @@ struct Windows {
 /// By user.
 #[derive(Debug, Default)]
 pub(super) struct Known {
-    of: HashMap<String, Windows>,
+    of: HashMap<String, Windows, RandomState>,
 }
 
 impl Known {

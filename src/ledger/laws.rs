@@ -175,7 +175,7 @@ impl Subject {
 
     fn hold(&mut self, request: HoldRequest) -> Result<Hold, NoHold> {
         match self {
-            Self::Sqlite { book, is_open, .. } => step(book, *is_open, |book| book.hold(&request)).unwrap(),
+            Self::Sqlite { book, is_open, .. } => step(book, *is_open, |book| book.batch().hold(&request)).unwrap(),
             Self::Postgres { runtime, lane } => runtime.block_on(lane.hold(request)),
         }
     }

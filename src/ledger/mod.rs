@@ -316,11 +316,7 @@ impl Ledger {
     /// A user's id as an upstream may know it: a keyed hash (64 hexadecimal digits), the same for as long as the ledger.
     #[must_use]
     pub fn hash_user(&self, user_id: Uuid) -> String {
-        let tag = hmac::sign(&self.identifier_key, user_id.as_bytes());
-        // A 256-bit tag is two 128-bit halves.
-        let mut halves = tag.as_ref().chunks_exact(16).map(|half| half.try_into().map_or(0, u128::from_be_bytes));
-        let mut half = || halves.next().unwrap_or(0);
-        format!("{:032x}{:032x}", half(), half())
+        moving::hex(hmac::sign(&self.identifier_key, user_id.as_bytes()).as_ref())
     }
 
     /// Where it is, for [`report`].

@@ -3,6 +3,7 @@
 //! A [`Book`] does one step at a time inside a transaction that the writer opens and commits. It decides nothing: limits
 //! are decided by `plan::admit` on what is read here, and there is only one writer, so nothing changes in between.
 
+mod batch;
 mod chores;
 #[cfg(test)]
 mod tests;
@@ -16,10 +17,9 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use uuid::Uuid;
 
 use super::known::{APP, Change, Known};
-use super::{Charge, Ending, HoldRequest, NoHold, UserStanding, decide};
+use super::{Ending, UserStanding};
 use crate::clock::Timestamp;
-use crate::plan::{Amounts, Hold, Per, Standing, Window};
-use crate::price::{MicroUsd, Usage};
+use crate::plan::{Amounts, Per, Standing, Window};
 
 /// How long another process (a command line) may keep the file locked.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -91,7 +91,7 @@ pub(crate) struct Book {
     known: RefCell<Known>,
     /// What was held through this book and has not ended: an ending need not read it again. A row that is not in here is
     /// read; whether it is still open says the row alone.
-    open: RefCell<HashMap<Uuid, OpenHold>>,
+    open: RefCell<HashMap<Uuid, OpenHold, foldhash::fast::RandomState>>,
     /// `data_version` of what is in memory.
     version: Cell<i64>,
 }
@@ -126,17 +126,6 @@ const CACHE_KIB_MAX: i64 = 64_000;
 /// fourth. A page that changed often meanwhile is copied once, and who waits for a commit seldom waits for a copying too.
 const LOG_KIB_MIN: i64 = 16_000;
 const LOG_KIB_MAX: i64 = 64_000;
-
-const INSERT_REQUEST: &str = "
-    insert into requests (id, user_id, plan, endpoint, model, upstream, state, held_input_tokens, held_output_tokens,
-                          held_micros, started_at, owner)
-    values (?1, ?2, ?3, ?4, ?5, ?6, 'held', ?7, ?8, ?9, ?10, ?11)";
-
-const END_REQUEST: &str = "
-    update requests set state = ?2, flags = ?3, load = ?4, ended_at = max(?5, started_at), ttft_ms = ?6,
-           input_tokens = ?7, cached_input_tokens = ?8, output_tokens = ?9, reasoning_tokens = ?10,
-           cost_micros = ?11, unsent = ?12
-    where id = ?1 and state = 'held'";
 
 /// Reads a user's windows, in the columns of [`window_of`].
 macro_rules! windows_where {
@@ -298,141 +287,10 @@ impl Book {
         Ok(())
     }
 
-    /// Law 1: a hold, or the reason why not.
-    pub(super) fn hold(&self, request: &HoldRequest) -> Result<Result<Hold, NoHold>, Failure> {
-        let (user, now) = (request.user_id.to_string(), request.now);
-        let lifetime = Window { per: Per::Lifetime, start: Timestamp::EPOCH, end: Timestamp::MAX };
-        let standings = request.limits.iter().map(|(_, window)| self.standing_at(&user, now, window));
-        let standings = standings.collect::<Result<Vec<_>, _>>()?;
-        let open = self.standing_at(&user, now, &lifetime)?.held.requests;
-        let ceiling = request.ceiling.map(|(_, window)| self.standing_at(APP, now, &window)).transpose()?;
-        let hold = match decide(request, &standings, ceiling, open) {
-            Ok(hold) => hold,
-            Err(no) => return Ok(Err(no)),
-        };
-        let input = i64::try_from(request.ask.input_tokens).unwrap_or(i64::MAX).min(hold.amounts.tokens);
-        let output = hold.amounts.tokens.saturating_sub(input);
-        // Before the row is there: whoever reads afterwards finds it counted.
-        self.know(APP, now)?;
-        self.insert_request(&user, request, &hold, (input, output))?;
-        let open = OpenHold { user, at: now, input, output, cost: hold.amounts.cost };
-        self.change(&open, &Change { held: open.amounts(), ..Change::default() });
-        self.open.borrow_mut().insert(request.id, open);
-        Ok(Ok(hold))
-    }
-
-    fn insert_request(
-        &self,
-        user: &str,
-        request: &HoldRequest,
-        hold: &Hold,
-        (input, output): (i64, i64),
-    ) -> Result<(), Failure> {
-        let mut insert = self.db.prepare_cached(INSERT_REQUEST)?;
-        insert.execute(params![
-            request.id.to_string(),
-            user,
-            request.plan,
-            request.endpoint,
-            request.model,
-            request.upstream,
-            input,
-            output,
-            hold.amounts.cost,
-            request.now.millis(),
-            self.owner,
-        ])?;
-        Ok(())
-    }
-
     /// Law 3: ends an open request; a request that has ended, or that is not there, stays as it is.
     /// Gives back whether anything ended.
     pub(super) fn end(&self, ending: &Ending, now: Timestamp) -> Result<bool, Failure> {
-        let id = ending.id.to_string();
-        let known = self.open.borrow_mut().remove(&ending.id);
-        let open = match known {
-            Some(open) => open,
-            None => match self.open_hold(&id)? {
-                Some(open) => open,
-                None => return Ok(false),
-            },
-        };
-        let settlement = &ending.settlement;
-        let (state, load) = match settlement.charge {
-            Charge::Voided { load } => ("voided", load),
-            Charge::Settled { .. } | Charge::WholeHold => ("settled", false),
-            Charge::Lost => ("lost", false),
-        };
-        let from_i64 = |tokens| u64::try_from(tokens).unwrap_or(0);
-        let whole =
-            Usage { input_tokens: from_i64(open.input), output_tokens: from_i64(open.output), ..Usage::default() };
-        let (usage, MicroUsd(cost)) = match settlement.charge {
-            Charge::Voided { .. } => (Usage::default(), MicroUsd(0)),
-            Charge::Settled { usage, cost } => (usage, cost),
-            Charge::WholeHold | Charge::Lost => (whole, MicroUsd(open.cost)),
-        };
-        let (input, output) = (to_i64(usage.input_tokens), to_i64(usage.output_tokens));
-        // Before the row has ended, as with a hold.
-        self.know(APP, open.at)?;
-        let mut update = self.db.prepare_cached(END_REQUEST)?;
-        let ended = update.execute(params![
-            id,
-            state,
-            settlement.flags.join(","),
-            load,
-            now.millis(),
-            settlement.ttft_ms,
-            input,
-            to_i64(usage.cached_input_tokens),
-            output,
-            to_i64(usage.reasoning_tokens),
-            cost,
-            self.outbox && state != "voided"
-        ])?;
-        if ended == 0 {
-            return Ok(false);
-        }
-        let used = Amounts { requests: i64::from(state != "voided"), tokens: input.saturating_add(output), cost };
-        let rate_requests = used.requests.max(i64::from(load));
-        self.add_used(&open, used, rate_requests)?;
-        self.change(&open, &Change { held: Amounts::default().minus(open.amounts()), used, rate_requests });
-        Ok(true)
-    }
-
-    /// What an open request holds. (Read before the update and not returned by it: for what an update returns, SQLite
-    /// makes a temporary table each time.)
-    fn open_hold(&self, id: &str) -> Result<Option<OpenHold>, Failure> {
-        let mut read = self.db.prepare_cached(
-            "select user_id, started_at, held_input_tokens, held_output_tokens, held_micros
-             from requests where id = ?1 and state = 'held'",
-        )?;
-        let open = read.query_row([id], |row| {
-            Ok(OpenHold {
-                user: row.get(0)?,
-                at: Timestamp::from_millis(row.get(1)?),
-                input: row.get(2)?,
-                output: row.get(3)?,
-                cost: row.get(4)?,
-            })
-        });
-        Ok(open.optional()?)
-    }
-
-    /// Adds what an ended request used to every window of its user that contains it.
-    ///
-    /// `or fail`: SQLite copies each page before a statement on several rows that may have to be undone by itself. This one
-    /// is not: if it fails it takes its whole transaction with it.
-    fn add_used(&self, open: &OpenHold, used: Amounts, rate_requests: i64) -> Result<(), Failure> {
-        if used == Amounts::default() && rate_requests == 0 {
-            return Ok(());
-        }
-        let mut update = self.db.prepare_cached(
-            "update or fail window_sums set requests_used = requests_used + iif(per in ('minute', 'hour'), ?4, ?3),
-                    tokens_used = tokens_used + ?5, micros_used = micros_used + ?6
-             where user_id = ?1 and ends_at > ?2 and starts_at <= ?2",
-        )?;
-        update.execute(params![open.user, open.at.millis(), used.requests, rate_requests, used.tokens, used.cost])?;
-        Ok(())
+        self.batch().end(ending, now)
     }
 
     /// Tells the memory of a hold or an ending: what its user's windows say, if they are known, and what the app's do, which
@@ -602,8 +460,4 @@ fn window_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<(Window, Standing)> {
 
 fn per_of(name: &str) -> Per {
     Per::from_name(name).unwrap_or(Per::Lifetime)
-}
-
-fn to_i64(count: u64) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
 }

@@ -236,23 +236,22 @@ impl Writer {
     /// Endings first: they make room for the holds.
     fn steps(&mut self, holds: &VecDeque<Waiting>) -> Result<Vec<Result<Hold, NoHold>>, Failure> {
         let now = self.clock.now();
+        let mut batch = self.book.batch();
         for ending in &self.endings {
-            if !self.book.end(ending, now)? {
+            if !batch.end(ending, now)? {
                 tracing::debug!(request_id = %ending.id, "there was no open hold to end");
             }
         }
+        drop(batch);
         for marking in &self.markings {
             self.book.mark(&marking.ids, marking.mark)?;
         }
         self.chores(now)?;
-        holds.iter().map(|(request, _)| self.hold(request)).collect()
-    }
-
-    fn hold(&self, request: &HoldRequest) -> Result<Result<Hold, NoHold>, Failure> {
-        match &self.paused {
-            Some(reason) => Ok(Err(NoHold::Paused(reason.clone()))),
-            None => self.book.hold(request),
+        if let Some(reason) = &self.paused {
+            return Ok(holds.iter().map(|_| Err(NoHold::Paused(reason.clone()))).collect());
         }
+        let mut batch = self.book.batch();
+        holds.iter().map(|(request, _)| batch.hold(request)).collect()
     }
 
     fn chores_are_due(&self) -> bool {

@@ -90,15 +90,20 @@ impl<'de> Visitor<'de> for Choices<'_> {
 /// Remembers the last name said, cut to what a name may be.
 pub(super) fn keep(name: &mut Option<String>, raw: Option<&RawValue>) {
     let Some(raw) = raw else { return };
+    let plain = raw.get().strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).filter(|said| !said.contains('\\'));
+    let said = match plain {
+        Some(said) => Cow::Borrowed(said),
+        None => match serde_json::from_str::<String>(raw.get()) {
+            Ok(said) => Cow::Owned(said),
+            Err(_) => return,
+        },
+    };
     // Every event says it again.
-    let is_known = |said: &str| !said.contains('\\') && name.as_deref() == Some(said);
-    if raw.get().strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).is_some_and(is_known) {
+    if said.is_empty() || name.as_deref() == Some(said.as_ref()) {
         return;
     }
-    let Ok(said) = serde_json::from_str::<Cow<'_, str>>(raw.get()) else { return };
-    if !said.is_empty() && name.as_deref() != Some(said.as_ref()) {
-        *name = Some(said.chars().take(NAME_CHARS_MAX).collect());
-    }
+    let end = said.char_indices().nth(NAME_CHARS_MAX).map_or(said.len(), |(end, _)| end);
+    *name = said.get(..end).map(str::to_owned);
 }
 
 /// The names of what nobody generated, and of everything else.

@@ -46,20 +46,19 @@ impl Fault {
     }
 
     /// A body that is not the object it should be: what the parser says, in this API's words.
-    pub(super) fn of_json(error: serde_path_to_error::Error<serde_json::Error>) -> Refusal {
-        let path = error.path().to_string();
-        let error = error.into_inner();
+    /// `path` says where it stands; empty is the body itself.
+    pub(super) fn of_json(error: serde_json::Error, path: String) -> Refusal {
         let (text, place) = without_place(&error.to_string());
         if error.classify() != Category::Data {
-            if text == "number out of range" && path != "." {
+            if text == "number out of range" && !path.is_empty() {
                 return Self::invalid(path, "is a number out of range").into();
             }
             return Refusal::new(Code::InvalidRequest, format!("The body is not valid JSON: {text}{place}."));
         }
         let what = what_is_wrong(&text);
         match (path.as_str(), duplicate(&text)) {
-            (".", None) => Refusal::new(Code::InvalidRequest, format!("The body {what}.")),
-            (".", Some(field)) => Self::invalid(field, what).into(),
+            ("", None) => Refusal::new(Code::InvalidRequest, format!("The body {what}.")),
+            ("", Some(field)) => Self::invalid(field, what).into(),
             (_, None) => Self::invalid(path, what).into(),
             (_, Some(field)) => Self::invalid(field, what).under(path).into(),
         }

@@ -16,7 +16,7 @@ mod wire;
 use std::fmt;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::config::Dialect;
 use crate::error::{Code, Refusal};
@@ -204,8 +204,13 @@ impl Order {
             service_tier: openai.then_some("default"),
             safety_identifier: openai.then_some(safety_identifier),
         };
+        // Room for most; a longer one grows.
+        let mut written = Vec::with_capacity(1024);
         // Writing to memory cannot fail, and no value in a request is one that JSON cannot write.
-        Bytes::from(serde_json::to_vec(&outgoing).unwrap_or_default())
+        if serde_json::to_writer(&mut written, &outgoing).is_err() {
+            written.clear();
+        }
+        Bytes::from(written)
     }
 
     fn weigh(&self) -> Weight {
@@ -254,10 +259,7 @@ fn read(body: &[u8]) -> Result<Request, Refusal> {
         return Err(not_json("it starts with a byte order mark"));
     }
     let mut reader = serde_json::Deserializer::from_str(text);
-    let mut track = serde_path_to_error::Track::new();
-    let tracked = serde_path_to_error::Deserializer::new(&mut reader, &mut track);
-    let request = Request::deserialize(tracked);
-    let request = request.map_err(|error| Fault::of_json(serde_path_to_error::Error::new(track.path(), error)))?;
+    let request = Request::read(&mut reader).map_err(|(error, path)| Fault::of_json(error, path))?;
     reader.end().map_err(|_| not_json("something follows the object"))?;
     Ok(request)
 }

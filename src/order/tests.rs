@@ -481,6 +481,10 @@ fn a_body_that_two_readers_could_read_in_two_ways_is_refused() {
     for (body, param) in doubled {
         invalid(parse(&body), param);
     }
+    for behind in ["x", "{}", ",", "\0", "null"] {
+        let refusal = parse(&format!("{{{fine}}} {behind}")).unwrap_err();
+        assert_eq!(refusal.message, "The body is not valid JSON: something follows the object.", "{behind:?}");
+    }
     let schema = |schema: &str| {
         let tool = format!("{{\"type\":\"function\",\"function\":{{\"name\":\"a\",\"parameters\":{schema}}}}}");
         parse(&format!("{{{fine},\"tools\":[{tool}]}}"))

@@ -3,6 +3,8 @@
 //! Read strictly: an object is an object (never an array of its values), a known member stands once. Members nobody knows are noted and refused by `check`, which knows their path; their values
 //! are skipped. `null` is the same as absent. What is written out again is what was understood, never the caller's bytes.
 
+use std::borrow::Cow;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
@@ -46,6 +48,36 @@ const MAY_BE_NULL: [&str; 13] = [
     "include_obfuscation",
 ];
 
+thread_local! {
+    /// The way to what could not be read, the innermost first. Empty but between a fault and the end of its reading. (A
+    /// library that keeps the way as it reads copies every name, of good bodies too, and has all of this compiled twice.)
+    static WAY: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Notes a step on the way to a fault.
+fn at<T, E>(read: Result<T, E>, step: impl FnOnce() -> String) -> Result<T, E> {
+    if read.is_err() {
+        WAY.with_borrow_mut(|way| way.push(step()));
+    }
+    read
+}
+
+impl Request {
+    /// Reads a request, or says what is wrong and where: a path as `messages[0].content`, empty for the whole.
+    pub(super) fn read<'de, R: serde_json::de::Read<'de>>(
+        reader: &mut serde_json::Deserializer<R>,
+    ) -> Result<Self, (serde_json::Error, String)> {
+        WAY.take();
+        Self::deserialize(reader).map_err(|error| {
+            let joined = |path: String, step: String| {
+                let joint = if path.is_empty() || step.starts_with('[') { "" } else { "." };
+                path + joint + &step
+            };
+            (error, WAY.take().into_iter().rev().fold(String::new(), joined))
+        })
+    }
+}
+
 /// Defines an object of the API: for each member its field, its name on the wire and its type. All are optional here;
 /// `unknown` is the first member that is not among them.
 macro_rules! object {
@@ -73,10 +105,10 @@ macro_rules! object {
                     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<$name, A::Error> {
                         let mut unknown = None;
                         $(let mut $field: Slot<$kind> = Slot::Empty;)+
-                        while let Some(key) = map.next_key::<String>()? {
-                            match key.as_str() {
+                        while let Some(Name(name)) = map.next_key::<Name<'de>>()? {
+                            match name.as_ref() {
                                 $($wire => read_member(&mut $field, $wire, &mut map)?,)+
-                                _ => read_unknown(&mut unknown, key, &mut map)?,
+                                _ => read_unknown(&mut unknown, name, &mut map)?,
                             }
                         }
                         Ok($name { $($field: $field.into_value(),)+ unknown })
@@ -227,6 +259,33 @@ object! {
     }
 }
 
+/// The name of a member, where it stands in the caller's bytes unless it is written with escapes.
+struct Name<'a>(Cow<'a, str>);
+
+impl<'de> Deserialize<'de> for Name<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+
+        impl<'de> Visitor<'de> for Text {
+            type Value = Name<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a name")
+            }
+
+            fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(Name(Cow::Borrowed(text)))
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(Name(Cow::Owned(text.to_owned())))
+            }
+        }
+
+        deserializer.deserialize_str(Text)
+    }
+}
+
 /// A member while its object is read. `null` counts as given, so that it cannot stand beside a value.
 enum Slot<T> {
     Empty,
@@ -250,19 +309,19 @@ fn read_member<'de, T: Deserialize<'de>, A: MapAccess<'de>>(
     if matches!(slot, Slot::Given(_)) {
         return Err(A::Error::duplicate_field(name));
     }
-    *slot = Slot::Given(map.next_value()?);
+    *slot = Slot::Given(at(map.next_value(), || name.to_owned())?);
     Ok(())
 }
 
 fn read_unknown<'de, A: MapAccess<'de>>(
     unknown: &mut Option<String>,
-    name: String,
+    name: Cow<'_, str>,
     map: &mut A,
 ) -> Result<(), A::Error> {
-    let value: Option<IgnoredAny> = map.next_value()?;
-    let says_nothing = value.is_none() && MAY_BE_NULL.contains(&name.as_str());
+    let value: Option<IgnoredAny> = at(map.next_value(), || name.clone().into_owned())?;
+    let says_nothing = value.is_none() && MAY_BE_NULL.contains(&name.as_ref());
     if !says_nothing && unknown.is_none() {
-        *unknown = Some(name);
+        *unknown = Some(name.into_owned());
     }
     Ok(())
 }
@@ -289,7 +348,7 @@ impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for Items<T, MOST
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
         let mut items = Vec::new();
-        while let Some(item) = seq.next_element()? {
+        while let Some(item) = at(seq.next_element(), || format!("[{}]", items.len()))? {
             if items.len() >= MOST {
                 return Err(A::Error::custom(format_args!("must be within an array of at most {MOST} items")));
             }
@@ -337,7 +396,7 @@ impl<'de> Visitor<'de> for ByToken {
             let token = name.parse::<u32>().ok().filter(|token| token.to_string() == name);
             let token =
                 token.ok_or_else(|| A::Error::custom("must have the ids of tokens for names, such as \"1234\""))?;
-            if biases.insert(token, map.next_value()?).is_some() {
+            if biases.insert(token, at(map.next_value(), || name)?).is_some() {
                 return Err(A::Error::custom("must not have a token twice"));
             }
         }

@@ -65,6 +65,17 @@ fn after(wait: Duration) -> Instant {
     now.checked_add(wait).unwrap_or(now)
 }
 
+/// A completion, with room for the headers that are added on its way out.
+fn completion<const N: usize>(headers: [(HeaderName, &'static str); N], body: Body) -> Response {
+    let mut response = Response::new(body);
+    let written = response.headers_mut();
+    written.reserve(8);
+    for (name, value) in headers {
+        written.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
 /// A request that the upstream may have been told.
 struct Dispatched {
     app: Arc<App>,
@@ -157,11 +168,11 @@ impl Dispatched {
         let flags: &[&str] = if self.caller_left.get().is_some() { &["cancelled"] } else { &[] };
         self.finish(measured, flags);
         let headers = [
-            (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
-            (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
-            (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+            (header::CONTENT_TYPE, "application/json"),
+            (header::CACHE_CONTROL, "no-store"),
+            (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         ];
-        (headers, body).into_response()
+        completion(headers, Body::from(body))
     }
 
     /// A completion as a stream of events.
@@ -177,12 +188,12 @@ impl Dispatched {
         };
         let metered = Metered::new(answer.body, meter, limits, move |ended| self.streamed(ended)).on_first(on_first);
         let headers = [
-            (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
-            (header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform")),
-            (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
-            (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
+            (header::CONTENT_TYPE, "text/event-stream"),
+            (header::CACHE_CONTROL, "no-cache, no-transform"),
+            (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+            (HeaderName::from_static("x-accel-buffering"), "no"),
         ];
-        (headers, Body::new(metered)).into_response()
+        completion(headers, Body::new(metered))
     }
 
     /// The stream has ended, or its caller has left it.

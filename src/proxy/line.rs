@@ -125,11 +125,11 @@ impl Line {
             Charge::Settled { usage, cost } => Some((usage, cost)),
             Charge::Voided { .. } | Charge::WholeHold | Charge::Lost => None,
         });
-        let text = |id: Uuid| id.hyphenated().to_string();
+        let (mut id, mut user_id) = (Uuid::encode_buffer(), Uuid::encode_buffer());
         tracing::info!(
-            request_id = %self.id,
+            request_id = &*self.id.hyphenated().encode_lower(&mut id),
             path = self.endpoint,
-            user_id = self.user_id.map(text),
+            user_id = self.user_id.map(|user| &*user.hyphenated().encode_lower(&mut user_id)),
             plan = self.plan,
             model = self.model,
             upstream = self.upstream,

@@ -125,10 +125,10 @@ impl Upstreams {
         let sent = Arc::new(AtomicBool::new(false));
         let names = names.into();
         let with_key = |key, body: Bytes| Request::chat((to, key), (body, sent.clone()), stream, &names);
-        let pending = self.pool(to.keep_alive).zip(with_key(to.api_key.as_ref(), body.clone()));
         let again = to.api_key_previous.as_ref();
-        let again = again.and_then(|key| with_key(Some(key), body));
+        let again = again.and_then(|key| with_key(Some(key), body.clone()));
         let again = again.map(|request| Second { request, rotation: self.rotation.clone(), upstream: to.name.clone() });
+        let pending = self.pool(to.keep_alive).zip(with_key(to.api_key.as_ref(), body));
         let limit = self.first_byte_timeout;
         let was_sent = sent.clone();
         let answer = async move {

@@ -44,7 +44,7 @@ struct Stock {
 #[derive(Default)]
 struct Kept {
     // The newest are last: they are used first, and the oldest are found first.
-    of: HashMap<Origin, Vec<(Box<Wire>, Instant)>>,
+    of: HashMap<Origin, Vec<(Box<Wire>, Instant)>, foldhash::fast::RandomState>,
     /// A task looks for those that were kept for too long.
     is_swept: bool,
 }

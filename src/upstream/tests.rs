@@ -23,6 +23,7 @@ pub(super) fn upstream(base_url: &str, key: Option<&str>) -> UpstreamConfig {
     UpstreamConfig {
         name: "openai".to_owned(),
         base_url: base_url.to_owned(),
+        chat_url: format!("{base_url}/chat/completions").parse().unwrap(),
         api_key: key.map(secrecy::SecretString::from),
         api_key_previous: None,
         models: vec!["gpt-*".to_owned()],
@@ -159,7 +160,7 @@ async fn what_was_not_sent_is_known_for_certain() {
         format!("https://{}/v1", silent.local_addr().unwrap()),
         plain.replace("http:", "https:"),
         "http://no-such-host.invalid/v1".to_owned(),
-        "no url at all".to_owned(),
+        "/v1".to_owned(),
         "ftp://127.0.0.1/v1".to_owned(),
     ] {
         let start = Instant::now();

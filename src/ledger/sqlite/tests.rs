@@ -2,7 +2,9 @@
 
 use jiff::tz::TimeZone;
 
+use super::batch::{END_REQUEST, INSERT_REQUEST};
 use super::*;
+use crate::ledger::{HoldRequest, NoHold};
 use crate::plan::window;
 
 /// A B-tree made for one statement costs more than the statement. It appears with `x in (…)` of three values, also in
@@ -66,11 +68,11 @@ fn what_was_rolled_back_is_in_nobodys_memory() {
     let ((first, day), (second, _)) = (hold(1), hold(2));
     let app = |book: &Book| book.app_standing(first.now, &day);
     book.begin().unwrap();
-    book.hold(&first).unwrap().unwrap();
+    book.batch().hold(&first).unwrap().unwrap();
     book.roll_back();
     assert_eq!(app(&book), None);
     book.begin().unwrap();
-    let held = book.hold(&second).unwrap().unwrap().amounts;
+    let held = book.batch().hold(&second).unwrap().unwrap().amounts;
     book.commit().unwrap();
     assert_eq!(app(&book).unwrap().held, held, "one hold");
     let end = |id| Ending { id, user_id: first.user_id, settlement: crate::ledger::Settlement::lost() };
@@ -95,7 +97,7 @@ fn what_somebody_else_has_written_is_read_again() {
     let ((first, day), (second, _)) = (hold(1), hold(2));
     let held = |request: &HoldRequest| {
         book.begin().unwrap();
-        let answer = book.hold(request).unwrap();
+        let answer = book.batch().hold(request).unwrap();
         book.commit().unwrap();
         answer
     };
