@@ -10,10 +10,10 @@ use serde::Serialize;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::fmt;
 use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter, layer};
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -45,7 +45,7 @@ where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     let lines = JsonLines { clock: Clock::system() };
-    fmt().event_format(lines).with_max_level(LevelFilter::TRACE).with_writer(writer).finish().with(filter(level))
+    registry().with(layer().event_format(lines).with_writer(writer)).with(filter(level))
 }
 
 /// An event as one JSON object: `timestamp`, `level`, its fields, `target`. There are no spans to tell of.
@@ -147,7 +147,7 @@ fn pretty<W>(level: &str, is_terminal: bool, writer: W) -> impl Subscriber + Sen
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    fmt().with_ansi(is_terminal).with_max_level(LevelFilter::TRACE).with_writer(writer).finish().with(filter(level))
+    registry().with(layer().with_ansi(is_terminal).with_writer(writer)).with(filter(level))
 }
 
 /// The config has checked the level; what is none all the same counts as `info`.

@@ -26,15 +26,21 @@ pub struct RequestId(pub Uuid);
 /// All that a request gets on its way where there is no CORS, as one layer: each layer is a few boxes and copies for each
 /// request.
 pub(super) async fn receive(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let request = unread::let_finish_body(request, &app);
-    named(&app, request, |request| logged(&app, request, |request| next.run(request), true)).await
+    received(&app, request, |request| next.run(request)).await
 }
 
 /// The same for a chat request, which has this one handler: the way through the routes is a dozen boxes and copies more.
 pub(super) async fn receive_chat(app: Arc<App>, request: Request) -> Response {
-    let request = unread::let_finish_body(request, &app);
     let chat = |request: Request| proxy::chat(State(app.clone()), RequestId::of(request.headers()), request);
-    named(&app, request, |request| logged(&app, request, chat, true)).await
+    received(&app, request, chat).await
+}
+
+async fn received<F>(app: &Arc<App>, request: Request, rest: impl FnOnce(Request) -> F) -> Response
+where
+    F: Future<Output = Response>,
+{
+    let request = unread::let_finish_body(request, app);
+    named(app, request, |request| logged(app, request, rest, true)).await
 }
 
 /// Whether a request is for [`proxy::chat`], by whichever of its paths.

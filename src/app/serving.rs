@@ -143,22 +143,22 @@ async fn listen_for_admin(server: &Server) -> Result<Option<TcpListener>, Failur
 
 /// Where requests go.
 #[derive(Clone)]
-struct Routes {
+pub(super) struct Routes {
     all: Router,
     /// Chat requests go straight to their handler.
     chat: Option<Arc<App>>,
 }
 
 impl Routes {
-    fn of_users(app: &Arc<App>) -> Self {
+    pub(super) fn of_users(app: &Arc<App>) -> Self {
         // With CORS there are layers to go through.
         let is_plain = app.config().server.cors_origins.is_empty();
         Self { all: super::router(app), chat: is_plain.then(|| app.clone()) }
     }
 
-    fn answer(&self, request: Request<Incoming>) -> Pin<Box<dyn Future<Output = Response<Body>> + Send>> {
+    pub(super) fn answer(&self, request: Request<Body>) -> Pin<Box<dyn Future<Output = Response<Body>> + Send>> {
         match &self.chat {
-            Some(app) if is_chat(&request) => Box::pin(receive_chat(app.clone(), request.map(Body::new))),
+            Some(app) if is_chat(&request) => Box::pin(receive_chat(app.clone(), request)),
             _ => {
                 let answer = self.all.clone().call(request);
                 Box::pin(async {
@@ -233,9 +233,9 @@ fn connection(
                 return;
             }
             let seat = taken.seat();
-            let service = service_fn(move |request| {
+            let service = service_fn(move |request: Request<Incoming>| {
                 seat.works();
-                let (answer, seat) = (routes.answer(request), seat.clone());
+                let (answer, seat) = (routes.answer(request.map(Body::new)), seat.clone());
                 async move { Ok::<_, Infallible>(answer.await.map(|body| Answering::new(body, seat))) }
             });
             let mut serving = pin!(http.serve_connection(timed(stream, write_timeout), service));

@@ -10,10 +10,10 @@ use http::Request;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
-use tower::ServiceExt;
 use uuid::Uuid;
 
-use super::{App, listen, router, serve};
+use super::serving::Routes;
+use super::{App, listen, serve};
 use crate::auth::{MintClaims, mint};
 use crate::clock::Clock;
 use crate::config::{Config, DemoUpstream, OnDisconnect};
@@ -124,7 +124,7 @@ async fn a_head_above_header_bytes_max_is_431_and_one_below_passes() {
     for (method, path) in [("GET", "/api/me"), ("POST", "/api/chat")] {
         for (bytes, is_too_large) in [(16 * 1024, true), (15 * 1024, false)] {
             let request = Request::builder().method(method).uri(path).header("x-long", "a".repeat(bytes));
-            let answer = router(&door.app).oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+            let answer = Routes::of_users(&door.app).answer(request.body(Body::empty()).unwrap()).await;
             assert_eq!(answer.status().as_u16(), if is_too_large { 431 } else { 401 }, "{method} {path} {bytes}");
             let code = answer.headers().get("x-tollgate-error").unwrap();
             assert_eq!(code == "headers_too_large", is_too_large);

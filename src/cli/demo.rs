@@ -60,13 +60,14 @@ pub(super) async fn run(demo: &Args, sources: &Sources) -> Result<(), Failure> {
     let stop = CancellationToken::new();
     let signals = stop_on_signal(stop.clone())?;
     let (upstream, model) = upstream(demo, sources, &stop).await?;
+    let in_use = |error: ledger::Failure| Failure::new(error.to_string(), "try another port: --port 8081");
+    let bind = format!("0.0.0.0:{}", demo.port);
+    let users = listen(&bind).await.map_err(in_use)?;
     // Held from here on: what was only looked at may be somebody else's by the time that it is wanted.
     let admin = admin_listener().await;
     let admin_bind = admin.as_ref().map_or(String::new(), |(_, address)| address.clone());
-    let config = Config::for_demo((&format!("0.0.0.0:{}", demo.port), &admin_bind), &upstream)?;
+    let config = Config::for_demo((&bind, &admin_bind), &upstream)?;
     let (log_format, log_level) = (config.server.log_format, config.server.log_level.clone());
-    let in_use = |error: ledger::Failure| Failure::new(error.to_string(), "try another port: --port 8081");
-    let users = listen(&config.server.bind).await.map_err(in_use)?;
     let listeners = Listeners { users, admin: admin.map(|(listener, _)| listener) };
     let (app, writer) = App::open(config, Clock::system())?;
     let tokens = Tokens { user: token(&app)?, admin: app.config().server.admin_token.clone(), admin_bind };

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
-use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::filter::LevelFilter;
 
 use super::findings::{Complaint, Findings, Noted, complaint};
 use super::reader::Section;
@@ -246,12 +246,14 @@ fn log_format(text: &str) -> Result<LogFormat, Complaint> {
 fn log_level(text: &str) -> Result<String, Complaint> {
     let fix = "write error, warn, info, debug or trace, or directives such as \"info,tollgate=debug\"";
     // A word alone would be a target of which all is written, and of the rest nothing: what a misspelt level would be.
-    let is_level = |part: &str| part.contains('=') || part.parse::<LevelFilter>().is_ok();
-    let plain: String = text.split_whitespace().collect();
-    if plain.split(',').all(is_level) && plain.parse::<Targets>().is_ok() {
-        return Ok(plain);
-    }
-    Err(complaint(format!("`{text}` is not a log level"), fix))
+    let is_level = |word: &str| !word.is_empty() && word.parse::<LevelFilter>().is_ok();
+    let is_target = |name: &str| !name.is_empty() && !name.contains(|letter: char| "[]{}".contains(letter));
+    let directive = |part: &str| match part.split_once('=').map(|(target, level)| (target.trim(), level.trim())) {
+        None => is_level(part.trim()).then(|| part.trim().to_owned()),
+        Some((target, level)) => (is_target(target) && is_level(level)).then(|| format!("{target}={level}")),
+    };
+    let directives: Option<Vec<String>> = text.split(',').map(directive).collect();
+    directives.map(|read| read.join(",")).ok_or_else(|| complaint(format!("`{text}` is not a log level"), fix))
 }
 
 /// One of a few words.

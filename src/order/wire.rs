@@ -318,7 +318,7 @@ fn read_unknown<'de, A: MapAccess<'de>>(
     name: Cow<'_, str>,
     map: &mut A,
 ) -> Result<(), A::Error> {
-    let value: Option<IgnoredAny> = at(map.next_value(), || name.clone().into_owned())?;
+    let value: Option<IgnoredAny> = map.next_value()?;
     let says_nothing = value.is_none() && MAY_BE_NULL.contains(&name.as_ref());
     if !says_nothing && unknown.is_none() {
         *unknown = Some(name.into_owned());
