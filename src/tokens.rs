@@ -102,7 +102,6 @@ fn is_mark(character: char) -> bool {
 
 #[cfg(test)]
 mod tests {
-
     use proptest::prelude::*;
 
     use super::*;
