@@ -47,7 +47,7 @@ impl Fault {
 
     /// A body that is not the object it should be: what the parser says, in this API's words.
     /// `path` says where it stands; empty is the body itself.
-    pub(super) fn of_json(error: serde_json::Error, path: String) -> Refusal {
+    pub(super) fn of_json(error: &serde_json::Error, path: String) -> Refusal {
         let (text, place) = without_place(&error.to_string());
         if error.classify() != Category::Data {
             if text == "number out of range" && !path.is_empty() {

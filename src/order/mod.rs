@@ -259,7 +259,7 @@ fn read(body: &[u8]) -> Result<Request, Refusal> {
         return Err(not_json("it starts with a byte order mark"));
     }
     let mut reader = serde_json::Deserializer::from_str(text);
-    let request = Request::read(&mut reader).map_err(|(error, path)| Fault::of_json(error, path))?;
+    let request = Request::read(&mut reader).map_err(|(error, path)| Fault::of_json(&error, path))?;
     reader.end().map_err(|_| not_json("something follows the object"))?;
     Ok(request)
 }
