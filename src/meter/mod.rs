@@ -9,6 +9,7 @@ mod chat;
 pub mod compressed;
 pub mod sse;
 mod usage;
+pub mod whole;
 
 use bytes::{BufMut, BytesMut};
 use serde::de::DeserializeSeed;
@@ -17,6 +18,7 @@ use serde_json::value::RawValue;
 use self::chat::{Choice, Choices, Delivered, Pass, Seen, keep};
 use self::compressed::Start;
 use self::sse::Splitter;
+pub use self::usage::PartialUsage;
 use self::usage::{Place, Reports};
 use crate::error::{Code, Refusal};
 use crate::price::Usage;
@@ -84,6 +86,8 @@ pub struct Measured {
     /// The last valid usage reported at an end, or the greatest of several that contradict each other; none if it was
     /// missing or cannot be right.
     pub usage: Option<Usage>,
+    /// Without a whole usage: what was reported of it, to be completed by an estimate.
+    pub partial_usage: Option<PartialUsage>,
     /// Some usage was reported that cannot be right, whole or in part.
     pub usage_nonsense: bool,
     /// What was generated, of all choices: content, refusals, visible reasoning, names and arguments of tool calls.
@@ -100,7 +104,16 @@ pub struct Measured {
     pub done: bool,
     /// It is a chat completion: an object with `choices`.
     pub is_completion: bool,
-    /// How many events carried text.
+    /// The upstream said that it failed, in whatever shape. Without `text` and usage it failed before any content.
+    pub is_error: bool,
+    /// A choice ended because a cap was reached: more may have been generated than was shown.
+    pub cap_reached: bool,
+    /// A choice ended because its output was filtered: more may have been generated than was shown.
+    pub filtered: bool,
+    /// Some reasoning was done that is not in `text`: it was reported in tokens, or shown encrypted or as a summary. An
+    /// estimate by `text` would be too low.
+    pub hidden_reasoning: bool,
+    /// How many events carried text; with 0 nothing that was generated was delivered.
     pub content_events: u64,
 }
 

@@ -11,6 +11,43 @@ use crate::price::Usage;
 /// The largest count of tokens that is believed.
 const TOKENS_MAX: u64 = 10_000_000;
 
+/// What is known of a usage of which a part is missing, or cannot be right.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PartialUsage {
+    /// What was reported. A part that is not known is the least that it can be, as far as was reported.
+    reported: Usage,
+    knows_input: bool,
+    knows_output: bool,
+}
+
+impl PartialUsage {
+    /// What was reported of the answer: the output is known, or else at least this.
+    #[must_use]
+    pub const fn reported(&self) -> &Usage {
+        &self.reported
+    }
+
+    /// The output was reported: only the prompt is to be estimated.
+    #[must_use]
+    pub const fn knows_output(&self) -> bool {
+        self.knows_output
+    }
+
+    /// The whole usage, with the unknown parts from an estimate; never less than was reported.
+    #[must_use]
+    pub fn completed_by(&self, estimate: &Usage) -> Usage {
+        let Self { reported, knows_input, knows_output } = *self;
+        let mut usage = reported;
+        if !knows_input {
+            usage.input_tokens = reported.input_tokens.max(estimate.input_tokens);
+        }
+        if !knows_output {
+            usage.output_tokens = reported.output_tokens.max(estimate.output_tokens);
+        }
+        usage
+    }
+}
+
 /// Where a report stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
