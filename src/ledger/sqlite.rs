@@ -416,7 +416,18 @@ pub(super) fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, Failu
     let db = Connection::open_with_flags(path, flags)
         .map_err(|error| Failure::new(format!("cannot open the ledger {}: {error}", path.display())))?;
     db.busy_timeout(BUSY_TIMEOUT)?;
+    sort_beside(path, &db);
     Ok(db)
+}
+
+/// Has SQLite put what it sorts and rewrites into the ledger's own folder: in a container with a read-only root no other can
+/// be written, and then whatever outgrows memory fails. It holds for the whole process. (The pragma is deprecated, but
+/// the variable `SQLITE_TMPDIR`, which it should be, cannot be set safely in a process with threads.) Where the folder cannot be
+/// written it stays as it was.
+fn sort_beside(path: &Path, db: &Connection) {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let Ok(folder) = std::fs::canonicalize(folder) else { return };
+    drop(db.pragma_update(None, "temp_store_directory", folder.to_str()));
 }
 
 fn migrate(db: &Connection) -> Result<(), Failure> {

@@ -34,6 +34,7 @@ mod support;
 mod admin;
 mod backups;
 mod clock;
+mod containers;
 mod disasters;
 mod doctor;
 mod fake_database;

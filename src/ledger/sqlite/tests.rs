@@ -7,6 +7,22 @@ use super::*;
 use crate::ledger::{HoldRequest, NoHold};
 use crate::plan::window;
 
+#[test]
+fn what_is_sorted_lies_beside_the_ledger() {
+    let folder = std::env::temp_dir().join(format!("tollgate-sorted-{}", Uuid::now_v7()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let book = Book::open(&folder.join("tollgate.db"), Uuid::now_v7()).unwrap();
+    // Another test may open a ledger in between: it is one place for the process.
+    let is_beside = (0..100).any(|_| {
+        sort_beside(&folder.join("tollgate.db"), &book.db);
+        let told: String = book.db.pragma_query_value(None, "temp_store_directory", |row| row.get(0)).unwrap();
+        Path::new(&told) == std::fs::canonicalize(&folder).unwrap()
+    });
+    assert!(is_beside);
+    drop(book);
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
 /// A B-tree made for one statement costs more than the statement. It appears with `x in (…)` of three values, also in
 /// a check, and with what `returning` gives back.
 #[test]
