@@ -81,8 +81,7 @@ fn stamps(sources: &Sources) -> Vec<Stamp> {
         let facts = std::fs::metadata(path).ok()?;
         Some((facts.modified().ok()?, facts.len()))
     };
-    let file = sources.file.as_deref().unwrap_or(Path::new("tollgate.toml"));
-    [sources.directory.join(file), sources.directory.join(".env")].iter().map(|path| stamp(path)).collect()
+    sources.files().iter().map(|path| stamp(path)).collect()
 }
 
 /// The file, the first of the stamps, said something and says nothing any more.

@@ -28,7 +28,12 @@ pub(super) struct Args {
 /// Prints what was found.
 pub(super) async fn run(args: Args, sources: &Sources) -> Result<(), Failure> {
     let report = report(args.anon_key, sources).await;
-    print::text(&if args.json { json(&report)? } else { lines(&report) })?;
+    let has_shell = std::path::Path::new("/bin/sh").exists();
+    print::text(&if args.json {
+        json(&report)?
+    } else {
+        format!("{}{}", lines(&report), elsewhere(&report, has_shell))
+    })?;
     if report.ok {
         return Ok(());
     }
@@ -68,6 +73,16 @@ fn json(report: &Report) -> Result<String, Failure> {
 fn lines(report: &Report) -> String {
     let width = report.checks.iter().map(|check| check.name.chars().count()).max().unwrap_or(0);
     report.checks.iter().map(|check| lines_of(check, width)).collect()
+}
+
+/// The image has no shell and no curl, which some fixes want.
+fn elsewhere(report: &Report, has_shell: bool) -> &'static str {
+    let wants_curl = report.checks.iter().any(|check| check.fix.as_deref().is_some_and(|fix| fix.contains("curl ")));
+    if has_shell || !wants_curl {
+        return "";
+    }
+    "There is no curl in this container: type it on the machine that it runs on. (What is host.docker.internal in here is
+localhost there.)\n"
 }
 
 fn lines_of(check: &Check, width: usize) -> String {
@@ -124,5 +139,8 @@ mod tests {
         assert_eq!(told["checks"][1]["status"], "fail");
         assert_eq!(told["checks"][1]["fix"], "mend it");
         assert_eq!(told["checks"][2]["status"], "skip");
+        let curl = Report { ok: false, checks: vec![check(Status::Fail, Some("try: curl -sv http://x"))] };
+        assert!(elsewhere(&curl, false).contains("host.docker.internal") && elsewhere(&curl, true).is_empty());
+        assert!(elsewhere(&Report { ok: true, checks: vec![check(Status::Fail, Some("mend it"))] }, false).is_empty());
     }
 }

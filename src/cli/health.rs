@@ -10,7 +10,7 @@ use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 
 use super::{Failure, print};
-use crate::config::{Config, Sources};
+use crate::config::Sources;
 
 /// How long the whole question may take.
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -35,7 +35,7 @@ pub(super) struct Args {
 pub(super) async fn run(args: &Args, sources: &Sources) -> Result<(), Failure> {
     let uri = match &args.url {
         Some(url) => at_server(url)?,
-        None => own(&Config::load(sources)?.server.bind)?,
+        None => own(&sources.bind())?,
     };
     let (status, answer) = tokio::time::timeout(TIMEOUT, ask(uri.clone()))
         .await

@@ -29,7 +29,7 @@ use clap::{Parser, Subcommand};
 use listenfd::ListenFd;
 
 use crate::clock::Clock;
-use crate::config::{Config, ConfigErrors, Sources};
+use crate::config::{Config, ConfigErrors, Sources, StoreUrl};
 use crate::ledger::report::By;
 use table::Look;
 
@@ -37,7 +37,8 @@ use table::Look;
 #[derive(Debug, Parser)]
 #[command(name = "tollgate", version, arg_required_else_help = true, after_help = EXAMPLES)]
 pub struct Cli {
-    /// The file of settings; it must exist. Default: tollgate.toml in the working directory, if it is there
+    /// The file of settings, which must exist, or a folder with tollgate.toml and .env. Default: `TOLLGATE_CONFIG`, or else
+    /// the working directory
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(subcommand)]
@@ -118,13 +119,28 @@ impl From<crate::ledger::Failure> for Failure {
         let told = failure.to_string();
         // SQLite's words and Postgres's for tables that an older version did not make.
         let is_older = told.contains("no such table") || told.contains("relation \"tollgate_ledger.");
-        let next = if is_older {
-            "bring the ledger up to date: tollgate migrate"
-        } else {
-            "look at [store] url: the path, its permissions, and the space that is left"
-        };
+        let next =
+            if is_older { "bring the ledger up to date: tollgate migrate".to_owned() } else { next_of_ledger(&told) };
         Self::new(told, next)
     }
+}
+
+/// What to look at where the ledger cannot be used.
+fn next_of_ledger(told: &str) -> String {
+    let said = |words: &[&str]| words.iter().any(|word| told.contains(word));
+    if said(&["Postgres", "postgres"]) {
+        return "see whether Postgres runs and can be reached from here, and whether DATABASE_URL ([store] url) is right; in a \
+                container localhost is the container itself"
+            .to_owned();
+    }
+    if said(&["Permission denied", "readonly", "Read-only", "unable to open"]) {
+        let (user, group) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        return format!(
+            "let the user that Tollgate runs as write the folder of the ledger ([store] url); for a folder that is mounted into a \
+             container, on its host: chown {user}:{group} FOLDER"
+        );
+    }
+    "look at [store] url: the path, its permissions, and the space that is left".to_owned()
 }
 
 impl From<ConfigErrors> for Failure {
@@ -147,8 +163,12 @@ pub async fn run(cli: Cli, handed: ListenFd) -> Result<(), Failure> {
         Command::Health(args) => health::run(&args, &sources).await,
         Command::Completions(args) => completions::run(&args),
         other => {
-            let (config, look) = (Config::load(&sources)?, Look::of(&sources));
-            let done = tokio::task::spawn_blocking(move || at_the_desk(other, &config, look)).await;
+            let look = Look::of(&sources);
+            let at_the_desk = move || match Config::load(&sources) {
+                Ok(config) => at_the_desk(other, &config, look),
+                Err(errors) => in_need(&other, sources.ledger().as_ref()).unwrap_or_else(|| Err(Failure::from(errors))),
+            };
+            let done = tokio::task::spawn_blocking(at_the_desk).await;
             done.map_err(|error| Failure::new(error.to_string(), "report it, with what you typed"))?
         }
     }
@@ -159,6 +179,18 @@ fn by() -> By<'static> {
     By { name: "command line", at: Clock::system().now() }
 }
 
+/// What must not wait until the settings are right again: a server keeps its old ones, and may have to be stopped from spending.
+/// Nothing where it is certain neither what the command may do nor where the ledger is.
+fn in_need(command: &Command, ledger: Option<&StoreUrl>) -> Option<Result<(), Failure>> {
+    let ledger = ledger?;
+    match command {
+        Command::Pause(args) => Some(pause::pause(args, ledger)),
+        Command::Resume(_) => Some(pause::resume(ledger)),
+        Command::User(args) => user::in_need(args, ledger),
+        _ => None,
+    }
+}
+
 /// Commands that work on the ledger, on a thread that may block.
 fn at_the_desk(command: Command, config: &Config, look: Look) -> Result<(), Failure> {
     match command {
@@ -167,8 +199,8 @@ fn at_the_desk(command: Command, config: &Config, look: Look) -> Result<(), Fail
         Command::User(args) => user::run(args, config, look),
         Command::Usage(args) => usage::run(&args, config, look),
         Command::Top(args) => top::run(&args, config, look),
-        Command::Pause(args) => pause::pause(&args, config),
-        Command::Resume(_) => pause::resume(config),
+        Command::Pause(args) => pause::pause(&args, &config.store.url),
+        Command::Resume(_) => pause::resume(&config.store.url),
         Command::Migrate(_) => migrate::run(config),
         Command::Ledger(args) => ledger::run(&args, config),
         Command::Prune(args) => prune::run(&args, config),
@@ -219,6 +251,17 @@ mod tests {
         }
         let help = Cli::try_parse_from(["tollgate", "token", "--help"]).unwrap_err();
         assert_eq!(help.kind(), ErrorKind::DisplayHelp);
+    }
+
+    #[test]
+    fn a_ledger_that_cannot_be_used_says_where_to_look() {
+        let next = |told: &str| Failure::from(crate::ledger::Failure::new(told.to_owned())).next;
+        let mounted = next("cannot write data/tollgate.db.lock: Permission denied (os error 13)");
+        assert!(mounted.contains("chown ") && mounted.contains("container"), "{mounted}");
+        assert!(next("cannot open the ledger data/tollgate.db: unable to open database file").contains("chown "));
+        assert!(next("Postgres: connection refused").contains("DATABASE_URL"));
+        assert!(next("SQLite: disk I/O error").contains("space"));
+        assert!(next("SQLite: no such table: requests").contains("migrate"));
     }
 
     #[test]

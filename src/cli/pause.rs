@@ -1,7 +1,7 @@
 //! `tollgate pause` and `tollgate resume`: the kill switch.
 
 use super::{Failure, by, print};
-use crate::config::Config;
+use crate::config::StoreUrl;
 use crate::ledger::report::Desk;
 use crate::operator;
 
@@ -22,14 +22,14 @@ pub(super) struct Args {
 pub(super) struct ResumeArgs {}
 
 /// Pauses the app.
-pub(super) fn pause(args: &Args, config: &Config) -> Result<(), Failure> {
-    operator::pause::pause(&Desk::open(&config.store.url)?, &args.reason, by())?;
+pub(super) fn pause(args: &Args, ledger: &StoreUrl) -> Result<(), Failure> {
+    operator::pause::pause(&Desk::open(ledger)?, &args.reason, by())?;
     let said = "Paused: new requests are refused within a second; open ones go on. To end it: tollgate resume";
     Ok(print::line(said)?)
 }
 
 /// Lets the app go on.
-pub(super) fn resume(config: &Config) -> Result<(), Failure> {
-    let was_paused = operator::pause::resume(&Desk::open(&config.store.url)?, by())?;
+pub(super) fn resume(ledger: &StoreUrl) -> Result<(), Failure> {
+    let was_paused = operator::pause::resume(&Desk::open(ledger)?, by())?;
     Ok(print::line(if was_paused { "Going on." } else { "It was not paused." })?)
 }

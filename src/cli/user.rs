@@ -7,7 +7,7 @@ use super::table::{Look, Table};
 use super::usage::{Moment, cells, row_json, usage_table};
 use super::{Failure, by, print};
 use crate::clock::{Clock, Timestamp};
-use crate::config::Config;
+use crate::config::{Config, StoreUrl};
 use crate::ledger;
 use crate::ledger::report::{Desk, Reports, SubscriptionRow};
 use crate::operator::usage::{Key, UsageRow, Wanted, list as usage};
@@ -134,8 +134,17 @@ pub(super) fn run(args: Args, config: &Config, look: Look) -> Result<(), Failure
         Action::Show { user, json } => show(config, user, json, look),
         Action::Plan(change) => set_plan(config, change),
         Action::Credit { user, per, unit, amount } => credit(config, user, (per, unit), &amount),
-        Action::Block { user } => set_blocked(config, user, true),
-        Action::Unblock { user } => set_blocked(config, user, false),
+        Action::Block { user } => set_blocked(&config.store.url, user, true),
+        Action::Unblock { user } => set_blocked(&config.store.url, user, false),
+    }
+}
+
+/// Blocks somebody while the settings are wrong; nothing else is done then.
+pub(super) fn in_need(args: &Args, ledger: &StoreUrl) -> Option<Result<(), Failure>> {
+    match args.action {
+        Action::Block { user } => Some(set_blocked(ledger, user, true)),
+        Action::Unblock { user } => Some(set_blocked(ledger, user, false)),
+        _ => None,
     }
 }
 
@@ -217,8 +226,8 @@ fn set_plan(config: &Config, change: PlanArgs) -> Result<(), Failure> {
     Ok(print::line(&format!("{said}\n{when}"))?)
 }
 
-fn set_blocked(config: &Config, user: Uuid, blocked: bool) -> Result<(), Failure> {
-    users::set_blocked(&Desk::open(&config.store.url)?, user, blocked, by())?;
+fn set_blocked(ledger: &StoreUrl, user: Uuid, blocked: bool) -> Result<(), Failure> {
+    users::set_blocked(&Desk::open(ledger)?, user, blocked, by())?;
     Ok(print::line(&format!("{user} is {}", if blocked { "blocked" } else { "not blocked" }))?)
 }
 

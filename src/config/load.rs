@@ -15,7 +15,7 @@ use super::{
     Auth, Config, ConfigErrors, DemoUpstream, Directory, Fingerprints, LogFormat, OnDisconnect, Proxy, Server, Sources,
     Store, StoreUrl, Telemetry, Via,
 };
-use super::{plans, secrets, upstreams, urls};
+use super::{plans, secrets, source, upstreams, urls};
 use crate::price::MicroUsd;
 
 /// Shorter tokens of the operator are warned about.
@@ -70,6 +70,16 @@ impl Config {
         let config = config(&gathered, &Sources::default(), &findings);
         finish(config, findings)
     }
+}
+
+/// Where the ledger is, if that is certain though other settings are wrong.
+pub(super) fn ledger(sources: &Sources) -> Option<StoreUrl> {
+    let findings = Findings::default();
+    let gathered = source::readable(sources, "store", &findings)?;
+    let nothing = empty();
+    let node = gathered.root.at(&["store"]).unwrap_or(&nothing);
+    let section = Section::of("store".to_owned(), node, &findings).ok()?;
+    store(&section, &sources.directory).ok().map(|store| store.url)
 }
 
 fn finish(config: Result<Config, Noted>, findings: Findings) -> Result<Config, ConfigErrors> {
@@ -309,7 +319,8 @@ fn supabase_url(text: &str) -> Result<urls::Address, Complaint> {
         return Err(complaint("has a path", fix));
     }
     if !address.is_https && !address.is_loopback() {
-        let fix = "write https://; http:// is for a Supabase on this machine (127.0.0.1 or localhost) only";
+        let fix = "write https://; http:// is for a Supabase on this machine only (127.0.0.1 or localhost; from a container \
+                   host.docker.internal)";
         return Err(complaint("would fetch the keys that verify tokens over plain http", fix));
     }
     Ok(address)

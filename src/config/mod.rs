@@ -39,7 +39,8 @@ pub const EXAMPLE: &str = include_str!("../../tollgate.example.toml");
 /// Where settings come from. No `Debug`: the environment holds secrets.
 #[derive(Clone, Default)]
 pub struct Sources {
-    /// `--config`: a file that must exist. Without it, `tollgate.toml` in `directory`, if it is there.
+    /// `--config` or `TOLLGATE_CONFIG`: a file that must exist, or a folder for `tollgate.toml` and `.env`. Without it, they
+    /// are looked for in `directory`.
     pub file: Option<PathBuf>,
     /// The environment.
     pub env: BTreeMap<String, String>,
@@ -55,7 +56,37 @@ impl Sources {
         let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))
         };
-        Self { file: config_flag, env: std::env::vars_os().filter_map(text).collect(), directory: PathBuf::new() }
+        let env: BTreeMap<_, _> = std::env::vars_os().filter_map(text).collect();
+        let said = env.get(source::CONFIG_VARIABLE).filter(|path| !path.is_empty());
+        Self { file: config_flag.or_else(|| said.map(PathBuf::from)), env, directory: PathBuf::new() }
+    }
+
+    /// The files that are read, whether they are there or not: `tollgate.toml`, or what is named in its place, and `.env`.
+    /// A folder is looked into each time, so that an editor may put a new file in the place of the old one.
+    #[must_use]
+    pub fn files(&self) -> [PathBuf; 2] {
+        let named = self.file.as_ref().map(|named| self.directory.join(named));
+        match named {
+            Some(folder) if folder.is_dir() => [folder.join(source::FILE), folder.join(source::DOT_ENV)],
+            Some(file) => [file, self.directory.join(source::DOT_ENV)],
+            None => [self.directory.join(source::FILE), self.directory.join(source::DOT_ENV)],
+        }
+    }
+}
+
+impl Sources {
+    /// Where the server listens, from what can be read of the settings. For `tollgate health`: a server that keeps its old settings
+    /// because the new ones are wrong is well.
+    #[must_use]
+    pub fn bind(&self) -> String {
+        source::text_at(self, &["server", "bind"]).unwrap_or_else(|| "0.0.0.0:8080".to_owned())
+    }
+
+    /// Where the ledger is, if that is certain. For what must not wait until the settings are right again, such as
+    /// `tollgate pause`.
+    #[must_use]
+    pub fn ledger(&self) -> Option<StoreUrl> {
+        load::ledger(self)
     }
 }
 

@@ -7,13 +7,15 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::findings::{Findings, Noted, complaint, nearest};
+use super::findings::{Complaint, Findings, Noted, complaint, nearest};
 use super::tree::{Node, Origin, Table, Value, parse_defaults, parse_document, parse_value};
 use super::{EXAMPLE, Sources};
 
 /// The file of settings, looked for in the working directory.
-const FILE: &str = "tollgate.toml";
-const DOT_ENV: &str = ".env";
+pub(super) const FILE: &str = "tollgate.toml";
+pub(super) const DOT_ENV: &str = ".env";
+/// Says where the files are, as `--config` does. It is no setting: it counts in the environment only.
+pub(super) const CONFIG_VARIABLE: &str = "TOLLGATE_CONFIG";
 const PREFIX: &str = "TOLLGATE_";
 
 /// A variable and where it was said.
@@ -56,7 +58,7 @@ pub(super) const SECTIONS: [&str; 10] =
 /// Reads every source.
 pub(super) fn gather(sources: &Sources, findings: &Findings) -> Result<Gathered, Noted> {
     let file = config_file(sources, findings);
-    let dot_env = dot_env(&sources.directory, findings);
+    let dot_env = dot_env(sources, findings);
     let (file, dot_env) = (file?, dot_env?);
     Ok(assemble(file, dot_env.into_iter().chain(environment(&sources.env)).collect(), findings))
 }
@@ -64,6 +66,33 @@ pub(super) fn gather(sources: &Sources, findings: &Findings) -> Result<Gathered,
 /// Variables alone, over the defaults: no file is looked at.
 pub(super) fn from_variables(env: &BTreeMap<String, String>, findings: &Findings) -> Gathered {
     assemble(None, environment(env).collect(), findings)
+}
+
+/// A text of the settings, from what can be read of them; what is wrong elsewhere does not matter.
+pub(super) fn text_at(sources: &Sources, path: &[&str]) -> Option<String> {
+    let findings = Findings::default();
+    let file = config_file(sources, &findings).ok().flatten();
+    let dot_env = dot_env(sources, &findings).unwrap_or_default();
+    let gathered = assemble(file, dot_env.into_iter().chain(environment(&sources.env)).collect(), &findings);
+    match &gathered.root.at(path)?.value {
+        Value::Text(text) | Value::Raw(text) => Some(text.clone()),
+        _ => None,
+    }
+}
+
+/// What was said, as far as it can be read, if nothing that cannot be read may say `section` too.
+pub(super) fn readable(sources: &Sources, section: &str, findings: &Findings) -> Option<Gathered> {
+    let file = config_file(sources, findings);
+    if file.is_err() {
+        let [path, _] = sources.files();
+        let text = std::fs::read_to_string(path).ok()?;
+        if text.contains(section) {
+            return None;
+        }
+    }
+    let dot_env = dot_env(sources, findings).ok()?;
+    let variables = dot_env.into_iter().chain(environment(&sources.env)).collect();
+    Some(assemble(file.ok().flatten(), variables, findings))
 }
 
 /// Lays every source on the defaults.
@@ -102,15 +131,14 @@ fn forget(root: &mut Node, key: &str) {
 
 /// The file of settings, where there is one.
 fn config_file(sources: &Sources, findings: &Findings) -> Result<Option<(PathBuf, Node)>, Noted> {
-    let path = sources.directory.join(sources.file.as_deref().unwrap_or(Path::new(FILE)));
+    let [path, _] = sources.files();
     let name = path.display().to_string();
+    // A file that is named must be there; a folder may hold none.
+    let is_named = sources.file.as_ref().is_some_and(|named| sources.directory.join(named) == path);
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && sources.file.is_none() => return Ok(None),
-        Err(error) => {
-            let fix = "check the path and its permissions; it must be a UTF-8 text";
-            return Err(findings.error("--config", &name, complaint(format!("cannot be read: {error}"), fix)));
-        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !is_named => return Ok(None),
+        Err(error) => return Err(findings.error("--config", &name, unreadable(&path, &error))),
     };
     match parse_document(&text, &Arc::from(name.as_str())) {
         Ok(node) => Ok(Some((path, node))),
@@ -126,19 +154,13 @@ fn config_file(sources: &Sources, findings: &Findings) -> Result<Option<(PathBuf
 }
 
 /// The variables in `.env`, in its order.
-fn dot_env(directory: &Path, findings: &Findings) -> Result<Vec<Variable>, Noted> {
-    let path = directory.join(DOT_ENV);
+fn dot_env(sources: &Sources, findings: &Findings) -> Result<Vec<Variable>, Noted> {
+    let [_, path] = sources.files();
     let name = path.display().to_string();
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => {
-            return Err(findings.error(
-                DOT_ENV,
-                &name,
-                complaint(format!("cannot be read: {error}"), "check its permissions"),
-            ));
-        }
+        Err(error) => return Err(findings.error(DOT_ENV, &name, unreadable(&path, &error))),
     };
     let mut variables = Vec::new();
     for entry in dotenvy::from_read_iter(text.as_bytes()) {
@@ -154,11 +176,35 @@ fn dot_env(directory: &Path, findings: &Findings) -> Result<Vec<Variable>, Noted
     Ok(variables)
 }
 
+/// Why a file of settings cannot be read. In a container the user is another than the one who wrote the file.
+pub(super) fn unreadable(path: &Path, error: &std::io::Error) -> Complaint {
+    use std::os::unix::fs::MetadataExt as _;
+    let problem = format!("cannot be read: {error}");
+    let facts = std::fs::metadata(path);
+    match (error.kind(), &facts) {
+        (std::io::ErrorKind::PermissionDenied, Ok(facts)) => {
+            let (owner, mode) = (facts.uid(), facts.mode() & 0o777);
+            let user = rustix::process::geteuid().as_raw();
+            let fix = format!(
+                "let the user that Tollgate runs as (uid {user}) read it: it belongs to uid {owner}, mode {mode:03o}. \
+                 chgrp {user} and chmod 640 keep it from all others; chmod 644 is enough where nobody else is on the machine"
+            );
+            complaint(problem, fix)
+        }
+        (_, Ok(facts)) if facts.is_dir() => {
+            let fix = "put a file in its place. (Docker makes a folder where a file that is mounted is not there yet: remove the \
+                       folder, and mount the folder above it)";
+            complaint(problem, fix)
+        }
+        _ => complaint(problem, "check the path and its permissions; it must be a UTF-8 text"),
+    }
+}
+
 /// A variable from the environment, or else from `.env`.
 pub(super) fn lookup(sources: &Sources, name: &str) -> Option<String> {
     let said = sources.env.get(name).cloned();
     said.or_else(|| {
-        let variables = dot_env(&sources.directory, &Findings::default()).ok()?;
+        let variables = dot_env(sources, &Findings::default()).ok()?;
         variables.into_iter().rev().find(|variable| variable.name == name).map(|variable| variable.value)
     })
 }
@@ -184,7 +230,9 @@ impl Gathered {
     /// Lays a variable on the tree, if it is one of ours.
     fn lay(&mut self, variable: Variable, findings: &Findings) {
         let quick = QUICK.iter().find(|(name, _)| *name == variable.name);
-        if let Some((name, path)) = quick {
+        if variable.name == CONFIG_VARIABLE {
+            refuse_config_in_dot_env(&variable, findings);
+        } else if let Some((name, path)) = quick {
             self.lay_quick(name, path, &variable);
         } else if let Some(rest) = after_prefix(&variable.name).map(str::to_owned)
             && !is_from_kubernetes(&rest, &variable.value)
@@ -266,6 +314,14 @@ fn variable_of(key: &str) -> String {
 fn after_prefix(name: &str) -> Option<&str> {
     let (prefix, rest) = name.split_at_checked(PREFIX.len())?;
     prefix.eq_ignore_ascii_case(PREFIX).then_some(rest)
+}
+
+/// `TOLLGATE_CONFIG` in `.env`: whoever reads that has found it already.
+fn refuse_config_in_dot_env(variable: &Variable, findings: &Findings) {
+    if !matches!(&variable.origin, Origin::Variable(name) if *name == variable.name) {
+        let fix = "set it in the environment, or say --config";
+        findings.error(&variable.name, &variable.origin, complaint("does nothing in a file", fix));
+    }
 }
 
 /// Kubernetes sets such variables in every pod beside a service named `tollgate`; they are no settings.

@@ -313,6 +313,67 @@ fn a_named_file_must_exist() {
 }
 
 #[test]
+fn a_folder_may_be_named_in_place_of_a_file_and_may_be_empty() {
+    let dir = Dir::new();
+    std::fs::create_dir(dir.0.join("settings")).unwrap();
+    dir.write("tollgate.toml", "not [ read");
+    dir.write(".env", "PORT=7\n");
+    let sources = Sources { file: Some("settings".into()), env: env(&[]), directory: dir.0.clone() };
+    assert_eq!(Config::load(&sources).unwrap().server.bind, "0.0.0.0:8080");
+    dir.write("settings/tollgate.toml", "[store]\nlease = \"77s\"\n");
+    dir.write("settings/.env", "PORT=8\n");
+    let config = Config::load(&sources).unwrap();
+    assert_eq!((config.server.bind.as_str(), config.store.lease.as_secs()), ("0.0.0.0:8", 77));
+    let told = load_all("", "TOLLGATE_CONFIG=settings\n", env(&[])).unwrap_err().to_string();
+    assert!(told.contains("TOLLGATE_CONFIG") && told.contains("does nothing in a file"), "{told}");
+    assert!(load("", &[("TOLLGATE_CONFIG", "anything")]).is_ok(), "`from_process` has read it");
+}
+
+#[test]
+fn a_file_that_a_container_cannot_read_is_told_with_the_fix() {
+    let dir = Dir::new();
+    std::fs::create_dir(dir.0.join("tollgate.toml")).unwrap();
+    let sources = Sources { file: None, env: env(&[]), directory: dir.0.clone() };
+    let told = Config::load(&sources).unwrap_err().to_string();
+    assert!(told.contains("Docker makes a folder"), "{told}");
+    dir.write(".env", "");
+    let denied = std::io::ErrorKind::PermissionDenied.into();
+    let told = source::unreadable(&dir.0.join(".env"), &denied).fix;
+    assert!(told.contains("runs as (uid ") && told.contains("mode 6"), "{told}");
+}
+
+#[test]
+fn where_the_server_listens_is_known_though_the_settings_are_wrong() {
+    let dir = Dir::new();
+    let bind = |toml: &str, more: &[(&str, &str)]| {
+        dir.write("tollgate.toml", toml);
+        Sources {
+            file: None,
+            env: more.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect(),
+            directory: dir.0.clone(),
+        }
+        .bind()
+    };
+    assert_eq!(bind("[plans", &[]), "0.0.0.0:8080");
+    assert_eq!(bind("[plans", &[("PORT", "8083")]), "0.0.0.0:8083");
+    assert_eq!(bind("[server]\nbind = \"127.0.0.1:7\"\nbidn = 7\n", &[]), "127.0.0.1:7");
+}
+
+#[test]
+fn the_ledger_is_known_only_where_nothing_unreadable_may_name_another() {
+    let dir = Dir::new();
+    let ledger = |toml: &str, more: &[(&str, &str)]| {
+        dir.write("tollgate.toml", toml);
+        let env = more.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect();
+        Sources { file: None, env, directory: dir.0.clone() }.ledger().map(|url| url.to_string())
+    };
+    assert!(ledger("[plans", &[]).unwrap().ends_with("data/tollgate.db"));
+    assert!(ledger("[store]\nurl = \"sqlite:x.db\"\n[plans.free]\nlmits = 1", &[]).unwrap().ends_with("x.db"));
+    assert_eq!(ledger("[store\nurl = \"sqlite:x.db\"\n", &[]), None);
+    assert!(ledger("[plans", &[("DATABASE_URL", "postgres://u:p@h/d")]).unwrap().to_lowercase().contains("postgres"));
+}
+
+#[test]
 fn everything_that_is_wrong_is_said_at_once_with_its_line() {
     let file =
         "[server]\nbind = 5\nbody_timeout = \"never\"\n[store]\nlease = \"1s\"\n[plans.free]\nmodels = [\"nope\"]\n";

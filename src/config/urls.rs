@@ -14,6 +14,9 @@ pub(super) struct Address {
     pub(super) is_https: bool,
 }
 
+/// What Docker and Podman call the machine that a container runs on.
+const HOST_OF_CONTAINER: [&str; 2] = ["host.docker.internal", "host.containers.internal"];
+
 /// Reads a URL. `example` is shown to whoever wrote something else.
 pub(super) fn address(text: &str, example: &str) -> Result<Address, Complaint> {
     let fix = || format!("write it like {example}");
@@ -39,9 +42,9 @@ pub(super) fn address(text: &str, example: &str) -> Result<Address, Complaint> {
 }
 
 impl Address {
-    /// It is this machine.
+    /// It is this machine, or the one that this container runs on: nothing goes over a network.
     pub(super) fn is_loopback(&self) -> bool {
-        is_loopback(&self.host)
+        is_loopback(&self.host) || HOST_OF_CONTAINER.contains(&self.host.as_str())
     }
 }
 
@@ -98,7 +101,9 @@ mod tests {
         assert_eq!(good("https://api.openai.com/v1/").text, "https://api.openai.com/v1");
         assert_eq!(good("https://api.openai.com/v1/").path, "/v1");
         assert!(good("http://[::1]:8080").is_loopback());
+        assert!(good("http://host.docker.internal:54321").is_loopback());
         assert!(!good("http://127.0.0.1.example.com").is_loopback());
+        assert!(!good("http://docker.internal").is_loopback() && !is_loopback("host.docker.internal"));
         for wrong in [
             "",
             "x",
