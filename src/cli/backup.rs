@@ -1,27 +1,38 @@
 //! `tollgate ledger backup|restore`: a copy of a ledger that is a file, and back.
 
+use std::io::IsTerminal;
 use std::path::Path;
 
 use super::{Failure, print};
 use crate::config::{Config, StoreUrl};
-use crate::ledger::backup::{Contents, back_up, restore};
+use crate::ledger::backup::{Contents, back_up, back_up_to_stream, restore, restore_from_stream};
 use crate::price::MicroUsd;
 
 /// Copies the ledger while it is served from.
-pub(super) fn run_backup(to: &Path, config: &Config) -> Result<(), Failure> {
+pub(super) fn run_backup(to: Option<&Path>, config: &Config) -> Result<(), Failure> {
     let ledger = file(config)?;
-    let contents = back_up(ledger, to).map_err(|failure| {
+    let mut stdout = std::io::stdout();
+    if to.is_none() && stdout.is_terminal() {
+        return Err(Failure::new("a copy is not for a terminal", "name a file, or add: > tollgate.db"));
+    }
+    let copied = to.map_or_else(|| back_up_to_stream(ledger, &mut stdout), |to| back_up(ledger, to));
+    let contents = copied.map_err(|failure| {
         let next = "name a file that is not there yet, on a disk with room; the ledger itself was not touched";
         Failure::new(failure.to_string(), next)
     })?;
-    print::error_line(&format!("{}: {}; checked", to.display(), told(&contents)));
+    let name = to.map_or_else(|| "the copy".into(), Path::to_string_lossy);
+    print::error_line(&format!("{name}: {}; checked", told(&contents)));
     Ok(())
 }
 
 /// Puts a copy in the place of the ledger, while nobody serves.
-pub(super) fn run_restore(copy: &Path, replace: bool, config: &Config) -> Result<(), Failure> {
+pub(super) fn run_restore(copy: Option<&Path>, replace: bool, config: &Config) -> Result<(), Failure> {
     let ledger = file(config)?;
-    let restored = restore(copy, ledger, replace).map_err(|failure| {
+    let restored = match copy {
+        Some(copy) => restore(copy, ledger, replace),
+        None => restore_from_stream(&mut std::io::stdin(), ledger, replace),
+    };
+    let restored = restored.map_err(|failure| {
         let next = "stop the server; name a file of `tollgate ledger backup`; over a ledger with rows, say --force (it is kept)";
         Failure::new(failure.to_string(), next)
     })?;

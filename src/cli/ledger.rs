@@ -17,6 +17,7 @@ use crate::ledger::moving::Still;
   tollgate ledger check
   tollgate ledger backup /var/backups/tollgate.db      while it serves; SQLite only
   tollgate ledger restore /var/backups/tollgate.db     while nothing serves
+  docker compose exec -T tollgate tollgate ledger backup > tollgate.db
   tollgate ledger export > ledger.jsonl
   DATABASE_URL=postgres://… tollgate ledger import < ledger.jsonl
 
@@ -50,13 +51,13 @@ enum Action {
     },
     /// Copy the SQLite ledger as it is at this moment, while it serves, and check the copy
     Backup {
-        /// The file to write; it must not be there yet
-        file: PathBuf,
+        /// The file to write, which must not be there yet; without it, stdout
+        file: Option<PathBuf>,
     },
     /// Put such a copy in the place of the ledger, while nothing serves
     Restore {
-        /// The file that `backup` wrote
-        file: PathBuf,
+        /// The file that `backup` wrote; without it, stdin
+        file: Option<PathBuf>,
         /// Also over a ledger with rows, which is kept under another name
         #[arg(long)]
         force: bool,
@@ -67,8 +68,8 @@ enum Action {
 pub(super) fn run(args: &Args, config: &Config) -> Result<(), Failure> {
     match &args.action {
         Action::Check { json } => return check(config, *json),
-        Action::Backup { file } => return backup::run_backup(file, config),
-        Action::Restore { file, force } => return backup::run_restore(file, *force, config),
+        Action::Backup { file } => return backup::run_backup(file.as_deref(), config),
+        Action::Restore { file, force } => return backup::run_restore(file.as_deref(), *force, config),
         Action::Export { .. } | Action::Import { .. } => {}
     }
     let still = Still::open(&config.store.url).map_err(|failure| {

@@ -5,7 +5,7 @@
 //! file that is there. What stands in the way of a restore is kept beside it under another name.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -61,21 +61,39 @@ const BESIDE: [&str; 2] = ["-wal", "-shm"];
 /// # Errors
 /// There is no ledger, or there is a file at `to`, or the copy cannot be written, or it is not sound; then nothing is left.
 pub fn back_up(ledger: &Path, to: &Path) -> Result<Contents, Failure> {
-    if !ledger.exists() {
-        return Err(Failure::new(format!("there is no ledger at {}", ledger.display())));
-    }
     if fs::symlink_metadata(to).is_ok() {
         return Err(Failure::new(format!("{} is there already", to.display())));
     }
-    let part = Part::beside(to)?;
-    let db = connect(ledger, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-    let name = part.0.to_str().ok_or_else(|| Failure::new("the path of the copy is not UTF-8".to_owned()))?;
-    db.execute("vacuum main into ?1", [name])?;
-    let contents = part.sound()?;
+    let (part, contents) = copied(ledger, to)?;
     // Fails where somebody made a file of this name meanwhile.
     renameat_with(CWD, &part.0, CWD, to, RenameFlags::NOREPLACE).map_err(|error| cannot("name", to, &error.into()))?;
     flush_folder(to)?;
     Ok(contents)
+}
+
+/// The same to a stream: out of a container, which has no other way. Meanwhile the copy lies beside the ledger.
+///
+/// # Errors
+/// As [`back_up`]; what was written by then is no whole copy, and [`restore`] would say so.
+pub fn back_up_to_stream(ledger: &Path, to: &mut dyn Write) -> Result<Contents, Failure> {
+    let (part, contents) = copied(ledger, ledger)?;
+    let mut from = File::open(&part.0).map_err(|error| cannot("read", &part.0, &error))?;
+    let written = std::io::copy(&mut from, to).and_then(|_| to.flush());
+    written.map_err(|error| Failure::new(format!("cannot write the copy: {error}")))?;
+    Ok(contents)
+}
+
+/// A sound copy, in the folder of `beside`.
+fn copied(ledger: &Path, beside: &Path) -> Result<(Part, Contents), Failure> {
+    if !ledger.exists() {
+        return Err(Failure::new(format!("there is no ledger at {}", ledger.display())));
+    }
+    let part = Part::beside(beside)?;
+    let db = connect(ledger, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    let name = part.0.to_str().ok_or_else(|| Failure::new("the path of the copy is not UTF-8".to_owned()))?;
+    db.execute("vacuum main into ?1", [name])?;
+    let contents = part.sound()?;
+    Ok((part, contents))
 }
 
 /// Where a ledger that was in the way is now, if there was one, and what was restored.
@@ -96,6 +114,15 @@ pub fn restore(copy: &Path, ledger: &Path, replace: bool) -> Result<Restored, Fa
     if !copy.is_file() {
         return Err(Failure::new(format!("there is no file {}", copy.display())));
     }
+    let mut from = File::open(copy).map_err(|error| cannot("read", copy, &error))?;
+    restore_from_stream(&mut from, ledger, replace)
+}
+
+/// The same from a stream, which ends with the copy.
+///
+/// # Errors
+/// As [`restore`].
+pub fn restore_from_stream(from: &mut dyn Read, ledger: &Path, replace: bool) -> Result<Restored, Failure> {
     let _alone = lock(ledger)?;
     if !replace && ledger.exists() {
         let there = contents(&connect(ledger, OpenFlags::SQLITE_OPEN_READ_WRITE)?);
@@ -105,9 +132,8 @@ pub fn restore(copy: &Path, ledger: &Path, replace: bool) -> Result<Restored, Fa
         }
     }
     let part = Part::beside(ledger)?;
-    let mut from = File::open(copy).map_err(|error| cannot("read", copy, &error))?;
     let mut into = OpenOptions::new().write(true).open(&part.0).map_err(|error| cannot("write", &part.0, &error))?;
-    std::io::copy(&mut from, &mut into).map_err(|error| cannot("write", &part.0, &error))?;
+    std::io::copy(from, &mut into).map_err(|error| cannot("write", &part.0, &error))?;
     let contents = part.sound()?;
     let kept = put_aside(ledger)?;
     fs::rename(&part.0, ledger).map_err(|error| cannot("replace", ledger, &error))?;
