@@ -16,7 +16,10 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return failed(&Failure::new(format!("no threads: {error}"), "raise the limits of this process")),
     };
-    match runtime.block_on(run(cli, handed)) {
+    let done = runtime.block_on(run(cli, handed));
+    // What must end has ended. A name that a dead DNS server is still asked for would be waited for.
+    runtime.shutdown_background();
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failed(&failure),
     }

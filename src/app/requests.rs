@@ -155,6 +155,10 @@ where
     if is_users {
         app.metrics.request(&path, known.map_or(Told::Ok, |code| Told::Refused(*code)), begun.elapsed());
     }
+    // Docker, Kubernetes and load balancers ask every few seconds whether it is well; that it is, is no news.
+    if response.status().is_success() && path.starts_with("/health/") {
+        return response;
+    }
     tracing::info!(
         request_id = id.as_ref().and_then(|id| id.to_str().ok()),
         %method,
