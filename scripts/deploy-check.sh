@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The files of deploy/ and .github/, as far as they can be tried without an account and without Docker: the units by
-# systemd-analyze, Caddy and nginx with a stream through the real binary, Compose and the workflows by their schemas.
+# systemd-analyze, Caddy and nginx with a stream through the real binary, Compose, Kubernetes and the workflows by their schemas, and
+# `tollgate check` with the variables that each file sets.
 #
 #   scripts/deploy-check.sh target/debug/tollgate
 #
@@ -29,18 +30,28 @@ else
   echo 'NOT CHECKED: the units: systemd-analyze is not installed'
 fi
 
-# The grace to end in must be shorter than what kills.
+# The grace to end in must be shorter than what kills. (Caddy holds the streams, so it needs as long.)
 grace=$(sed -n 's/^shutdown_grace = "\([0-9]*\)s"$/\1/p' tollgate.example.toml)
-for line in "$(grep -h '^TimeoutStopSec=' deploy/systemd/tollgate.service)" "$(grep -h 'stop_grace_period:' deploy/compose.yml)" \
-  "$(grep -h '^kill_timeout' deploy/fly/fly.toml)" "$(grep -h 'maxShutdownDelaySeconds:' deploy/render/render.yaml)" \
-  "$(grep -h 'stop_grace_period:' docker-compose.yml)"; do
-  if [[ $(tr -dc 0-9 <<<"$line") -le $((grace + 6)) ]]; then
+while IFS= read -r line; do
+  if [[ $(tr -dc 0-9 <<<"${line#*:}") -le $((grace + 6)) ]]; then
     echo "shutdown_grace is $grace s, and settling takes up to 6 s more: too short is $line"
     exit 1
   fi
-done
+done < <(grep -H '^TimeoutStopSec=\|stop_grace_period:\|^kill_timeout\|maxShutdownDelaySeconds:\|^drainingSeconds\|lb_try_duration' \
+  deploy/systemd/tollgate.service docker-compose.yml deploy/compose.yml deploy/fly/fly.toml deploy/render/render.yaml \
+  deploy/railway/railway.toml deploy/caddy/Caddyfile)
+services=$(grep -c '^  [a-z]*:$' <(sed '/^volumes:/,$d' docker-compose.yml deploy/compose.yml))
+[[ $(cat docker-compose.yml deploy/compose.yml | grep -c 'stop_grace_period:') -eq $services ]] ||
+  { echo 'a service of Compose has no stop_grace_period: Docker kills it after 10 s' && exit 1; }
 
 python3 -c 'import sys, tomllib; tomllib.load(open(sys.argv[1], "rb"))' deploy/fly/fly.toml
+python=python3
+[[ -z ${DEPLOY_SCHEMAS:-} ]] || python=$(dirname "$DEPLOY_SCHEMAS")/python
+if "$python" -c 'import yaml' 2>/dev/null; then
+  "$python" scripts/deploy_env.py "$binary"
+else
+  echo 'NOT CHECKED: what each file sets, by tollgate check: install PyYAML'
+fi
 if [[ -n ${DEPLOY_SCHEMAS:-} ]]; then
   "$DEPLOY_SCHEMAS" --builtin-schema vendor.compose-spec deploy/compose.yml docker-compose.yml
   "$DEPLOY_SCHEMAS" --builtin-schema vendor.github-workflows .github/workflows/*.yml

@@ -32,5 +32,13 @@ for member in $members; do
     failed=1
   fi
 done
+# Of the sources that the manifests name, the Dockerfile makes empty ones, so that the dependencies are a layer of their own.
+made=" $(sed -n 's/^RUN mkdir -p \(.*\) \\$/\1/p' Dockerfile) "
+for source in src/lib.rs $(sed -n 's/^path = "\(.*\.rs\)"$/\1/p' Cargo.toml) $(sed 's| *$||; s|  *|/src/main.rs |g; s|$|/src/main.rs|' <<<"$members"); do
+  if [[ $made != *" $(dirname "$source") "* ]] || ! grep -qF -e "touch $source " -e "> $source " -e "cp src/main.rs $source " Dockerfile; then
+    printf '%s is named by a manifest, and the Dockerfile makes no empty one\n' "$source"
+    failed=1
+  fi
+done
 [[ $failed -eq 0 ]] && echo "$found embedded files are in Docker's context"
 exit "$failed"

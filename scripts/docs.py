@@ -36,7 +36,7 @@ UNTRIED = {
     ("docs/supabase.md", "curl localhost:8080/api/chat"): "tests/it/first_steps.rs takes the ten steps",
     ("docs/supabase.md", "tollgate ledger export ledger.jsonl"): "tests/it/moving.rs carries ledgers both ways",
 }
-NOT_TRIED = "# not tried here: "
+NOT_TRIED = ("# not tried here: ", "# tried by scripts/docker-try.sh: ")
 
 SERVE = r"""#!/bin/bash
 # `serve` goes on in the background, from ready to the end of the page.

@@ -280,12 +280,13 @@ def main():
     """Serves until it is stopped; says where on its first line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    parser.add_argument("--bind", default="127.0.0.1", help="0.0.0.0 for callers in containers")
     parser.add_argument("--log", default=os.devnull, help="where each request is written, one object a line")
     parser.add_argument("--key", default="sk-standin", help="the only API key it takes")
     asked = parser.parse_args()
     Handler.log = Log(asked.log)
     Handler.key = asked.key
-    server = ThreadingHTTPServer(("127.0.0.1", asked.port), Handler)
+    server = ThreadingHTTPServer((asked.bind, asked.port), Handler)
     server.daemon_threads = True
     print(f"http://127.0.0.1:{server.server_address[1]}/v1", flush=True)
     try:

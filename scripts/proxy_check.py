@@ -68,7 +68,7 @@ def caddy(directory, port, behind):
         # As shipped, but for what would touch this machine: no port 80, no certificate authority of its own in the system.
         out.write("{\nadmin off\nskip_install_trust\nauto_https disable_redirects\n}\n")
         out.write(f"import {ROOT}/deploy/caddy/Caddyfile\n")
-    env = dict(os.environ, TOLLGATE_DOMAIN=f"https://localhost:{port}", TOLLGATE_ADDRESS=f"127.0.0.1:{behind}")
+    env = dict(os.environ, DOMAIN=f"https://localhost:{port}", UPSTREAM=f"127.0.0.1:{behind}")
     env.update(XDG_DATA_HOME=directory, XDG_CONFIG_HOME=directory, HOME=directory)
     return ["caddy", "run", "--config", config, "--adapter", "caddyfile"], env, f"https://localhost:{port}"
 
