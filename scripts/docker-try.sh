@@ -140,7 +140,9 @@ if command -v caddy >/dev/null; then
     mkdir -p "$caddy$(dirname "$library")"
     [[ -e $caddy$library ]] || cp -L "$library" "$caddy$library"
   done
-  tar -C "$caddy" -c . | "$docker" import --change 'ENV XDG_DATA_HOME=/data XDG_CONFIG_HOME=/config PATH=/usr/bin' \
+  buffering='request_buffers 9MiB'
+  [[ $(caddy version) =~ ^v?2\.[0-6]\. ]] && buffering=buffer_requests
+  tar -C "$caddy" -c . | "$docker" import --change "ENV BUFFERING=\"$buffering\"" --change 'ENV XDG_DATA_HOME=/data XDG_CONFIG_HOME=/config PATH=/usr/bin' \
     --change 'CMD ["caddy", "run", "--config", "/etc/caddy/Caddyfile", "--adapter", "caddyfile"]' - caddy:2 >/dev/null
 fi
 
