@@ -22,7 +22,9 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-MODELS = ["gpt-4o-mini", "gpt-4o", "gpt-3.5-turbo", "gpt-5-mini", "gpt-5-nano"]
+MODELS = [
+    "gpt-6-luna", "gpt-4o-mini", "gpt-4o", "gpt-3.5-turbo", "gpt-4.1-mini", "gpt-4.1-nano", "gpt-5-mini", "gpt-5-nano",
+]
 # OpenAI names the dated model that it used, not the alias that was asked for.
 DATED = {"gpt-4o-mini": "gpt-4o-mini-2024-07-18", "gpt-4o": "gpt-4o-2024-08-06"}
 

@@ -19,6 +19,7 @@ pub mod jwks;
 pub mod ledger;
 pub mod meter;
 pub mod metrics;
+pub mod model;
 mod openapi;
 pub mod operator;
 pub mod order;

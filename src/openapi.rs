@@ -227,7 +227,7 @@ struct LimitExceeded {
 
 /// A chat request, as OpenAI takes it. Fields that cost money or keep state elsewhere are refused by name.
 #[derive(ToSchema)]
-#[schema(example = json!({"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello!"}]}))]
+#[schema(example = json!({"model": "gpt-6-luna", "messages": [{"role": "user", "content": "Hello!"}]}))]
 #[allow(dead_code, reason = "it says what `Order::parse` takes")]
 pub(crate) struct ChatRequest {
     /// One of the plan's models; without it, the first of them.

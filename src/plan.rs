@@ -9,6 +9,7 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
 use crate::clock::Timestamp;
+use crate::model::Effort;
 use crate::price::{MicroUsd, Price};
 
 /// The span of time that a limit counts over.
@@ -110,6 +111,8 @@ pub struct Plan {
     pub max_input_tokens: u32,
     /// The highest `n`.
     pub max_choices: u32,
+    /// The highest `reasoning_effort`; `None` is no bound.
+    pub reasoning_effort_max: Option<Effort>,
     /// How many requests may be open at once; `None` is no bound of the plan's own.
     pub concurrent_requests: Option<u32>,
     /// Every limit, all of them hard.

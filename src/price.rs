@@ -434,6 +434,10 @@ mod tests {
             ("gpt-5-mini", 250_000, 25_000, 2_000_000),
             ("gpt-5-nano", 50_000, 5_000, 400_000),
             ("gpt-5.4-mini", 750_000, 75_000, 4_500_000),
+            ("gpt-5.6-luna", 200_000, 20_000, 1_200_000),
+            ("gpt-6-luna", 100_000, 10_000, 500_000),
+            ("gpt-6-sol", 2_000_000, 200_000, 10_000_000),
+            ("gpt-6.1-terra", 1_000_000, 50_000, 5_000_000),
             ("o1", 15_000_000, 7_500_000, 60_000_000),
             ("o3", 2_000_000, 500_000, 8_000_000),
             ("o4-mini", 1_100_000, 275_000, 4_400_000),
@@ -443,8 +447,8 @@ mod tests {
             let got = (price.input.0, price.cached_input.0, price.output.0);
             assert_eq!(got, (input, cached, output), "{name}");
         }
-        let PerMillion(write) = shipped("gpt-5.6").cache_write;
-        assert_eq!(write, 6_250_000);
+        let PerMillion(write) = shipped("gpt-6-luna").cache_write;
+        assert_eq!(write, 125_000);
     }
 
     #[test]
@@ -460,7 +464,7 @@ mod tests {
     #[test]
     fn hidden_reasoning_and_tokenizers_are_known() {
         for (name, price) in PriceTable::shipped().models {
-            let thinks = (name.starts_with('o') || name.starts_with("gpt-5")) && !name.contains("-chat");
+            let thinks = ["o", "gpt-5", "gpt-6"].iter().any(|start| name.starts_with(start)) && !name.contains("-chat");
             assert_eq!(price.reasoning, thinks, "{name}");
             let old = name.starts_with("gpt-3.5") || name == "gpt-4" || name.starts_with("gpt-4-");
             assert_eq!(price.tokenizer, if old { Tokenizer::Cl100k } else { Tokenizer::O200k }, "{name}");
@@ -521,7 +525,7 @@ mod tests {
         let price = shipped("gpt-5.6");
         let lies =
             Usage { input_tokens: 10, cached_input_tokens: 1_000, cache_write_tokens: 1_000, ..Usage::default() };
-        assert_eq!(price.cost(&lies), MicroUsd(5));
+        assert_eq!(price.cost(&lies), MicroUsd(4));
     }
 
     #[test]

@@ -108,7 +108,8 @@ async fn admit(app: &App, line: &mut Line, request: Request) -> Result<Admitted,
     line.plan(&granted.plan.name);
     let place = app.place(caller.user_id(), share(&granted.plan))?;
     let body = read_body(&head.headers, body, &config.server).await?;
-    let order = Order::parse(&body, &Terms { plan: &granted.plan, prices: &config.prices })?;
+    let terms = Terms { plan: &granted.plan, prices: &config.prices, models: &config.models, now };
+    let order = Order::parse(&body, &terms)?;
     line.model(order.model());
     let upstream = upstream::route(&config.upstreams, order.model()).cloned().ok_or_else(no_upstream)?;
     let asking =

@@ -36,7 +36,8 @@ const CHOICES_MAX: usize = 128;
 /// What OpenAI counts for each message and for the answer's beginning, in tokens.
 const MESSAGE_TOKENS: usize = 3;
 /// The models that it lists.
-const MODELS: [&str; 4] = ["gpt-4o-mini", "gpt-3.5-turbo", "gpt-5-mini", "gpt-5-nano"];
+const MODELS: [&str; 7] =
+    ["gpt-6-luna", "gpt-4o-mini", "gpt-3.5-turbo", "gpt-4.1-mini", "gpt-4.1-nano", "gpt-5-mini", "gpt-5-nano"];
 
 /// Serves the stand-in until `shutdown`; open streams go on to their end, which is seconds away.
 ///

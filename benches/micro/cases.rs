@@ -9,6 +9,7 @@ use serde_json::json;
 use tollgate::clock::Timestamp;
 use tollgate::config::Dialect;
 use tollgate::meter::{Meter, measure_json};
+use tollgate::model::ModelTable;
 use tollgate::order::{Order, Terms};
 use tollgate::plan::{self, Amounts, Limit, LimitState, Per, Plan, Standing, Unit};
 use tollgate::price::{PriceTable, Tokenizer, Usage};
@@ -125,11 +126,15 @@ fn parse(body: &str) -> Order {
         max_output_tokens: 1024,
         max_input_tokens: 100_000,
         max_choices: 1,
+        reasoning_effort_max: None,
         concurrent_requests: Some(8),
         limits: Vec::new(),
     };
-    thread_local!(static PRICES: PriceTable = PriceTable::shipped());
-    PRICES.with(|prices| Order::parse(body.as_bytes(), &Terms { plan: &plan, prices }).expect("a good request"))
+    thread_local!(static TABLES: (PriceTable, ModelTable) = (PriceTable::shipped(), ModelTable::shipped()));
+    TABLES.with(|(prices, models)| {
+        let terms = Terms { plan: &plan, prices, models, now: Timestamp::EPOCH };
+        Order::parse(body.as_bytes(), &terms).expect("a good request")
+    })
 }
 
 fn conversation(messages: usize) -> String {

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
+use tollgate::clock::Timestamp;
 use tollgate::config::{Config, Dialect};
 use tollgate::error::Code;
 use tollgate::order::{Order, Terms};
@@ -73,7 +74,7 @@ const PASSED: [&str; 25] = [
 /// It breaks a promise.
 pub fn check(body: &[u8]) {
     let plan = &CONFIG.plans.default;
-    let terms = Terms { plan, prices: &CONFIG.prices };
+    let terms = Terms { plan, prices: &CONFIG.prices, models: &CONFIG.models, now: Timestamp::EPOCH };
     let order = match Order::parse(body, &terms) {
         Ok(order) => order,
         Err(refusal) => {

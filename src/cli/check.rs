@@ -195,7 +195,7 @@ mod tests {
             "up to $50.00 a day",
             "openai at http://llm.internal/v1 (openai, with a key) for gpt-*, o*, chatgpt-*",
             "✓ the token, the local table, the default plan",
-            "✓ free (default): gpt-4o-mini, gpt-3.5-turbo, gpt-5-mini, gpt-5-nano",
+            "✓ free (default): gpt-6-luna, gpt-4o-mini, gpt-3.5-turbo, gpt-4.1-mini, gpt-4.1-nano, gpt-5-mini, gpt-5-nano",
             "10 requests per minute, 50 requests per day, $0.50 per month",
             "2 open at once",
             "! upstreams[0].base_url is plain http",

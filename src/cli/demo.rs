@@ -46,7 +46,7 @@ pub(super) struct Args {
     /// A real model in place of the stand-in: the base URL of a server that speaks OpenAI's API
     #[arg(long, value_name = "URL")]
     upstream: Option<String>,
-    /// What the model is called there, if not gpt-4o-mini: it is served to the demo's plan, at no price
+    /// What the model is called there, if not gpt-6-luna: it is served to the demo's plan, at no price
     #[arg(long, value_name = "NAME", requires = "upstream")]
     model: Option<String>,
     /// Stop after the one request

@@ -131,7 +131,7 @@ fn config(gathered: &Gathered, sources: &Sources, findings: &Findings) -> Result
         plans::plans(&section, &plans::Served { prices: prices.as_ref().ok(), upstreams: upstreams.as_deref().ok() })
     });
     gathered.refuse_strays(findings);
-    let (auth, store) = (auth?, store?);
+    let (auth, store, prices, upstreams) = (auth?, store?, prices?, upstreams?);
     let config = Config {
         server: server?,
         directory: directory?.with_via(&directory_section?, &auth, &store)?,
@@ -141,9 +141,10 @@ fn config(gathered: &Gathered, sources: &Sources, findings: &Findings) -> Result
         ceiling: ceiling?,
         telemetry: telemetry?,
         fingerprints: Fingerprints::of(gathered),
-        upstreams: upstreams?,
+        models: plans::models_at(&prices, &upstreams),
+        upstreams,
         plans: plans?,
-        prices: prices?,
+        prices,
         file: gathered.file.clone(),
         warnings: Vec::new(),
     };

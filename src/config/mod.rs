@@ -30,6 +30,7 @@ use secrecy::{ExposeSecret, SecretString};
 pub use changes::Fingerprints;
 pub use plans::limits_of_answer;
 
+use crate::model::ModelTable;
 use crate::plan::Plans;
 use crate::price::{MicroUsd, PriceTable};
 
@@ -159,6 +160,8 @@ pub struct Config {
     pub plans: Plans,
     /// The shipped price table with `[prices.*]` over it.
     pub prices: PriceTable,
+    /// What else is known of models. Names that OpenAI shut down go on to their successors where OpenAI is asked.
+    pub models: ModelTable,
     /// `[telemetry]`
     pub telemetry: Telemetry,
     /// What tells which settings another reading changed.

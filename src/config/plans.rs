@@ -5,13 +5,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::UpstreamConfig;
 use super::findings::{Complaint, Findings, Noted, complaint};
 use super::load::dollars;
 use super::reader::Section;
 use super::tree::{Node, Origin, Value, parse_value};
+use super::{Dialect, UpstreamConfig};
+use crate::model::{Effort, ModelTable};
 use crate::plan::{Limit, Per, Plan, Plans, Unit};
 use crate::price::{MicroUsd, Price, PriceEntry, PriceTable};
+use crate::upstream;
 
 /// The most tokens that anything may be capped to (2³¹ − 1).
 pub(super) const TOKENS_MAX: u32 = 2_147_483_647;
@@ -21,7 +23,7 @@ const AMOUNT_MAX: i64 = 1_000_000_000_000;
 const NAME_BYTES_MAX: usize = 64;
 /// What a plan has that says nothing of it: as the built-in one.
 const OUTPUT_TOKENS: u32 = 1024;
-const INPUT_TOKENS: u32 = 16_000;
+const INPUT_TOKENS: u32 = 32_000;
 
 /// Reads a name that stands in logs and answers: `[a-z0-9_-]{1,64}`.
 pub(super) fn name(text: &str) -> Result<String, Complaint> {
@@ -94,6 +96,7 @@ fn read_plan(name: &str, section: &Section<'_>, served: &Served<'_>) -> Result<P
     let max_input_tokens = section.maybe_integer("max_input_tokens", 1..=TOKENS_MAX);
     let max_choices = section.maybe_integer("max_choices", 1..=128);
     let concurrent_requests = section.maybe_integer("concurrent_requests", 1..=1_000_000);
+    let reasoning_effort_max = section.maybe("reasoning_effort_max", "none", effort);
     let limits = limits(section);
     section.finish();
     Ok(Plan {
@@ -103,7 +106,21 @@ fn read_plan(name: &str, section: &Section<'_>, served: &Served<'_>) -> Result<P
         max_input_tokens: max_input_tokens?.unwrap_or(INPUT_TOKENS),
         max_choices: max_choices?.unwrap_or(1),
         concurrent_requests: concurrent_requests?,
+        reasoning_effort_max: reasoning_effort_max?,
         limits: limits?,
+    })
+}
+
+fn effort(text: &str) -> Result<Effort, Complaint> {
+    super::load::choice(text, &Effort::ALL.map(|effort| (effort.as_str(), effort)))
+}
+
+/// What is known of models, where these upstreams answer: a shut down name goes on to its successor only where both are
+/// OpenAI's own, and the successor has a price.
+pub(super) fn models_at(prices: &PriceTable, upstreams: &[Arc<UpstreamConfig>]) -> ModelTable {
+    let is_openai = |name: &str| upstream::route(upstreams, name).is_some_and(|to| to.dialect == Dialect::Openai);
+    ModelTable::shipped().with_successions(|name, successor| {
+        is_openai(name) && is_openai(successor) && prices.models.contains_key(successor)
     })
 }
 
@@ -111,7 +128,7 @@ fn read_plan(name: &str, section: &Section<'_>, served: &Served<'_>) -> Result<P
 fn models(section: &Section<'_>, served: &Served<'_>) -> Result<Vec<String>, Noted> {
     let written = section.texts("models")?;
     if written.is_empty() {
-        let fix = "list at least one, such as models = [\"gpt-4o-mini\"]; the first is the default";
+        let fix = "list at least one, such as models = [\"gpt-6-luna\"]; the first is the default";
         return Err(section.wrong("models", complaint("is empty or missing", fix)));
     }
     let mut canonical = Vec::new();

@@ -79,8 +79,11 @@ fn two_variables_are_enough() {
     assert_eq!(upstream.api_key.as_ref().unwrap().expose_secret(), KEY);
     assert!(config.warnings.is_empty(), "{:?}", config.warnings);
     let free = &config.plans.default;
-    assert_eq!(free.models, ["gpt-4o-mini", "gpt-3.5-turbo", "gpt-5-mini", "gpt-5-nano"]);
-    assert_eq!((free.max_output_tokens, free.max_input_tokens, free.max_choices), (1024, 16000, 1));
+    let models =
+        ["gpt-6-luna", "gpt-4o-mini", "gpt-3.5-turbo", "gpt-4.1-mini", "gpt-4.1-nano", "gpt-5-mini", "gpt-5-nano"];
+    assert_eq!(free.models, models);
+    assert_eq!(free.reasoning_effort_max, Some(crate::model::Effort::None));
+    assert_eq!((free.max_output_tokens, free.max_input_tokens, free.max_choices), (1024, 32000, 1));
     assert_eq!(free.concurrent_requests, Some(2));
     let limit = |per, unit, amount| Limit { per, unit, amount };
     let expected = [

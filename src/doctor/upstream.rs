@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::question::{Answer, Question};
 use super::{Case, Check};
+use crate::clock::Timestamp;
 use crate::config::{Config, Dialect, UpstreamConfig};
 
 /// The most names that a line repeats.
@@ -30,7 +31,7 @@ pub(super) async fn check(case: Arc<Case>, place: usize) -> Vec<Check> {
         }
         Ok(answer) if answer.status == StatusCode::OK => {
             let key = if upstream.api_key.is_some() { "takes the key" } else { "answers, without a key" };
-            vec![Check::ok(&name, format!("{} {key}", upstream.base_url)), models(&case.config, upstream, &answer.body)]
+            vec![Check::ok(&name, format!("{} {key}", upstream.base_url)), models(&case, upstream, &answer.body)]
         }
         Ok(answer) => vec![refused(name, upstream, &answer)],
     }
@@ -71,9 +72,10 @@ fn key_fix(upstream: &UpstreamConfig) -> String {
 }
 
 /// Whether the models of the plans that this upstream serves are in its list.
-fn models(config: &Config, upstream: &UpstreamConfig, list: &Value) -> Check {
+fn models(case: &Case, upstream: &UpstreamConfig, list: &Value) -> Check {
+    let config = &case.config;
     let name = format!("models of {}", upstream.name);
-    let wanted = wanted(config, upstream);
+    let wanted = wanted(config, upstream, case.clock.now());
     if wanted.is_empty() {
         let fix = "name one of its models in a plan, or take this upstream out";
         return Check::warn(name, "no plan names a model that this upstream serves", fix);
@@ -109,12 +111,14 @@ fn absent(name: String, upstream: &UpstreamConfig, missing: &[&str]) -> Check {
     Check::warn(name, detail, fix)
 }
 
-/// The models of all plans that go to this upstream: it is the first that serves them.
-fn wanted<'a>(config: &'a Config, upstream: &UpstreamConfig) -> BTreeSet<&'a str> {
+/// The models of all plans that go to this upstream, which is the first that serves them; a model that was shut down by
+/// the name of its successor.
+fn wanted<'a>(config: &'a Config, upstream: &UpstreamConfig, now: Timestamp) -> BTreeSet<&'a str> {
     let models = config.plans.by_name.values().flat_map(|plan| &plan.models);
+    let models = models.map(|model| config.models.living(model, now));
     let server = |model: &str| config.upstreams.iter().find(|upstream| upstream.serves(model));
-    let here = |model: &&String| server(model).is_some_and(|server| server.name == upstream.name);
-    models.filter(here).map(String::as_str).collect()
+    let here = |model: &&str| server(model).is_some_and(|server| server.name == upstream.name);
+    models.filter(here).collect()
 }
 
 /// The first names of many.

@@ -349,6 +349,7 @@ impl World {
             max_output_tokens: u32::MAX,
             max_input_tokens: u32::MAX,
             max_choices: 1,
+            reasoning_effort_max: None,
             concurrent_requests: Some(CONCURRENT),
             limits: limits(plan),
         };

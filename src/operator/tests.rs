@@ -285,6 +285,7 @@ fn a_credit_raises_limits_and_periods_of_the_developers_own_database_too() {
         max_output_tokens: 1,
         max_input_tokens: 1,
         max_choices: 1,
+        reasoning_effort_max: None,
         concurrent_requests: None,
         limits: Vec::new(),
     };

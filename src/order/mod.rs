@@ -8,6 +8,7 @@ mod bound;
 mod check;
 mod fault;
 mod image;
+mod reasoning;
 mod schema;
 #[cfg(test)]
 mod tests;
@@ -18,8 +19,10 @@ use std::fmt;
 use bytes::Bytes;
 use serde::Serialize;
 
+use crate::clock::Timestamp;
 use crate::config::Dialect;
 use crate::error::{Code, Refusal};
+use crate::model::ModelTable;
 use crate::plan::{Ask, Plan};
 use crate::price::{Price, PriceTable, Tokenizer};
 
@@ -30,13 +33,17 @@ use wire::{Request, StreamOptions};
 /// How many model names a refusal lists.
 const LISTED_MODELS_MAX: usize = 20;
 
-/// What a request is measured by: the caller's plan and the price of every model.
+/// What a request is measured by: the caller's plan, and the price and the ways of every model.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms<'a> {
     /// The caller's plan.
     pub plan: &'a Plan,
     /// Every priced model.
     pub prices: &'a PriceTable,
+    /// What else is known of models.
+    pub models: &'a ModelTable,
+    /// Which of them are still there.
+    pub now: Timestamp,
 }
 
 /// A chat request that may be sent. Made only by [`Order::parse`].
@@ -51,6 +58,8 @@ pub struct Order {
     /// The caller named its cap `max_completion_tokens`.
     modern_cap: bool,
     wants_usage: bool,
+    /// The model does not reason before it answers, for sure.
+    is_plain: bool,
     /// At least as many tokens as the prompt will be billed as.
     input_tokens: u64,
     counted: bool,
@@ -79,6 +88,7 @@ impl Order {
         let mut request = read(body)?;
         check::request(&request, terms.plan)?;
         let (model, price) = model(request.model.as_deref(), terms)?;
+        let is_plain = reasoning::settle(&mut request, (model, price), terms);
         let weight = Weight::in_bytes(&request, model, price.tokenizer);
         let modern_cap = request.max_completion_tokens.is_some();
         let cap = request.max_completion_tokens.or(request.max_tokens);
@@ -91,6 +101,7 @@ impl Order {
             choices: request.n.and_then(|n| u32::try_from(n).ok()).unwrap_or(1),
             output_cap: cap.min(terms.plan.max_output_tokens),
             modern_cap,
+            is_plain,
             wants_usage: options.and_then(|options| options.include_usage).unwrap_or(false),
             input_tokens: weight.bound(),
             counted: false,
@@ -126,6 +137,12 @@ impl Order {
     #[must_use]
     pub const fn price(&self) -> &Price {
         &self.price
+    }
+
+    /// Tokens may be billed that nobody sees: the model may reason before it answers.
+    #[must_use]
+    pub const fn may_reason(&self) -> bool {
+        !self.is_plain
     }
 
     /// The output cap of one choice, in tokens: the caller's, lowered to the plan's.
@@ -268,8 +285,11 @@ fn read(body: &[u8]) -> Result<Request, Refusal> {
 fn model<'a>(asked: Option<&str>, terms: &Terms<'a>) -> Result<(&'a str, &'a Price), Refusal> {
     let models = &terms.plan.models;
     let name = asked.or(models.first().map(String::as_str)).unwrap_or_default();
-    let resolved = terms.prices.resolve(name);
-    resolved.filter(|(name, _)| models.iter().any(|model| model == name)).ok_or_else(|| not_allowed(name, models))
+    let asked = terms.prices.resolve(name).filter(|(name, _)| models.iter().any(|model| model == name));
+    let asked = asked.ok_or_else(|| not_allowed(name, models))?;
+    // A name that its provider shut down is answered, and paid, as its successor.
+    let living = terms.models.living(asked.0, terms.now);
+    Ok(terms.prices.models.get_key_value(living).map_or(asked, |(name, price)| (name.as_str(), price)))
 }
 
 fn not_allowed(name: &str, models: &[String]) -> Refusal {

@@ -15,6 +15,7 @@ fn plan() -> Plan {
         max_output_tokens: 1024,
         max_input_tokens: 16_000,
         max_choices: 3,
+        reasoning_effort_max: None,
         concurrent_requests: None,
         limits: Vec::new(),
     }
@@ -29,7 +30,10 @@ fn prices() -> PriceTable {
 }
 
 fn parse(body: &str) -> Result<Order, Refusal> {
-    Order::parse(body.as_bytes(), &Terms { plan: &plan(), prices: &prices() })
+    Order::parse(
+        body.as_bytes(),
+        &Terms { plan: &plan(), prices: &prices(), models: &ModelTable::shipped(), now: Timestamp::EPOCH },
+    )
 }
 
 /// A request with these members over one that is fine.
@@ -537,7 +541,11 @@ fn what_is_not_json_is_refused_without_a_field() {
         b"{\"messages\":[{\"role\":\"user\",\"content\":\"\xff\xfe\"}]}".to_vec(),
     ];
     for body in bodies {
-        let refusal = Order::parse(&body, &Terms { plan: &plan(), prices: &prices() }).unwrap_err();
+        let refusal = Order::parse(
+            &body,
+            &Terms { plan: &plan(), prices: &prices(), models: &ModelTable::shipped(), now: Timestamp::EPOCH },
+        )
+        .unwrap_err();
         assert_eq!((refusal.code, &refusal.param), (Code::InvalidRequest, &None), "{}", String::from_utf8_lossy(&body));
     }
     assert!(parse(&format!(" \n{fine}\t ")).is_ok());
@@ -852,7 +860,7 @@ proptest! {
 
     #[test]
     fn no_bytes_break_the_parser(bytes in prop::collection::vec(any::<u8>(), 0..200), text in "[\\[\\]{}\":,a-z0-9\\\\ .\\-]{0,200}") {
-        let _refused = Order::parse(&bytes, &Terms { plan: &plan(), prices: &prices() });
+        let _refused = Order::parse(&bytes, &Terms { plan: &plan(), prices: &prices(), models: &ModelTable::shipped(), now: Timestamp::EPOCH });
         let _refused = parse(&text);
     }
 }

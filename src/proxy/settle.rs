@@ -59,7 +59,7 @@ impl Settle {
 
     /// What cannot be counted from outside is charged as it was held.
     fn charges_hold(&self) -> bool {
-        self.order.price().reasoning || self.measured.text_overflow
+        self.order.may_reason() || self.measured.text_overflow
     }
 
     fn estimate(&self) -> Usage {

@@ -47,7 +47,8 @@ async fn the_ten_steps_of_the_document_lead_from_an_empty_project_to_a_first_req
     assert!(steps.contains("`tollgate sql > tollgate.sql`"));
     rest.run_as_editor(&door.must(&["sql"])).await;
     assert!(steps.contains("`tollgate doctor --anon-key sb_publishable_…`"));
-    let models = ["gpt-4o-mini", "gpt-3.5-turbo", "gpt-5-mini", "gpt-5-nano"].map(|id| json!({"id": id}));
+    let models = ["gpt-6-luna", "gpt-4o-mini", "gpt-4.1-mini", "gpt-5-mini", "gpt-5-nano", "gpt-6.1-terra"];
+    let models = models.map(|id| json!({"id": id}));
     door.upstream.next(move |_| list(&models));
     let doctor = door.tollgate(&["doctor", "--anon-key", &rest.keys().publishable]);
     assert!(doctor.stdout.contains("✓ supabase tollgate_check_user_limits"), "{doctor:?}");

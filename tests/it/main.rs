@@ -33,6 +33,7 @@ mod support;
 
 mod admin;
 mod backups;
+mod built_in_plan;
 mod clock;
 mod containers;
 mod disasters;

@@ -142,7 +142,18 @@ async fn without_any_file_the_quick_starts_variables_suffice() {
     let alice = door.user("alice");
     let me = alice.me().await;
     assert_eq!(me["plan"]["name"], "free");
-    assert_eq!(me["models"], json!(["gpt-4o-mini", "gpt-3.5-turbo", "gpt-5-mini", "gpt-5-nano"]));
+    assert_eq!(
+        me["models"],
+        json!([
+            "gpt-6-luna",
+            "gpt-4o-mini",
+            "gpt-3.5-turbo",
+            "gpt-4.1-mini",
+            "gpt-4.1-nano",
+            "gpt-5-mini",
+            "gpt-5-nano"
+        ])
+    );
     for model in ["gpt-4o-mini", "gpt-3.5-turbo", "gpt-5-mini"] {
         let seed = json!({"model": model, "messages": [{"role": "user", "content": "Hello!"}], "temperature": 0.7, "max_tokens": 100});
         let answer = alice.post("/api/chat", &seed).await.expect(200);
