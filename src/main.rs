@@ -10,6 +10,8 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(told) => return usage(&told),
     };
+    // Files and folders that this process makes are its owner's alone.
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     // Before there are threads: it takes the variables of its arrival out of the environment.
     let handed = listenfd::ListenFd::from_env();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

@@ -137,11 +137,11 @@ macro_rules! operator_routes {
 
 /// All routes of the operator's listener, with the layers outermost last.
 pub(crate) fn router(app: &Arc<App>, stop: &CancellationToken) -> Router {
-    let desk = Arc::new(Kept::changing(app.ledger.store().clone()));
+    let desk = Arc::new(Kept::changing(&app.ledger));
     let shared = Shared {
         started_at: app.clock.now(),
         is_local: app.config().server.admin_is_local(),
-        reader: Arc::new(Reader::reading(app.ledger.store().clone())),
+        reader: Arc::new(Reader::reading(&app.ledger)),
         tokens: Tokens::new(desk.clone()),
         desk,
         sessions: Sessions::default(),

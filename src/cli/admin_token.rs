@@ -2,6 +2,7 @@
 
 use secrecy::ExposeSecret;
 
+use super::migrate::whereabouts;
 use super::table::{Look, Table};
 use super::{Failure, by, print};
 use crate::config::Config;
@@ -80,7 +81,11 @@ fn create(config: &Config, name: &str, scope: Good) -> Result<(), Failure> {
         Good::Read => Scope::Read,
         Good::Write => Scope::Write,
     };
-    let made = tokens::create(&Desk::open(&config.store.url)?, name, scope, by())?;
+    let (desk, is_new) = Desk::open_or_make(&config.store.url)?;
+    if is_new {
+        print::error_line(&format!("A new ledger is made: {}", whereabouts(&config.store.url)));
+    }
+    let made = tokens::create(&desk, name, scope, by())?;
     let token = made.ok_or_else(|| {
         let next = "take another name: names are never used twice, so that the audit log says who it was";
         Failure::new(format!("there is, or was, a token named `{name}`"), next)

@@ -10,6 +10,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::ledger::check::{Broken, Found, Snapshot};
 use crate::ledger::moving::Still;
+use crate::ledger::place::private_file;
 
 /// Check the ledger's laws; back it up and restore it; carry it to another database, exactly
 #[derive(Debug, clap::Args)]
@@ -72,7 +73,11 @@ pub(super) fn run(args: &Args, config: &Config) -> Result<(), Failure> {
         Action::Restore { file, force } => return backup::run_restore(file.as_deref(), *force, config),
         Action::Export { .. } | Action::Import { .. } => {}
     }
-    let still = Still::open(&config.store.url).map_err(|failure| {
+    let opened = match &args.action {
+        Action::Import { .. } => Still::open_or_make(&config.store.url),
+        _ => Still::open(&config.store.url),
+    };
+    let still = opened.map_err(|failure| {
         Failure::new(
             failure.to_string(),
             "stop every server on this ledger (or see that [store] url is right), then try again",
@@ -132,7 +137,7 @@ fn export(still: &Still, file: Option<&Path>) -> Result<u64, Failure> {
     let cannot =
         |path: &Path, error| Failure::new(format!("{}: {error}", path.display()), "name a file that can be written");
     let out: Box<dyn Write> = match file {
-        Some(path) => Box::new(File::create(path).map_err(|error| cannot(path, error))?),
+        Some(path) => Box::new(private_file(path).map_err(|error| cannot(path, error))?),
         None => Box::new(std::io::stdout().lock()),
     };
     let mut out = BufWriter::new(out);

@@ -128,6 +128,10 @@ impl From<crate::ledger::Failure> for Failure {
 /// What to look at where the ledger cannot be used.
 fn next_of_ledger(told: &str) -> String {
     let said = |words: &[&str]| words.iter().any(|word| told.contains(word));
+    if said(&["there is no ledger"]) {
+        let fix = "run it where the server runs, with its settings; only `tollgate serve`, `migrate` and `admin-token create` make one";
+        return fix.to_owned();
+    }
     if said(&["Postgres", "postgres"]) {
         return "see whether Postgres runs and can be reached from here, and whether DATABASE_URL ([store] url) is right; in a \
                 container localhost is the container itself"

@@ -44,7 +44,7 @@ pub(super) struct Local {
 
 impl Local {
     pub(super) fn new(ledger: Ledger) -> Self {
-        let reader = || Arc::new(Reader::reading(ledger.store().clone()));
+        let reader = || Arc::new(Reader::reading(&ledger));
         let (reader, reports) = (reader(), reader());
         let patience = if matches!(ledger.store(), StoreUrl::Postgres(_)) { PATIENCE } else { FILE_PATIENCE };
         let circuit = Circuit::new("the ledger's table of subscriptions", patience);

@@ -13,8 +13,8 @@ use rusqlite::{Connection, OpenFlags};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use uuid::Uuid;
 
-use super::sqlite::{Failure, SCHEMA_VERSION, connect, make_folder};
-use super::writer::lock;
+use super::place::{Lock, keep_private, make_folder};
+use super::sqlite::{Failure, SCHEMA_VERSION, connect};
 
 /// What a ledger consists of, told after every copy so that two can be compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,7 +123,7 @@ pub fn restore(copy: &Path, ledger: &Path, replace: bool) -> Result<Restored, Fa
 /// # Errors
 /// As [`restore`].
 pub fn restore_from_stream(from: &mut dyn Read, ledger: &Path, replace: bool) -> Result<Restored, Failure> {
-    let _alone = lock(ledger)?;
+    let _alone = Lock::take(ledger)?;
     if !replace && ledger.exists() {
         let there = contents(&connect(ledger, OpenFlags::SQLITE_OPEN_READ_WRITE)?);
         // One without tables was never used.
@@ -135,6 +135,7 @@ pub fn restore_from_stream(from: &mut dyn Read, ledger: &Path, replace: bool) ->
     let mut into = OpenOptions::new().write(true).open(&part.0).map_err(|error| cannot("write", &part.0, &error))?;
     std::io::copy(from, &mut into).map_err(|error| cannot("write", &part.0, &error))?;
     let contents = part.sound()?;
+    keep_private(ledger);
     let kept = put_aside(ledger)?;
     fs::rename(&part.0, ledger).map_err(|error| cannot("replace", ledger, &error))?;
     flush_folder(ledger)?;

@@ -89,11 +89,8 @@ impl Snapshot {
     /// It cannot be read.
     pub fn open(store: &StoreUrl) -> Result<Self, Failure> {
         match store {
-            StoreUrl::Sqlite(path) if !path.exists() => Err(Failure::new(format!(
-                "there is no ledger at {} yet: `tollgate serve` makes it, or set [store] url",
-                path.display()
-            ))),
             StoreUrl::Sqlite(path) => {
+                super::place::require(path)?;
                 let book = Book::reader(path)?;
                 book.db.execute_batch("begin")?;
                 Ok(Self { db: Db::Sqlite(Box::new(book)) })

@@ -6,15 +6,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Semaphore;
 
-use super::Failure;
+use super::place::{Files, Place};
 use super::report::{Desk, Reports};
+use super::{Failure, Ledger};
 use crate::config::StoreUrl;
 
 /// A connection, and who waits for it.
 pub struct Kept<C> {
     store: StoreUrl,
+    /// Where the ledger lies that the server has open, if it is a file: no other is asked.
+    place: Option<Place>,
     open: fn(&StoreUrl) -> Result<C, Failure>,
-    connection: Mutex<Option<C>>,
+    /// With the files that it was opened on.
+    connection: Mutex<Option<(C, Option<Files>)>>,
     /// Who waits for the connection waits here, where waiting takes no thread.
     turn: Arc<Semaphore>,
 }
@@ -25,8 +29,8 @@ pub type Reader = Kept<Reports>;
 impl Kept<Reports> {
     /// For reading.
     #[must_use]
-    pub fn reading(store: StoreUrl) -> Self {
-        Self::new(store, Reports::open)
+    pub fn reading(ledger: &Ledger) -> Self {
+        Self::new(ledger.store().clone(), ledger.place().cloned(), Reports::open)
     }
 
     /// Reads on a thread that may block.
@@ -44,14 +48,20 @@ impl Kept<Reports> {
 impl Kept<Desk> {
     /// For the operator's changes.
     #[must_use]
-    pub fn changing(store: StoreUrl) -> Self {
-        Self::new(store, Desk::open)
+    pub fn changing(ledger: &Ledger) -> Self {
+        Self::new(ledger.store().clone(), ledger.place().cloned(), Desk::open)
+    }
+
+    /// Of a ledger that is not there.
+    #[cfg(test)]
+    pub(crate) fn nowhere() -> Self {
+        Self::new(StoreUrl::Sqlite("nowhere.db".into()), None, Desk::open)
     }
 }
 
 impl<C: Send + 'static> Kept<C> {
-    fn new(store: StoreUrl, open: fn(&StoreUrl) -> Result<C, Failure>) -> Self {
-        Self { store, open, connection: Mutex::new(None), turn: Arc::new(Semaphore::new(1)) }
+    fn new(store: StoreUrl, place: Option<Place>, open: fn(&StoreUrl) -> Result<C, Failure>) -> Self {
+        Self { store, place, open, connection: Mutex::new(None), turn: Arc::new(Semaphore::new(1)) }
     }
 
     /// Does something with the connection, on a thread that may block.
@@ -76,12 +86,13 @@ impl<C: Send + 'static> Kept<C> {
 
     fn ask_now<T>(&self, ask: impl FnOnce(&C) -> Result<T, Failure>) -> Result<T, Failure> {
         let mut kept = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        let connection = match kept.take() {
-            Some(connection) => connection,
+        let files = self.place.as_ref().map(Place::look).transpose()?;
+        let connection = match kept.take().filter(|(_, opened)| *opened == files) {
+            Some((connection, _)) => connection,
             None => (self.open)(&self.store)?,
         };
         let answer = ask(&connection)?;
-        *kept = Some(connection);
+        *kept = Some((connection, files));
         Ok(answer)
     }
 }

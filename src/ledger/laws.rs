@@ -674,7 +674,7 @@ fn a_ledger_moves_to_postgres_and_back_exactly_or_not_at_all() {
     let sqlite = StoreUrl::Sqlite(path.clone());
     let text = exported(&sqlite);
     let postgres = StoreUrl::Postgres(SecretString::from(server.url("postgres")));
-    let import = |text: &str| Still::open(&postgres).unwrap().import(text.as_bytes(), |_| {});
+    let import = |text: &str| Still::open_or_make(&postgres).unwrap().import(text.as_bytes(), |_| {});
     let without_lifetime = text.lines().filter(|line| !line.contains("\"lifetime\"")).collect::<Vec<_>>().join("\n");
     for (wrong, why) in [
         (text.lines().take(20).collect::<Vec<_>>().join("\n"), "cut short"),
@@ -692,7 +692,7 @@ fn a_ledger_moves_to_postgres_and_back_exactly_or_not_at_all() {
     assert!(import(&text).unwrap_err().to_string().contains("not empty"));
     let Subject::Sqlite { path: other, .. } = &Subject::sqlite() else { panic!("made on SQLite") };
     let back = StoreUrl::Sqlite(other.clone());
-    Still::open(&back).unwrap().import(exported(&postgres).as_bytes(), |_| {}).unwrap();
+    Still::open_or_make(&back).unwrap().import(exported(&postgres).as_bytes(), |_| {}).unwrap();
     assert_eq!(exported(&back), text);
 }
 

@@ -20,6 +20,7 @@ pub mod backup;
 pub mod check;
 pub mod kept;
 pub mod moving;
+pub mod place;
 pub mod probe;
 pub mod pruning;
 pub mod report;
@@ -153,6 +154,8 @@ pub struct Ledger {
     jobs: Jobs,
     shared: Arc<Shared>,
     store: StoreUrl,
+    /// Where the ledger's file lies; none where it is no file.
+    place: Option<place::Place>,
     has_outbox: bool,
     identifier_key: Arc<hmac::Key>,
 }
@@ -187,19 +190,19 @@ impl Ledger {
     pub fn open(settings: Settings, clock: Clock) -> Result<(Self, Writer), Failure> {
         let (store, has_outbox) = (settings.store.clone(), settings.outbox);
         let shared = Arc::new(Shared::default());
-        let (jobs, thread, key) = match &store {
+        let (jobs, thread, key, place) = match &store {
             StoreUrl::Sqlite(path) => {
                 let (jobs, queue) = std::sync::mpsc::channel();
-                let (thread, key) = writer::start(path.clone(), settings, clock, shared.clone(), queue)?;
-                (Jobs::Sqlite(jobs), thread, key)
+                let (thread, key, place) = writer::start(path.clone(), settings, clock, shared.clone(), queue)?;
+                (Jobs::Sqlite(jobs), thread, key, Some(place))
             }
             StoreUrl::Postgres(url) => {
                 let (lanes, thread, key) = postgres::start(url, settings, clock, shared.clone())?;
-                (Jobs::Postgres(lanes), thread, key)
+                (Jobs::Postgres(lanes), thread, key, None)
             }
         };
         let identifier_key = Arc::new(hmac::Key::new(hmac::HMAC_SHA256, key.as_bytes()));
-        let handle = Self { jobs: jobs.clone(), shared, store, has_outbox, identifier_key };
+        let handle = Self { jobs: jobs.clone(), shared, store, place, has_outbox, identifier_key };
         Ok((handle, Writer { jobs, thread }))
     }
 
@@ -323,6 +326,11 @@ impl Ledger {
     #[must_use]
     pub const fn store(&self) -> &StoreUrl {
         &self.store
+    }
+
+    /// Where its file lies, for whoever opens it beside the writer.
+    pub(crate) const fn place(&self) -> Option<&place::Place> {
+        self.place.as_ref()
     }
 }
 

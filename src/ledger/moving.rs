@@ -10,8 +10,8 @@ use aws_lc_rs::digest::{Context, SHA256};
 use serde_json::{Value, json};
 
 use super::db::{Cell, Db};
+use super::place::{self, Lock};
 use super::sqlite::{Book, Failure};
-use super::writer::lock;
 use crate::config::StoreUrl;
 
 /// What an export begins with.
@@ -108,21 +108,32 @@ const SUMS: &str = "
 pub struct Still {
     db: Db,
     /// Nobody serves from the file meanwhile.
-    _lock: Option<std::fs::File>,
+    _lock: Option<Lock>,
 }
 
 impl Still {
-    /// Opens a ledger (and makes its tables), and makes sure that nobody serves from it. For Postgres as
-    /// [`super::report::Reports::open`].
+    /// Opens a ledger, and makes sure that nobody serves from it. For Postgres as [`super::report::Reports::open`].
+    ///
+    /// # Errors
+    /// Somebody serves from it, or it cannot be opened, or there is none.
+    pub fn open(store: &StoreUrl) -> Result<Self, Failure> {
+        match store {
+            StoreUrl::Sqlite(path) => place::require(path)?,
+            StoreUrl::Postgres(url) => super::postgres::require(&super::postgres::database(url)?)?,
+        }
+        Self::open_or_make(store)
+    }
+
+    /// The same for a ledger that is brought here: where there is none, its tables are made.
     ///
     /// # Errors
     /// Somebody serves from it, or it cannot be opened.
-    pub fn open(store: &StoreUrl) -> Result<Self, Failure> {
+    pub fn open_or_make(store: &StoreUrl) -> Result<Self, Failure> {
         match store {
             StoreUrl::Sqlite(path) => {
-                let lock = lock(path)?;
-                let db = Db::Sqlite(Box::new(Book::open(path, uuid::Uuid::nil())?));
-                Ok(Self { db, _lock: Some(lock) })
+                let lock = Lock::take(path)?;
+                let (book, _) = Book::open_or_make(path, uuid::Uuid::nil())?;
+                Ok(Self { db: Db::Sqlite(Box::new(book)), _lock: Some(lock) })
             }
             StoreUrl::Postgres(url) => {
                 let db = super::postgres::alone(url)?;

@@ -8,6 +8,7 @@ use std::path::Path;
 use rusqlite::{OpenFlags, params};
 use uuid::Uuid;
 
+use super::place::require_served;
 use super::sqlite::{Failure, SCHEMA_VERSION, connect};
 use crate::clock::Timestamp;
 
@@ -28,6 +29,7 @@ pub fn probe(path: &Path, now: Timestamp) -> Result<Probe, Failure> {
     if !path.exists() {
         return try_folder(path).map(|()| Probe::NotThereYet);
     }
+    require_served(path)?;
     let db = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     db.pragma_update(None, "synchronous", "full")?;
     let version: usize =

@@ -10,9 +10,9 @@ use serde_json::Value;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::UserStanding;
 use super::db::{Cell, Db, Row};
 use super::sqlite::{Book, Failure, id_at};
+use super::{UserStanding, place};
 use crate::clock::Timestamp;
 use crate::config::StoreUrl;
 use crate::plan::{Amounts, Credit, Per, Period, Standing, Subscription, Unit, Window};
@@ -150,11 +150,10 @@ impl Reports {
     /// There is none, or it cannot be read.
     pub fn open(store: &StoreUrl) -> Result<Self, Failure> {
         match store {
-            StoreUrl::Sqlite(path) if !path.exists() => Err(Failure::new(format!(
-                "there is no ledger at {} yet: `tollgate serve` makes it, or set [store] url",
-                path.display()
-            ))),
-            StoreUrl::Sqlite(path) => Ok(Self { db: Db::Sqlite(Box::new(Book::reader(path)?)) }),
+            StoreUrl::Sqlite(path) => {
+                place::require(path)?;
+                Ok(Self { db: Db::Sqlite(Box::new(Book::reader(path)?)) })
+            }
             StoreUrl::Postgres(url) => Ok(Self { db: super::postgres::database(url)? }),
         }
     }
@@ -365,20 +364,43 @@ pub struct By<'a> {
 }
 
 impl Desk {
-    /// Opens the ledger, making it where there is none. For Postgres as [`Reports::open`].
+    /// Opens a ledger that is there: what is meant for the app that runs must not go into a new one. For Postgres as
+    /// [`Reports::open`].
     ///
     /// # Errors
-    /// It cannot be written.
+    /// There is none, or it cannot be written, or a server has another one open in its place.
     pub fn open(store: &StoreUrl) -> Result<Self, Failure> {
         match store {
             StoreUrl::Sqlite(path) => {
-                super::sqlite::make_folder(path)?;
-                Ok(Self { db: Db::Sqlite(Box::new(Book::open(path, Uuid::nil())?)) })
+                place::require(path)?;
+                place::require_served(path)?;
+                Ok(Self { db: Db::Sqlite(Box::new(Book::existing(path, Uuid::nil())?)) })
             }
             StoreUrl::Postgres(url) => {
                 let db = super::postgres::database(url)?;
+                super::postgres::require(&db)?;
                 super::postgres::migrate(&db)?;
                 Ok(Self { db })
+            }
+        }
+    }
+
+    /// Opens the ledger, or makes it where there is none; also whether it did. For Postgres as [`Reports::open`].
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn open_or_make(store: &StoreUrl) -> Result<(Self, bool), Failure> {
+        match store {
+            StoreUrl::Sqlite(path) => {
+                place::require_served(path)?;
+                let (book, made) = Book::open_or_make(path, Uuid::nil())?;
+                Ok((Self { db: Db::Sqlite(Box::new(book)) }, made))
+            }
+            StoreUrl::Postgres(url) => {
+                let db = super::postgres::database(url)?;
+                let made = !super::postgres::is_there(&db)?;
+                super::postgres::migrate(&db)?;
+                Ok((Self { db }, made))
             }
         }
     }

@@ -17,7 +17,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use uuid::Uuid;
 
 use super::known::{APP, Change, Known};
-use super::{Ending, UserStanding};
+use super::{Ending, UserStanding, place};
 use crate::clock::Timestamp;
 use crate::plan::{Amounts, Per, Standing, Window};
 
@@ -102,6 +102,13 @@ impl std::fmt::Debug for Book {
     }
 }
 
+/// The row that was written last, and whether it had ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Last {
+    pub(super) id: Uuid,
+    pub(super) ended: bool,
+}
+
 /// A request that is open: whose it is, when it was held, and what it holds.
 struct OpenHold {
     user: String,
@@ -155,9 +162,31 @@ const SUM_OF_ROWS: &str = "
     from requests";
 
 impl Book {
-    /// Opens (and makes) the file.
-    pub(super) fn open(path: &Path, owner: Uuid) -> Result<Self, Failure> {
+    /// Opens the file, or makes it; also whether it did.
+    pub(super) fn open_or_make(path: &Path, owner: Uuid) -> Result<(Self, bool), Failure> {
+        let made = place::make(path)?;
+        place::keep_private(path);
         let db = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
+        Ok((Self::up_to_date(db, owner)?, made))
+    }
+
+    #[cfg(test)]
+    pub(super) fn open(path: &Path, owner: Uuid) -> Result<Self, Failure> {
+        Self::open_or_make(path, owner).map(|(book, _)| book)
+    }
+
+    /// Opens a ledger that is there, and no other file.
+    pub(super) fn existing(path: &Path, owner: Uuid) -> Result<Self, Failure> {
+        place::require(path)?;
+        place::keep_private(path);
+        let db = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        if version(&db)? == 0 {
+            return Err(Failure::new(format!("{} is no ledger: look at [store] url", path.display())));
+        }
+        Self::up_to_date(db, owner)
+    }
+
+    fn up_to_date(db: Connection, owner: Uuid) -> Result<Self, Failure> {
         db.pragma_update(None, "journal_mode", "wal")?;
         migrate(&db)?;
         Self::for_writing(db, owner)
@@ -173,6 +202,21 @@ impl Book {
             return Err(Failure::new(format!("another ledger lies at {} now", path.display())));
         }
         Self::for_writing(db, owner)
+    }
+
+    /// Whether what this process wrote last is in the file: so all that it wrote before is too.
+    pub(super) fn has(&self, last: Option<&Last>) -> Result<bool, Failure> {
+        let served: i64 =
+            self.db.query_row("select count(*) from owners where id = ?1", [&self.owner], |row| row.get(0))?;
+        let Some(last) = last.filter(|_| served > 0) else { return Ok(served > 0) };
+        let read = "select (state <> 'held') from requests where id = ?1";
+        let ended: Option<bool> = self.db.query_row(read, [last.id.to_string()], |row| row.get(0)).optional()?;
+        Ok(ended == Some(last.ended))
+    }
+
+    /// Copies what waits beside the file into it, as far as readers let it.
+    pub(super) fn take_in_log(&self) -> Result<(), Failure> {
+        Ok(self.db.query_row("pragma wal_checkpoint(passive)", [], |_| Ok(()))?)
     }
 
     fn for_writing(db: Connection, owner: Uuid) -> Result<Self, Failure> {
@@ -403,13 +447,6 @@ fn room_for(file_kib: i64) -> (i64, i64) {
     (part.clamp(CACHE_KIB_MIN, CACHE_KIB_MAX), part.clamp(LOG_KIB_MIN, LOG_KIB_MAX))
 }
 
-/// Makes the folder of a file.
-pub(super) fn make_folder(path: &Path) -> Result<(), Failure> {
-    let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) else { return Ok(()) };
-    std::fs::create_dir_all(folder)
-        .map_err(|error| Failure::new(format!("cannot make the folder {}: {error}", folder.display())))
-}
-
 /// Opens a connection that waits for others and asks for nothing twice.
 pub(super) fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, Failure> {
     let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -430,9 +467,15 @@ fn sort_beside(path: &Path, db: &Connection) {
     drop(db.pragma_update(None, "temp_store_directory", folder.to_str()));
 }
 
+/// How many scripts were run on this file.
+fn version(db: &Connection) -> Result<usize, Failure> {
+    let version = db.pragma_query_value(None, "user_version", |row| row.get::<_, u32>(0))?;
+    Ok(version.try_into().unwrap_or(usize::MAX))
+}
+
 fn migrate(db: &Connection) -> Result<(), Failure> {
     db.execute_batch("begin immediate")?;
-    let done: usize = db.pragma_query_value(None, "user_version", |row| row.get::<_, u32>(0))?.try_into().unwrap_or(0);
+    let done = version(db)?;
     if done > MIGRATIONS.len() {
         return Err(Failure::new("the ledger was written by a newer tollgate: run that version".to_owned()));
     }

@@ -5,8 +5,7 @@
 //! they share. An ending that cannot be written is kept and tried again; a hold that cannot be written is refused.
 
 use std::collections::VecDeque;
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -17,7 +16,8 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::jobs::{Job, Marking};
-use super::sqlite::{Book, Failure, make_folder};
+use super::place::{Lock, Place, absolute};
+use super::sqlite::{Book, Failure, Last};
 use super::{Ending, HoldRequest, NoHold, Settings, Settlement, Shared, Turn};
 use crate::clock::{Clock, Timestamp};
 use crate::plan::Hold;
@@ -30,6 +30,8 @@ const CROWD: usize = 16;
 const GATHER: Duration = Duration::from_millis(4);
 /// How often an idle writer looks for changes by others, and a failed write is tried again.
 const TICK: Duration = Duration::from_millis(200);
+/// How often it is looked whether the file is still where it was.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How often old rows are looked for.
 const PRUNE_EVERY: Duration = Duration::from_mins(10);
 /// A hold and whoever waits for it.
@@ -53,8 +55,16 @@ struct Writer {
     pruned_at: Option<Instant>,
     failures: u32,
     path: PathBuf,
+    place: Place,
+    looked_at: Option<Instant>,
+    /// The file is not where it was: nothing is written until it is again.
+    is_away: bool,
+    /// What was written last, by which a file that was put back is known.
+    last: Option<Last>,
+    /// What the transaction under way has ended last.
+    ended: Option<Last>,
     /// Held for as long as the writer lives: a second server on the file would end our requests.
-    _lock: File,
+    lock: Lock,
 }
 
 /// Opens the file, ends what an earlier process left, and starts the thread.
@@ -64,38 +74,24 @@ pub(super) fn start(
     clock: Clock,
     shared: Arc<Shared>,
     queue: Receiver<Job>,
-) -> Result<(JoinHandle<()>, String), Failure> {
+) -> Result<(JoinHandle<()>, String, Place), Failure> {
     let writer = Writer::open(path, settings, clock, shared)?;
-    let identifier_key = writer.identifier_key.clone();
+    let (identifier_key, place) = (writer.identifier_key.clone(), writer.place.clone());
     let builder = std::thread::Builder::new().name("ledger".to_owned());
     let thread = builder.spawn(move || writer.run(&queue));
     let thread = thread.map_err(|error| Failure::new(format!("no thread for the ledger: {error}")))?;
-    Ok((thread, identifier_key))
-}
-
-/// One server a file: the lock goes with the process, however it ends.
-pub(super) fn lock(ledger: &Path) -> Result<File, Failure> {
-    make_folder(ledger)?;
-    let mut name = ledger.to_path_buf().into_os_string();
-    name.push(".lock");
-    let path = PathBuf::from(name);
-    let cannot = |error: &dyn std::fmt::Display| Failure::new(format!("cannot write {}: {error}", path.display()));
-    let file = File::options().create(true).append(true).open(&path).map_err(|error| cannot(&error))?;
-    file.try_lock().map_err(|error| match error {
-        std::fs::TryLockError::WouldBlock => Failure::new(format!(
-            "another tollgate serves from {}: stop it, or give this one its own [store] url",
-            ledger.display()
-        )),
-        std::fs::TryLockError::Error(error) => cannot(&error),
-    })?;
-    Ok(file)
+    Ok((thread, identifier_key, place))
 }
 
 impl Writer {
     fn open(path: PathBuf, settings: Settings, clock: Clock, shared: Arc<Shared>) -> Result<Self, Failure> {
-        let lock = lock(&path)?;
+        let lock = Lock::take(&path)?;
         let owner = Uuid::now_v7();
-        let book = Book::open(&path, owner)?.with_outbox(settings.outbox);
+        let (book, made) = Book::open_or_make(&path, owner)?;
+        if made {
+            tracing::info!(ledger = %absolute(&path).display(), "a new ledger is made: nobody has used anything yet");
+        }
+        let book = book.with_outbox(settings.outbox);
         let mut writer = Self {
             identifier_key: book.identifier_key()?,
             book,
@@ -110,9 +106,15 @@ impl Writer {
             renewed_at: None,
             pruned_at: None,
             failures: 0,
+            place: Place::of(path.clone()),
             path,
-            _lock: lock,
+            looked_at: None,
+            is_away: false,
+            last: None,
+            ended: None,
+            lock,
         };
+        writer.lock.note(&writer.place)?;
         writer.sweep_at_start()?;
         writer.look_for_changes()?;
         writer.shared.writable.store(true, Ordering::Release);
@@ -151,10 +153,15 @@ impl Writer {
                 Job::Stop => going = false,
             }
         }
-        if let Err(error) = self.look_for_changes() {
-            tracing::warn!(%error, "the ledger cannot be read");
+        self.look_for_file();
+        if self.is_away {
+            self.out_of_use(holds);
+        } else {
+            if let Err(error) = self.look_for_changes() {
+                tracing::warn!(%error, "the ledger cannot be read");
+            }
+            self.write(holds);
         }
-        self.write(holds);
         for question in questions {
             self.answer(question);
         }
@@ -164,6 +171,8 @@ impl Writer {
     /// Answers what only reads. Whoever asked may have left.
     fn answer(&self, question: Job) {
         match question {
+            // What a file says that is not the ledger any more is no answer: whoever asked is told so.
+            Job::Standing { .. } | Job::Unsent { .. } | Job::Lag(_) if self.is_away => drop(question),
             Job::Standing { user_id, now, windows, answer } => {
                 let standing = self.book.standing(user_id, now, &windows);
                 if let Err(error) = &standing {
@@ -205,6 +214,7 @@ impl Writer {
         }
         match self.transaction(&holds) {
             Ok(answers) => {
+                self.last = last_of(&holds, &answers).or(self.ended).or(self.last);
                 if !self.endings.is_empty() {
                     self.shared.ended.notify_one();
                 }
@@ -236,13 +246,17 @@ impl Writer {
     /// Endings first: they make room for the holds.
     fn steps(&mut self, holds: &VecDeque<Waiting>) -> Result<Vec<Result<Hold, NoHold>>, Failure> {
         let now = self.clock.now();
+        let mut ended = None;
         let mut batch = self.book.batch();
         for ending in &self.endings {
-            if !batch.end(ending, now)? {
+            if batch.end(ending, now)? {
+                ended = Some(Last { id: ending.id, ended: true });
+            } else {
                 tracing::debug!(request_id = %ending.id, "there was no open hold to end");
             }
         }
         drop(batch);
+        self.ended = ended;
         for marking in &self.markings {
             self.book.mark(&marking.ids, marking.mark)?;
         }
@@ -335,17 +349,87 @@ impl Writer {
         self.endings = kept;
     }
 
-    /// A file that was moved or a disk that came back wants a new connection.
+    /// A disk that came back wants a new connection.
     fn reopen(&mut self) {
         if self.failures.is_multiple_of(5) {
             match Book::reopen(&self.path, self.owner, &self.identifier_key) {
-                Ok(book) => {
-                    self.book = book.with_outbox(self.settings.outbox);
-                    self.data_version = -1;
-                }
+                Ok(book) => self.go_on_with(book),
                 Err(error) => tracing::error!(%error, "the ledger cannot be opened again"),
             }
         }
+    }
+
+    fn go_on_with(&mut self, book: Book) {
+        self.book = book.with_outbox(self.settings.outbox);
+        self.data_version = -1;
+    }
+
+    /// Looks, now and then, whether the file is where it was. While it is not, nothing is written: nobody would ever
+    /// find it.
+    fn look_for_file(&mut self) {
+        if self.looked_at.is_some_and(|at| at.elapsed() < LOOK_EVERY) {
+            return;
+        }
+        self.looked_at = Some(Instant::now());
+        match self.place.look() {
+            Ok(_) if self.is_away => self.found(),
+            Ok(_) => {}
+            Err(error) if !self.is_away => self.lost(&error),
+            Err(_) => self.try_what_lies_there(),
+        }
+    }
+
+    fn lost(&mut self, error: &Failure) {
+        self.is_away = true;
+        self.shared.writable.store(false, Ordering::Release);
+        tracing::error!(%error, "the ledger is not where it was: every request is refused until it is put back");
+        if self.place.lacks_only_what_lies_beside() {
+            match self.book.take_in_log() {
+                Ok(()) => tracing::warn!("what the ledger's lost -wal had was taken into the ledger itself"),
+                Err(error) => tracing::error!(%error, "what the ledger's lost -wal had is lost with this process"),
+            }
+        }
+    }
+
+    /// It is where it was.
+    fn found(&mut self) {
+        self.is_away = false;
+        // So the next thing to be written is what waits, and then all is well.
+        self.failures = self.failures.max(1);
+        self.data_version = -1;
+    }
+
+    /// A copy that was put back, from another disk, say, is the ledger if it has all that was ever written; what lacks
+    /// anything would give it back to those who used it.
+    fn try_what_lies_there(&mut self) {
+        if !self.place.has_other_files() {
+            return;
+        }
+        let Ok(book) = Book::reopen(&self.path, self.owner, &self.identifier_key) else { return };
+        if !matches!(book.has(self.last.as_ref()), Ok(true)) {
+            return;
+        }
+        if !self.lock.is_in_place() {
+            match Lock::take(&self.path) {
+                Ok(lock) => self.lock = lock,
+                Err(error) => return tracing::error!(%error, "the ledger was put back, and is somebody else's now"),
+            }
+        }
+        super::place::keep_private(&self.path);
+        self.go_on_with(book);
+        self.place.opened_again();
+        if let Err(error) = self.lock.note(&self.place) {
+            tracing::warn!(%error, "commands cannot tell which ledger is served from");
+        }
+        self.found();
+    }
+
+    /// Refuses what would be written; endings wait.
+    fn out_of_use(&mut self, holds: VecDeque<Waiting>) {
+        for marking in self.markings.drain(..) {
+            drop(marking.answer.send(Err(Failure::new("the ledger is not where it was".to_owned()))));
+        }
+        refuse(holds);
     }
 
     fn sweep_at_start(&mut self) -> Result<(), Failure> {
@@ -366,7 +450,9 @@ impl Writer {
 
     /// The last try for endings that wait.
     fn last_words(&mut self) {
-        self.write(VecDeque::new());
+        if !self.is_away {
+            self.write(VecDeque::new());
+        }
         if !self.endings.is_empty() {
             tracing::error!(requests = self.endings.len(), "not written: the next start ends these requests as lost");
         }
@@ -381,6 +467,12 @@ fn gather(first: Job, queue: &Receiver<Job>, after_crowd: bool) -> Vec<Job> {
     let mut jobs = vec![first];
     jobs.extend(queue.try_iter().take(BATCH_MAX));
     jobs
+}
+
+/// The last hold that a transaction wrote.
+fn last_of(holds: &VecDeque<Waiting>, answers: &[Result<Hold, NoHold>]) -> Option<Last> {
+    let held = holds.iter().zip(answers).rev().find(|(_, answer)| answer.is_ok());
+    held.map(|((request, _), _)| Last { id: request.id, ended: false })
 }
 
 /// Whether so many want to write that the next would rather wait for each other.

@@ -43,7 +43,7 @@ struct Room {
 
 impl Room {
     fn new(store: &StoreUrl) -> Self {
-        let desk = Desk::open(store).unwrap();
+        let (desk, _) = Desk::open_or_make(store).unwrap();
         for table in TABLES {
             desk.db().query(&format!("delete from ledger.{table}"), &[]).unwrap();
         }

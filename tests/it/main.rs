@@ -47,6 +47,7 @@ mod fuzz_corpora;
 mod hostile_client;
 mod hostile_upstream;
 mod identity;
+mod ledger_file;
 mod limits;
 mod limits_page;
 mod metrics;

@@ -73,6 +73,22 @@ fn connect(url: &SecretString, connections: usize) -> Result<pg::Database, Failu
     pg::Database::new(url, settings, TaskTracker::new()).map_err(Failure::new)
 }
 
+/// Whether a ledger's tables are in this database.
+pub(super) fn is_there(db: &Db) -> Result<bool, Failure> {
+    let tables = "select count(*) from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+                  where n.nspname = 'tollgate_ledger' and c.relname = 'requests'";
+    Ok(db.query_one(tables, &[])?.map_or(Ok(0), |row| row.int(0))? > 0)
+}
+
+/// Sees to it that there is a ledger, for a command that must not make one.
+pub(super) fn require(db: &Db) -> Result<(), Failure> {
+    if is_there(db)? {
+        return Ok(());
+    }
+    let told = "there is no ledger in this database yet: `tollgate serve` makes it, or set [store] url";
+    Err(Failure::new(told.to_owned()))
+}
+
 /// Makes or migrates the tables, from a thread that may block.
 pub(super) fn migrate(db: &Db) -> Result<(), Failure> {
     match db {
