@@ -49,6 +49,11 @@ deploy:
     cargo build --locked
     scripts/deploy-check.sh target/debug/tollgate
 
+# Docker: every recipe of docs/docker.md on an engine of its own, as root: [--source] [--users N] [--only WORD]
+docker *ARGS:
+    cargo build --release --locked
+    scripts/docker-try.sh target/release/tollgate --install {{ARGS}}
+
 # OpenAI's Python and Node SDKs against the running binary
 sdk:
     scripts/sdk-check.sh

@@ -41,8 +41,12 @@ export async function api(path, { method = "GET", body, signal, query } = {}) {
   throw error;
 }
 
+/** The code of an error that is no answer of the server: a session that the browser did not keep. */
+export const NOT_KEPT = "session_not_kept";
+
 /** What can be done about an error, besides reading it. */
 function advice(error) {
+  if (error.code === NOT_KEPT) return "The page needs HTTPS or localhost: open it through a tunnel (ssh -L 9090:127.0.0.1:9090 server).";
   if (error.status === 0) return "Is the server running, and can this machine reach it? This page tries again by itself.";
   if (error.status === 401) return "The token is wrong, was revoked, or the session is over. Sign in again.";
   if (error.status === 403) return "This token may only read. Sign in with a token of scope write to change things.";

@@ -1,6 +1,6 @@
 // The frame: signing in and out, which page is shown, the theme, and whether the figures are live.
 
-import { ApiError, api, errorBox, known, live, onSignedOut } from "./api.js";
+import { ApiError, NOT_KEPT, api, errorBox, known, live, onSignedOut } from "./api.js";
 import { field, fill, h, icon, toast } from "./dom.js";
 import { repaint } from "./charts.js";
 import { auditPage } from "./audit.js";
@@ -72,15 +72,20 @@ function signIn(lead) {
     button.disabled = true;
     try {
       await api("session", { method: "POST", body: { token: token.value.trim() } });
-      const session = await api("session");
+      const session = await api("session").catch(notKept);
       storage.set("tollgate.signed_in", "1");
       frame(session);
     } catch (error) {
-      fill(problem, errorBox(error.status === 401 ? Object.assign(error, { message: "This is not an admin token, or it was revoked." }) : known(error)));
+      fill(problem, errorBox(error.code === NOT_KEPT ? error : error.status === 401 ? Object.assign(error, { message: "This is not an admin token, or it was revoked." }) : known(error)));
       token.select();
     }
     button.disabled = false;
   }
+}
+
+// The token was right, and the browser kept no cookie: it is `Secure`, so a page by plain http keeps one on localhost at most.
+function notKept(error) {
+  throw error.status === 401 ? Object.assign(error, { code: NOT_KEPT, message: "The token is right, but this browser keeps no session here." }) : error;
 }
 
 function frame(answer) {

@@ -535,6 +535,19 @@ def sign_in_and_out(run):
         page_expects(look.page.locator(".problem")).to_contain_text("not an admin token")
         expect("only the refusal that was asked for", ["401" in line for line in look.complaints], [True])
         look.complaints.clear()
+        # By plain http from another machine a browser keeps no `Secure` cookie: the token is right, and who is signed in is nobody.
+        nobody = {"status": 401, "json": {"error": {"message": "No session.", "code": "unauthorized"}}}
+
+        def answered(route):
+            return route.fulfill(**nobody) if route.request.method == "GET" else route.continue_()
+
+        look.page.route("**/admin/session", answered)
+        look.page.get_by_label("Admin token").fill(ADMIN)
+        look.page.keyboard.press("Enter")
+        page_expects(look.page.locator(".problem")).to_contain_text("HTTPS or localhost")
+        look.page.unroute("**/admin/session")
+        look.complaints.clear()
+        look.context.clear_cookies()
         look.sign_in()
         cookies = look.context.cookies()
         expect("the cookie's guards", [(one["httpOnly"], one["sameSite"]) for one in cookies], [(True, "Strict")])

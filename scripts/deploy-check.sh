@@ -60,8 +60,6 @@ else
 fi
 
 if command -v caddy >/dev/null; then
-  # The file is for Caddy 2.7 and later; Debian has 2.6.
-  [[ $(caddy version) =~ ^v?2\.[0-6]\. ]] && export BUFFERING=buffer_requests
   HOME=$scratch caddy validate --config deploy/caddy/Caddyfile >"$scratch/caddy" 2>&1 || { cat "$scratch/caddy" && exit 1; }
 fi
 scripts/proxy_check.py "$binary"

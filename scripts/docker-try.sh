@@ -87,7 +87,8 @@ packages() {
       /etc/apt/sources.list /etc/apt/sources.list.d/*.sources 2>/dev/null | head -n 1 >"$home/next.list"
     options=(-o "Dir::Etc::sourcelist=$home/next.list" -o Dir::Etc::sourceparts=- -o "Dir::State::lists=$home/lists"
       -o "Dir::Cache=$home/cache" -o APT::Sandbox::User=root)
-    apt-get "${options[@]}" update -qq
+    rm -rf "$home/lists" && mkdir -p "$home/lists/partial"
+    apt-get "${options[@]}" update -qq || return 1
   fi
   shift
   (cd "$home/debs" && apt-get "${options[@]}" -o APT::Sandbox::User=root download -qq "$@" >/dev/null)
@@ -133,17 +134,14 @@ tar -C "$root" -c . | "$docker" import --change 'USER 65532' --change 'WORKDIR /
 mkdir -p "$home/bb/bin" && cp "$home/busybox" "$home/bb/bin/busybox" && ln -s busybox "$home/bb/bin/sh"
 for applet in cp ls cat id sleep rm; do ln -s busybox "$home/bb/bin/$applet"; done
 tar -C "$home/bb" -c . | "$docker" import --change 'ENV PATH=/bin' - busybox >/dev/null
-if command -v caddy >/dev/null; then
-  caddy=$home/caddy
-  cp -a "$root" "$caddy" && mkdir -p "$caddy/usr/bin" "$caddy/etc/caddy" "$caddy/data" && cp "$(command -v caddy)" "$caddy/usr/bin/caddy"
-  ldd "$(command -v caddy)" 2>/dev/null | awk '$3 ~ /^\// { print $3 }' | while read -r library; do
-    mkdir -p "$caddy$(dirname "$library")"
-    [[ -e $caddy$library ]] || cp -L "$library" "$caddy$library"
-  done
-  buffering='request_buffers 9MiB'
-  [[ $(caddy version) =~ ^v?2\.[0-6]\. ]] && buffering=buffer_requests
-  tar -C "$caddy" -c . | "$docker" import --change "ENV BUFFERING=\"$buffering\"" --change 'ENV XDG_DATA_HOME=/data XDG_CONFIG_HOME=/config PATH=/usr/bin' \
+# Caddy keeps the body of a request that waits from 2.11.2 on; Debian 12 and 13 have 2.6.
+rm "$home"/debs/*
+if packages forky caddy && dpkg -x "$home"/debs/caddy_*.deb "$root"; then
+  mkdir -p "$root/etc/caddy" "$root/data"
+  tar -C "$root" -c . | "$docker" import --change 'ENV XDG_DATA_HOME=/data XDG_CONFIG_HOME=/config PATH=/usr/bin' \
     --change 'CMD ["caddy", "run", "--config", "/etc/caddy/Caddyfile", "--adapter", "caddyfile"]' - caddy:2 >/dev/null
+else
+  echo 'NOT CHECKED: Docker: Caddy: its package cannot be had'
 fi
 
 # In the background, since bash hears no signal while it waits for what is in front.

@@ -69,8 +69,6 @@ def caddy(directory, port, behind):
         out.write("{\nadmin off\nskip_install_trust\nauto_https disable_redirects\n}\n")
         out.write(f"import {ROOT}/deploy/caddy/Caddyfile\n")
     env = dict(os.environ, DOMAIN=f"https://localhost:{port}", UPSTREAM=f"127.0.0.1:{behind}")
-    if re.match(r"v?2\.[0-6]\.", subprocess.run(["caddy", "version"], capture_output=True, text=True).stdout):
-        env["BUFFERING"] = "buffer_requests"
     env.update(XDG_DATA_HOME=directory, XDG_CONFIG_HOME=directory, HOME=directory)
     return ["caddy", "run", "--config", config, "--adapter", "caddyfile"], env, f"https://localhost:{port}"
 
