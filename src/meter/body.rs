@@ -21,7 +21,8 @@ use super::{Fault, Measured, Meter};
 /// After so long without anything else, the caller gets a comment (iOS gives up after 60 s of silence).
 pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const KEEP_ALIVE_COMMENT: &[u8] = b": keep-alive\n\n";
-/// How long the upstream may take from `[DONE]` to the end of its body, so that its connection can be used again.
+/// How long the upstream may take from `[DONE]` to its usage, where that comes so late, and to the end of its body, so that
+/// its connection can be used again.
 const TAIL_TIMEOUT: Duration = Duration::from_millis(100);
 /// How many reads that give nothing to the caller one poll may do, before it lets others run.
 const READS_PER_POLL: usize = 32;
@@ -76,9 +77,10 @@ where
     let Rest { mut body, mut meter } = rest;
     let mut nowhere = BytesMut::new();
     let mut stop = std::pin::pin!(stop);
+    let mut deadline = limits.deadline;
     while !meter.is_done() {
         let next = tokio::select! {
-            next = timeout_at(limits.deadline, timeout(limits.idle_timeout, body.frame())) => next,
+            next = timeout_at(deadline, timeout(limits.idle_timeout, body.frame())) => next,
             () = &mut stop => return (End::Failed, meter.into_measured()),
         };
         let read = match next {
@@ -91,10 +93,15 @@ where
             Ok(Err(_)) => Err(Fault::Idle),
             Err(_) => Err(Fault::Deadline),
         };
-        nowhere.clear();
-        if read.is_err() {
+        if meter.is_waiting() {
+            deadline = deadline.min(later(Instant::now(), TAIL_TIMEOUT));
+            if read.is_err() {
+                meter.close(&mut nowhere);
+            }
+        } else if read.is_err() {
             return (End::Failed, meter.into_measured());
         }
+        nowhere.clear();
     }
     // An error means that the connection is lost, which is no matter now.
     drop(timeout(TAIL_TIMEOUT, body.frame()).await);
@@ -111,6 +118,8 @@ pub struct Metered<B: Body<Data = Bytes> + Unpin> {
     tail: Option<B>,
     out: BytesMut,
     on_first: Option<Box<dyn FnOnce() + Send>>,
+    /// Until when the usage may come, once `[DONE]` came without it.
+    waits_until: Option<Instant>,
     limits: Limits,
     last_read: Instant,
     last_written: Instant,
@@ -138,6 +147,7 @@ impl<B: Body<Data = Bytes> + Unpin> Metered<B> {
             tail: None,
             out: BytesMut::new(),
             on_first: None,
+            waits_until: None,
             limits,
             last_read: now,
             last_written: now,
@@ -157,10 +167,8 @@ impl<B: Body<Data = Bytes> + Unpin> Metered<B> {
         let Some(Open { rest, .. }) = &mut self.open else { return Poll::Ready(Ok(())) };
         let Poll::Ready(next) = Pin::new(&mut rest.body).poll_frame(context) else { return Poll::Pending };
         self.last_read = Instant::now();
-        if self.last_read >= self.limits.deadline {
-            return Poll::Ready(Err(Fault::Deadline));
-        }
-        Poll::Ready(match next {
+        let read = match next {
+            _ if self.last_read >= self.limits.deadline => Err(Fault::Deadline),
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => rest.meter.push(&data, &mut self.out),
                 // Trailers.
@@ -168,13 +176,27 @@ impl<B: Body<Data = Bytes> + Unpin> Metered<B> {
             },
             Some(Err(_)) => Err(Fault::Broken),
             None => rest.meter.finish(&mut self.out),
-        })
+        };
+        if rest.meter.is_waiting() {
+            let until = *self.waits_until.get_or_insert(later(self.last_read, TAIL_TIMEOUT));
+            if read.is_err() || self.last_read >= until {
+                rest.meter.close(&mut self.out);
+            }
+            return Poll::Ready(Ok(()));
+        }
+        Poll::Ready(read)
     }
 
     /// Nothing to read: a comment when the caller has heard nothing for long, a fault when the upstream has not.
     fn wait(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Fault>> {
         loop {
             let now = Instant::now();
+            if self.waits_until.is_some_and(|until| now >= until) {
+                if let Some(Open { rest, .. }) = &mut self.open {
+                    rest.meter.close(&mut self.out);
+                }
+                return Poll::Ready(Ok(()));
+            }
             let idle_end = later(self.last_read, self.limits.idle_timeout);
             let comment_at = later(self.last_written, KEEP_ALIVE);
             if now >= self.limits.deadline {
@@ -188,6 +210,7 @@ impl<B: Body<Data = Bytes> + Unpin> Metered<B> {
                 return Poll::Ready(Ok(()));
             }
             let next = idle_end.min(comment_at).min(self.limits.deadline);
+            let next = self.waits_until.map_or(next, |until| next.min(until));
             // An alarm that rings too early costs less than one that is set anew for each event.
             if self.alarm.is_elapsed() || self.alarm.deadline() > next {
                 self.alarm.as_mut().reset(next);
@@ -394,7 +417,7 @@ mod tests {
         let cases = [
             (vec![Say(TEXT), Break], Fault::Broken),
             (vec![Say(TEXT)], Fault::Cut),
-            (vec![Say(TEXT), Say("data: <html>\n\n"), Say(DONE)], Fault::Nonsense),
+            (vec![Say(TEXT), Say("<html>")], Fault::Cut),
             (vec![Say(TEXT), Say("data: {\"error\":{\"message\":\"sk-1\"}}\n\n"), Say(DONE)], Fault::Upstream),
             (vec![Say(TEXT), Wait(61), Say(DONE)], Fault::Idle),
             (std::iter::once(Say(TEXT)).chain((0..9).flat_map(|_| [Wait(50), Say(":\n")])).collect(), Fault::Deadline),
@@ -407,6 +430,54 @@ mod tests {
             drop(body);
             assert_eq!(only(&told), (End::Failed, Some(fault), 0));
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn usage_after_done_is_waited_for_and_nothing_else_is() {
+        let late = [vec![Say(USAGE)], vec![Say(": c\n\n"), Say(USAGE), Hang], vec![Say(USAGE), Break]];
+        for steps in late {
+            let (mut body, told) = stream([Say(TEXT), Say(DONE)].into_iter().chain(steps));
+            assert_eq!(all(&mut body).await, format!("{TEXT}{DONE}"));
+            assert_eq!(only(&told), (End::Complete, None, 2));
+        }
+        let never = [vec![], vec![Hang], vec![Break], vec![Wait(1), Say(USAGE)], vec![Say("data: x")]];
+        for steps in never {
+            let start = Instant::now();
+            let (mut body, told) = stream([Say(TEXT), Say(DONE)].into_iter().chain(steps));
+            assert_eq!(all(&mut body).await, format!("{TEXT}{DONE}"));
+            assert_eq!(only(&told), (End::Complete, None, 0));
+            assert!(start.elapsed() <= TAIL_TIMEOUT * 3, "{:?}", start.elapsed());
+        }
+        let flood = std::iter::repeat_with(|| Say(": c\n")).take(100).chain([Wait(0)]);
+        let (mut body, told) = stream([Say(TEXT), Say(DONE)].into_iter().chain(flood).chain([Hang]));
+        assert_eq!(all(&mut body).await, format!("{TEXT}{DONE}"));
+        assert_eq!(only(&told).0, End::Complete);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drained_stream_waits_for_its_usage_too() {
+        for (steps, wanted) in [(vec![Say(USAGE)], 2), (vec![Hang], 0), (vec![Break], 0)] {
+            let (mut body, told) = stream([Say(TEXT), Say(DONE)].into_iter().chain(steps));
+            next(&mut body).await.unwrap();
+            drop(body);
+            let rest = told.lock().unwrap().pop().unwrap().rest.unwrap();
+            let (end, measured) = drain(rest, limits(), std::future::pending()).await;
+            assert_eq!((end, measured.usage.map_or(0, |usage| usage.output_tokens)), (End::Complete, wanted));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_in_one_piece_is_kept_alive_and_comes_as_events() {
+        let whole = r#"{"choices":[{"index":0,"message":{"content":"hi"},"finish_reason":"stop"}],"usage":{"prompt_tokens":5,"completion_tokens":2}}"#;
+        let (start, end) = whole.split_at(40);
+        let (mut body, told) = stream([Say(start), Wait(20), Say(end)]);
+        assert_eq!(next(&mut body).await.as_deref(), Some(": keep-alive\n\n"));
+        let text = all(&mut body).await;
+        assert!(text.starts_with("data: {") && text.ends_with("data: [DONE]\n\n"), "{text}");
+        assert_eq!(only(&told), (End::Complete, None, 2));
+        let (mut body, told) = stream([Say(start), Break]);
+        assert!(all(&mut body).await.starts_with("data: {\"error\""));
+        assert!(told.lock().unwrap()[0].measured.text_overflow, "all may have been generated");
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,128 +1,181 @@
-//! The shapes of OpenAI's chat completions, as far as the meter looks at them. Pure.
+//! The shapes of OpenAI's chat completions, and of what compatible servers make of them, as far as the meter looks. Pure.
 //!
-//! It reads without building a tree. A field of a strange type breaks nothing but itself. What usage says is read in
-//! [`super::usage`].
-//!
-//! There are two readers of one meaning. [`Seen`] reads in layers, each field by itself, and decides what is strange.
-//! [`Pass`] reads what is not strange, which is nearly every event, in one pass; it gives up on anything else.
+//! An object is read in one pass, without building a tree: every event of every stream comes through here. A member of a
+//! strange type breaks nothing but itself. What is no JSON ends the pass, and [`Watch`] undoes what was noted.
 
-use std::borrow::Cow;
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::{Measured, Watch};
-
-pub(super) use self::pass::Pass;
-
-mod pass;
+use super::lenient::{Counted, SaysSomething, Text, is_blank};
+use super::text::Delivered;
+use super::watch::Watch;
 
 /// The longest name of a model or service tier that is kept, in characters.
 const NAME_CHARS_MAX: usize = 128;
 
-/// What is looked at of a chunk or a completion. Raw, so that a strange field breaks nothing but itself.
-#[derive(Deserialize)]
+/// What an object said. Its choices are noted already.
+#[derive(Default)]
 pub(super) struct Seen<'a> {
-    #[serde(borrow)]
-    pub(super) choices: Option<&'a RawValue>,
-    #[serde(borrow)]
+    /// There is a list of choices.
+    pub(super) is_completion: bool,
+    /// There is a choice in it.
+    pub(super) has_choices: bool,
+    /// A choice has a `message`, as a whole answer has it, and no `delta`.
+    pub(super) has_message: bool,
+    /// The upstream says that it failed.
+    pub(super) is_error: bool,
+    /// The usage, if it is said.
     pub(super) usage: Option<&'a RawValue>,
-    #[serde(borrow)]
-    pub(super) error: Option<&'a RawValue>,
-    #[serde(borrow)]
-    pub(super) model: Option<&'a RawValue>,
-    #[serde(borrow)]
-    pub(super) service_tier: Option<&'a RawValue>,
+    /// More of it, where it is said more than once.
+    pub(super) usage_again: Vec<&'a RawValue>,
+    /// Usage in a choice or in a server's own member. It counts where there is no other.
+    pub(super) nested_usage: Vec<&'a RawValue>,
 }
 
 impl<'a> Seen<'a> {
-    /// None if it is no JSON object. (A derived struct would also take an array.)
-    pub(super) fn parse(json: &'a [u8]) -> Option<Self> {
-        let is_object = json.trim_ascii_start().first() == Some(&b'{');
-        if is_object { serde_json::from_slice(json).ok() } else { None }
+    /// Reads an object and notes its choices in `watch`. On `None` it may have noted any of them.
+    pub(super) fn read(json: &'a str, watch: &mut Watch) -> Option<Self> {
+        let mut reader = serde_json::Deserializer::from_str(json);
+        let seen = reader.deserialize_any(Object(watch)).ok()?;
+        reader.end().ok()?;
+        Some(seen)
+    }
+
+    fn usage_said(&mut self, raw: Option<&'a RawValue>) {
+        if let Some(raw) = raw
+            && let Some(before) = self.usage.replace(raw)
+        {
+            self.usage_again.push(before);
+        }
     }
 }
+
+struct Object<'m>(&'m mut Watch);
 
 #[derive(Deserialize)]
-pub(super) struct Choice<'a> {
-    #[serde(borrow)]
-    pub(super) index: Option<&'a RawValue>,
-    #[serde(borrow)]
-    pub(super) delta: Option<&'a RawValue>,
-    #[serde(borrow)]
-    pub(super) message: Option<&'a RawValue>,
-    #[serde(borrow)]
-    pub(super) text: Option<&'a RawValue>,
-    #[serde(borrow)]
-    pub(super) finish_reason: Option<&'a RawValue>,
+#[serde(field_identifier, rename_all = "snake_case")]
+enum Field {
+    Choices,
+    Usage,
+    Error,
+    Model,
+    ServiceTier,
+    /// Both may say `error`.
+    #[serde(alias = "type")]
+    Object,
+    Message,
+    #[serde(alias = "status", alias = "status_code", alias = "statusCode")]
+    Code,
+    #[serde(alias = "errors")]
+    Detail,
+    XGroq,
+    #[serde(other)]
+    Other,
 }
 
-/// Reads choices one by one, as an event may hold very many; whether there are any.
-pub(super) struct Choices<'m>(pub(super) &'m mut Watch);
+/// What stands in an error that has no `error`.
+#[derive(Default)]
+struct BareError {
+    has_message: bool,
+    has_code: bool,
+    has_detail: bool,
+}
 
-impl<'de> DeserializeSeed<'de> for Choices<'_> {
-    type Value = bool;
+impl<'de> DeserializeSeed<'de> for Object<'_> {
+    type Value = Seen<'de>;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
-        deserializer.deserialize_seq(self)
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(self)
     }
 }
 
-impl<'de> Visitor<'de> for Choices<'_> {
-    type Value = bool;
+impl<'de> Visitor<'de> for Object<'_> {
+    type Value = Seen<'de>;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("a list of choices")
+        formatter.write_str("an object")
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<bool, A::Error> {
-        let mut any = false;
-        while let Some(choice) = items.next_element::<Choice<'de>>()? {
-            self.0.choice(&choice);
-            any = true;
+    /// Some servers tell an error in a list.
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+        let mut is_error = false;
+        while let Some(seen) = items.next_element_seed(Object(self.0))? {
+            is_error |= seen.is_error;
         }
-        Ok(any)
+        if is_error { Ok(Seen { is_error, ..Seen::default() }) } else { Err(A::Error::custom("a list of no errors")) }
     }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
+        let Self(watch) = self;
+        let mut seen = Seen::default();
+        let mut bare = BareError::default();
+        while let Some(field) = members.next_key::<Field>()? {
+            match field {
+                Field::Choices => members.next_value_seed(Choices { watch, seen: &mut seen })?,
+                Field::Usage => seen.usage_said(members.next_value()?),
+                Field::Model => {
+                    members.next_value_seed(Text(|name: &str| keep(&mut watch.measured.model, name)))?;
+                }
+                Field::ServiceTier => {
+                    members.next_value_seed(Text(|name: &str| keep(&mut watch.measured.service_tier, name)))?;
+                }
+                Field::Object => {
+                    seen.is_error |= members.next_value_seed(Text(|kind: &str| kind == "error"))? == Some(true)
+                }
+                Field::Error => seen.is_error |= members.next_value_seed(SaysSomething)?,
+                Field::Message => bare.has_message |= members.next_value_seed(SaysSomething)?,
+                Field::Detail => bare.has_detail |= members.next_value_seed(SaysSomething)?,
+                Field::Code => {
+                    members.next_value::<IgnoredAny>()?;
+                    bare.has_code = true;
+                }
+                Field::XGroq => of_groq(members.next_value()?, &mut seen),
+                Field::Other => {
+                    members.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        let is_bare = bare.has_detail || (bare.has_message && bare.has_code);
+        seen.is_error |= is_bare && !seen.has_choices && seen.usage.is_none();
+        Ok(seen)
+    }
+}
+
+/// Groq's own member: usage on the last chunk, or why the stream stopped.
+fn of_groq<'a>(raw: &'a RawValue, seen: &mut Seen<'a>) {
+    #[derive(Deserialize)]
+    struct Groq<'b> {
+        #[serde(borrow)]
+        usage: Option<&'b RawValue>,
+        #[serde(borrow)]
+        error: Option<&'b RawValue>,
+    }
+    let Ok(Groq { usage, error }) = serde_json::from_str::<Groq<'_>>(raw.get()) else { return };
+    seen.nested_usage.extend(usage);
+    let says = |error: &RawValue| SaysSomething.deserialize(&mut serde_json::Deserializer::from_str(error.get()));
+    seen.is_error |= error.is_some_and(|error| says(error).unwrap_or(true));
 }
 
 /// Remembers the last name said, cut to what a name may be.
-pub(super) fn keep(name: &mut Option<String>, raw: Option<&RawValue>) {
-    let Some(raw) = raw else { return };
-    let plain = raw.get().strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).filter(|said| !said.contains('\\'));
-    let said = match plain {
-        Some(said) => Cow::Borrowed(said),
-        None => match serde_json::from_str::<String>(raw.get()) {
-            Ok(said) => Cow::Owned(said),
-            Err(_) => return,
-        },
-    };
+fn keep(name: &mut Option<String>, said: &str) {
     // Every event says it again.
-    if said.is_empty() || name.as_deref() == Some(said.as_ref()) {
+    if said.is_empty() || name.as_deref() == Some(said) {
         return;
     }
     let end = said.char_indices().nth(NAME_CHARS_MAX).map_or(said.len(), |(end, _)| end);
     *name = said.get(..end).map(str::to_owned);
 }
 
-/// The names of what nobody generated, and of everything else.
-#[derive(Deserialize)]
-#[serde(field_identifier, rename_all = "snake_case")]
-enum Name {
-    Role,
-    Id,
-    Type,
-    Object,
-    Index,
-    #[serde(other)]
-    Generated,
+/// A list of choices, or null. They are read one by one, as an event may hold very many.
+struct Choices<'m, 'a> {
+    watch: &'m mut Watch,
+    seen: &'m mut Seen<'a>,
 }
 
-/// Every string in a delta or message but those that nobody generated: so no new kind of output is free.
-pub(super) struct Delivered<'m>(pub(super) &'m mut Measured);
-
-impl<'de> DeserializeSeed<'de> for Delivered<'_> {
+impl<'de> DeserializeSeed<'de> for Choices<'_, 'de> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -130,52 +183,140 @@ impl<'de> DeserializeSeed<'de> for Delivered<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Delivered<'_> {
+impl<'de> Visitor<'de> for Choices<'_, 'de> {
     type Value = ();
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("any JSON")
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<(), E> {
-        self.0.deliver(text);
-        Ok(())
+        formatter.write_str("a list of choices")
     }
 
     fn visit_unit<E>(self) -> Result<(), E> {
         Ok(())
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
-        Ok(())
-    }
-
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
-        while items.next_element_seed(Delivered(self.0))?.is_some() {}
+        let Self { watch, seen } = self;
+        seen.is_completion = true;
+        while items.next_element_seed(Choice { watch, seen })?.is_some() {
+            seen.has_choices = true;
+        }
         Ok(())
+    }
+}
+
+/// How a choice ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Finish {
+    /// Of itself.
+    Stop,
+    /// At a cap: its own, or the model's.
+    Cap,
+    /// Its output was filtered.
+    Filter,
+    /// The upstream failed.
+    Error,
+}
+
+impl Finish {
+    /// None if that is no end: some servers write an empty `finish_reason` on every chunk.
+    fn of(reason: &str) -> Option<Self> {
+        const CAPS: [&str; 8] = [
+            "length",
+            "max_tokens",
+            "max_output_tokens",
+            "max_length",
+            "model_length",
+            "token_limit",
+            "context_length",
+            "model_context_window_exceeded",
+        ];
+        const FILTERS: [&str; 12] = [
+            "content_filter",
+            "content_filtered",
+            "safety",
+            "image_safety",
+            "recitation",
+            "prohibited_content",
+            "blocklist",
+            "spii",
+            "sensitive",
+            "moderation",
+            "refusal",
+            "guardrail_intervened",
+        ];
+        let is_one_of = |words: &[&str]| words.iter().any(|word| reason.eq_ignore_ascii_case(word));
+        match reason {
+            "stop" | "tool_calls" => Some(Self::Stop),
+            _ if is_blank(reason) => None,
+            _ if is_one_of(&CAPS) => Some(Self::Cap),
+            _ if is_one_of(&FILTERS) => Some(Self::Filter),
+            _ if is_one_of(&["error", "network_error"]) => Some(Self::Error),
+            _ => Some(Self::Stop),
+        }
+    }
+}
+
+/// One choice.
+struct Choice<'m, 'a> {
+    watch: &'m mut Watch,
+    seen: &'m mut Seen<'a>,
+}
+
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "snake_case")]
+enum Part {
+    Index,
+    Delta,
+    Message,
+    Text,
+    FinishReason,
+    Usage,
+    Error,
+    #[serde(other)]
+    Other,
+}
+
+impl<'de> DeserializeSeed<'de> for Choice<'_, 'de> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Choice<'_, 'de> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a choice")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
-        while let Some(name) = members.next_key::<Name>()? {
-            match name {
-                Name::Generated => members.next_value_seed(Delivered(self.0))?,
-                Name::Role | Name::Id | Name::Type | Name::Object | Name::Index => {
+        let Self { watch, seen } = self;
+        let (mut index, mut end, mut shown) = (None, None, None);
+        let (mut has_delta, mut has_message) = (false, false);
+        let before = watch.text_bytes();
+        while let Some(part) = members.next_key::<Part>()? {
+            match part {
+                Part::Index => index = members.next_value_seed(Counted)?.known(),
+                Part::Delta | Part::Message | Part::Text => {
+                    has_delta |= matches!(part, Part::Delta);
+                    has_message |= matches!(part, Part::Message);
+                    let start = watch.text_bytes();
+                    members.next_value_seed(Delivered::answer(watch))?;
+                    watch.count_once(&mut shown, start);
+                }
+                Part::FinishReason => end = members.next_value_seed(Text(Finish::of))?.flatten(),
+                Part::Usage => seen.nested_usage.extend(members.next_value::<Option<&RawValue>>()?),
+                Part::Error => seen.is_error |= members.next_value_seed(SaysSomething)?,
+                Part::Other => {
                     members.next_value::<IgnoredAny>()?;
                 }
             }
         }
+        seen.has_message |= has_message && !has_delta;
+        seen.is_error |= end == Some(Finish::Error);
+        watch.choice(index.unwrap_or(0), end, watch.text_bytes() > before);
         Ok(())
     }
 }

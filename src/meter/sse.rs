@@ -1,7 +1,7 @@
 //! Splits a byte stream into the payloads of server-sent events. Pure; it knows nothing of what they say.
 //!
 //! Reads LF, CR and CRLF, a byte order mark, events cut at any byte and several `data:` lines to an event (WHATWG
-//! HTML §9.2.6). Invariant: it holds at most one event of [`EVENT_BYTES_MAX`], and gives up on anything else beyond
+//! HTML §9.2.6). Of the other fields only `event: error` is told. Invariant: it holds at most one event of [`EVENT_BYTES_MAX`], and gives up on anything else beyond
 //! [`NOISE_BYTES_MAX`] between two events, so its memory is flat whatever it is fed.
 
 use super::Fault;
@@ -15,18 +15,31 @@ pub const NOISE_BYTES_MAX: usize = 64 * 1024;
 const SPARE_BYTES: usize = 16 * 1024;
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 const DATA: &[u8] = b"data:";
+const EVENT: &[u8] = b"event:";
+/// The longest line of an `event` field that is looked at.
+const EVENT_LINE_BYTES_MAX: usize = 64;
 /// `data:` and its two line endings.
 const EMPTY_EVENT_BYTES: usize = 7;
 
+/// One event.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Event<'a> {
+    /// Its `data` lines.
+    pub(super) payload: &'a [u8],
+    /// Its `event` is `error`.
+    pub(super) is_error: bool,
+}
+
 /// Where it is in the stream.
 #[derive(Clone, Debug, Default)]
-#[allow(clippy::struct_excessive_bools, reason = "four independent facts of a line, not states of one machine")]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts of a line, not states of one machine")]
 pub(super) struct Splitter {
     /// The line that has not ended yet; empty while its rest is noise.
     line: Vec<u8>,
     /// The `data` lines of the event that has not ended yet, joined by LF.
     data: Vec<u8>,
     has_data: bool,
+    is_error: bool,
     line_is_noise: bool,
     after_cr: bool,
     past_first_line: bool,
@@ -39,10 +52,11 @@ impl Splitter {
         self.line.capacity().saturating_add(self.data.capacity())
     }
 
-    /// Reads on. Gives each whole payload to `event`, in order; stops at the first fault.
+    /// Reads on. Gives each whole event to `event`, in order; stops at the first fault. An event that says nothing
+    /// (`event` is false) counts like a comment.
     pub(super) fn push<F>(&mut self, mut chunk: &[u8], mut event: F) -> Result<(), Fault>
     where
-        F: FnMut(&[u8]) -> Result<(), Fault>,
+        F: FnMut(&Event<'_>) -> Result<bool, Fault>,
     {
         loop {
             if self.after_cr && !chunk.is_empty() {
@@ -64,7 +78,7 @@ impl Splitter {
     /// Some servers leave out the last line ending. A cut event is no JSON, so it is not mistaken for a whole one.
     pub(super) fn finish<F>(&mut self, mut event: F) -> Result<(), Fault>
     where
-        F: FnMut(&[u8]) -> Result<(), Fault>,
+        F: FnMut(&Event<'_>) -> Result<bool, Fault>,
     {
         if !self.line.is_empty() {
             self.line_ends(&mut event)?;
@@ -90,6 +104,11 @@ impl Splitter {
         if is_mark || DATA.starts_with(&self.line) || self.line.starts_with(DATA) {
             return Ok(());
         }
+        let may_be_event = EVENT.starts_with(&self.line) || self.line.starts_with(EVENT);
+        if may_be_event && self.line.len() <= EVENT_LINE_BYTES_MAX {
+            self.past_first_line = true;
+            return Ok(());
+        }
         self.past_first_line = true;
         self.line_is_noise = true;
         let length = self.line.len();
@@ -99,7 +118,7 @@ impl Splitter {
 
     fn line_ends<F>(&mut self, event: &mut F) -> Result<(), Fault>
     where
-        F: FnMut(&[u8]) -> Result<(), Fault>,
+        F: FnMut(&Event<'_>) -> Result<bool, Fault>,
     {
         self.past_first_line = true;
         if std::mem::take(&mut self.line_is_noise) {
@@ -109,7 +128,10 @@ impl Splitter {
             return self.event_ends(event);
         }
         let Some(value) = self.line.strip_prefix(DATA) else {
-            // A part of the word `data`: a field without a value, of which none matters.
+            // Another field, or a part of a field's name: one without a value, of which none matters.
+            if let Some(name) = self.line.strip_prefix(EVENT) {
+                self.is_error = name.trim_ascii() == b"error";
+            }
             let length = self.line.len();
             self.line.clear();
             return self.noise(length.saturating_add(1));
@@ -125,20 +147,24 @@ impl Splitter {
 
     fn event_ends<F>(&mut self, event: &mut F) -> Result<(), Fault>
     where
-        F: FnMut(&[u8]) -> Result<(), Fault>,
+        F: FnMut(&Event<'_>) -> Result<bool, Fault>,
     {
         let had_data = std::mem::take(&mut self.has_data);
+        let is_error = std::mem::take(&mut self.is_error);
         // An event of nothing is a heartbeat of some servers, and counts like a comment.
-        if self.data.is_empty() {
+        if self.data.is_empty() && !(had_data && is_error) {
             return self.noise(if had_data { EMPTY_EVENT_BYTES } else { 1 });
         }
-        self.noise_bytes = 0;
-        let outcome = event(&self.data);
+        let outcome = event(&Event { payload: &self.data, is_error });
         self.data.clear();
         // One long event must not cost memory for as long as its stream lives.
         self.data.shrink_to(SPARE_BYTES);
         self.line.shrink_to(SPARE_BYTES);
-        outcome
+        if outcome? {
+            self.noise_bytes = 0;
+            return Ok(());
+        }
+        self.noise(EMPTY_EVENT_BYTES)
     }
 
     fn noise(&mut self, bytes: usize) -> Result<(), Fault> {

@@ -1,0 +1,380 @@
+//! One report of usage, by whatever names a provider gives its parts. Pure.
+//!
+//! Of all that a report says the dearest lawful reading counts, its total among it. Where it does not add up it is called
+//! insane, and still read so that nothing becomes cheaper.
+
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::super::lenient::{Count, Counted, others_are};
+use crate::price::Usage;
+
+/// The largest count of tokens that is believed.
+const TOKENS_MAX: u64 = 10_000_000;
+
+/// What a report says. A part that is missing or cannot be right is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    pub(super) input: Option<u64>,
+    /// Of the input.
+    pub(super) cached: u64,
+    /// Of the input.
+    pub(super) written: u64,
+    pub(super) output: Option<u64>,
+    /// Of the output.
+    pub(super) reasoning: u64,
+}
+
+impl Counts {
+    /// The whole usage, if its two parts are known.
+    pub(super) fn usage(&self) -> Option<Usage> {
+        let Self { input: Some(input), output: Some(output), .. } = *self else { return None };
+        let cached = self.cached.min(input);
+        Some(Usage {
+            input_tokens: input,
+            cached_input_tokens: cached,
+            cache_write_tokens: self.written.min(input.saturating_sub(cached)),
+            output_tokens: output,
+            reasoning_tokens: self.reasoning.min(output),
+        })
+    }
+
+    /// Whether any part that is known is less than that of `than`.
+    pub(super) fn is_less_than(&self, than: &Self) -> bool {
+        let is_less = |part: Option<u64>, than: Option<u64>| part.is_some_and(|part| Some(part) < than);
+        let of_input = self.input.is_some() && (self.cached < than.cached || self.written < than.written);
+        let of_output = self.output.is_some() && self.reasoning < than.reasoning;
+        is_less(self.input, than.input) || is_less(self.output, than.output) || of_input || of_output
+    }
+
+    /// The parts that are not known here as `before` has them.
+    pub(super) fn or(&self, before: Option<Self>) -> Self {
+        let before = before.unwrap_or_default();
+        let of_input = if self.input.is_some() { self } else { &before };
+        let of_output = if self.output.is_some() { self } else { &before };
+        let Self { input, cached, written, .. } = *of_input;
+        let Self { output, reasoning, .. } = *of_output;
+        Self { input, cached, written, output, reasoning }
+    }
+
+    pub(super) fn each_greater(&self, other: &Self) -> Self {
+        Self {
+            input: self.input.max(other.input),
+            cached: self.cached.max(other.cached),
+            written: self.written.max(other.written),
+            output: self.output.max(other.output),
+            reasoning: self.reasoning.max(other.reasoning),
+        }
+    }
+}
+
+/// Reads a report. None if it is no object. False: it can be charged, and something about it cannot be right.
+pub(super) fn read(raw: &RawValue) -> Option<(Counts, bool)> {
+    if !raw.get().starts_with('{') {
+        return None;
+    }
+    let mut told = Told::default();
+    serde_json::Deserializer::from_str(raw.get()).deserialize_map(&mut told).ok()?;
+    Some(told.counts())
+}
+
+/// What stands under one meaning, by one name or by several.
+#[derive(Clone, Copy, Debug, Default)]
+struct Slot {
+    least: Option<u64>,
+    most: Option<u64>,
+    nonsense: bool,
+}
+
+impl Slot {
+    fn say(&mut self, count: Count, most: u64) {
+        match count {
+            Count::Known(count) if count <= most => {
+                self.least = Some(self.least.map_or(count, |least| least.min(count)));
+                self.most = self.most.max(Some(count));
+            }
+            Count::Known(_) | Count::Nonsense => self.nonsense = true,
+            Count::Missing => {}
+        }
+    }
+
+    /// Two names that say different things. Zero is how some servers say nothing.
+    fn disagrees(&self) -> bool {
+        self.least != self.most && self.least != Some(0)
+    }
+}
+
+/// A report, member by member.
+#[derive(Debug, Default)]
+struct Told {
+    input: Slot,
+    /// The prompt is called `input_tokens` and nothing else, as Anthropic does, who leaves out what the cache did.
+    is_input_by_anthropic: bool,
+    is_input_by_openai: bool,
+    output: Slot,
+    total: Slot,
+    /// From the cache: of the details.
+    cached: Slot,
+    /// From the cache: beside the prompt's tokens, by names of those who count it among them.
+    cached_beside: Slot,
+    /// From the cache, and not: DeepSeek's two parts of a prompt.
+    hit: Slot,
+    miss: Slot,
+    /// From the cache, by Anthropic's name.
+    read: Slot,
+    written: Slot,
+    /// Written to the cache, by Anthropic's name.
+    created: Slot,
+    reasoning: Slot,
+}
+
+impl Told {
+    fn counts(&self) -> (Counts, bool) {
+        let mut is_sane = self.is_plausible();
+        let mut input = self.input.most.filter(|input| *input > 0);
+        let mut output = self.output.most;
+        let total = self.total.most.filter(|total| *total > 0);
+        is_sane &= self.total.most != Some(0) || (input.is_none() && output.unwrap_or(0) == 0);
+        if let (Some(hit), Some(miss)) = (self.hit.most, self.miss.most) {
+            let sum = Some(hit.saturating_add(miss)).filter(|sum| *sum > 0);
+            is_sane &= sum <= input;
+            input = input.max(sum);
+        }
+        input = input.map(|input| input.saturating_add(self.apart(input, output, total)));
+        let cached = self
+            .cached
+            .least
+            .or_else(|| [self.cached_beside, self.hit, self.read].iter().filter_map(|slot| slot.least).min());
+        let cached = cached.unwrap_or(0);
+        is_sane &= input.is_none_or(|input| cached <= input);
+        let reasoning = self.reasoning.most.unwrap_or(0);
+        let mut beside = 0;
+        match (input, output, total) {
+            (Some(input), Some(output), Some(total)) => {
+                let sum = input.saturating_add(output);
+                is_sane &= total >= sum;
+                beside = total.saturating_sub(sum);
+            }
+            // What is missing is the rest of the total.
+            (Some(input), None, Some(total)) if total > input => output = Some(total.saturating_sub(input)),
+            (None, Some(output), Some(total)) if total > output => input = Some(total.saturating_sub(output)),
+            _ => {}
+        }
+        let reported = output;
+        output = output.map(|output| output.saturating_add(beside));
+        if let (Some(reported), Some(whole)) = (reported, output)
+            && reasoning > whole
+        {
+            // It cannot be a part of the output, so it stands beside it.
+            is_sane &= total.is_none();
+            output = Some(reported.saturating_add(reasoning));
+        }
+        let is_believed = |count: &u64| *count <= TOKENS_MAX;
+        let counts = Counts {
+            input: input.filter(is_believed),
+            cached: if input.is_some_and(|input| cached <= input) { cached } else { 0 },
+            written: self.written.most.max(self.created.most).unwrap_or(0),
+            output: output.filter(is_believed),
+            reasoning: if reasoning == 0 { beside } else { reasoning },
+        };
+        (counts, is_sane && counts.input == input && counts.output == output)
+    }
+
+    /// Every count is one, no two names contradict each other, and nothing is zero that cannot be.
+    fn is_plausible(&self) -> bool {
+        let slots = [&self.output, &self.total, &self.cached, &self.cached_beside, &self.hit, &self.miss, &self.read];
+        let more = [&self.written, &self.created, &self.reasoning];
+        let is_odd = slots.into_iter().chain(more).any(|slot| slot.nonsense || slot.disagrees());
+        // Anthropic's prompt beside OpenAI's lacks what the cache did.
+        let explained = self.input.least.map(|least| least.saturating_add(self.of_the_cache()));
+        let is_input_odd = self.input.nonsense || (self.input.disagrees() && explained != self.input.most);
+        let is_missing = self.input.most == Some(0)
+            || (self.total.most.is_some() && (self.input.most.is_none() || self.output.most.is_none()));
+        !is_odd && !is_input_odd && !is_missing
+    }
+
+    fn of_the_cache(&self) -> u64 {
+        self.read.most.unwrap_or(0).saturating_add(self.created.most.unwrap_or(0))
+    }
+
+    /// What the cache did to the prompt and is not counted in its tokens: Anthropic counts so, and the total may say it.
+    fn apart(&self, input: u64, output: Option<u64>, total: Option<u64>) -> u64 {
+        let apart = self.of_the_cache();
+        if apart == 0 || self.cached.most.is_some() || self.input.disagrees() {
+            return 0;
+        }
+        let without = output.map(|output| input.saturating_add(output));
+        let is_apart = match (without, total) {
+            (Some(without), Some(total)) if total == without => false,
+            (Some(without), Some(total)) if total == without.saturating_add(apart) => true,
+            _ => (self.is_input_by_anthropic && !self.is_input_by_openai) || apart > input,
+        };
+        if is_apart { apart } else { 0 }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "snake_case")]
+enum Member {
+    #[serde(alias = "prompt_token_count", alias = "promptTokenCount", alias = "promptTokens")]
+    PromptTokens,
+    #[serde(alias = "inputTokens", alias = "input_token_count")]
+    InputTokens,
+    #[serde(
+        alias = "output_tokens",
+        alias = "candidates_token_count",
+        alias = "candidatesTokenCount",
+        alias = "completionTokens",
+        alias = "outputTokens",
+        alias = "output_token_count"
+    )]
+    CompletionTokens,
+    #[serde(alias = "total_token_count", alias = "totalTokenCount", alias = "totalTokens")]
+    TotalTokens,
+    #[serde(
+        alias = "input_tokens_details",
+        alias = "prompt_token_details",
+        alias = "input_token_details",
+        alias = "completion_tokens_details",
+        alias = "output_tokens_details",
+        alias = "completion_token_details",
+        alias = "output_token_details"
+    )]
+    PromptTokensDetails,
+    #[serde(
+        alias = "cached_content_token_count",
+        alias = "cachedContentTokenCount",
+        alias = "num_cached_tokens",
+        alias = "cached_input_tokens",
+        alias = "cached_prompt_tokens",
+        alias = "prompt_cached_tokens",
+        alias = "cache_read_tokens",
+        alias = "cachedTokens"
+    )]
+    CachedTokens,
+    PromptCacheHitTokens,
+    PromptCacheMissTokens,
+    #[serde(alias = "cacheReadInputTokens")]
+    CacheReadInputTokens,
+    #[serde(alias = "cacheCreationInputTokens")]
+    CacheCreationInputTokens,
+    #[serde(alias = "cache_creation_tokens")]
+    CacheWriteTokens,
+    #[serde(
+        alias = "thinking_tokens",
+        alias = "thoughts_token_count",
+        alias = "thoughtsTokenCount",
+        alias = "reasoningTokens"
+    )]
+    ReasoningTokens,
+    #[serde(other)]
+    Other,
+}
+
+impl<'de> Visitor<'de> for &mut Told {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a report of usage")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
+        while let Some(member) = members.next_key::<Member>()? {
+            let (slot, most) = match member {
+                Member::PromptTokensDetails => {
+                    members.next_value_seed(Details(&mut *self))?;
+                    continue;
+                }
+                Member::Other => {
+                    members.next_value::<IgnoredAny>()?;
+                    continue;
+                }
+                Member::PromptTokens => {
+                    self.is_input_by_openai = true;
+                    (&mut self.input, TOKENS_MAX)
+                }
+                Member::InputTokens => {
+                    self.is_input_by_anthropic = true;
+                    (&mut self.input, TOKENS_MAX)
+                }
+                Member::CompletionTokens => (&mut self.output, TOKENS_MAX),
+                Member::TotalTokens => (&mut self.total, TOKENS_MAX.saturating_mul(2)),
+                Member::CachedTokens => (&mut self.cached_beside, TOKENS_MAX),
+                Member::PromptCacheHitTokens => (&mut self.hit, TOKENS_MAX),
+                Member::PromptCacheMissTokens => (&mut self.miss, TOKENS_MAX),
+                Member::CacheReadInputTokens => (&mut self.read, TOKENS_MAX),
+                Member::CacheCreationInputTokens => (&mut self.created, TOKENS_MAX),
+                Member::CacheWriteTokens => (&mut self.written, TOKENS_MAX),
+                Member::ReasoningTokens => (&mut self.reasoning, TOKENS_MAX),
+            };
+            slot.say(members.next_value_seed(Counted)?, most);
+        }
+        Ok(())
+    }
+}
+
+/// The parts of a part. What stands here wins over what stands beside.
+struct Details<'t>(&'t mut Told);
+
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "snake_case")]
+enum Detail {
+    #[serde(
+        alias = "cache_read_tokens",
+        alias = "cache_read_input_tokens",
+        alias = "cached_content_token_count",
+        alias = "num_cached_tokens",
+        alias = "cache_read",
+        alias = "cachedTokens"
+    )]
+    CachedTokens,
+    #[serde(
+        alias = "cache_creation_tokens",
+        alias = "cache_creation_input_tokens",
+        alias = "cached_creation_tokens",
+        alias = "cache_creation"
+    )]
+    CacheWriteTokens,
+    #[serde(alias = "thinking_tokens", alias = "thoughts_token_count", alias = "reasoning", alias = "reasoningTokens")]
+    ReasoningTokens,
+    #[serde(other)]
+    Other,
+}
+
+impl<'de> DeserializeSeed<'de> for Details<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Details<'_> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("any JSON")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
+        let Self(told) = self;
+        while let Some(detail) = members.next_key::<Detail>()? {
+            let slot = match detail {
+                Detail::CachedTokens => &mut told.cached,
+                Detail::CacheWriteTokens => &mut told.written,
+                Detail::ReasoningTokens => &mut told.reasoning,
+                Detail::Other => {
+                    members.next_value::<IgnoredAny>()?;
+                    continue;
+                }
+            };
+            slot.say(members.next_value_seed(Counted)?, TOKENS_MAX);
+        }
+        Ok(())
+    }
+
+    others_are!(() => unit bool numbers text list);
+}
