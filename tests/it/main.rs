@@ -74,3 +74,4 @@ mod startup;
 mod streams;
 mod upstream_tls;
 mod verdicts;
+mod zoo;

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::support::caller::Answer;
 use crate::support::leaks::{Canary, Kind};
 use crate::support::oracle::{Evidence, Row, violations};
-use crate::support::reply::Bill;
+use crate::support::reply::{Bill, Books, WORD};
 use crate::support::settings::Settings;
 use crate::support::upstream::{Seen, Served};
 use crate::support::wire::Request;
@@ -50,6 +50,7 @@ fn served() -> Served {
         seen: Arc::new(Seen { request, body }),
         answered: Some(200),
         generated: 5,
+        books: None,
         billed: Some(Bill { prompt: 10, cached: 0, completion: 5 }),
         finished: true,
         peer_left: false,
@@ -155,6 +156,48 @@ fn charges_that_differ_from_the_invoice_are_found() {
     assert!(verdict(|evidence| evidence.served.clear()).contains("was never served and is charged"));
     assert!(verdict(|evidence| evidence.served.push(served())).contains("served 2 requests"));
     assert!(verdict(|evidence| evidence.served[0].answered = Some(500)).contains("was answered Some(500)"));
+}
+
+/// A request to a provider with books: it bills 40 tokens of output, 30 of them hidden.
+fn booked(evidence: &mut Evidence) {
+    let whole = Bill { prompt: 10, cached: 0, completion: 40 };
+    let served = &mut evidence.served[0];
+    served.books = Some(Books { whole, hidden: 30, works_on: true });
+    let row = &mut evidence.rows[0];
+    // 10 and 40 tokens of gpt-4o-mini.
+    (row.output_tokens, row.cost_micros) = (Some(40), Some(26));
+    // What the windows say is not what this is about.
+    evidence.me.clear();
+}
+
+#[test]
+fn rows_that_differ_from_the_books_are_found() {
+    let found = |bend: fn(&mut Evidence)| {
+        verdict(|evidence| {
+            booked(evidence);
+            bend(evidence);
+        })
+    };
+    let estimated = |evidence: &mut Evidence| evidence.rows[0].flags = vec!["estimated".to_owned()];
+    assert_eq!(found(|_| {}), "");
+    assert!(found(|evidence| evidence.rows[0].cost_micros = Some(25)).contains("is charged 25"));
+    assert!(found(|evidence| evidence.rows[0].cost_micros = Some(27)).contains("is charged 27"));
+    assert!(found(|evidence| evidence.rows[0].held_micros = Some(25)).contains("and held 25"));
+    assert!(found(|evidence| evidence.rows[0].state = "voided".to_owned()).contains("and is voided"));
+    assert!(found(|evidence| evidence.served[0].books = Some(Books::free())).contains("and is settled"));
+    let unseen = verdict(|evidence| {
+        booked(evidence);
+        estimated(evidence);
+    });
+    assert!(unseen.contains("unseen, and is charged 26 of a hold of 600"), "{unseen}");
+    let heard = verdict(|evidence| {
+        booked(evidence);
+        estimated(evidence);
+        evidence.served[0].books.as_mut().unwrap().hidden = 0;
+        evidence.rows[0].output_tokens = Some(4);
+        evidence.heard[0].body = json!({"choices": [{"message": {"content": WORD.repeat(5)}}]}).to_string().into();
+    });
+    assert!(heard.contains("was heard to say 5 words"), "{heard}");
 }
 
 #[test]

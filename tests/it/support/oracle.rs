@@ -11,9 +11,11 @@ use uuid::Uuid;
 
 use super::caller::Answer;
 use super::leaks::{Canary, no_secret_got_out};
+use super::reply::WORD;
 use super::settings::{Settings, micros};
 use super::upstream::Served;
 use super::wire::Request;
+use super::zoo;
 
 /// A row of the ledger, as `tollgate usage --requests --json` tells it.
 #[derive(Clone, Debug, Deserialize)]
@@ -155,7 +157,7 @@ fn rows_are_sound(evidence: &Evidence) -> Vec<String> {
 fn rows_match_what_was_served(evidence: &Evidence) -> Vec<String> {
     let settled = evidence.rows.iter().filter(|row| row.state == "settled").count();
     let lost = evidence.rows.iter().filter(|row| row.state == "lost").count();
-    let surely = evidence.served.iter().filter(|served| served.answered.is_none_or(|status| status < 300)).count();
+    let surely = evidence.served.iter().filter(|served| served.is_owed()).count();
     // A redirect is an answer, and no refusal: the contract leaves open which.
     let perhaps = evidence.served.iter().filter(|served| matches!(served.answered, Some(300..=399))).count();
     let mut found = Vec::new();
@@ -184,10 +186,10 @@ fn charges_match_the_invoice(evidence: &Evidence) -> Vec<String> {
     for answer in &evidence.heard {
         let (Some(serial), Some(id)) = (answer.serial, answer.id()) else { continue };
         let complaint = match (by_serial.get(&serial), rows.get(&id)) {
-            (Some(served), Some(row)) => disagreement(evidence, served, row),
-            (Some(served), None) if served.answered.is_none_or(|status| status < 300) => {
-                Some("was served and has no row".to_owned())
+            (Some(served), Some(row)) => {
+                disagreement(evidence, served, row).or_else(|| unlike_what_was_heard(answer, served, row))
             }
+            (Some(served), None) if served.is_owed() => Some("was served and has no row".to_owned()),
             (None, Some(row)) if row.is_charged() && evidence.kills == 0 => {
                 Some(format!("was never served and is charged: {row:?}"))
             }
@@ -204,9 +206,20 @@ fn disagreement(evidence: &Evidence, served: &Served, row: &Row) -> Option<Strin
     if row.state == "lost" && evidence.kills > 0 {
         return None;
     }
-    let is_error = served.answered.is_some_and(|status| status >= 400);
-    if is_error != (row.state == "voided") && !matches!(served.answered, Some(300..=399)) {
-        return Some(format!("was answered {:?} upstream and is {}", served.answered, row.state));
+    if served.is_free() != (row.state == "voided") && !matches!(served.answered, Some(300..=399)) {
+        let billed = served.bill();
+        return Some(format!("was answered {:?} upstream, billed {billed:?}, and is {}", served.answered, row.state));
+    }
+    if served.books.is_some() {
+        let price = evidence.settings.price(served.seen.body["model"].as_str()?)?;
+        let charged = Charged {
+            cost: row.cost(),
+            tokens: row.tokens(),
+            held: row.held_micros.unwrap_or(0),
+            flags: &row.flags,
+            state: &row.state,
+        };
+        return off_the_books(served, &charged, price);
     }
     let bill = served.billed.filter(|_| served.finished && row.flags.is_empty() && row.state == "settled")?;
     let price = evidence.settings.price(served.seen.body["model"].as_str()?)?;
@@ -214,6 +227,51 @@ fn disagreement(evidence: &Evidence, served: &Served, row: &Row) -> Option<Strin
     let agrees =
         row.cost() == cost && row.tokens() == tokens && row.cached_input_tokens.unwrap_or(0) == bill.cached as i64;
     (!agrees).then(|| format!("was billed {bill:?}, {cost} micro-dollars, and the row says {row:?}"))
+}
+
+/// What a row was charged, wherever it was read.
+pub(crate) struct Charged<'a> {
+    pub(crate) cost: i64,
+    pub(crate) tokens: i64,
+    pub(crate) held: i64,
+    pub(crate) flags: &'a [String],
+    pub(crate) state: &'a str,
+}
+
+impl Charged<'_> {
+    fn has(&self, flag: &str) -> bool {
+        self.flags.iter().any(|carried| carried == flag)
+    }
+}
+
+/// A row beside the books of a family of the zoo: the hold is above what is billed, and so is the charge, but for an
+/// estimate of what was delivered; work that nobody saw is charged as it was held; and what was reported as it is billed
+/// is charged to the micro-dollar.
+pub(crate) fn off_the_books(served: &Served, row: &Charged<'_>, price: (u128, u128, u128)) -> Option<String> {
+    let books = served.books.filter(|books| !books.is_free())?;
+    let (bill, cost) = (served.bill(), invoice(served, price));
+    let tokens = (bill.prompt + bill.completion) as i64;
+    if cost > row.held && !row.has("overrun") {
+        return Some(format!("was billed {bill:?}, {cost} micro-dollars, and held {}", row.held));
+    }
+    let is_estimate = row.has("estimated");
+    let is_unseen = books.hidden > 0 || (!served.seen.is_stream() && !served.finished);
+    if is_estimate && is_unseen && row.cost != row.held {
+        return Some(format!("was billed {bill:?}, unseen, and is charged {} of a hold of {}", row.cost, row.held));
+    }
+    if !is_estimate && row.state == "settled" && row.cost < cost {
+        return Some(format!("was billed {bill:?}, {cost} micro-dollars, and is charged {}", row.cost));
+    }
+    let is_plain = row.state == "settled" && !is_estimate && !row.has("usage_nonsense");
+    (is_plain && (row.cost, row.tokens) != (cost, tokens))
+        .then(|| format!("was billed {bill:?}, {cost} micro-dollars, and is charged {} for {}", row.cost, row.tokens))
+}
+
+/// An estimate is of all that the caller has heard, at least.
+fn unlike_what_was_heard(answer: &Answer, served: &Served, row: &Row) -> Option<String> {
+    let heard = answer.said().matches(WORD).count() as i64;
+    let is_less = served.books.is_some() && row.has("estimated") && row.output_tokens.unwrap_or(0) < heard;
+    (is_less && row.cost_micros != row.held_micros).then(|| format!("was heard to say {heard} words: {row:?}"))
 }
 
 /// What the upstream bills for a request, in micro-dollars, rounded up once.
@@ -346,7 +404,8 @@ fn requests_were_well_formed(evidence: &Evidence) -> Vec<String> {
         if served.seen.cap().is_none_or(|cap| cap == 0) {
             complain("no output cap");
         }
-        if served.seen.is_stream() && !served.seen.include_usage() {
+        let refuses_it = || zoo::of(&served.seen).is_some_and(|family| family.refuses.contains(&"stream_options"));
+        if served.seen.is_stream() && !served.seen.include_usage() && !refuses_it() {
             complain("a stream without usage");
         }
     }
@@ -383,7 +442,13 @@ pub(crate) const REFUSALS: &[(u16, &str, &str)] = &[
 
 fn answers_are_documented(evidence: &Evidence) -> Vec<String> {
     let passed_on = |status: u16| {
-        matches!(status, 400 | 404 | 422) && evidence.served.iter().any(|served| served.answered == Some(status))
+        let comes_from = |answered: u16| match status {
+            // A 413 of our own is about the size of a body.
+            400 => matches!(answered, 400 | 413),
+            404 | 422 => answered == status,
+            _ => false,
+        };
+        evidence.served.iter().any(|served| served.answered.is_some_and(comes_from))
     };
     let complaint = |answer: &Answer| {
         if answer.id().is_none() {

@@ -39,6 +39,35 @@ pub(crate) struct Bill {
     pub(crate) completion: u64,
 }
 
+/// What a provider enters into its books for a request it has accepted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Books {
+    /// The price of all the work.
+    pub(crate) whole: Bill,
+    /// So much of the output is never shown to anybody.
+    pub(crate) hidden: u64,
+    /// The work goes on when nobody listens any more; else it stops at what was generated.
+    pub(crate) works_on: bool,
+}
+
+impl Books {
+    /// The books of a request that is free.
+    pub(crate) fn free() -> Self {
+        Self::default()
+    }
+
+    /// What stands in them once so much was generated.
+    pub(crate) fn after(self, generated: u64) -> Bill {
+        let completion = if self.works_on { self.whole.completion } else { generated.min(self.whole.completion) };
+        Bill { completion, ..self.whole }
+    }
+
+    /// Nothing is ever billed.
+    pub(crate) fn is_free(self) -> bool {
+        self.whole == Bill::default()
+    }
+}
+
 /// One step of an answer.
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
@@ -46,6 +75,8 @@ pub(crate) enum Step {
     Body(Vec<u8>),
     /// Bytes of the body that carry so many generated tokens.
     Generated(Vec<u8>, u64),
+    /// So many tokens are generated, and nobody is shown them.
+    Hidden(u64),
     /// From here on this is what is billed.
     Billed(Bill),
     /// The same bytes again and again until so many went out or the peer left.
@@ -69,6 +100,8 @@ pub(crate) struct Reply {
     pub(crate) before_head: Duration,
     pub(crate) chunked: bool,
     pub(crate) steps: Vec<Step>,
+    /// Entered as soon as the request is read, whatever becomes of the answer.
+    pub(crate) books: Option<Books>,
 }
 
 impl Reply {
@@ -112,6 +145,12 @@ impl Reply {
     /// Says nothing for a while before the head.
     pub(crate) fn after(mut self, wait: Duration) -> Self {
         self.before_head = wait;
+        self
+    }
+
+    /// With these books.
+    pub(crate) fn booked(mut self, books: Books) -> Self {
+        self.books = Some(books);
         self
     }
 

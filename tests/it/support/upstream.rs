@@ -13,7 +13,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-use super::reply::{Bill, Reply, Step, honest};
+use super::reply::{Bill, Books, Reply, Step, honest};
 use super::wire::{self, Request};
 
 /// A request that the upstream read.
@@ -72,8 +72,10 @@ pub(crate) struct Served {
     pub(crate) seen: Arc<Seen>,
     /// The status it wrote, if it came to that.
     pub(crate) answered: Option<u16>,
-    /// Tokens written so far.
+    /// Tokens generated so far: those that were written, and those that nobody is shown.
     pub(crate) generated: u64,
+    /// What the provider enters into its books whatever it says, where it is one of the zoo.
+    pub(crate) books: Option<Books>,
     /// What was billed when the answer was complete; `None` when it never was.
     pub(crate) billed: Option<Bill>,
     /// It wrote the answer to its end.
@@ -83,13 +85,34 @@ pub(crate) struct Served {
 }
 
 impl Served {
-    /// What is on the operator's invoice: the answer, or as much of it as was generated. Errors are free.
+    /// What is on the operator's invoice: what stands in the books; without any the answer, or as much of it as was
+    /// generated, and errors are free.
     pub(crate) fn bill(&self) -> Bill {
+        if let Some(books) = self.books {
+            return books.after(self.generated);
+        }
         if self.answered.is_some_and(|status| status >= 300) {
             return Bill::default();
         }
         let so_far = Bill { prompt: self.seen.prompt_tokens(), cached: 0, completion: self.generated };
         self.billed.unwrap_or(so_far)
+    }
+
+    /// Something is surely billed for it, now or when it ends: there must be a row that is charged.
+    pub(crate) fn is_owed(&self) -> bool {
+        match self.books {
+            Some(books) => !books.is_free(),
+            // A redirect is an answer, and no refusal: which, is left open.
+            None => self.answered.is_none_or(|status| status < 300),
+        }
+    }
+
+    /// Nothing is billed for it: it was refused or failed before any work.
+    pub(crate) fn is_free(&self) -> bool {
+        match self.books {
+            Some(books) => books.is_free(),
+            None => self.answered.is_some_and(|status| status >= 400),
+        }
     }
 }
 
@@ -212,7 +235,7 @@ async fn serve(stream: TcpStream, state: Arc<State>) {
             Some(recipe) => recipe(&seen),
             None => (state.always.lock().unwrap())(&seen),
         };
-        let line = log_line(&state, &seen);
+        let line = log_line(&state, &seen, reply.books);
         let played = play(&reply, &mut stream, |change| change(&mut state.log.lock().unwrap()[line])).await;
         let keep = matches!(played, Ok(true));
         let served = &mut state.log.lock().unwrap()[line];
@@ -224,12 +247,13 @@ async fn serve(stream: TcpStream, state: Arc<State>) {
     }
 }
 
-fn log_line(state: &State, seen: &Arc<Seen>) -> usize {
+fn log_line(state: &State, seen: &Arc<Seen>, books: Option<Books>) -> usize {
     let mut log = state.log.lock().unwrap();
     log.push(Served {
         seen: seen.clone(),
         answered: None,
         generated: 0,
+        books,
         billed: None,
         finished: false,
         peer_left: false,
@@ -255,6 +279,7 @@ async fn play(
                 send(stream, reply.chunked, bytes).await?;
                 note(&|served| served.generated += tokens);
             }
+            Step::Hidden(tokens) => note(&|served| served.generated += tokens),
             Step::Billed(bill) => note(&|served| served.billed = Some(*bill)),
             Step::Flood(bytes, limit) => flood(stream, reply.chunked, bytes, *limit).await?,
             Step::Wait(pause) => wait(stream, *pause).await?,
