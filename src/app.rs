@@ -7,16 +7,18 @@
 pub(crate) mod descriptors;
 #[cfg(debug_assertions)]
 mod drill;
+mod head_timer;
 mod reload;
 pub(crate) mod requests;
 mod seats;
 mod serving;
+mod socket;
 #[cfg(test)]
 mod tests;
 pub(crate) mod unread;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -80,6 +82,8 @@ pub struct App {
     pub work: TaskTracker,
     /// Cancelled when the shutdown's grace is over: what still runs settles at once.
     pub cut: CancellationToken,
+    /// It was told to stop: not ready for new callers, though they are served for `shutdown_delay`.
+    is_leaving: AtomicBool,
     /// How many prompts are counted at once: the work of a whole core each.
     pub counting: Semaphore,
     /// When the day ends whose ceiling was last reported as reached.
@@ -151,6 +155,7 @@ impl App {
             ledger,
             work,
             cut: CancellationToken::new(),
+            is_leaving: AtomicBool::new(false),
             counting: Semaphore::new(std::thread::available_parallelism().map_or(1, std::num::NonZero::get)),
             ceiling_reported: AtomicI64::new(0),
             open: Arc::default(),
@@ -324,10 +329,12 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
     // An outbox that lags is told, and turns nobody away.
     let outbox = app.outbox_health(now);
     let an_upstream = upstreams.values().any(|health| health.ok);
-    let is_ready = writable && keys.ok && an_upstream;
+    let is_leaving = app.is_leaving.load(Ordering::Acquire);
+    let is_ready = writable && keys.ok && an_upstream && !is_leaving;
     let body = json!({
         "status": if is_ready { "ready" } else { "not_ready" },
         "parts": {
+            "server": { "ok": !is_leaving, "stopping": is_leaving },
             "store": { "ok": writable, "kind": app.ledger.store().kind() },
             "jwks": keys,
             "directory": directory,
@@ -345,7 +352,7 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
 struct Readiness {
     /// `ready` or `not_ready`.
     status: String,
-    /// `store`, `jwks`, `directory`, `outbox` and `upstreams`, each with `ok`.
+    /// `server`, `store`, `jwks`, `directory`, `outbox` and `upstreams`, each with `ok`.
     parts: serde_json::Value,
 }
 

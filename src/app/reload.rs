@@ -17,13 +17,15 @@ const SETTLE_FOR: Duration = Duration::from_millis(300);
 /// The most names of changed settings in a log line.
 const NAMES_MAX: usize = 40;
 /// Settings that are read once; others count from the next request on. (`[directory]` is told apart.)
-const AT_RESTART: [&str; 10] = [
+const AT_RESTART: [&str; 12] = [
     "server.bind",
     "server.admin_bind",
     "server.cors_origins",
     "server.header_bytes_max",
     "server.header_timeout",
     "server.body_timeout",
+    "server.keep_alive",
+    "server.shutdown_delay",
     "server.shutdown_grace",
     "server.log_",
     "store.",

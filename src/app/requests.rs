@@ -18,6 +18,8 @@ use crate::metrics::Told;
 use crate::proxy;
 
 const ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
+/// Says that an answer is the one that was given before.
+const REPLAYED_HEADER: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// The id of a request, made by us: the `X-Request-Id` of its answer and the id of its row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,11 +198,11 @@ pub(super) fn cors(origins: &[String]) -> Option<CorsLayer> {
     };
     let layer = CorsLayer::new()
         .allow_origin(origin)
-        .allow_methods([Method::GET, Method::POST])
+        .allow_methods([Method::GET, Method::POST, Method::DELETE])
         // Any: OpenAI's own client sends a dozen `x-stainless-…`. None decides anything but the token, which no browser
         // adds by itself.
         .allow_headers(AllowHeaders::mirror_request())
-        .expose_headers([ID_HEADER, HeaderName::from_static(CODE_HEADER), header::RETRY_AFTER])
+        .expose_headers([ID_HEADER, HeaderName::from_static(CODE_HEADER), header::RETRY_AFTER, REPLAYED_HEADER])
         .max_age(std::time::Duration::from_mins(10));
     Some(layer)
 }

@@ -37,6 +37,11 @@ pub(super) struct Seat {
     /// Since which turn it waits; or [`Seat::WORKS`], or [`Seat::DISPLACED`].
     since: AtomicU64,
     displaced: Notify,
+    /// Something of the next request's head has come.
+    has_begun: AtomicBool,
+    /// The kernel took no more of the last answer: the caller does not read.
+    is_unread: AtomicBool,
+    read_on: Notify,
 }
 
 /// A seat that is free again when this is dropped.
@@ -77,7 +82,15 @@ impl Seats {
     pub(super) fn take(self: &Arc<Self>) -> Taken {
         let turn = self.turns.fetch_add(1, Ordering::SeqCst);
         let since = AtomicU64::new(turn);
-        let seat = Arc::new(Seat { seats: self.clone(), number: turn, since, displaced: Notify::new() });
+        let seat = Arc::new(Seat {
+            seats: self.clone(),
+            number: turn,
+            since,
+            displaced: Notify::new(),
+            has_begun: AtomicBool::new(false),
+            is_unread: AtomicBool::new(false),
+            read_on: Notify::new(),
+        });
         let mut taken = self.taken();
         if taken.len() >= self.most {
             displace_one(&taken);
@@ -120,6 +133,41 @@ impl Seat {
     /// The whole head of a request has come.
     pub(super) fn works(&self) {
         self.since.store(Self::WORKS, Ordering::SeqCst);
+    }
+
+    /// A head is waited for, of which nothing has come.
+    pub(super) fn expects_head(&self) {
+        self.has_begun.store(false, Ordering::Relaxed);
+    }
+
+    /// Bytes have come.
+    pub(super) fn begins(&self) {
+        self.has_begun.store(true, Ordering::Relaxed);
+    }
+
+    /// Some of the head that is waited for has come.
+    pub(super) fn has_begun(&self) -> bool {
+        self.has_begun.load(Ordering::Relaxed)
+    }
+
+    /// The kernel was given a piece of an answer, and took it or is full.
+    pub(super) fn wrote(&self, is_full: bool) {
+        if self.is_unread.load(Ordering::Relaxed) != is_full {
+            self.is_unread.store(is_full, Ordering::Relaxed);
+            self.read_on.notify_one();
+        }
+    }
+
+    /// The caller has not read the last answer.
+    pub(super) fn is_unread(&self) -> bool {
+        self.is_unread.load(Ordering::Relaxed)
+    }
+
+    /// Waits until the caller has read enough that nothing waits to be sent.
+    pub(super) async fn read_up(&self) {
+        while self.is_unread() {
+            self.read_on.notified().await;
+        }
     }
 
     fn waits(&self) {

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -13,17 +14,18 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use listenfd::ListenFd;
 use tokio::net::{TcpListener, TcpStream};
-use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
 
 use super::App;
+use super::head_timer::HeadTimer;
 use super::requests::{is_chat, receive_chat};
 use super::seats::{Answering, Seats, Taken};
+use super::socket::{Socket, bound_buffers};
 use crate::config::Server;
 use crate::database::Database;
 use crate::ledger::{Failure, Writer};
@@ -54,7 +56,9 @@ impl Listeners {
     /// # Errors
     /// An address is taken or not ours, or what was handed over is no TCP socket. (A server whose `admin_bind` nobody said serves its users all the same.)
     pub async fn bind(server: &Server, handed: ListenFd) -> Result<Self, Failure> {
-        Ok(Self { users: listen_on(handed, &server.bind).await?, admin: listen_for_admin(server).await? })
+        let listeners = Self { users: listen_on(handed, &server.bind).await?, admin: listen_for_admin(server).await? };
+        [Some(&listeners.users), listeners.admin.as_ref()].into_iter().flatten().for_each(bound_buffers);
+        Ok(listeners)
     }
 }
 
@@ -93,12 +97,13 @@ async fn listen_on(mut handed: ListenFd, bind: &str) -> Result<TcpListener, Fail
     }
 }
 
-/// Serves until `stop` is cancelled, drains, settles and closes the ledger.
+/// Serves until `stop` is cancelled and `shutdown_delay` is over, drains, settles and closes the ledger.
 pub async fn serve(app: Arc<App>, writer: Writer, listeners: impl Into<Listeners>, stop: CancellationToken) {
     let Listeners { users, admin } = listeners.into();
     let server = app.config().server.clone();
     let routes = Routes::of_users(&app);
     let auth = app.auth.clone();
+    let (leave, stop) = (stop, CancellationToken::new());
     app.work.spawn(stop.clone().run_until_cancelled_owned(async move { auth.keep_fresh().await }));
     let (sending, sent) = (TaskTracker::new(), CancellationToken::new());
     send_entries(&app, &sending, &sent);
@@ -106,9 +111,10 @@ pub async fn serve(app: Arc<App>, writer: Writer, listeners: impl Into<Listeners
     let seats = Seats::new(app.descriptors.connections(server.open_requests_max));
     let admin_seats = Seats::new(ADMIN_CONNECTIONS);
     let admin_routes = Routes { all: crate::admin::router(&app, &stop), chat: None };
+    let mut left = pin!(leaves(&app, &leave, server.shutdown_delay));
     loop {
         let (accepted, routes) = tokio::select! {
-            () = stop.cancelled() => break,
+            () = &mut left => break,
             accepted = accept(&users, &seats) => (accepted, &routes),
             accepted = accept_if(admin.as_ref(), &admin_seats) => (accepted, &admin_routes),
         };
@@ -116,6 +122,7 @@ pub async fn serve(app: Arc<App>, writer: Writer, listeners: impl Into<Listeners
         connections.spawn(connection(&app, &server, accepted, routes.clone(), stop.clone()));
     }
     drop((users, admin));
+    stop.cancel();
     connections.close();
     drain(&app, &connections, server.shutdown_grace).await;
     // After the last request has settled, so that its entry may go as well.
@@ -125,6 +132,17 @@ pub async fn serve(app: Arc<App>, writer: Writer, listeners: impl Into<Listeners
         tracing::debug!("a call to log_request is left open: its entries go again at the next start");
     }
     close(&app, writer).await;
+}
+
+/// Waits until it is time to go: from the word to leave on, readiness is red, and for `delay` everybody is served as before,
+/// so that a balancer can look elsewhere first.
+async fn leaves(app: &App, leave: &CancellationToken, delay: Duration) {
+    leave.cancelled().await;
+    app.is_leaving.store(true, Ordering::Release);
+    if !delay.is_zero() {
+        tracing::info!(delay_s = delay.as_secs(), "told to stop: not ready any more, and serving for shutdown_delay");
+        tokio::time::sleep(delay).await;
+    }
 }
 
 /// The operator's listener. An address that somebody chose must be had; the one that is built in may be taken.
@@ -221,24 +239,29 @@ fn connection(
     stop: CancellationToken,
 ) -> impl Future<Output = ()> + Send + 'static {
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new())
-        .header_read_timeout(server.header_timeout)
+    http.timer(HeadTimer::new(taken.seat(), server.header_timeout))
+        .header_read_timeout(server.keep_alive)
         .max_buf_size(server.header_bytes_max)
         .half_close(false);
-    let (header_timeout, write_timeout) = (server.header_timeout, server.body_timeout);
+    let (keep_alive, write_timeout) = (server.keep_alive, server.body_timeout);
     let cut = app.cut.clone();
     async move {
         let handled = async {
-            if !begins(&stream, header_timeout, &stop).await {
+            if !begins(&stream, keep_alive, &stop).await {
                 return;
             }
             let seat = taken.seat();
+            let socket = TokioIo::new(Socket::new(stream, write_timeout, seat.clone()));
             let service = service_fn(move |request: Request<Incoming>| {
-                seat.works();
                 let (answer, seat) = (routes.answer(request.map(Body::new)), seat.clone());
-                async move { Ok::<_, Infallible>(answer.await.map(|body| Answering::new(body, seat))) }
+                async move {
+                    // Who sends one request after the other and reads no answer waits here, and makes room for others.
+                    seat.read_up().await;
+                    seat.works();
+                    Ok::<_, Infallible>(answer.await.map(|body| Answering::new(body, seat)))
+                }
             });
-            let mut serving = pin!(http.serve_connection(timed(stream, write_timeout), service));
+            let mut serving = pin!(http.serve_connection(socket, service));
             // The head is read before it hears of a shutdown: hyper closes a connection that it has read nothing from, and
             // with it a request that is there already.
             let done = match poll_fn(|context| Poll::Ready(serving.as_mut().poll(context))).await {
@@ -264,17 +287,6 @@ fn connection(
         // Only now: the descriptor is free.
         drop(taken);
     }
-}
-
-type Timed = TokioIo<Pin<Box<TimeoutStream<TcpStream>>>>;
-
-fn timed(stream: TcpStream, write_timeout: Duration) -> Timed {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "no TCP_NODELAY");
-    }
-    let mut timed = TimeoutStream::new(stream);
-    timed.set_write_timeout(Some(write_timeout));
-    TokioIo::new(Box::pin(timed))
 }
 
 /// Whether a new connection begins to send in time. Whoever connected before a shutdown is heard.

@@ -107,6 +107,20 @@ const CLOSE: &str = "Connection: close\r\n";
 const CHAT: &str = r#"{"messages":[{"role":"user","content":"hi"}]}"#;
 
 #[tokio::test]
+async fn a_browser_may_delete_and_read_every_header_of_ours() {
+    let door = Door::open(nowhere(), |config| config.server.cors_origins = vec!["*".to_owned()]).await;
+    let asked = "Origin: https://app.example\r\nAccess-Control-Request-Method: DELETE\r\n";
+    let answer = door.answer(door.head("OPTIONS /api/me", &format!("{CLOSE}{asked}")).as_bytes()).await;
+    assert!(answer.contains("access-control-allow-methods: GET,POST,DELETE\r\n"), "{answer}");
+    let answer =
+        door.answer(door.head("GET /api/me", &format!("{CLOSE}Origin: https://app.example\r\n")).as_bytes()).await;
+    let exposed = answer.lines().find(|line| line.starts_with("access-control-expose-headers")).unwrap_or_default();
+    for header in ["x-request-id", "x-tollgate-error", "retry-after", "idempotent-replayed"] {
+        assert!(exposed.contains(header), "{header}: {answer}");
+    }
+}
+
+#[tokio::test]
 async fn a_model_whose_name_is_no_text_is_refused_in_the_shape_of_all_refusals() {
     let door = Door::open(nowhere(), |_| ()).await;
     let answer = door.answer(door.head("GET /v1/models/%ff", CLOSE).as_bytes()).await;

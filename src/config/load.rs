@@ -196,7 +196,9 @@ fn server(section: &Section<'_>) -> Result<Server, Noted> {
     let header_bytes_max = section.size("header_bytes_max", 8 << 10..=1 << 20);
     let header_timeout = section.duration("header_timeout", millis_to(100, HOUR));
     let body_timeout = section.duration("body_timeout", millis_to(100, HOUR));
+    let keep_alive = section.duration("keep_alive", millis_to(100, HOUR));
     let open_requests_max = section.integer("open_requests_max", 1..=1_000_000);
+    let shutdown_delay = section.duration("shutdown_delay", millis_to(0, HOUR));
     let shutdown_grace = section.duration("shutdown_grace", millis_to(0, HOUR));
     let log_format = section.parsed("log_format", "auto", log_format);
     let log_level = section.parsed("log_level", "info", log_level);
@@ -226,7 +228,9 @@ fn server(section: &Section<'_>) -> Result<Server, Noted> {
         header_bytes_max: header_bytes_max?,
         header_timeout: header_timeout?,
         body_timeout: body_timeout?,
+        keep_alive: keep_alive?,
         open_requests_max: open_requests_max?,
+        shutdown_delay: shutdown_delay?,
         shutdown_grace: shutdown_grace?,
         log_format: log_format?,
         log_level: log_level?,

@@ -205,13 +205,17 @@ pub struct Server {
     pub body_bytes_max: usize,
     /// The longest head of a request.
     pub header_bytes_max: usize,
-    /// How long a head may take, and how long a connection may idle.
+    /// How long a head may take.
     pub header_timeout: Duration,
+    /// How long a connection may idle.
+    pub keep_alive: Duration,
     /// How long a body may take.
     pub body_timeout: Duration,
     /// How many requests may be open at once.
     pub open_requests_max: usize,
-    /// How long open requests may go on after SIGTERM.
+    /// How long it goes on as before after SIGTERM, while readiness is red.
+    pub shutdown_delay: Duration,
+    /// How long open requests may go on after that.
     pub shutdown_grace: Duration,
     /// How log lines look.
     pub log_format: LogFormat,

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::findings::{Complaint, Findings, Noted, complaint, nearest};
+use super::load::text_of;
 use super::tree::{Node, Origin, Table, Value, parse_defaults, parse_document, parse_value};
 use super::{EXAMPLE, Sources};
 
@@ -65,7 +66,7 @@ pub(super) fn gather(sources: &Sources, findings: &Findings) -> Result<Gathered,
 
 /// Variables alone, over the defaults: no file is looked at.
 pub(super) fn from_variables(env: &BTreeMap<String, String>, findings: &Findings) -> Gathered {
-    assemble(None, environment(env).collect(), findings)
+    assemble(None, environment(env), findings)
 }
 
 /// A text of the settings, from what can be read of them; what is wrong elsewhere does not matter.
@@ -173,7 +174,7 @@ fn dot_env(sources: &Sources, findings: &Findings) -> Result<Vec<Variable>, Note
         let origin = Origin::Variable(format!("{key} in {name}"));
         variables.push(Variable { name: key, value, origin });
     }
-    Ok(variables)
+    Ok(port_last(variables))
 }
 
 /// Why a file of settings cannot be read. In a container the user is another than the one who wrote the file.
@@ -213,12 +214,19 @@ fn last_name(variables: &[Variable]) -> &str {
     variables.last().map_or("the beginning", |variable| &variable.name)
 }
 
-fn environment(env: &BTreeMap<String, String>) -> impl Iterator<Item = Variable> {
-    env.iter().map(|(name, value)| Variable {
+fn environment(env: &BTreeMap<String, String>) -> Vec<Variable> {
+    let variable = |(name, value): (&String, &String)| Variable {
         name: name.clone(),
         value: value.clone(),
         origin: Origin::Variable(name.clone()),
-    })
+    };
+    port_last(env.iter().map(variable).collect())
+}
+
+/// `PORT` changes a part of what `TOLLGATE_SERVER__BIND` says beside it, wherever in its source that stands.
+fn port_last(mut variables: Vec<Variable>) -> Vec<Variable> {
+    variables.sort_by_key(|variable| variable.name == "PORT");
+    variables
 }
 
 impl Gathered {
@@ -252,10 +260,21 @@ impl Gathered {
             return;
         }
         let text = match name {
-            "PORT" => format!("0.0.0.0:{}", variable.value),
+            "PORT" => self.with_port(path, &variable.value),
             _ => variable.value.clone(),
         };
         self.root.set(path, Node { value: Value::Text(text), origin: variable.origin.clone() });
+    }
+
+    /// The address that was said before, with another port.
+    fn with_port(&self, path: &[&str], port: &str) -> String {
+        let said = self.root.at(path).and_then(text_of).unwrap_or("0.0.0.0");
+        let host = match said.rsplit_once(':') {
+            // An address of IPv6 has colons of its own, in brackets.
+            Some((host, port)) if !port.ends_with(']') => host,
+            _ => said,
+        };
+        format!("{host}:{port}")
     }
 
     /// `DATABASE_URL` is the ledger, unless `[store] url` says where that is, whichever was said later: who writes both

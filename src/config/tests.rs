@@ -265,6 +265,19 @@ fn the_base_url_variable_moves_the_openai_upstream_which_stays_openai() {
 }
 
 #[test]
+fn port_changes_the_port_and_nothing_else() {
+    let bound = |file: &str, env: &[(&str, &str)]| good(file, env).server.bind;
+    assert_eq!(bound("", &[("PORT", "9")]), "0.0.0.0:9");
+    for (said, expected) in
+        [("[::]:1", "[::]:9"), ("127.0.0.1:1", "127.0.0.1:9"), ("[::1]", "[::1]:9"), ("localhost", "localhost:9")]
+    {
+        assert_eq!(bound(&format!("[server]\nbind = \"{said}\""), &[("PORT", "9")]), expected);
+        assert_eq!(bound("", &[("PORT", "9"), ("TOLLGATE_SERVER__BIND", said)]), expected);
+    }
+    assert_eq!(bound("[server]\nbind = \"[::]:1\"", &[("PORT", "")]), "[::]:1");
+}
+
+#[test]
 fn empty_variables_are_unset_unless_they_are_secrets() {
     let config = good("", &[("SUPABASE_URL", ""), ("PORT", ""), ("DATABASE_URL", ""), ("OPENAI_BASE_URL", "")]);
     assert_eq!((config.auth.supabase_url, config.server.bind.as_str()), (None, "0.0.0.0:8080"));

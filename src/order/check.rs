@@ -23,6 +23,10 @@ const PENALTY_MAX: f64 = 2.0;
 const PENALTY_MIN: f64 = -2.0;
 /// The highest bias of a token, up and down.
 const BIAS_MAX: i64 = 100;
+/// The longest sequence in `stop`, in bytes. It is not counted as a part of the prompt, so its own length bounds it.
+const STOP_BYTES_MAX: usize = 1024;
+/// The longest `user`, in bytes.
+const USER_BYTES_MAX: usize = 1024;
 /// The highest `top_logprobs`.
 const TOP_LOGPROBS_MAX: i64 = 20;
 
@@ -52,6 +56,9 @@ fn known(unknown: Option<&str>) -> Checked {
 fn free_of_charge(request: &Request) -> Checked {
     if !matches!(request.service_tier.as_deref(), None | Some("auto" | "default")) {
         return Err(Fault::unsupported("service_tier", "can only be `auto` or `default`"));
+    }
+    if request.user.as_ref().is_some_and(|user| user.len() > USER_BYTES_MAX) {
+        return Err(Fault::invalid("user", format!("must not have more than {USER_BYTES_MAX} bytes")));
     }
     if request.store == Some(true) {
         return Err(Fault::unsupported("store", "can only be false"));
@@ -158,7 +165,7 @@ fn part(part: &Part, role: &str) -> Checked {
             _ => {}
         }
     }
-    part.image_url.as_ref().map_or(Ok(()), image::check).map_err(|fault| fault.under("image_url"))
+    part.image_url.as_deref().map_or(Ok(()), image::check).map_err(|fault| fault.under("image_url"))
 }
 
 fn tool_call(call: &ToolCall) -> Checked {
@@ -318,9 +325,16 @@ fn logprobs(request: &Request) -> Checked {
 }
 
 fn stop(request: &Request) -> Checked {
-    match &request.stop {
-        Some(TextOr::Other(sequences)) => not_empty(&sequences.0, "stop"),
-        _ => Ok(()),
+    let is_short = |sequence: &String| sequence.len() <= STOP_BYTES_MAX;
+    let sequences = match &request.stop {
+        None => return Ok(()),
+        Some(TextOr::Text(only)) => std::slice::from_ref(only),
+        Some(TextOr::Other(sequences)) => &sequences.0,
+    };
+    not_empty(sequences, "stop")?;
+    match sequences.iter().position(|sequence| !is_short(sequence)) {
+        None => Ok(()),
+        Some(_) => Err(Fault::invalid("stop", format!("must not have a sequence of more than {STOP_BYTES_MAX} bytes"))),
     }
 }
 

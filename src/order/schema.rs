@@ -4,6 +4,7 @@
 //! another to whoever reads it next, it has no doubled members, no lone surrogates, no numbers out of range and at most
 //! 64 levels.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::fmt;
 
@@ -11,8 +12,13 @@ use serde::de::{DeserializeSeed, Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
+use super::wire::Name;
+
 /// The deepest nesting.
 const DEPTH_MAX: u32 = 64;
+/// How many members its objects may have, all together. (OpenAI takes 5000 properties, each with a few members.) Their names
+/// are remembered while a schema is read, which takes several times their bytes.
+const MEMBERS_MAX: usize = 32_768;
 
 /// A JSON Schema in the caller's order, without blanks between its tokens.
 #[derive(Clone)]
@@ -39,12 +45,16 @@ impl Serialize for Schema {
 
 impl<'de> Deserialize<'de> for Schema {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let raw = Box::<RawValue>::deserialize(deserializer)?;
+        // Where it stands in the caller's bytes: a copy of its own would double what a schema takes.
+        let raw = <&'de RawValue>::deserialize(deserializer)?;
         if !raw.get().starts_with('{') {
             return Err(D::Error::custom("must be an object: a JSON Schema"));
         }
         let mut reader = serde_json::Deserializer::from_str(raw.get());
-        Unambiguous { depth: 1 }.deserialize(&mut reader).map_err(|fault| D::Error::custom(schema_fault(&fault)))?;
+        let members = Cell::new(MEMBERS_MAX);
+        Unambiguous { depth: 1, members: &members }
+            .deserialize(&mut reader)
+            .map_err(|fault| D::Error::custom(schema_fault(&fault)))?;
         RawValue::from_string(without_blanks(raw.get())).map(Self).map_err(D::Error::custom)
     }
 }
@@ -58,21 +68,29 @@ fn schema_fault(fault: &serde_json::Error) -> String {
 
 /// Reads any JSON value and keeps nothing of it, but refuses what two readers could understand in two ways.
 #[derive(Clone, Copy)]
-struct Unambiguous {
+struct Unambiguous<'a> {
     depth: u32,
+    /// How many more members there may be.
+    members: &'a Cell<usize>,
 }
 
-impl Unambiguous {
+impl Unambiguous<'_> {
     /// What is within an array or object.
     fn inner<E: Error>(self) -> Result<Self, E> {
         if self.depth > DEPTH_MAX {
             return Err(E::custom(format_args!("must not be nested deeper than {DEPTH_MAX} levels")));
         }
-        Ok(Self { depth: self.depth.saturating_add(1) })
+        Ok(Self { depth: self.depth.saturating_add(1), ..self })
+    }
+
+    fn count_member<E: Error>(self) -> Result<(), E> {
+        let left = self.members.get().checked_sub(1);
+        self.members.set(left.ok_or_else(|| E::custom(format_args!("must not have more than {MEMBERS_MAX} members")))?);
+        Ok(())
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Unambiguous {
+impl<'de> DeserializeSeed<'de> for Unambiguous<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -80,7 +98,7 @@ impl<'de> DeserializeSeed<'de> for Unambiguous {
     }
 }
 
-impl<'de> Visitor<'de> for Unambiguous {
+impl<'de> Visitor<'de> for Unambiguous<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -120,7 +138,8 @@ impl<'de> Visitor<'de> for Unambiguous {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let inner = self.inner()?;
         let mut names = HashSet::new();
-        while let Some(name) = map.next_key::<String>()? {
+        while let Some(Name(name)) = map.next_key::<Name<'de>>()? {
+            self.count_member()?;
             if !names.insert(name) {
                 return Err(A::Error::custom("must not have a member twice"));
             }

@@ -4,10 +4,11 @@
 //! are skipped. `null` is the same as absent. What is written out again is what was understood, never the caller's bytes.
 
 use std::borrow::Cow;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
+use std::ops::Deref;
 
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -30,6 +31,11 @@ const TOOL_CALLS_MAX: usize = 128;
 const ANNOTATIONS_MAX: usize = 128;
 /// How many modalities are read.
 const MODALITIES_MAX: usize = 8;
+/// How many messages, parts, tools and calls a request may have, all together. Three bytes of a body (`{},`) may become a
+/// hundred in memory, so what bounds the bytes does not bound this.
+const ITEMS_MAX: usize = 8192;
+/// How many tokens `logit_bias` may name, as OpenAI has it.
+const BIASES_MAX: usize = 300;
 
 /// Members that OpenAI knows and that are not passed on: clients send them as `null`, which says nothing.
 const MAY_BE_NULL: [&str; 13] = [
@@ -52,6 +58,8 @@ thread_local! {
     /// The way to what could not be read, the innermost first. Empty but between a fault and the end of its reading. (A
     /// library that keeps the way as it reads copies every name, of good bodies too, and has all of this compiled twice.)
     static WAY: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+    /// How many items of lists this reading has met.
+    static ITEMS: Cell<usize> = const { Cell::new(0) };
 }
 
 /// Notes a step on the way to a fault.
@@ -68,6 +76,7 @@ impl Request {
         reader: &mut serde_json::Deserializer<R>,
     ) -> Result<Self, (serde_json::Error, String)> {
         WAY.take();
+        ITEMS.set(0);
         Self::deserialize(reader).map_err(|error| {
             let joined = |path: String, step: String| {
                 let joint = if path.is_empty() || step.starts_with('[') { "" } else { "." };
@@ -156,7 +165,7 @@ object! {
 object! {
     /// A message of any role.
     Message {
-        role = "role": String,
+        role = "role": Word,
         content = "content": TextOr<List<Part, PARTS_MAX>>,
         name = "name": String,
         refusal = "refusal": String,
@@ -169,10 +178,11 @@ object! {
 object! {
     /// A part of a message's content.
     Part {
-        kind = "type": String,
+        kind = "type": Word,
         text = "text": String,
         refusal = "refusal": String,
-        image_url = "image_url": ImageUrl,
+        // Rare, and larger than all the rest of a part.
+        image_url = "image_url": Box<ImageUrl>,
     }
 }
 
@@ -188,7 +198,7 @@ object! {
     /// A call of a tool that the model made earlier.
     ToolCall {
         id = "id": String,
-        kind = "type": String,
+        kind = "type": Word,
         function = "function": CalledFunction,
     }
 }
@@ -204,7 +214,7 @@ object! {
 object! {
     /// A tool the model may call.
     Tool {
-        kind = "type": String,
+        kind = "type": Word,
         function = "function": Function,
     }
 }
@@ -222,7 +232,7 @@ object! {
 object! {
     /// The function the model has to call.
     ToolChoice {
-        kind = "type": String,
+        kind = "type": Word,
         function = "function": FunctionName,
     }
 }
@@ -237,7 +247,7 @@ object! {
 object! {
     /// The shape of the answer.
     ResponseFormat {
-        kind = "type": String,
+        kind = "type": Word,
         json_schema = "json_schema": JsonSchema,
     }
 }
@@ -259,8 +269,58 @@ object! {
     }
 }
 
+/// One of the API's own words, which takes no memory of its own, or whatever stands in its place.
+#[derive(Clone, PartialEq, Serialize)]
+#[serde(transparent)]
+pub(super) struct Word(Cow<'static, str>);
+
+impl Word {
+    const KNOWN: [&'static str; 11] = [
+        "user",
+        "assistant",
+        "system",
+        "tool",
+        "text",
+        "developer",
+        "function",
+        "image_url",
+        "refusal",
+        "json_schema",
+        "json_object",
+    ];
+}
+
+impl Deref for Word {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for Word {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+
+        impl Visitor<'_> for Text {
+            type Value = Word;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Word, E> {
+                let known = Word::KNOWN.into_iter().find(|known| *known == text);
+                Ok(Word(known.map_or_else(|| Cow::Owned(text.to_owned()), Cow::Borrowed)))
+            }
+        }
+
+        deserializer.deserialize_str(Text)
+    }
+}
+
 /// The name of a member, where it stands in the caller's bytes unless it is written with escapes.
-struct Name<'a>(Cow<'a, str>);
+pub(super) struct Name<'a>(pub(super) Cow<'a, str>);
 
 impl<'de> Deserialize<'de> for Name<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -352,10 +412,24 @@ impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for Items<T, MOST
             if items.len() >= MOST {
                 return Err(A::Error::custom(format_args!("must be within an array of at most {MOST} items")));
             }
+            count_item()?;
             items.push(item);
         }
+        // A vector that has grown may be half empty.
+        items.shrink_to_fit();
         Ok(List(items))
     }
+}
+
+/// Counts an item against [`ITEMS_MAX`].
+fn count_item<E: Error>() -> Result<(), E> {
+    let count = ITEMS.get().saturating_add(1);
+    ITEMS.set(count);
+    if count > ITEMS_MAX {
+        let what = "must be within a request of at most";
+        return Err(E::custom(format_args!("{what} {ITEMS_MAX} messages, parts, tools and calls together")));
+    }
+    Ok(())
 }
 
 /// An item that is counted and not kept.
@@ -396,6 +470,9 @@ impl<'de> Visitor<'de> for ByToken {
             let token = name.parse::<u32>().ok().filter(|token| token.to_string() == name);
             let token =
                 token.ok_or_else(|| A::Error::custom("must have the ids of tokens for names, such as \"1234\""))?;
+            if biases.len() >= BIASES_MAX {
+                return Err(A::Error::custom(format_args!("must name at most {BIASES_MAX} tokens")));
+            }
             if biases.insert(token, at(map.next_value(), || name)?).is_some() {
                 return Err(A::Error::custom("must not have a token twice"));
             }

@@ -35,6 +35,7 @@ mod admin;
 mod backups;
 mod built_in_plan;
 mod clock;
+mod connections;
 mod containers;
 mod disasters;
 mod doctor;
