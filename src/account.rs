@@ -11,8 +11,7 @@ use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use crate::app::App;
-use crate::auth::Principal;
+use crate::app::{App, Caller};
 use crate::clock::Timestamp;
 use crate::error::{Code, Refusal};
 use crate::ledger::limit_states;
@@ -114,7 +113,10 @@ impl Amount {
 /// # Errors
 /// The plan or the ledger cannot be read, or the user is blocked.
 #[utoipa::path(get, path = "/api/me", tag = "account", responses((status = 200, body = Me), UserRefusals))]
-pub async fn me(State(app): State<Arc<App>>, caller: Principal) -> Result<Json<Me>, Refusal> {
+pub async fn me(
+    State(app): State<Arc<App>>,
+    Caller { who: caller, place: _place }: Caller,
+) -> Result<Json<Me>, Refusal> {
     let config = app.config();
     let now = app.clock.now();
     let granted = app.directory.plan_of(&caller, &config, now).await?;
@@ -178,7 +180,10 @@ impl Model {
 /// # Errors
 /// The plan cannot be read, or the user is blocked.
 #[utoipa::path(get, path = "/v1/models", tag = "openai", responses((status = 200, body = Models), UserRefusals))]
-pub async fn models(State(app): State<Arc<App>>, caller: Principal) -> Result<Json<Models>, Refusal> {
+pub async fn models(
+    State(app): State<Arc<App>>,
+    Caller { who: caller, place: _place }: Caller,
+) -> Result<Json<Models>, Refusal> {
     let granted = app.directory.plan_of(&caller, &app.config(), app.clock.now()).await?;
     Ok(Json(Models { object: "list", data: granted.plan.models.iter().map(|name| Model::named(name)).collect() }))
 }
@@ -196,7 +201,7 @@ pub async fn models(State(app): State<Arc<App>>, caller: Principal) -> Result<Js
 )]
 pub async fn model(
     State(app): State<Arc<App>>,
-    caller: Principal,
+    Caller { who: caller, place: _place }: Caller,
     id: Result<Path<String>, axum::extract::rejection::PathRejection>,
 ) -> Result<Json<Model>, Refusal> {
     let Path(id) = id.map_err(|_| Refusal::invalid("model", "The model's name in the path is not UTF-8."))?;
@@ -268,7 +273,7 @@ struct Sum {
 )]
 pub async fn usage(
     State(app): State<Arc<App>>,
-    caller: Principal,
+    Caller { who: caller, place }: Caller,
     query: Result<Query<UsageQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<Usage>, Refusal> {
     let Query(query) = query.map_err(|_| {
@@ -278,7 +283,14 @@ pub async fn usage(
     let zone = config.server.time_zone.clone();
     let pages = Pages::of(&query, today(app.clock.now(), &zone))?;
     let (from, to, user_id) = (pages.from, pages.to, caller.user_id());
-    let page = app.directory.reader().read(move |reports| pages.read(reports, user_id, &zone)).await;
+    let turn = place.read_turn().await?;
+    let read = move |reports: &Reports| {
+        let page = pages.read(reports, user_id, &zone);
+        // Only now: a caller who leaves has both until it is read.
+        drop((turn, place));
+        page
+    };
+    let page = app.directory.reader().read(read).await;
     let (rows, next) = page.map_err(|error| {
         tracing::warn!(error, "the usage log cannot be read");
         Refusal::new(Code::StoreUnavailable, "The usage log cannot be read right now.")

@@ -8,6 +8,7 @@ pub(crate) mod descriptors;
 #[cfg(debug_assertions)]
 mod drill;
 mod head_timer;
+pub(crate) mod places;
 mod reload;
 pub(crate) mod requests;
 mod seats;
@@ -17,8 +18,7 @@ mod socket;
 mod tests;
 pub(crate) mod unread;
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -31,7 +31,6 @@ use http::header;
 use http::request::Parts;
 use serde::Serialize;
 use serde_json::json;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use utoipa::ToSchema;
@@ -56,9 +55,15 @@ use crate::{account, proxy};
 use descriptors::Descriptors;
 #[cfg(debug_assertions)]
 pub use drill::panics_when_told;
+pub use places::Place;
+use places::Places;
 pub use reload::{hangups, keep_reloaded};
 pub use requests::RequestId;
 pub use serving::{Listeners, listen, serve};
+
+/// How many requests one user may have open beyond what the plan lets be held: those that are still sending or draining, and
+/// looks at the account.
+pub(crate) const USER_PLACES: u32 = 64;
 
 /// Everything a request may use.
 pub struct App {
@@ -84,44 +89,15 @@ pub struct App {
     pub cut: CancellationToken,
     /// It was told to stop: not ready for new callers, though they are served for `shutdown_delay`.
     is_leaving: AtomicBool,
-    /// How many prompts are counted at once: the work of a whole core each.
-    pub counting: Semaphore,
     /// When the day ends whose ceiling was last reported as reached.
     pub ceiling_reported: AtomicI64,
     /// Every way to the developer's database, for keys that change.
     databases: Mutex<Vec<Database>>,
-    open: Arc<Open>,
+    places: Arc<Places>,
     /// What was there at the start.
     descriptors: Descriptors,
     /// What `/openapi.json` says, once somebody has asked.
     described: OnceLock<Bytes>,
-}
-
-/// The open requests of this server.
-#[derive(Debug, Default)]
-struct Open {
-    all: AtomicUsize,
-    by_user: Mutex<HashMap<Uuid, u32>>,
-}
-
-/// One of the `open_requests_max` places; given back when dropped.
-#[derive(Debug)]
-pub struct Place {
-    open: Arc<Open>,
-    user_id: Uuid,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.open.all.fetch_sub(1, Ordering::AcqRel);
-        let mut by_user = self.open.by_user.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = by_user.get_mut(&self.user_id) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                by_user.remove(&self.user_id);
-            }
-        }
-    }
 }
 
 impl App {
@@ -141,6 +117,7 @@ impl App {
         let database = Database::new(&config.directory.via, work.clone()).map_err(Failure::new)?;
         let telemetry = Telemetry::start(&config.telemetry).map_err(Failure::new)?;
         let (ledger, writer) = Ledger::open(settings, clock.clone())?;
+        let places = Places::new(config.server.body_bytes_max);
         let app = Self {
             auth: Authenticator::new(&config.auth, work.clone(), clock.clone()),
             databases: Mutex::new(database.iter().cloned().collect()),
@@ -156,9 +133,8 @@ impl App {
             work,
             cut: CancellationToken::new(),
             is_leaving: AtomicBool::new(false),
-            counting: Semaphore::new(std::thread::available_parallelism().map_or(1, std::num::NonZero::get)),
             ceiling_reported: AtomicI64::new(0),
-            open: Arc::default(),
+            places,
             described: OnceLock::new(),
         };
         app.auth.warm_up();
@@ -189,21 +165,7 @@ impl App {
     /// `overloaded`: all are taken; `too_many_concurrent`: the user's share is.
     pub fn place(&self, user_id: Uuid, share: u32) -> Result<Place, Refusal> {
         let most = self.config.load().server.open_requests_max.min(self.descriptors.open_requests());
-        let before = self.open.all.fetch_add(1, Ordering::AcqRel);
-        let mine = {
-            let mut by_user = self.open.by_user.lock().unwrap_or_else(PoisonError::into_inner);
-            let count = by_user.entry(user_id).or_default();
-            *count = count.saturating_add(1);
-            *count
-        };
-        let place = Place { open: self.open.clone(), user_id };
-        if before >= most {
-            return Err(Refusal::new(Code::Overloaded, "The server is busy; try again in a moment."));
-        }
-        if mine > share {
-            return Err(Refusal::new(Code::TooManyConcurrent, "Too many of your requests are open at once."));
-        }
-        Ok(place)
+        self.places.take(user_id, most, share)
     }
 
     /// Another way to the developer's database is in use.
@@ -229,7 +191,7 @@ impl App {
     /// How many places are taken.
     #[must_use]
     pub fn open_requests(&self) -> usize {
-        self.open.all.load(Ordering::Acquire)
+        self.places.open()
     }
 }
 
@@ -354,6 +316,25 @@ struct Readiness {
     status: String,
     /// `server`, `store`, `jwks`, `directory`, `outbox` and `upstreams`, each with `ok`.
     parts: serde_json::Value,
+}
+
+/// Who calls, with a place among the open requests: what every route with a token asks for but chat, which takes its place
+/// once the plan says how many a user may have.
+pub struct Caller {
+    /// Who.
+    pub who: Principal,
+    /// Given back when the answer is made.
+    pub place: Place,
+}
+
+impl FromRequestParts<Arc<App>> for Caller {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Refusal> {
+        let who = Principal::from_request_parts(parts, app).await?;
+        let place = app.place(who.user_id(), USER_PLACES)?;
+        Ok(Self { who, place })
+    }
 }
 
 /// A handler that names a [`Principal`] cannot run without one.

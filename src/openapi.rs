@@ -146,7 +146,7 @@ impl IntoResponses for UserRefusals {
     }
 }
 
-const USER: [Code; 8] = [
+const USER: [Code; 10] = [
     Code::MissingToken,
     Code::InvalidToken,
     Code::TokenExpired,
@@ -155,6 +155,8 @@ const USER: [Code; 8] = [
     Code::AuthUnavailable,
     Code::DirectoryUnavailable,
     Code::StoreUnavailable,
+    Code::TooManyConcurrent,
+    Code::Overloaded,
 ];
 
 /// The refusals of `/v1/models/{id}`.

@@ -13,34 +13,29 @@
 //! `.await` here.
 
 mod admission;
+mod body;
 mod dispatch;
 mod line;
 mod settle;
 
 use std::sync::Arc;
 
-use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
-use http::{HeaderMap, header};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 
-use crate::app::{App, Place, RequestId};
-use crate::config::{Config, Server, UpstreamConfig};
+use crate::app::{App, Place, RequestId, USER_PLACES};
+use crate::config::{Config, UpstreamConfig};
 use crate::error::{Code, Refusal};
 use crate::ledger::Reservation;
 use crate::openapi::{ChatCompletion, ChatRefusals, ChatRequest, Event};
-use crate::order::{Order, Terms};
+use crate::order::Order;
 use crate::plan::Plan;
 use crate::upstream;
+pub(crate) use body::check_media_type;
 use line::Line;
 
 /// The paths that end up here: the seed's and OpenAI's own, one path through the code.
 pub const ENDPOINTS: [&str; 2] = ["/v1/chat/completions", "/api/chat"];
-
-/// The places of a user beyond what the plan lets be open.
-const SHARE: u32 = 64;
 
 /// A request that may be sent: its order, the hold that pays for it, and where it goes.
 struct Admitted {
@@ -106,54 +101,24 @@ async fn admit(app: &App, line: &mut Line, request: Request) -> Result<Admitted,
     line.caller(caller.user_id());
     let granted = app.directory.plan_of(&caller, &config, now).await?;
     line.plan(&granted.plan.name);
-    let place = app.place(caller.user_id(), share(&granted.plan))?;
-    let body = read_body(&head.headers, body, &config.server).await?;
-    let terms = Terms { plan: &granted.plan, prices: &config.prices, models: &config.models, now };
-    let order = Order::parse(&body, &terms)?;
+    let mut place = app.place(caller.user_id(), share(&granted.plan))?;
+    let body = body::read(&head.headers, body, &config.server, &mut place).await?;
+    let (order, place) = admission::parse((&config, now), &granted.plan, body, place).await?;
     line.model(order.model());
     let upstream = upstream::route(&config.upstreams, order.model()).cloned().ok_or_else(no_upstream)?;
     let asking =
         admission::Asking { app, config: &config, granted: &granted, caller: &caller, upstream: &upstream.name };
-    let (order, reservation) = admission::reserve(&asking, order, line).await?;
+    let (order, place, reservation) = admission::reserve(&asking, (order, place), line).await?;
     let user_hash = app.ledger.hash_user(caller.user_id());
     Ok(Admitted { config, user_hash, order, reservation, upstream, place })
 }
 
 /// How many places one user may take: those that the plan lets be open, and some that are still sending or draining.
 fn share(plan: &Plan) -> u32 {
-    plan.concurrent_requests.unwrap_or(SHARE).saturating_mul(2).saturating_add(SHARE)
+    plan.concurrent_requests.unwrap_or(USER_PLACES).saturating_mul(2).saturating_add(USER_PLACES)
 }
 
 /// A model that the plan names and no upstream serves; the settings are checked for it, so only a reload gets here.
 fn no_upstream() -> Refusal {
     Refusal::new(Code::UpstreamUnavailable, "No provider serves this model right now.")
-}
-
-/// The body, bounded in bytes and time; JSON as it is, or nothing is read at all.
-async fn read_body(headers: &HeaderMap, body: Body, server: &Server) -> Result<Bytes, Refusal> {
-    check_media_type(headers)?;
-    let reading = Limited::new(body, server.body_bytes_max).collect();
-    let slow = || Refusal::new(Code::InvalidRequest, "The body took too long to arrive.");
-    match tokio::time::timeout(server.body_timeout, reading).await.map_err(|_| slow())? {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => {
-            Err(Refusal::new(Code::BodyTooLarge, format!("The body is larger than {} bytes.", server.body_bytes_max)))
-        }
-        Err(_) => Err(Refusal::new(Code::InvalidRequest, "The body did not arrive whole.")),
-    }
-}
-
-/// JSON or no Content-Type is taken; anything else, and any Content-Encoding, is not.
-pub(crate) fn check_media_type(headers: &HeaderMap) -> Result<(), Refusal> {
-    let refuse = |message: &str| Err(Refusal::new(Code::UnsupportedMediaType, message));
-    if headers.contains_key(header::CONTENT_ENCODING) {
-        return refuse("Send the body as it is, without Content-Encoding.");
-    }
-    let Some(kind) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
-    let kind = kind.to_str().unwrap_or_default();
-    let essence = kind.split(';').next().unwrap_or_default().trim();
-    if essence.eq_ignore_ascii_case("application/json") {
-        return Ok(());
-    }
-    refuse("Send JSON, with Content-Type: application/json.")
 }

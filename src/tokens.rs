@@ -12,6 +12,9 @@ use crate::price::Tokenizer;
 /// gives up, by panic) and its merging slows down on long unbroken runs.
 const BLOCK_BYTES_MAX: usize = 4096;
 
+/// The longest token of the vocabularies that are known, in bytes.
+const TOKEN_BYTES_MAX: usize = 128;
+
 /// Tokens added for each cut that is not at a boundary of the tokenizer's own.
 const CUT_MARGIN: u64 = 16;
 
@@ -23,10 +26,16 @@ const CUT_MARGIN: u64 = 16;
 /// optimal, fewer is possible by a token or two. So 16 tokens are added for each: the count errs upwards.
 #[must_use]
 pub fn count(tokenizer: Tokenizer, text: &str) -> u64 {
+    count_up_to(tokenizer, text, u64::MAX)
+}
+
+/// The same, but it stops as soon as there are more than `most`: then what is told is some number above that.
+#[must_use]
+pub fn count_up_to(tokenizer: Tokenizer, text: &str, most: u64) -> u64 {
     let vocabulary = vocabulary(tokenizer);
     let mut total: u64 = 0;
     let mut rest = text;
-    while !rest.is_empty() {
+    while !rest.is_empty() && total <= most {
         let (block, exact, after) = split_block(rest);
         let tokens = u64::try_from(vocabulary.encode_ordinary(block).len()).unwrap_or(u64::MAX);
         total = total.saturating_add(tokens).saturating_add(if exact { 0 } else { CUT_MARGIN });
@@ -39,6 +48,12 @@ pub fn count(tokenizer: Tokenizer, text: &str) -> u64 {
 #[must_use]
 pub fn bytes_bound(text: &str) -> u64 {
     u64::try_from(text.len()).unwrap_or(u64::MAX)
+}
+
+/// No text has fewer tokens than this in a vocabulary that is known.
+#[must_use]
+pub fn least(text: &str) -> u64 {
+    u64::try_from(text.len().div_ceil(TOKEN_BYTES_MAX)).unwrap_or(u64::MAX)
 }
 
 fn vocabulary(tokenizer: Tokenizer) -> &'static CoreBPE {
@@ -117,6 +132,25 @@ mod tests {
         assert_eq!(count(Tokenizer::Cl100k, "tiktoken is great!"), 6);
         assert_eq!(count(Tokenizer::O200k, "tiktoken is great!"), 6);
         assert_eq!(count(Tokenizer::Unknown, ""), 0);
+    }
+
+    #[test]
+    fn no_token_is_longer_than_the_longest() {
+        for tokenizer in KNOWN {
+            let bytes = |token: u32| vocabulary(tokenizer).decode_bytes(&[token]).map_or(0, |bytes| bytes.len());
+            let longest = (0..200_100).map(bytes).max().unwrap();
+            assert!(longest <= TOKEN_BYTES_MAX && longest > TOKEN_BYTES_MAX / 2, "{longest}");
+        }
+    }
+
+    #[test]
+    fn a_count_stops_soon_after_its_limit() {
+        let text = "word ".repeat(200_000);
+        for tokenizer in KNOWN {
+            let stopped = count_up_to(tokenizer, &text, 5_000);
+            assert!(stopped > 5_000 && stopped < 10_000, "{stopped}");
+            assert_eq!(count_up_to(tokenizer, "word word", 5), 2);
+        }
     }
 
     #[test]

@@ -181,7 +181,7 @@ fn the_bound(mut order: Order, sent: &[u8]) {
         let bytes = u64::try_from(prompt.len()).expect("short");
         assert!(by_bytes >= bytes, "an unknown tokenizer may take a token a byte");
     }
-    order.count_exactly();
+    order.count_exactly(u64::MAX);
     let counted = order.ask(64).input_tokens;
     assert!(counted <= by_bytes && order.is_counted());
     assert!(counted >= framed, "{counted} tokens held, {framed} counted");

@@ -63,8 +63,12 @@ impl Weight {
 
     /// Weighs a prompt with its tokenizer. Takes time with the length of the prompt.
     pub(super) fn in_tokens(request: &Request, model: &str, tokenizer: Tokenizer) -> Self {
-        let count = |text: &str| tokens::count(tokenizer, text);
-        Scale { model, unknown: tokenizer == Tokenizer::Unknown, count: &count }.request(request)
+        Self::counted(request, model, tokenizer, &|text| tokens::count(tokenizer, text))
+    }
+
+    /// Weighs a prompt by whatever `count` says of its texts.
+    pub(super) fn counted(request: &Request, model: &str, tokenizer: Tokenizer, count: &dyn Fn(&str) -> u64) -> Self {
+        Scale { model, unknown: tokenizer == Tokenizer::Unknown, count }.request(request)
     }
 
     /// The bound, where `texts` is an upper bound by itself.

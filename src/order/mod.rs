@@ -14,6 +14,7 @@ mod schema;
 mod tests;
 mod wire;
 
+use std::cell::Cell;
 use std::fmt;
 
 use bytes::Bytes;
@@ -25,6 +26,7 @@ use crate::error::{Code, Refusal};
 use crate::model::ModelTable;
 use crate::plan::{Ask, Plan};
 use crate::price::{Price, PriceTable, Tokenizer};
+use crate::tokens;
 
 use bound::Weight;
 use fault::{Fault, tidy};
@@ -164,14 +166,39 @@ impl Order {
         }
     }
 
-    /// Narrows the bound of the prompt with the model's own tokenizer, where it is known; it never grows. Takes time with
-    /// the length of the prompt (tens of milliseconds a megabyte of prose, up to a few hundred of worse).
-    pub fn count_exactly(&mut self) {
-        if self.price.tokenizer != Tokenizer::Unknown && !self.counted {
-            let exact = self.weigh().bound_with_margin();
-            self.input_tokens = self.input_tokens.min(exact);
+    /// Narrows the bound of the prompt with the model's own tokenizer, where it is known; it never grows. A prompt of more
+    /// than `most` tokens is not counted to its end, and keeps the bound that it has. Takes time with the tokens counted
+    /// (tens of milliseconds a megabyte of prose, up to a few hundred of worse).
+    pub fn count_exactly(&mut self, most: u64) {
+        let tokenizer = self.price.tokenizer;
+        if tokenizer != Tokenizer::Unknown && !self.counted {
+            let left = Cell::new(Some(most));
+            let count = |text: &str| {
+                let Some(before) = left.get() else { return 0 };
+                let tokens = tokens::count_up_to(tokenizer, text, before);
+                left.set(before.checked_sub(tokens));
+                tokens
+            };
+            let exact = Weight::counted(&self.request, &self.model, tokenizer, &count).bound_with_margin();
+            if left.get().is_some() {
+                self.input_tokens = self.input_tokens.min(exact);
+            }
         }
         self.counted = true;
+    }
+
+    /// Whether the prompt may be within the plan if each of its tokens is as long as any is: cheap, and certain where it
+    /// says no.
+    ///
+    /// # Errors
+    /// `invalid_request` about `messages`.
+    pub fn check_least_input(&self, plan: &Plan) -> Result<(), Refusal> {
+        let tokenizer = self.price.tokenizer;
+        let least = Weight::counted(&self.request, &self.model, tokenizer, &tokens::least).bound_with_margin();
+        if tokenizer == Tokenizer::Unknown || least <= u64::from(plan.max_input_tokens) {
+            return Ok(());
+        }
+        self.check_input(plan)
     }
 
     /// [`Self::count_exactly`] was called: the bound will not become any narrower.

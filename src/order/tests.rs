@@ -613,7 +613,7 @@ fn a_prompt_over_the_plan_is_refused_with_both_numbers() {
     let refusal = order.check_input(&plan()).unwrap_err();
     assert_eq!((refusal.code, refusal.param.as_deref()), (Code::InvalidRequest, Some("messages")));
     assert!(refusal.message.contains("20080") && refusal.message.contains("16000"), "{}", refusal.message);
-    order.count_exactly();
+    order.count_exactly(u64::MAX);
     assert!(order.is_counted());
     assert_eq!(order.check_input(&plan()), Ok(()));
     assert_eq!(order.estimate_input_tokens(), 4_001 + 6);
@@ -623,7 +623,7 @@ fn a_prompt_over_the_plan_is_refused_with_both_numbers() {
 fn an_unknown_tokenizer_keeps_the_bytes_bound() {
     let mut order = with(json!({"model": "local"})).unwrap();
     let before = order.ask(1).input_tokens;
-    order.count_exactly();
+    order.count_exactly(u64::MAX);
     assert_eq!(order.ask(1).input_tokens, before);
     assert!(before > with(json!({})).unwrap().ask(1).input_tokens, "an unknown template may say more");
 }
@@ -666,9 +666,9 @@ fn every_text_of_a_prompt_is_weighed() {
         let mut order = parse(&request.to_string()).unwrap();
         let base_bytes = base.ask(1).input_tokens;
         assert!(order.ask(1).input_tokens + 64 >= base_bytes + tokens::bytes_bound(&text), "{pointer}");
-        order.count_exactly();
+        order.count_exactly(u64::MAX);
         let mut base = base.clone();
-        base.count_exactly();
+        base.count_exactly(u64::MAX);
         let tokens = tokens::count(Tokenizer::O200k, &text);
         assert!(order.ask(1).input_tokens + 64 >= base.ask(1).input_tokens + tokens, "{pointer}");
     }
@@ -687,7 +687,7 @@ fn every_text_of_a_prompt_is_weighed() {
 #[test]
 fn the_margin_on_a_count_is_one_part_in_32() {
     let mut order = message(json!({"role": "user", "content": "word ".repeat(3_199)})).unwrap();
-    order.count_exactly();
+    order.count_exactly(u64::MAX);
     assert_eq!(order.ask(1).input_tokens, 3_200 + 100 + 64 + 16);
 }
 
@@ -696,7 +696,7 @@ fn counting_never_widens_the_bound() {
     // A token a byte: with the margin, the count is above the bytes.
     let mut order = message(json!({"role": "user", "content": "𓀀".repeat(40_000)})).unwrap();
     let bytes = order.ask(1).input_tokens;
-    order.count_exactly();
+    order.count_exactly(u64::MAX);
     assert_eq!(order.ask(1).input_tokens, bytes);
     assert!(order.estimate_input_tokens() <= bytes);
 }
@@ -751,8 +751,8 @@ fn tools_weigh_more_than_any_way_they_are_shown() {
         let without = |model: &str| with(json!({"model": model})).unwrap();
         let weigh = |model: &str, tools: &Value| with(json!({"model": model, "tools": tools})).unwrap();
         let (mut order, mut plain) = (weigh("gpt-4o", &tools), without("gpt-4o"));
-        order.count_exactly();
-        plain.count_exactly();
+        order.count_exactly(u64::MAX);
+        plain.count_exactly(u64::MAX);
         let shown = tokens::count(Tokenizer::O200k, &as_typescript(&tools));
         let weight = order.ask(1).input_tokens - plain.ask(1).input_tokens;
         assert!(weight >= shown + 100, "{weight} for {shown}: {:.200}", tools.to_string());
@@ -846,7 +846,7 @@ proptest! {
         let mut order = parse(&request.to_string()).unwrap();
         let cheap = order.ask(1).input_tokens;
         let estimate_first = order.estimate_input_tokens();
-        order.count_exactly();
+        order.count_exactly(u64::MAX);
         let exact = order.ask(1).input_tokens;
         let tokenizer = order.price().tokenizer;
         let rendered = &request["messages"].to_string();

@@ -2,21 +2,23 @@
 //!
 //! And the one place where "nothing was held" becomes what the caller is told.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::line::Line;
 use crate::account::{amount, resets_at};
-use crate::app::App;
+use crate::app::{App, Place};
 use crate::auth::Principal;
 use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::error::{Code, Refusal};
 use crate::ledger::{HoldRequest, NoHold, Reservation};
-use crate::order::Order;
-use crate::plan::{self, Exceeded, Granted, Per, Unit};
+use crate::order::{Order, Terms};
+use crate::plan::{self, Exceeded, Granted, Per, Plan, Unit};
 
 /// Who asks for a hold, and under which rules.
 pub(super) struct Asking<'a> {
@@ -27,15 +29,45 @@ pub(super) struct Asking<'a> {
     pub(super) upstream: &'a str,
 }
 
+/// Longer bodies are read on a thread that may be busy: they would keep others waiting.
+const READ_AT_ONCE_BYTES_MAX: usize = 128 * 1024;
+
+/// Reads the order in a body, which is gone afterwards.
+///
+/// # Errors
+/// As [`Order::parse`]; the server, or this user's share of it, is busy.
+pub(super) async fn parse(
+    (config, now): (&Arc<Config>, Timestamp),
+    plan: &Arc<Plan>,
+    body: Bytes,
+    place: Place,
+) -> Result<(Order, Place), Refusal> {
+    if body.len() <= READ_AT_ONCE_BYTES_MAX {
+        let terms = Terms { plan, prices: &config.prices, models: &config.models, now };
+        return Ok((Order::parse(&body, &terms)?, place));
+    }
+    let (config, plan) = (config.clone(), plan.clone());
+    let parse = move || {
+        Order::parse(&body, &Terms { plan: &plan, prices: &config.prices, models: &config.models, now })
+    };
+    let (order, place) = aside(place, parse).await?;
+    Ok((order?, place))
+}
+
 /// Holds what an order may cost at most.
 ///
 /// # Errors
 /// The plan's longest prompt, or whatever limit it does not fit, even counted exactly and with the least output.
-pub(super) async fn reserve(asking: &Asking<'_>, order: Order, line: &Line) -> Result<(Order, Reservation), Refusal> {
+pub(super) async fn reserve(
+    asking: &Asking<'_>,
+    (order, place): (Order, Place),
+    line: &Line,
+) -> Result<(Order, Place, Reservation), Refusal> {
     let plan = &asking.granted.plan;
-    let mut order = order;
+    let (mut order, mut place) = (order, place);
     if order.check_input(plan).is_err() {
-        order = count(asking.app, order).await?;
+        order.check_least_input(plan)?;
+        (order, place) = count(order, place, plan).await?;
         order.check_input(plan)?;
     }
     let now = asking.app.clock.now();
@@ -43,16 +75,16 @@ pub(super) async fn reserve(asking: &Asking<'_>, order: Order, line: &Line) -> R
     let whole = order.ask(order.output_cap());
     let least = asking.config.proxy.min_output_tokens;
     match hold(asking.app, request(asking, &order, line, (now, whole))).await {
-        Ok(reservation) => return Ok((order, reservation)),
+        Ok(reservation) => return Ok((order, place, reservation)),
         Err(no) if !could_fit_smaller(&no) => return Err(refusal(&no, asking, now)),
         Err(_) => {}
     }
-    let order = count(asking.app, order).await?;
+    let (order, place) = count(order, place, plan).await?;
     let now = asking.app.clock.now();
     let smaller = order.ask(least);
     let held = hold(asking.app, request(asking, &order, line, (now, smaller))).await;
     let reservation = held.map_err(|no| refusal(&no, asking, now))?;
-    Ok((order, reservation))
+    Ok((order, place, reservation))
 }
 
 /// Asks the ledger, and counts how long it took.
@@ -63,19 +95,32 @@ async fn hold(app: &App, request: HoldRequest) -> Result<Reservation, NoHold> {
     held
 }
 
-/// Counts with the model's tokenizer, on a thread that may be busy for long.
-async fn count(app: &App, order: Order) -> Result<Order, Refusal> {
+/// Counts with the model's tokenizer, no further than the plan's longest prompt.
+async fn count(order: Order, place: Place, plan: &Plan) -> Result<(Order, Place), Refusal> {
     if order.is_counted() {
-        return Ok(order);
+        return Ok((order, place));
     }
-    let busy = || Refusal::new(Code::Overloaded, "The prompt could not be counted; try again.");
-    let _turn = app.counting.acquire().await.map_err(|_| busy())?;
-    let counted = tokio::task::spawn_blocking(move || {
-        let mut order = order;
-        order.count_exactly();
+    let (mut order, most) = (order, u64::from(plan.max_input_tokens));
+    let count = move || {
+        order.count_exactly(most);
         order
+    };
+    aside(place, count).await
+}
+
+/// Does work on a thread that may be busy for long, one piece for a user at a time. The place and the turn go with it: a
+/// caller who leaves has them until it is done, so there are never more at once than turns.
+async fn aside<T: Send + 'static>(
+    place: Place,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<(T, Place), Refusal> {
+    let turn = place.work_turn().await?;
+    let working = tokio::task::spawn_blocking(move || {
+        let done = work();
+        drop(turn);
+        (done, place)
     });
-    counted.await.map_err(|_| busy())
+    working.await.map_err(|_| Refusal::new(Code::Overloaded, "The prompt could not be read; try again."))
 }
 
 /// Fewer tokens help against limits in tokens and cost, and against the ceiling.
