@@ -68,7 +68,8 @@ comment on table tollgate.usage is 'What Tollgate''s users used: one row a reque
 --
 -- It answers {"plan": "pro", "allowed": true, "period_start": …, "period_end": …, "limits": […]}; plan is a name in
 -- tollgate.toml, the rest may be missing. allowed = false refuses the user; period_start and period_end are the window
--- of limits per "period"; limits replaces the plan's. null is no answer: the token's plan counts, else the default plan.
+-- of limits per "period": columns, not now() and some days, which would be another window at each look-up, and is taken for
+-- the one that is open for up to a day; limits replaces the plan's. null is no answer: the token's plan counts, else the default plan.
 -- Tollgate asks again after [directory] plan_cache (15 s), so a purchase shows within that time.
 --
 -- Keep `security definer` and `set search_path = ''`, and write every name with its schema; write

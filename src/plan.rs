@@ -12,6 +12,11 @@ use crate::clock::Timestamp;
 use crate::model::Effort;
 use crate::price::{MicroUsd, Price};
 
+/// How exactly a period that is counted from now moves with the clock: a look-up takes some time.
+const MOVING_TOLERANCE_MS: i64 = 5_000;
+/// How far such a period may move before another window begins.
+const MOVING_MAX_MS: i64 = 24 * 3_600_000;
+
 /// The span of time that a limit counts over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -152,6 +157,41 @@ pub struct Period {
     pub start: Timestamp,
     /// The first moment after it.
     pub end: Timestamp,
+}
+
+/// A period, and when the database was asked that said it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SaidPeriod {
+    /// As it was said.
+    pub period: Period,
+    /// When it was asked for.
+    pub asked: Timestamp,
+}
+
+impl Period {
+    /// The period that counts from now on, where this one counts and the database says another.
+    ///
+    /// That is what it says, unless it counts its ends from the moment when it is asked (`now() - interval '30 days'`): such a
+    /// period would be a new window at each look-up. It is known by this: since the look-up before, an end has moved by as
+    /// much as the clock. Then this one goes on until it is over, or a day behind.
+    #[must_use]
+    pub fn then(self, before: SaidPeriod, said: SaidPeriod) -> Self {
+        let elapsed = said.asked.millis().saturating_sub(before.asked.millis());
+        let of_start = moved(before.period.start, said.period.start);
+        let of_end = moved(before.period.end, said.period.end);
+        let with_the_clock = |moved: i64| moved.saturating_sub(elapsed).saturating_abs() <= MOVING_TOLERANCE_MS;
+        let moves = [of_start, of_end].iter().any(|moved| *moved != 0);
+        let moves_so = moves && [of_start, of_end].into_iter().all(|moved| moved == 0 || with_the_clock(moved));
+        let near = |one, other| moved(one, other).saturating_abs() < MOVING_MAX_MS;
+        let is_near = near(self.start, said.period.start) && near(self.end, said.period.end);
+        let counts = self.start <= said.asked && said.asked < self.end;
+        if moves_so && is_near && counts { self } else { said.period }
+    }
+}
+
+/// How far an end has moved, in milliseconds.
+const fn moved(before: Timestamp, after: Timestamp) -> i64 {
+    after.millis().saturating_sub(before.millis())
 }
 
 /// What the developer's own database says about a caller.

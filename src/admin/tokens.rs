@@ -2,8 +2,10 @@
 //! digests.
 //!
 //! A token is known by its digest only, and is looked for by it, so that the time that takes tells nothing. Wrong ones are
-//! bounded: above [`WRONG_A_MINUTE`] nothing that was not right before is looked at.
+//! bounded: above [`WRONG_A_MINUTE`] nobody tries any more to guess `TOLLGATE_ADMIN_TOKEN`, and the ledger is not asked for
+//! each token, but once a second for all that are good. So a flood of wrong ones keeps no right one out.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,12 +19,15 @@ use crate::clock::Timestamp;
 use crate::config::StoreUrl;
 use crate::error::{Code, Refusal};
 use crate::ledger::kept::Kept;
+use crate::ledger::moving::hex;
 use crate::ledger::report::{Desk, Reports};
 use crate::operator;
 use crate::operator::tokens::{Bearer, PREFIX, Scope, verify_digest};
 
 /// How many wrong tokens are looked at in a minute.
 const WRONG_A_MINUTE: u32 = 240;
+/// How long the list of all good tokens serves while there are too many wrong ones.
+const LIST_FRESH: Duration = Duration::from_secs(1);
 /// How long the ledger's word on a token is good.
 const FRESH: Duration = Duration::from_secs(10);
 /// How many tokens that were right are kept.
@@ -53,6 +58,15 @@ pub(super) struct Tokens {
     desk: Arc<Kept<Desk>>,
     known: Cache<Digest, Known>,
     wrong: Mutex<Wrong>,
+    /// Read by one at a time.
+    good: tokio::sync::Mutex<Good>,
+}
+
+/// The digests of all good tokens, and when the ledger said so.
+#[derive(Debug, Default)]
+struct Good {
+    read_at: Option<Timestamp>,
+    digests: HashSet<String>,
 }
 
 /// Wrong tokens of one minute.
@@ -65,7 +79,7 @@ struct Wrong {
 impl Tokens {
     /// Those of this ledger. Nothing is asked yet.
     pub(super) fn new(desk: Arc<Kept<Desk>>) -> Self {
-        Self { desk, known: Cache::new(KEPT_MAX), wrong: Mutex::default() }
+        Self { desk, known: Cache::new(KEPT_MAX), wrong: Mutex::default(), good: tokio::sync::Mutex::default() }
     }
 
     /// Whose token this is.
@@ -75,7 +89,9 @@ impl Tokens {
             return self.still(app, token).await?.ok_or_else(wrong_token);
         }
         let wait = self.wait(now).filter(|_| given.len() < UNGUESSABLE_BYTES || !is_from_settings(app, &token));
-        if let Some(wait) = wait {
+        if let Some(wait) = wait
+            && !self.is_listed(&token, now).await?
+        {
             let message = "Too many wrong tokens were sent: new ones are not looked at for a moment.";
             return Err(Refusal::new(Code::RateLimited, message).retry_after(wait));
         }
@@ -86,6 +102,17 @@ impl Tokens {
             self.count_wrong(now);
         }
         admin.ok_or_else(wrong_token)
+    }
+
+    /// Whether the ledger has it, without asking for each.
+    async fn is_listed(&self, token: &Digest, now: Timestamp) -> Result<bool, Refusal> {
+        let mut good = self.good.lock().await;
+        let is_fresh = good.read_at.is_some_and(|read_at| read_at <= now && now.since(read_at) < LIST_FRESH);
+        if !is_fresh {
+            let digests = self.desk.ask(operator::tokens::digests).await.map_err(unreadable)?;
+            *good = Good { read_at: Some(now), digests: digests.into_iter().collect() };
+        }
+        Ok(good.digests.contains(&hex(token)))
     }
 
     /// Whose token this is, if it is right now as it was before.
@@ -116,10 +143,7 @@ impl Tokens {
 
     /// A token that was made, as the ledger knows it.
     async fn made(&self, token: Digest, now: Timestamp) -> Result<Option<Admin>, Refusal> {
-        let bearer = self.desk.ask(move |desk| verify_digest(desk, &token, now)).await.map_err(|error| {
-            tracing::warn!(error, "the operator's tokens cannot be read");
-            Refusal::new(Code::StoreUnavailable, "Tokens cannot be looked up right now.")
-        })?;
+        let bearer = self.desk.ask(move |desk| verify_digest(desk, &token, now)).await.map_err(unreadable)?;
         Ok(bearer.map(|Bearer { name, scope }| Admin { name, scope, token }))
     }
 
@@ -140,6 +164,11 @@ impl Tokens {
             tracing::warn!(count = wrong.count, "wrong tokens at the operator's listener: more are not looked at");
         }
     }
+}
+
+fn unreadable(error: String) -> Refusal {
+    tracing::warn!(error, "the operator's tokens cannot be read");
+    Refusal::new(Code::StoreUnavailable, "Tokens cannot be looked up right now.")
 }
 
 const fn minute(now: Timestamp) -> i64 {

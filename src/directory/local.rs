@@ -19,6 +19,9 @@ use crate::ledger::Ledger;
 use crate::ledger::kept::Reader;
 use crate::ledger::report::Said;
 
+/// Connections that the usage log is read with. A user has one of them at a time (`Place::read_turn`), so that whose history
+/// is long keeps no other waiting.
+const USAGE_READERS: usize = 2;
 /// How many users' answers are kept.
 const CACHED_USERS: usize = 10_000;
 /// How long the ledger's file may say nothing: there is nobody to hang, only a machine that is busy.
@@ -37,7 +40,7 @@ struct Answer {
 pub(super) struct Local {
     ledger: Ledger,
     reader: Arc<Reader>,
-    reports: Arc<Reader>,
+    reports: [Arc<Reader>; USAGE_READERS],
     cache: Arc<Cache<Uuid, Answer>>,
     circuit: Circuit,
 }
@@ -45,16 +48,17 @@ pub(super) struct Local {
 impl Local {
     pub(super) fn new(ledger: Ledger) -> Self {
         let reader = || Arc::new(Reader::reading(&ledger));
-        let (reader, reports) = (reader(), reader());
+        let (reader, reports) = (reader(), std::array::from_fn(|_| reader()));
         let patience = if matches!(ledger.store(), StoreUrl::Postgres(_)) { PATIENCE } else { FILE_PATIENCE };
         let circuit = Circuit::new("the ledger's table of subscriptions", patience);
         Self { ledger, reader, reports, cache: Arc::new(Cache::new(CACHED_USERS)), circuit }
     }
 
-    /// A connection for others who only read. It is not the one that plans are read with: a long look at the usage log
-    /// must make nobody wait for a plan.
+    /// A connection for others who only read, one that nobody uses if there is one. It is not the one that plans are read
+    /// with: a long look at the usage log must make nobody wait for a plan.
     pub(super) fn reader(&self) -> Arc<Reader> {
-        self.reports.clone()
+        let [first, ..] = &self.reports;
+        self.reports.iter().find(|reader| reader.is_free()).unwrap_or(first).clone()
     }
 
     /// Forgets what is kept about a user.

@@ -5,7 +5,7 @@
 //! task of its own, so that a caller who leaves does not cancel it for the others; an answer serves at most `stale` after
 //! it was asked for; a failed look-up replaces nothing; nobody waits long for a database that says nothing at all.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use uuid::Uuid;
 use super::circuit::{Circuit, PATIENCE};
 use crate::clock::Timestamp;
 use crate::database::{Answer, Database, Failure};
+use crate::plan::{Assigned, Period, SaidPeriod};
 
 /// How many users' answers are kept.
 const KEPT_MAX: usize = 10_000;
@@ -94,12 +95,45 @@ struct State {
 struct Kept {
     answer: Option<Arc<Answer>>,
     asked: (Timestamp, Instant),
+    /// The period as it was said, which may not be the one that counts.
+    said: Option<Period>,
 }
 
 impl Kept {
+    /// An answer with the period that counts after this one.
+    fn followed_by(before: Option<&Self>, answer: Option<Answer>, asked: (Timestamp, Instant)) -> Self {
+        let said = answer.as_ref().and_then(|answer| answer.assigned.period);
+        let then = || {
+            let before = before?;
+            let counts = before.answer.as_ref()?.assigned.period?;
+            let before = SaidPeriod { period: before.said?, asked: before.asked.0 };
+            Some(counts.then(before, SaidPeriod { period: said?, asked: asked.0 }))
+        };
+        let period = then().or(said);
+        if period != said {
+            tell_moving();
+        }
+        let with_period = |answer: Answer| {
+            let assigned = Assigned { period, ..answer.assigned };
+            Arc::new(Answer { assigned, ..answer })
+        };
+        Self { answer: answer.map(with_period), asked, said }
+    }
+
     /// How long ago it was asked for, by the clock that says longer.
     fn age(&self, now: Timestamp) -> Duration {
         now.since(self.asked.0).max(self.asked.1.elapsed())
+    }
+}
+
+/// Says once that periods are counted from the moment of the look-up.
+fn tell_moving() {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    if !SAID.swap(true, Ordering::Relaxed) {
+        tracing::warn!(
+            "check_user_limits counts a period from now(): the window that is open goes on for up to a day. Answer the \
+             subscription's own period_start and period_end, or leave both out"
+        );
     }
 }
 
@@ -224,7 +258,7 @@ impl Remote {
         count.fetch_add(1, Ordering::Relaxed);
         match outcome {
             Ok(answer) => {
-                state.answer = Some(Kept { answer: answer.map(Arc::new), asked });
+                state.answer = Some(Kept::followed_by(state.answer.as_ref(), answer, asked));
                 state.failed = None;
                 *error = None;
             }

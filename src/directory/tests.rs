@@ -154,6 +154,36 @@ async fn the_database_comes_first_and_its_limits_go_with_its_plan() {
     assert_eq!(room.plan(&plain).await, Err(Code::UserBlocked));
 }
 
+/// `now() - interval '30 days'` would be a new window at each look-up.
+#[tokio::test]
+async fn a_period_that_is_counted_from_now_is_no_new_window_each_time() {
+    let room = room("[directory]\nplan_cache = \"0s\"").await;
+    let caller = room.caller(1, json!({})).await;
+    let at = |seconds: i64| Timestamp::from_millis(room.clock.now().millis().saturating_add(seconds * 1000)).rfc3339();
+    let day = 86_400;
+    let look = async |start: i64, end: &str| {
+        room.server.say(200, &json!({"plan": "pro", "period_start": at(start), "period_end": end}));
+        let granted = room.directory.plan_of(&caller, &room.config, room.clock.now()).await.unwrap();
+        granted.period.unwrap().start.secs()
+    };
+    let (first, ends) = (look(-30 * day, "infinity").await, at(400 * day));
+    for seconds in [1, 7, 60, 3600, 12 * 3600] {
+        room.later(seconds);
+        assert_eq!(look(-30 * day, "infinity").await, first, "after {seconds} s");
+    }
+    room.later(day);
+    let second = look(-30 * day, "infinity").await;
+    assert!(second > first + day, "a window that is a day behind is over");
+    room.later(3600);
+    assert_eq!(look(-30 * day, "infinity").await, second);
+    // What does not move with the clock counts at once: a purchase, and another an hour later.
+    let bought = look(0, &ends).await;
+    assert!(bought > second);
+    room.later(3600);
+    assert_eq!(look(-3600, &ends).await, bought);
+    assert!(look(0, &ends).await > bought);
+}
+
 #[tokio::test]
 async fn the_period_of_the_database_is_the_period_of_its_plan() {
     let room = room("[directory]\nplan_cache = \"0s\"").await;

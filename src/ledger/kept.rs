@@ -64,6 +64,12 @@ impl<C: Send + 'static> Kept<C> {
         Self { store, place, open, connection: Mutex::new(None), turn: Arc::new(Semaphore::new(1)) }
     }
 
+    /// Nobody uses it, and nobody waits for it.
+    #[must_use]
+    pub fn is_free(&self) -> bool {
+        self.turn.available_permits() > 0
+    }
+
     /// Does something with the connection, on a thread that may block.
     ///
     /// # Errors

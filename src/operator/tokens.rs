@@ -114,6 +114,15 @@ pub fn any(desk: &Desk) -> Result<bool, Failure> {
     Ok(desk.db().query_one("select name from ledger.admin_tokens where revoked_at is null limit 1", &[])?.is_some())
 }
 
+/// The digests of all good tokens, in hexadecimal digits.
+///
+/// # Errors
+/// The ledger cannot be read.
+pub fn digests(desk: &Desk) -> Result<Vec<String>, Failure> {
+    let sql = "select hash from ledger.admin_tokens where revoked_at is null";
+    desk.db().query(sql, &[])?.iter().map(|row| row.text(0)).collect()
+}
+
 /// Makes a token good for nothing. Gives back whether there was one.
 ///
 /// # Errors

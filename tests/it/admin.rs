@@ -253,9 +253,10 @@ async fn with_a_session_a_change_comes_from_our_own_pages_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn wrong_tokens_are_bounded_by_the_minute_and_disturb_nobody_who_is_known() {
+async fn wrong_tokens_are_bounded_by_the_minute_and_keep_no_right_one_out() {
     let office = Office::open(Settings::new()).await;
     let cookie = office.session(office.door.admin_token()).await;
+    let unused = office.made("unused", "read");
     let wrong = || Call::get("/admin/session").bearer("tga_0000000000000000000000000000000000000000000");
     let mut statuses = Vec::new();
     // A minute may end in between, once.
@@ -268,6 +269,15 @@ async fn wrong_tokens_are_bounded_by_the_minute_and_disturb_nobody_who_is_known(
         }
     }
     assert!(statuses.len() > 200 && statuses.last() == Some(&429), "{} were looked at", statuses.len());
+    // One that was made and never used, and one that is made only now.
+    office.send(Call::get("/admin/session").bearer(&unused)).await.expect(200);
+    let new = office.made("new", "read");
+    let begun = Instant::now();
+    while office.send(Call::get("/admin/session").bearer(&new)).await.status != 200 {
+        assert!(begun.elapsed() < Duration::from_secs(5), "a token that is right is kept out");
+        office.send(wrong()).await;
+        sleep(Duration::from_millis(100)).await;
+    }
     office.operator(Call::get("/admin/session")).await.expect(200);
     office.send(Call::get("/admin/session").header("cookie", &cookie)).await.expect(200);
     office.door.close().await;

@@ -33,6 +33,7 @@ mod support;
 
 mod admin;
 mod backups;
+mod before_the_hold;
 mod built_in_plan;
 mod clock;
 mod connections;
