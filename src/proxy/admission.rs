@@ -47,9 +47,8 @@ pub(super) async fn parse(
         return Ok((Order::parse(&body, &terms)?, place));
     }
     let (config, plan) = (config.clone(), plan.clone());
-    let parse = move || {
-        Order::parse(&body, &Terms { plan: &plan, prices: &config.prices, models: &config.models, now })
-    };
+    let parse =
+        move || Order::parse(&body, &Terms { plan: &plan, prices: &config.prices, models: &config.models, now });
     let (order, place) = aside(place, parse).await?;
     Ok((order?, place))
 }
