@@ -21,6 +21,7 @@ import sys
 import tempfile
 import threading
 import time
+import tomllib
 import urllib.error
 import urllib.request
 
@@ -377,6 +378,41 @@ class Trial:
         finally:
             self.home.bash("docker rm -f deaf")
 
+    def as_on_fly(self):
+        """With the variables of fly.toml: both listeners, the operator's over IPv6, and the volume's full path."""
+        with open(os.path.join(ROOT, "deploy/fly/fly.toml"), "rb") as file:
+            said = tomllib.load(file)["env"]
+        variables = " ".join(f"-e '{name}={value}'" for name, value in said.items())
+        self.home.bash(f"docker run -d --name fly {variables} {ANY} -e TOLLGATE_ADMIN_TOKEN={ADMIN_TOKEN} tollgate")
+        try:
+            address = self.home.bash("docker inspect --format '{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}' fly").strip()
+            wait_for("the server", 15, lambda: status(f"http://{address}:8080/")[0] == 200)
+            expect("the operator's listener", status(f"http://{address}:9090/metrics", ADMIN_TOKEN)[0], 200)
+            listening = self.home.bash("cat /proc/$(docker inspect --format '{{.State.Pid}}' fly)/net/tcp6")
+            # 9090 on all IPv6 addresses, listening.
+            expect("it is IPv6", " 00000000000000000000000000000000:2382 " in listening, True)
+            # A console begins in another folder.
+            self.home.bash("docker exec -w / fly /usr/local/bin/tollgate usage")
+        finally:
+            self.home.bash("docker rm -f fly")
+
+    def local_supabase(self):
+        """A Supabase on the machine itself, by plain http."""
+        folder = os.path.join(self.scratch, "supabase", "auth", "v1", ".well-known")
+        os.makedirs(folder)
+        with open(os.path.join(folder, "jwks.json"), "w", encoding="utf-8") as file:
+            file.write('{"keys": []}')
+        port = free_port()
+        words = [sys.executable, "-m", "http.server", str(port), "--directory", os.path.join(self.scratch, "supabase")]
+        with process(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
+            variables = f"-e SUPABASE_URL=http://host.docker.internal:{port} -e TOLLGATE_AUTH__ISSUER=http://127.0.0.1:54321/auth/v1"
+            run = f"docker run --rm --add-host host.docker.internal:host-gateway {variables} -e OPENAI_API_KEY=x tollgate "
+            self.home.bash(run + "check")
+            said = self.home.bash(run + "doctor || true")
+            jwks = [line for line in said.splitlines() if " jwks " in line]
+            expect(f"the keys were fetched: {jwks}", bool(jwks) and "refused" not in jwks[0] and "no answer" not in jwks[0], True)
+            expect("where there is no curl it says so", "There is no curl in this container" in said or "curl" not in said, True)
+
     def upgrade(self):
         script = self.recipes["upgrade"].replace("git pull ", ": ").replace("docker compose build ", ": ")
         self.tried.add("upgrade")
@@ -458,7 +494,7 @@ class Trial:
     def all(self):
         """Every check by its name."""
         checks = [self.image, self.archive, self.demo, self.as_shipped, self.first, self.hardened, self.operators_page, self.rotate, self.plans, self.typo]
-        checks += [self.elsewhere, self.unreadable, self.large, self.backup_and_restore, self.stop, self.dead_names, self.upgrade]
+        checks += [self.elsewhere, self.unreadable, self.large, self.backup_and_restore, self.stop, self.dead_names, self.as_on_fly, self.local_supabase, self.upgrade]
         checks += [self.move, self.caddy, self.postgres, self.old_volume]
         if self.asked.source:
             checks.insert(1, self.source)

@@ -4,6 +4,7 @@
 //! because `axum::serve` bounds neither heads nor idle connections (STYLE.md). What must outlive a caller runs on
 //! `work`, which `serve` waits for.
 
+mod closing;
 pub(crate) mod descriptors;
 #[cfg(debug_assertions)]
 mod drill;

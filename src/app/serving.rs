@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use tower::Service;
 
 use super::App;
+use super::closing::last_callers;
 use super::head_timer::HeadTimer;
 use super::requests::{is_chat, receive_chat};
 use super::seats::{Answering, Seats, Taken};
@@ -48,6 +49,8 @@ pub struct Listeners {
     pub users: TcpListener,
     /// The operator's, where there is one.
     pub admin: Option<TcpListener>,
+    /// The users' is somebody else's too, and goes on when it is closed here: it was handed over.
+    pub outlives: bool,
 }
 
 impl Listeners {
@@ -56,15 +59,16 @@ impl Listeners {
     /// # Errors
     /// An address is taken or not ours, or what was handed over is no TCP socket. (A server whose `admin_bind` nobody said serves its users all the same.)
     pub async fn bind(server: &Server, handed: ListenFd) -> Result<Self, Failure> {
-        let listeners = Self { users: listen_on(handed, &server.bind).await?, admin: listen_for_admin(server).await? };
-        [Some(&listeners.users), listeners.admin.as_ref()].into_iter().flatten().for_each(bound_buffers);
-        Ok(listeners)
+        let outlives = handed.len() > 0;
+        let (users, admin) = (listen_on(handed, &server.bind).await?, listen_for_admin(server).await?);
+        [Some(&users), admin.as_ref()].into_iter().flatten().for_each(bound_buffers);
+        Ok(Self { users, admin, outlives })
     }
 }
 
 impl From<TcpListener> for Listeners {
     fn from(users: TcpListener) -> Self {
-        Self { users, admin: None }
+        Self { users, admin: None, outlives: false }
     }
 }
 
@@ -99,7 +103,7 @@ async fn listen_on(mut handed: ListenFd, bind: &str) -> Result<TcpListener, Fail
 
 /// Serves until `stop` is cancelled and `shutdown_delay` is over, drains, settles and closes the ledger.
 pub async fn serve(app: Arc<App>, writer: Writer, listeners: impl Into<Listeners>, stop: CancellationToken) {
-    let Listeners { users, admin } = listeners.into();
+    let Listeners { users, admin, outlives } = listeners.into();
     let server = app.config().server.clone();
     let routes = Routes::of_users(&app);
     let auth = app.auth.clone();
@@ -120,6 +124,10 @@ pub async fn serve(app: Arc<App>, writer: Writer, listeners: impl Into<Listeners
         };
         let Some(accepted) = accepted else { continue };
         connections.spawn(connection(&app, &server, accepted, routes.clone(), stop.clone()));
+    }
+    let callers = if outlives { Vec::new() } else { last_callers(&users).await };
+    for stream in callers {
+        connections.spawn(connection(&app, &server, (stream, seats.take()), routes.clone(), stop.clone()));
     }
     drop((users, admin));
     stop.cancel();

@@ -68,7 +68,7 @@ pub(super) async fn run(demo: &Args, sources: &Sources) -> Result<(), Failure> {
     let admin_bind = admin.as_ref().map_or(String::new(), |(_, address)| address.clone());
     let config = Config::for_demo((&bind, &admin_bind), &upstream)?;
     let (log_format, log_level) = (config.server.log_format, config.server.log_level.clone());
-    let listeners = Listeners { users, admin: admin.map(|(listener, _)| listener) };
+    let listeners = Listeners { users, admin: admin.map(|(listener, _)| listener), outlives: false };
     let (app, writer) = App::open(config, Clock::system())?;
     let tokens = Tokens { user: token(&app)?, admin: app.config().server.admin_token.clone(), admin_bind };
     let serving = serve(app.clone(), writer, listeners, stop.clone());

@@ -213,3 +213,69 @@ async fn a_server_that_is_well_does_not_log_that_it_was_asked() {
     assert!(!door.process.output().contains("/health/ready"), "{}", door.process.tail());
     door.close().await;
 }
+
+/// What came of one connection.
+enum Came {
+    Whole,
+    /// It could not connect: a proxy tries again.
+    Refused,
+    /// It could, and then got no whole answer: a proxy may not try again.
+    Cut(String),
+}
+
+fn one_call(address: std::net::SocketAddr) -> Came {
+    use std::io::{Read, Write};
+    let Ok(mut stream) = std::net::TcpStream::connect(address) else { return Came::Refused };
+    let mut answer = String::new();
+    let asked = stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        .and_then(|()| stream.read_to_string(&mut answer));
+    match asked {
+        Ok(_) if answer.starts_with("HTTP/1.1 200") => Came::Whole,
+        Ok(_) => Came::Cut(answer),
+        Err(error) => Came::Cut(error.to_string()),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_cuts_nobody_off_who_has_connected() {
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    let door = Door::prepare(Settings::new()).await;
+    let (mut refused, mut cut) = (0, Vec::new());
+    for _ in 0..6 {
+        door.start().await;
+        let address = door.front.address();
+        let (over, served) = (AtomicBool::new(false), AtomicUsize::new(0));
+        let came = std::thread::scope(|scope| {
+            let call = || {
+                let mut came = Vec::new();
+                while !over.load(Ordering::Acquire) {
+                    came.push(one_call(address));
+                    if matches!(came.last(), Some(Came::Refused)) {
+                        break;
+                    }
+                    served.fetch_add(1, Ordering::AcqRel);
+                }
+                came
+            };
+            let callers: Vec<_> = (0..16).map(|_| scope.spawn(call)).collect();
+            while served.load(Ordering::Acquire) < 200 {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            door.process.signal("TERM");
+            let came: Vec<Came> = callers.into_iter().flat_map(|caller| caller.join().unwrap()).collect();
+            over.store(true, Ordering::Release);
+            came
+        });
+        door.process.exited(Duration::from_secs(15)).await;
+        refused += came.iter().filter(|came| matches!(came, Came::Refused)).count();
+        cut.extend(came.into_iter().filter_map(|came| match came {
+            Came::Cut(why) => Some(why),
+            _ => None,
+        }));
+    }
+    assert!(cut.is_empty(), "{} were cut off: {:?}", cut.len(), cut.first());
+    assert_eq!(refused, 6 * 16, "each caller goes on until it cannot connect");
+    door.start().await;
+    door.close().await;
+}
