@@ -90,7 +90,8 @@ pub fn check(body: &[u8]) {
             let sent = order.body(granted, dialect, "someone");
             let sent = Json::read(&sent).expect("what is sent is JSON");
             what_is_said_anew(&order, &came, &sent, (dialect, granted));
-            assert_eq!(meaning(&sent), meaning(&came), "what is sent is what was said");
+            let openai = dialect == Dialect::Openai;
+            assert_eq!(meaning(&sent, openai), meaning(&came, openai), "what is sent is what was said");
         }
     }
     the_bound(order.clone(), &order.body(u32::MAX, Dialect::Compatible, ""));
@@ -128,11 +129,28 @@ fn what_is_said_anew(order: &Order, came: &Json, sent: &Json, (dialect, granted)
     assert_eq!(sent.get("safety_identifier").and_then(Json::text), openai.then_some("someone"));
 }
 
-/// A request without what is said anew, nulls and the order of members.
-fn meaning(request: &Json) -> Meaning {
+/// What is taken in a message and sent to nobody, and where it stands.
+const DROPPED: [(&str, &str); 4] =
+    [("messages", "annotations"), ("messages", "parsed"), ("tool_calls", "index"), ("function", "parsed_arguments")];
+
+/// What is not sent to OpenAI.
+const THOUGHTS: [&str; 9] = [
+    "reasoning",
+    "reasoning_content",
+    "reasoning_details",
+    "thinking_blocks",
+    "extra_content",
+    "provider_specific_fields",
+    "thought_signature",
+    "thinking",
+    "signature",
+];
+
+/// A request without what is said anew, nulls and the order of members; and, in messages, without what says nothing.
+fn meaning(request: &Json, openai: bool) -> Meaning {
     let Json::Object(members) = request else { panic!("a request is an object") };
     let kept = members.iter().filter(|(name, _)| !SAID_ANEW.contains(&name.as_str()));
-    Meaning::object(kept, "")
+    Meaning::object(kept, "", openai)
 }
 
 #[derive(Debug, PartialEq)]
@@ -146,23 +164,48 @@ enum Meaning {
 }
 
 impl Meaning {
-    fn object<'a>(members: impl Iterator<Item = &'a (String, Json)>, within: &str) -> Self {
-        let is_said =
-            |(name, value): &&(String, Json)| *value != Json::Null && !(within == "messages" && name == "annotations");
-        Self::Object(members.filter(is_said).map(|(name, value)| (name.clone(), Self::of(name, value))).collect())
+    fn object<'a>(members: impl Iterator<Item = &'a (String, Json)>, within: &str, openai: bool) -> Self {
+        let in_messages = matches!(within, "messages" | "content" | "tool_calls" | "function");
+        let mut kept = BTreeMap::new();
+        for (name, value) in members {
+            let is_dropped = DROPPED.contains(&(within, name)) || (openai && THOUGHTS.contains(&name.as_str()));
+            if *value == Json::Null || (in_messages && (is_dropped || says_nothing(value))) {
+                continue;
+            }
+            let meaning = Self::of(name, value, openai);
+            if !(in_messages && meaning == Self::List(Vec::new())) {
+                kept.insert(name.clone(), meaning);
+            }
+        }
+        Self::Object(kept)
     }
 
-    fn of(name: &str, value: &Json) -> Self {
+    fn of(name: &str, value: &Json, openai: bool) -> Self {
+        let is_thought = |item: &&Json| openai && item.get("type").and_then(Json::text) == Some("thinking");
         match value {
             Json::Object(_) if matches!(name, "parameters" | "schema") => Self::Schema(value.clone()),
-            Json::Object(members) => Self::object(members.iter(), name),
-            Json::List(items) => Self::List(items.iter().map(|item| Self::of(name, item)).collect()),
+            Json::Object(_) | Json::List(_) if THOUGHTS.contains(&name) => Self::Schema(value.clone()),
+            Json::Object(members) => Self::object(members.iter(), name, openai),
+            Json::List(items) => {
+                let kept = items.iter().filter(|item| !(name == "content" && is_thought(item)));
+                Self::List(kept.map(|item| Self::of(name, item, openai)).collect())
+            }
             Json::Number(text) => match text.parse::<i64>() {
                 Ok(whole) if text != "-0" => Self::Value(Json::Number(whole.to_string())),
                 _ => Self::Number(text.parse().unwrap_or(f64::NAN)),
             },
             _ => Self::Value(value.clone()),
         }
+    }
+}
+
+fn says_nothing(value: &Json) -> bool {
+    match value {
+        Json::Null | Json::Bool(false) => true,
+        Json::Text(text) => text.is_empty(),
+        Json::List(items) => items.iter().all(|item| *item == Json::Null),
+        Json::Object(members) => members.iter().all(|(_, value)| *value == Json::Null),
+        _ => false,
     }
 }
 

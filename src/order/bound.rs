@@ -9,7 +9,7 @@ use crate::price::Tokenizer;
 use crate::tokens;
 
 use super::image;
-use super::schema::Schema;
+use super::schema::{Json, Schema};
 use super::wire::{Function, JsonSchema, Message, Part, Request, TextOr, ToolCall};
 
 /// What every request may be framed with. OpenAI bills 3 tokens for the start of the answer.
@@ -145,7 +145,25 @@ impl Scale<'_> {
         let names = [&message.name, &message.refusal, &message.tool_call_id];
         let names = sum(names.into_iter().map(|name| self.optional(name.as_deref())));
         let calls = sum(message.tool_calls.iter().flat_map(|list| &list.0).map(|call| self.tool_call(call)));
-        sum([frame, content, names, calls])
+        sum([frame, content, names, calls, self.thoughts(message)])
+    }
+
+    /// What a server thought and gets back, each with a frame of its own.
+    fn thoughts(&self, message: &Message) -> Weight {
+        let texts = [&message.reasoning, &message.reasoning_content];
+        let texts = sum(texts.into_iter().flatten().map(|text| self.text(text).plus(Weight::fixed(MESSAGE))));
+        let forms = [
+            &message.reasoning_details,
+            &message.thinking_blocks,
+            &message.extra_content,
+            &message.provider_specific_fields,
+        ];
+        texts.plus(sum(forms.into_iter().map(|form| self.form(form.as_ref()))))
+    }
+
+    /// JSON of a server's own.
+    fn form(&self, form: Option<&Json>) -> Weight {
+        form.map(|form| self.document(form.text()).plus(Weight::fixed(MESSAGE))).unwrap_or_default()
     }
 
     fn part(&self, part: &Part, is_tool: bool) -> Weight {
@@ -153,15 +171,21 @@ impl Scale<'_> {
         let text = if is_tool { self.json_text(text) } else { self.text(text) };
         let images = part.image_url.as_ref().map_or(0, |image| image::tokens_max(self.model, image));
         let image = Weight { images, ..Weight::default() };
-        sum([Weight::fixed(PART), text, self.optional(part.refusal.as_deref()), image])
+        let thoughts = self.form(part.thinking.as_ref()).plus(self.optional(part.signature.as_deref()));
+        sum([Weight::fixed(PART), text, self.optional(part.refusal.as_deref()), image, thoughts])
     }
 
     fn tool_call(&self, call: &ToolCall) -> Weight {
         let function = call.function.as_ref();
         let name = self.optional(function.and_then(|function| function.name.as_deref()));
         let arguments = function.and_then(|function| function.arguments.as_deref()).unwrap_or_default();
-        let id = self.optional(call.id.as_deref());
-        sum([Weight::fixed(TOOL_CALL), id, name, self.json_text(arguments)])
+        let of_function = function.and_then(|function| function.provider_specific_fields.as_ref());
+        let forms = [call.extra_content.as_ref(), call.provider_specific_fields.as_ref(), of_function];
+        let forms = sum(forms.into_iter().map(|form| self.form(form)));
+        let of_function = function.and_then(|function| function.thought_signature.as_deref());
+        let texts = [call.id.as_deref(), call.thought_signature.as_deref(), of_function];
+        let texts = sum(texts.into_iter().map(|text| self.optional(text)));
+        sum([Weight::fixed(TOOL_CALL), texts, name, forms, self.json_text(arguments)])
     }
 
     fn function(&self, function: &Function) -> Weight {
@@ -201,9 +225,13 @@ impl Scale<'_> {
     }
 
     fn schema(&self, schema: Option<&Schema>) -> Weight {
-        let Some(schema) = schema else { return Weight::default() };
-        let marks = occurrences(schema.text(), |byte| matches!(byte, b'{' | b'[' | b',' | b':' | b'\\'));
-        self.json_text(schema.text()).plus(Weight::fixed(marks.saturating_mul(MARK)))
+        schema.map(|schema| self.document(schema.text())).unwrap_or_default()
+    }
+
+    /// JSON that may be written anew in another form.
+    fn document(&self, json: &str) -> Weight {
+        let marks = occurrences(json, |byte| matches!(byte, b'{' | b'[' | b',' | b':' | b'\\'));
+        self.json_text(json).plus(Weight::fixed(marks.saturating_mul(MARK)))
     }
 
     /// Text that an unknown template may print within JSON.

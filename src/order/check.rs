@@ -9,7 +9,7 @@ use crate::plan::Plan;
 
 use super::fault::{Checked, Fault};
 use super::image;
-use super::wire::{Function, Message, Part, Request, ResponseFormat, TextOr, Tool, ToolCall, ToolChoice};
+use super::wire::{Function, Message, Part, Request, ResponseFormat, TextOr, Tool, ToolCall, ToolChoice, Unknown};
 
 /// The highest output cap that is taken for one.
 const CAP_MAX: i64 = 1 << 31;
@@ -45,11 +45,17 @@ pub(super) fn request(request: &Request, plan: &Plan) -> Checked {
     free_of_charge(request)
 }
 
-fn known(unknown: Option<&str>) -> Checked {
+fn known(unknown: Option<&Unknown>) -> Checked {
     match unknown {
         None => Ok(()),
-        Some(name) => Err(Fault::unsupported(name, "is not supported: remove it")),
+        Some(Unknown { name, .. }) => Err(Fault::unsupported(name, "is not supported: remove it")),
     }
+}
+
+/// In a message of the model's, what says nothing may have any name: servers answer with empty members of their own, and
+/// what they answer can be sent back.
+fn known_or_empty(unknown: Option<&Unknown>, is_assistant: bool) -> Checked {
+    known(unknown.filter(|unknown| !(is_assistant && unknown.is_empty)))
 }
 
 /// Members that are accepted as long as they say what happens anyway.
@@ -88,28 +94,42 @@ fn each<T>(items: &[T], name: &str, check: impl Fn(&T) -> Checked) -> Checked {
 
 fn message(message: &Message) -> Checked {
     let role = role(message)?;
-    known(message.unknown.as_deref())?;
-    let assistant = role == "assistant";
-    only(message.tool_calls.is_some(), assistant, "tool_calls", "assistant")?;
-    only(message.refusal.is_some(), assistant, "refusal", "assistant")?;
+    let is_assistant = role == "assistant";
+    known_or_empty(message.unknown.as_deref(), is_assistant)?;
+    for (name, given) in of_assistants(message) {
+        only(given, is_assistant, name, "assistant")?;
+    }
     only(message.tool_call_id.is_some(), role == "tool", "tool_call_id", "tool")?;
-    annotations(message, assistant)?;
     if role == "tool" && message.tool_call_id.is_none() {
         return Err(Fault::missing("tool_call_id"));
     }
     if let Some(calls) = &message.tool_calls {
-        not_empty(&calls.0, "tool_calls")?;
         each(&calls.0, "tool_calls", tool_call)?;
     }
     match &message.content {
-        None if assistant && (message.tool_calls.is_some() || message.refusal.is_some()) => Ok(()),
+        // Servers leave it out or empty beside calls and thoughts, and where nothing was left to be said.
+        None if is_assistant => Ok(()),
         None => Err(Fault::missing("content")),
         Some(TextOr::Text(_)) => Ok(()),
-        Some(TextOr::Other(parts)) => {
-            not_empty(&parts.0, "content")?;
-            each(&parts.0, "content", |item| part(item, role))
-        }
+        Some(TextOr::Other(parts)) if parts.0.is_empty() && !is_assistant => not_empty(&parts.0, "content"),
+        Some(TextOr::Other(parts)) => each(&parts.0, "content", |item| part(item, role)),
     }
+}
+
+/// What only the model's messages have, and whether this one has it.
+fn of_assistants(message: &Message) -> [(&'static str, bool); 10] {
+    [
+        ("tool_calls", message.tool_calls.is_some()),
+        ("refusal", message.refusal.is_some()),
+        ("reasoning", message.reasoning.is_some()),
+        ("reasoning_content", message.reasoning_content.is_some()),
+        ("reasoning_details", message.reasoning_details.is_some()),
+        ("thinking_blocks", message.thinking_blocks.is_some()),
+        ("extra_content", message.extra_content.is_some()),
+        ("provider_specific_fields", message.provider_specific_fields.is_some()),
+        ("annotations", message.annotations.is_some()),
+        ("parsed", message.parsed.is_some()),
+    ]
 }
 
 fn role(message: &Message) -> Result<&str, Fault> {
@@ -128,16 +148,6 @@ fn only(given: bool, allowed: bool, name: &str, role: &str) -> Checked {
     Ok(())
 }
 
-/// OpenAI's own libraries send a message of the model's back with its (empty) annotations. They are dropped.
-fn annotations(message: &Message, assistant: bool) -> Checked {
-    match &message.annotations {
-        Some(list) if !assistant || !list.0.is_empty() => {
-            Err(Fault::unsupported("annotations", "is not supported: remove it"))
-        }
-        _ => Ok(()),
-    }
-}
-
 fn not_empty<T>(items: &[T], name: &str) -> Checked {
     if items.is_empty() { Err(Fault::invalid(name, "must not be empty: fill it or remove it")) } else { Ok(()) }
 }
@@ -146,16 +156,25 @@ fn part(part: &Part, role: &str) -> Checked {
     let kind = part.kind.as_deref().ok_or_else(|| Fault::missing("type"))?;
     let allowed = match kind {
         "text" => true,
-        "refusal" => role == "assistant",
+        "refusal" | "thinking" => role == "assistant",
         "image_url" => role == "user",
         _ => return Err(Fault::unsupported("type", "must be `text` or `image_url`: nothing else is supported")),
     };
     if !allowed {
         return Err(Fault::invalid("type", format!("cannot be `{kind}` in a message of role `{role}`")));
     }
-    known(part.unknown.as_deref())?;
-    let members =
-        [("text", part.text.is_some()), ("refusal", part.refusal.is_some()), ("image_url", part.image_url.is_some())];
+    known_or_empty(part.unknown.as_deref(), role == "assistant")?;
+    let members = [
+        ("text", part.text.is_some()),
+        ("refusal", part.refusal.is_some()),
+        ("image_url", part.image_url.is_some()),
+        ("thinking", part.thinking.is_some()),
+    ];
+    for (name, given) in [("signature", part.signature.is_some()), ("closed", part.closed.is_some())] {
+        if given && kind != "thinking" {
+            return Err(Fault::invalid(name, "belongs to a part of type `thinking` only: remove it"));
+        }
+    }
     for (name, given) in members {
         match (given, name == kind) {
             (false, true) => return Err(Fault::missing(name)),
@@ -170,11 +189,11 @@ fn part(part: &Part, role: &str) -> Checked {
 
 fn tool_call(call: &ToolCall) -> Checked {
     is_function(call.kind.as_deref())?;
-    known(call.unknown.as_deref())?;
+    known_or_empty(call.unknown.as_deref(), true)?;
     call.id.as_ref().ok_or_else(|| Fault::missing("id"))?;
     let function = call.function.as_ref().ok_or_else(|| Fault::missing("function"))?;
     let checked = || {
-        known(function.unknown.as_deref())?;
+        known_or_empty(function.unknown.as_deref(), true)?;
         function_name(function.name.as_deref())?;
         function.arguments.as_ref().map_or_else(|| Err(Fault::missing("arguments")), |_| Ok(()))
     };

@@ -56,7 +56,7 @@ pub(super) fn tokens_max(model: &str, image: &ImageUrl) -> u64 {
 /// An image that may be passed on: a PNG, JPEG, WebP or GIF inline, or a public `https:` URL.
 pub(super) fn check(image: &ImageUrl) -> Checked {
     if let Some(name) = &image.unknown {
-        return Err(Fault::unsupported(name.as_str(), "is not supported: remove it"));
+        return Err(Fault::unsupported(&name.name, "is not supported: remove it"));
     }
     match image.detail.as_deref() {
         None | Some("auto" | "low" | "high") => {}

@@ -9,11 +9,13 @@ mod check;
 mod fault;
 mod image;
 mod reasoning;
+mod said;
 mod schema;
 #[cfg(test)]
 mod tests;
 mod wire;
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::fmt;
 
@@ -30,7 +32,7 @@ use crate::tokens;
 
 use bound::Weight;
 use fault::{Fault, tidy};
-use wire::{Request, StreamOptions};
+use wire::{Message, Request, StreamOptions};
 
 /// How many model names a refusal lists.
 const LISTED_MODELS_MAX: usize = 20;
@@ -57,6 +59,8 @@ pub struct Order {
     price: Price,
     choices: u32,
     output_cap: u32,
+    /// The model's thoughts are sent back to it.
+    has_thoughts: bool,
     /// The caller named its cap `max_completion_tokens`.
     modern_cap: bool,
     wants_usage: bool,
@@ -91,13 +95,15 @@ impl Order {
         check::request(&request, terms.plan)?;
         let (model, price) = model(request.model.as_deref(), terms)?;
         let is_plain = reasoning::settle(&mut request, (model, price), terms);
-        let weight = Weight::in_bytes(&request, model, price.tokenizer);
         let modern_cap = request.max_completion_tokens.is_some();
         let cap = request.max_completion_tokens.or(request.max_tokens);
         let cap = cap.and_then(|cap| u32::try_from(cap).ok()).unwrap_or(u32::MAX);
         let options = request.stream_options.take();
         said_anew(&mut request);
+        let weight = Weight::in_bytes(&request, model, price.tokenizer);
+        let has_thoughts = request.messages.iter().flat_map(|list| &list.0).any(Message::has_thoughts);
         Ok(Self {
+            has_thoughts,
             model: model.to_owned(),
             price: price.clone(),
             choices: request.n.and_then(|n| u32::try_from(n).ok()).unwrap_or(1),
@@ -238,9 +244,14 @@ impl Order {
         let cap = output_cap.min(self.output_cap);
         let openai = dialect == Dialect::Openai;
         let modern = openai || self.modern_cap;
+        let request = if openai && self.has_thoughts {
+            Cow::Owned(without_thoughts(&self.request))
+        } else {
+            Cow::Borrowed(&self.request)
+        };
         let outgoing = Outgoing {
             model: &self.model,
-            request: &self.request,
+            request: &request,
             max_completion_tokens: modern.then_some(cap),
             max_tokens: (!modern).then_some(cap),
             stream_options: self.stream().then_some(StreamOptions { include_usage: Some(true), unknown: None }),
@@ -292,8 +303,17 @@ fn said_anew(request: &mut Request) {
     request.modalities = None;
     request.user = None;
     for message in request.messages.iter_mut().flat_map(|list| &mut list.0) {
-        message.annotations = None;
+        message.tidy();
     }
+}
+
+/// For OpenAI, which refuses members that others have.
+fn without_thoughts(request: &Request) -> Request {
+    let mut request = request.clone();
+    for message in request.messages.iter_mut().flat_map(|list| &mut list.0) {
+        message.forget_thoughts();
+    }
+    request
 }
 
 fn read(body: &[u8]) -> Result<Request, Refusal> {

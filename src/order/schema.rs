@@ -1,4 +1,4 @@
-//! A JSON Schema within a request: free in form, and unambiguous.
+//! JSON that is free in form within a request, and unambiguous: a JSON Schema, and what servers add to their answers.
 //!
 //! It is kept as text, because the order of its members matters to the model. So that it cannot say one thing to us and
 //! another to whoever reads it next, it has no doubled members, no lone surrogates, no numbers out of range and at most
@@ -50,20 +50,59 @@ impl<'de> Deserialize<'de> for Schema {
         if !raw.get().starts_with('{') {
             return Err(D::Error::custom("must be an object: a JSON Schema"));
         }
-        let mut reader = serde_json::Deserializer::from_str(raw.get());
-        let members = Cell::new(MEMBERS_MAX);
-        Unambiguous { depth: 1, members: &members }
-            .deserialize(&mut reader)
-            .map_err(|fault| D::Error::custom(schema_fault(&fault)))?;
-        RawValue::from_string(without_blanks(raw.get())).map(Self).map_err(D::Error::custom)
+        unambiguous(&raw, "a JSON Schema").map(Self)
     }
 }
 
+/// Any JSON value: what a server said in a form of its own, and wants to have back.
+#[derive(Clone)]
+pub(super) struct Json(Box<RawValue>);
+
+impl Json {
+    /// As it is sent.
+    pub(super) fn text(&self) -> &str {
+        self.0.get()
+    }
+
+    /// It says nothing, as far as one sees without looking inside.
+    pub(super) fn is_empty(&self) -> bool {
+        matches!(self.text(), "[]" | "{}" | "\"\"" | "false")
+    }
+}
+
+impl PartialEq for Json {
+    fn eq(&self, other: &Self) -> bool {
+        self.text() == other.text()
+    }
+}
+
+impl Serialize for Json {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Json {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        unambiguous(&Box::<RawValue>::deserialize(deserializer)?, "JSON").map(Self)
+    }
+}
+
+/// The value without blanks, if it can be understood in one way only.
+fn unambiguous<E: Error>(raw: &RawValue, what: &str) -> Result<Box<RawValue>, E> {
+    let mut reader = serde_json::Deserializer::from_str(raw.get());
+    let members = Cell::new(MEMBERS_MAX);
+    Unambiguous { depth: 1, members: &members }
+        .deserialize(&mut reader)
+        .map_err(|fault| E::custom(json_fault(&fault, what)))?;
+    RawValue::from_string(without_blanks(raw.get())).map_err(E::custom)
+}
+
 /// Ours start with `must`; the parser's own say what is wrong with the JSON and quote nothing.
-fn schema_fault(fault: &serde_json::Error) -> String {
+fn json_fault(fault: &serde_json::Error, what: &str) -> String {
     let text = fault.to_string();
     let text = text.split(" at line ").next().unwrap_or_default();
-    if text.starts_with("must ") { text.to_owned() } else { format!("must be a JSON Schema: {text}") }
+    if text.starts_with("must ") { text.to_owned() } else { format!("must be {what}: {text}") }
 }
 
 /// Reads any JSON value and keeps nothing of it, but refuses what two readers could understand in two ways.

@@ -238,16 +238,90 @@ fn null_is_absent() {
 #[test]
 fn a_message_that_the_model_sent_can_be_sent_back() {
     let order = message(json!({
-        "role": "assistant", "content": "Hi", "refusal": null, "annotations": [], "audio": null, "function_call": null,
-        "tool_calls": null
-    }));
-    assert_eq!(
-        sent(&order.unwrap(), Dialect::Compatible)["messages"][0],
-        json!({"role": "assistant", "content": "Hi"})
-    );
-    unsupported(message(json!({"role": "assistant", "content": "Hi", "annotations": [{}]})), "messages[0].annotations");
-    unsupported(message(json!({"role": "user", "content": "Hi", "annotations": []})), "messages[0].annotations");
+        "role": "assistant", "content": "Hi", "refusal": null, "annotations": [{"type": "url_citation"}], "audio": null,
+        "function_call": null, "tool_calls": [], "parsed": {"a": [1]}, "prefix": false, "citations": [], "note": "",
+        "meta": {"refusal": null}, "reasoning_content": "", "reasoning_details": [], "extra_content": null
+    }))
+    .unwrap();
+    for dialect in [Dialect::Compatible, Dialect::Openai] {
+        assert_eq!(sent(&order, dialect)["messages"][0], json!({"role": "assistant", "content": "Hi"}));
+    }
+    unsupported(message(json!({"role": "user", "content": "Hi", "note": ""})), "messages[0].note");
+    invalid(message(json!({"role": "user", "content": "Hi", "annotations": []})), "messages[0].annotations");
     unsupported(message(json!({"role": "assistant", "audio": {"id": "a"}, "content": ""})), "messages[0].audio");
+    for note in [json!("a"), json!(0), json!(true), json!([0]), json!({"a": ""}), json!([[]])] {
+        unsupported(message(json!({"role": "assistant", "content": "Hi", "z": null, "note": note})), "messages[0].note");
+    }
+}
+
+/// An answer with everything that servers add to one, as it is sent back.
+fn thoughtful() -> Value {
+    json!({
+        "role": "assistant", "content": [
+            {"type": "thinking", "thinking": [{"type": "text", "text": "t1"}], "signature": "t2", "closed": true},
+            {"type": "text", "text": "Hi"},
+        ],
+        "reasoning": "t3", "reasoning_content": "t4", "reasoning_details": [{"type": "reasoning.text", "text": "t5"}],
+        "thinking_blocks": [{"thinking": "t6"}], "extra_content": {"google": {"thought_signature": "t7"}},
+        "provider_specific_fields": {"a": "t8"},
+        "tool_calls": [{
+            "id": "c", "type": "function", "extra_content": {"google": {"thought_signature": "t9"}},
+            "provider_specific_fields": {"a": "t10"}, "thought_signature": "t11",
+            "function": {"name": "f", "arguments": "{}", "provider_specific_fields": {"a": "t12"}, "thought_signature": "t13"},
+        }],
+    })
+}
+
+#[test]
+fn thoughts_go_back_to_servers_that_had_them_and_not_to_openai() {
+    let order = message(thoughtful()).unwrap();
+    assert_eq!(sent(&order, Dialect::Compatible)["messages"][0], thoughtful());
+    let call = json!({"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}});
+    let plain = json!({"role": "assistant", "content": [{"type": "text", "text": "Hi"}], "tool_calls": [call]});
+    assert_eq!(sent(&order, Dialect::Openai)["messages"][0], plain);
+    let mut only = thoughtful();
+    only["content"].as_array_mut().unwrap().truncate(1);
+    only["tool_calls"] = json!([]);
+    let order = message(only).unwrap();
+    assert_eq!(sent(&order, Dialect::Openai)["messages"][0], json!({"role": "assistant", "content": ""}));
+    for name in ["reasoning", "reasoning_content", "reasoning_details", "thinking_blocks", "extra_content", "parsed"] {
+        for role in ["user", "system", "tool"] {
+            let value = if name.ends_with("content") || name == "reasoning" { json!("a") } else { json!([1]) };
+            let said = json!({"role": role, "content": "Hi", "tool_call_id": "c", name: value});
+            invalid(message(said), &format!("messages[0].{name}"));
+        }
+    }
+    invalid(message(json!({"role": "assistant", "reasoning": {"a": 1}})), "messages[0].reasoning");
+}
+
+#[test]
+fn what_libraries_make_of_an_answer_is_dropped() {
+    let call = json!({"id": "c", "type": "function", "function": {"name": "f", "arguments": "{\"a\":1}"}});
+    let mut made = call.clone();
+    made["index"] = json!(0);
+    made["function"]["parsed_arguments"] = json!({"a": 1});
+    made["caller"] = json!({});
+    let order = message(json!({"role": "assistant", "content": [], "parsed": null, "tool_calls": [made]})).unwrap();
+    let expected = json!({"role": "assistant", "tool_calls": [call]});
+    assert_eq!(sent(&order, Dialect::Compatible)["messages"][0], expected);
+    let mut unknown = call;
+    unknown["function"]["x"] = json!([null, 1]);
+    unsupported(
+        message(json!({"role": "assistant", "tool_calls": [unknown]})),
+        "messages[0].tool_calls[0].function.x",
+    );
+}
+
+#[test]
+fn every_thought_is_weighed() {
+    let text = "Ünïcode 👩‍👩‍👧 \"quoted\" {\"a\":[1,2]}\n\n\t x".repeat(20);
+    let bytes = |message_of: Value| message(message_of).unwrap().ask(1).input_tokens;
+    let base = bytes(thoughtful());
+    for number in 1..=13 {
+        let long = thoughtful().to_string().replace(&format!("\"t{number}\""), &json!(text).to_string());
+        let weight = bytes(serde_json::from_str(&long).unwrap());
+        assert!(weight + 4 >= base + tokens::bytes_bound(&text), "t{number}");
+    }
 }
 
 #[test]
@@ -261,8 +335,9 @@ fn messages_are_checked_by_role() {
     invalid(message(json!({"role": "user", "content": []})), "messages[0].content");
     invalid(message(json!({"role": "user", "content": 1})), "messages[0].content");
     invalid(message(json!({"role": "user", "content": {"type": "text", "text": "Hi"}})), "messages[0].content");
-    invalid(message(json!({"role": "assistant"})), "messages[0].content");
-    invalid(message(json!({"role": "assistant", "tool_calls": []})), "messages[0].tool_calls");
+    // A server that spent its cap on thoughts answers without content, and that can be sent back.
+    message(json!({"role": "assistant"})).unwrap();
+    message(json!({"role": "assistant", "content": null, "tool_calls": []})).unwrap();
     invalid(message(json!({"role": "user", "content": "Hi", "tool_calls": [{}]})), "messages[0].tool_calls");
     invalid(message(json!({"role": "user", "content": "Hi", "refusal": "No"})), "messages[0].refusal");
     invalid(message(json!({"role": "user", "content": "Hi", "tool_call_id": "a"})), "messages[0].tool_call_id");

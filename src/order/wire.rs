@@ -1,7 +1,7 @@
 //! The request as it is written: every member that may be passed on, by OpenAI's names.
 //!
-//! Read strictly: an object is an object (never an array of its values), a known member stands once. Members nobody knows are noted and refused by `check`, which knows their path; their values
-//! are skipped. `null` is the same as absent. What is written out again is what was understood, never the caller's bytes.
+//! Read strictly: an object is an object (never an array of its values), a known member stands once. Members nobody knows
+//! are noted and refused by `check`, which knows their path; their values are skipped. `null` is the same as absent. What is written out again is what was understood, never the caller's bytes.
 
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
@@ -15,7 +15,7 @@ use serde::de::{Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Number;
 
-use super::schema::Schema;
+use super::schema::{Json, Schema};
 
 /// How many messages a request may have.
 const MESSAGES_MAX: usize = 2048;
@@ -27,8 +27,6 @@ const STOPS_MAX: usize = 4;
 const TOOLS_MAX: usize = 128;
 /// How many calls of tools a message may hold.
 const TOOL_CALLS_MAX: usize = 128;
-/// How many annotations a message may carry along.
-const ANNOTATIONS_MAX: usize = 128;
 /// How many modalities are read.
 const MODALITIES_MAX: usize = 8;
 /// How many messages, parts, tools and calls a request may have, all together. Three bytes of a body (`{},`) may become a
@@ -97,7 +95,7 @@ macro_rules! object {
             $(#[serde(rename = $wire, skip_serializing_if = "Option::is_none")]
             pub(super) $field: Option<$kind>,)+
             #[serde(skip)]
-            pub(super) unknown: Option<String>,
+            pub(super) unknown: Option<Box<Unknown>>,
         }
 
         impl<'de> Deserialize<'de> for $name {
@@ -163,7 +161,7 @@ object! {
 }
 
 object! {
-    /// A message of any role.
+    /// A message of any role. The last two are in messages that OpenAI's own libraries send back; they are dropped.
     Message {
         role = "role": Word,
         content = "content": TextOr<List<Part, PARTS_MAX>>,
@@ -171,18 +169,28 @@ object! {
         refusal = "refusal": String,
         tool_calls = "tool_calls": List<ToolCall, TOOL_CALLS_MAX>,
         tool_call_id = "tool_call_id": String,
-        annotations = "annotations": List<IgnoredItem, ANNOTATIONS_MAX>,
+        reasoning = "reasoning": String,
+        reasoning_content = "reasoning_content": String,
+        reasoning_details = "reasoning_details": Json,
+        thinking_blocks = "thinking_blocks": Json,
+        extra_content = "extra_content": Json,
+        provider_specific_fields = "provider_specific_fields": Json,
+        annotations = "annotations": Ignored,
+        parsed = "parsed": Ignored,
     }
 }
 
 object! {
-    /// A part of a message's content.
+    /// A part of a message's content. The last three are Mistral's and Anthropic's way to tell of thoughts.
     Part {
         kind = "type": Word,
         text = "text": String,
         refusal = "refusal": String,
         // Rare, and larger than all the rest of a part.
         image_url = "image_url": Box<ImageUrl>,
+        thinking = "thinking": Json,
+        signature = "signature": Box<str>,
+        closed = "closed": bool,
     }
 }
 
@@ -195,19 +203,26 @@ object! {
 }
 
 object! {
-    /// A call of a tool that the model made earlier.
+    /// A call of a tool that the model made earlier. `index` is a mark of streams and is dropped.
     ToolCall {
         id = "id": String,
         kind = "type": Word,
         function = "function": CalledFunction,
+        extra_content = "extra_content": Json,
+        provider_specific_fields = "provider_specific_fields": Json,
+        thought_signature = "thought_signature": String,
+        index = "index": Ignored,
     }
 }
 
 object! {
-    /// The function of a call, and its arguments as the model wrote them.
+    /// The function of a call, and its arguments as the model wrote them. What a library made of them is dropped.
     CalledFunction {
         name = "name": String,
         arguments = "arguments": String,
+        provider_specific_fields = "provider_specific_fields": Json,
+        thought_signature = "thought_signature": String,
+        parsed_arguments = "parsed_arguments": Ignored,
     }
 }
 
@@ -374,16 +389,85 @@ fn read_member<'de, T: Deserialize<'de>, A: MapAccess<'de>>(
 }
 
 fn read_unknown<'de, A: MapAccess<'de>>(
-    unknown: &mut Option<String>,
+    unknown: &mut Option<Box<Unknown>>,
     name: Cow<'_, str>,
     map: &mut A,
 ) -> Result<(), A::Error> {
-    let value: Option<IgnoredAny> = map.next_value()?;
-    let says_nothing = value.is_none() && MAY_BE_NULL.contains(&name.as_ref());
-    if !says_nothing && unknown.is_none() {
-        *unknown = Some(name.into_owned());
+    let value: Option<Said> = map.next_value()?;
+    let is_null = value.is_none();
+    let is_empty = value.is_none_or(|Said(anything)| !anything);
+    let says_nothing = is_null && MAY_BE_NULL.contains(&name.as_ref());
+    if !says_nothing && unknown.as_ref().is_none_or(|first| first.is_empty && !is_empty) {
+        *unknown = Some(Box::new(Unknown { name: name.into_owned(), is_empty }));
     }
     Ok(())
+}
+
+/// A member that nobody knows: the first with content, or else the first.
+#[derive(Clone, PartialEq)]
+pub(super) struct Unknown {
+    pub(super) name: String,
+    /// Its value says nothing: `null`, `false`, an empty text, or a list or object of nothing but nulls.
+    pub(super) is_empty: bool,
+}
+
+/// Whether a value says anything. It is not kept.
+struct Said(bool);
+
+impl<'de> Deserialize<'de> for Said {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Anything)
+    }
+}
+
+struct Anything;
+
+impl<'de> Visitor<'de> for Anything {
+    type Value = Said;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Said, E> {
+        Ok(Said(false))
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Said, E> {
+        Ok(Said(value))
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Said, E> {
+        Ok(Said(true))
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Said, E> {
+        Ok(Said(true))
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Said, E> {
+        Ok(Said(true))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Said, E> {
+        Ok(Said(!text.is_empty()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Said, A::Error> {
+        let mut said = false;
+        while let Some(item) = seq.next_element::<Option<IgnoredAny>>()? {
+            said |= item.is_some();
+        }
+        Ok(Said(said))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Said, A::Error> {
+        let mut said = false;
+        while let Some((_, value)) = map.next_entry::<IgnoredAny, Option<IgnoredAny>>()? {
+            said |= value.is_some();
+        }
+        Ok(Said(said))
+    }
 }
 
 /// An array of at most `MOST` items; the rest of a longer one is not even read.
@@ -432,12 +516,13 @@ fn count_item<E: Error>() -> Result<(), E> {
     Ok(())
 }
 
-/// An item that is counted and not kept.
+/// A value that is taken and not kept.
 #[derive(Clone, PartialEq, Deserialize)]
 #[serde(transparent)]
-pub(super) struct IgnoredItem(IgnoredAny);
+pub(super) struct Ignored(IgnoredAny);
 
-impl Serialize for IgnoredItem {
+/// It is never written: whatever holds one drops it first.
+impl Serialize for Ignored {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_unit()
     }

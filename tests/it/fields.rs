@@ -304,3 +304,74 @@ async fn usage_is_always_asked_for_and_reaches_only_who_asked() {
     assert!(door.upstream.last().seen.body.get("stream_options").is_none());
     door.close().await;
 }
+
+/// A conversation as clients send it back: with what vLLM, OpenRouter and Gemini answer, and what libraries add.
+fn sent_back() -> Value {
+    let call = json!({
+        "id": "c1", "index": 0, "type": "function", "extra_content": {"google": {"thought_signature": "sig"}},
+        "function": {"name": "clock", "arguments": "{}", "parsed_arguments": {}},
+    });
+    json!([
+        {"role": "user", "content": "what time is it?"},
+        {"role": "assistant", "content": null, "reasoning_content": "I ask the clock.", "refusal": null, "audio": null,
+         "annotations": [], "function_call": null, "tool_calls": [call], "provider_note": {"a": null}},
+        {"role": "tool", "tool_call_id": "c1", "content": "noon"},
+        {"role": "assistant", "content": [], "tool_calls": [], "reasoning": "Noon.",
+         "reasoning_details": [{"type": "reasoning.text", "text": "Noon.", "index": 0}]},
+        {"role": "assistant", "content": "{\"a\":1}", "parsed": {"a": 1}, "tool_calls": [], "prefix": false},
+        {"role": "user", "content": "thanks"},
+    ])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_server_answered_can_be_sent_back_to_it_and_counts_as_prompt() {
+    let local = r#"
+        [[upstreams]]
+        name = "local"
+        base_url = "{upstream}"
+        api_key_env = "OPENAI_API_KEY"
+        models = ["*"]
+        dialect = "compatible"
+        "#;
+    let door = Door::open(Settings::new().with(local)).await;
+    let alice = door.user("alice");
+    alice.ask(json!({"model": "gpt-4o-mini", "messages": sent_back()})).await.expect(200);
+    let sent = door.upstream.last().seen.body["messages"].clone();
+    let call = json!({
+        "id": "c1", "type": "function", "extra_content": {"google": {"thought_signature": "sig"}},
+        "function": {"name": "clock", "arguments": "{}"},
+    });
+    assert_eq!(
+        sent,
+        json!([
+            {"role": "user", "content": "what time is it?"},
+            {"role": "assistant", "reasoning_content": "I ask the clock.", "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "c1", "content": "noon"},
+            {"role": "assistant", "content": "", "reasoning": "Noon.",
+             "reasoning_details": [{"type": "reasoning.text", "text": "Noon.", "index": 0}]},
+            {"role": "assistant", "content": "{\"a\":1}"},
+            {"role": "user", "content": "thanks"},
+        ])
+    );
+    let mut long = sent_back();
+    long[1]["reasoning_content"] = json!("a thought ".repeat(40_000));
+    let refused = alice.ask(json!({"model": "gpt-4o-mini", "messages": long})).await.refused(400, "invalid_request");
+    assert_eq!(refused.json()["error"]["param"], "messages", "a thought is prompt: {}", refused.text());
+    door.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn openai_gets_a_message_back_without_the_thoughts_of_other_servers() {
+    let door = Door::open(Settings::new()).await;
+    let alice = door.user("alice");
+    alice.ask(json!({"model": "gpt-4o-mini", "messages": sent_back()})).await.expect(200);
+    let sent = door.upstream.last().seen.body["messages"].clone();
+    let call = json!({"id": "c1", "type": "function", "function": {"name": "clock", "arguments": "{}"}});
+    assert_eq!(sent[1], json!({"role": "assistant", "tool_calls": [call]}));
+    assert_eq!(sent[3], json!({"role": "assistant", "content": ""}));
+    assert_eq!(sent[4], json!({"role": "assistant", "content": "{\"a\":1}"}));
+    let unknown = json!([{"role": "assistant", "content": "a", "mood": "glad"}]);
+    let refused = alice.ask(json!({"messages": unknown})).await.refused(400, "unsupported_field");
+    assert_eq!(refused.json()["error"]["param"], "messages[0].mood");
+    door.close().await;
+}
