@@ -32,12 +32,8 @@ impl Message {
     /// It holds thoughts, or what belongs to them.
     pub(super) fn has_thoughts(&self) -> bool {
         let texts = [&self.reasoning, &self.reasoning_content];
-        let forms = [
-            &self.reasoning_details,
-            &self.thinking_blocks,
-            &self.extra_content,
-            &self.provider_specific_fields,
-        ];
+        let forms =
+            [&self.reasoning_details, &self.thinking_blocks, &self.extra_content, &self.provider_specific_fields];
         let calls = self.tool_calls.iter().flat_map(|calls| &calls.0);
         texts.iter().any(|text| text.is_some())
             || forms.iter().any(|form| form.is_some())

@@ -250,7 +250,10 @@ fn a_message_that_the_model_sent_can_be_sent_back() {
     invalid(message(json!({"role": "user", "content": "Hi", "annotations": []})), "messages[0].annotations");
     unsupported(message(json!({"role": "assistant", "audio": {"id": "a"}, "content": ""})), "messages[0].audio");
     for note in [json!("a"), json!(0), json!(true), json!([0]), json!({"a": ""}), json!([[]])] {
-        unsupported(message(json!({"role": "assistant", "content": "Hi", "z": null, "note": note})), "messages[0].note");
+        unsupported(
+            message(json!({"role": "assistant", "content": "Hi", "z": null, "note": note})),
+            "messages[0].note",
+        );
     }
 }
 
@@ -306,10 +309,7 @@ fn what_libraries_make_of_an_answer_is_dropped() {
     assert_eq!(sent(&order, Dialect::Compatible)["messages"][0], expected);
     let mut unknown = call;
     unknown["function"]["x"] = json!([null, 1]);
-    unsupported(
-        message(json!({"role": "assistant", "tool_calls": [unknown]})),
-        "messages[0].tool_calls[0].function.x",
-    );
+    unsupported(message(json!({"role": "assistant", "tool_calls": [unknown]})), "messages[0].tool_calls[0].function.x");
 }
 
 #[test]
