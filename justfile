@@ -58,6 +58,10 @@ docker *ARGS:
 sdk:
     scripts/sdk-check.sh
 
+# LangChain, pydantic-ai, openai-agents, instructor, LlamaIndex, Vercel's ai and more, each against two manners of upstream
+sdk-matrix *ARGS:
+    scripts/sdk-matrix.sh {{ARGS}}
+
 # Both listeners against what they say of themselves, with schemathesis.
 api:
     scripts/api-check.sh

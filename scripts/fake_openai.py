@@ -10,6 +10,9 @@ It does not know a language: it answers with numbered words. What it should do i
     [[cut=3]]      break the connection after so many words of a stream
     [[error=3]]    send an error event after so many words of a stream, and end it
 
+With `--manner vllm` it speaks as vLLM does with a reasoning model: `reasoning_content` before the text, usage only where
+it is asked for, errors as {"object": "error", …}, and 400 to what only OpenAI knows (`store`, `safety_identifier`, …).
+
 Invariant: each request it served is one line of JSON in the log, with the usage that it would bill. That log is the
 ground truth that a ledger is compared with: a stream whose reader left is billed in full, as if it had been read.
 """
@@ -27,6 +30,11 @@ MODELS = [
 ]
 # OpenAI names the dated model that it used, not the alias that was asked for.
 DATED = {"gpt-4o-mini": "gpt-4o-mini-2024-07-18", "gpt-4o": "gpt-4o-2024-08-06"}
+
+# What OpenAI is told and no other server knows.
+OPENAIS_OWN = ("store", "safety_identifier", "service_tier", "max_completion_tokens")
+# What the reasoning model of vLLM's manner thinks, a token a word.
+THOUGHTS = ["Let", " me", " think", "."]
 
 REFUSALS = {
     400: ("invalid_request_error", "context_length_exceeded", "Your messages are too long for this model."),
@@ -93,15 +101,19 @@ def usage_of(messages, completion_tokens):
 class Answer:
     """What one request gets: the words or the tool call, and the usage."""
 
-    def __init__(self, body):
+    def __init__(self, body, manner="openai"):
         self.messages = body["messages"]
+        self.thoughts = THOUGHTS if manner == "vllm" else []
         self.wants = directives(self.messages)
         self.tool_calls = None
         self.words = self._words(body)
         cap = body.get("max_completion_tokens") or body.get("max_tokens") or 1 << 31
         self.finish = "tool_calls" if self.tool_calls else "length" if len(self.words) > cap else "stop"
         self.words = self.words[:cap]
-        self.usage = usage_of(self.messages, len(self.words) or 12)
+        self.usage = usage_of(self.messages, len(self.thoughts) + (len(self.words) or 12))
+        if self.thoughts:
+            # vLLM does not tell what it thought, and what it cached only if it is started so.
+            self.usage = {name: value for name, value in self.usage.items() if not name.endswith("_details")}
 
     def _words(self, body):
         last = self.messages[-1]
@@ -122,10 +134,13 @@ class Answer:
 
     def deltas(self):
         """The deltas of a stream, one token each; a tool call comes in two, its arguments cut in the middle."""
+        for thought in self.thoughts:
+            yield {"reasoning_content": thought}
         for n, word in enumerate(self.words):
             yield {"content": word if n == 0 else " " + word}
         for call in self.tool_calls or []:
-            first, second = '{"ci', 'ty":"Paris"}'
+            arguments = call["function"]["arguments"]
+            first, second = arguments[:4], arguments[4:]
             yield {"tool_calls": [{"index": 0, **call, "function": {**call["function"], "arguments": first}}]}
             yield {"tool_calls": [{"index": 0, "function": {"arguments": second}}]}
 
@@ -138,6 +153,7 @@ class Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     log = None
     key = ""
+    manner = "openai"
 
     def log_message(self, *_):
         """No access log: the request log says more."""
@@ -162,10 +178,15 @@ class Handler(BaseHTTPRequestHandler):
             self.refuse(404 if isinstance(body, dict) else 400, entry)
             return
         entry["sent"] = {name: value for name, value in body.items() if name != "messages"}
+        entry["thought"] = any(m.get("reasoning_content") or m.get("reasoning") for m in body["messages"])
         if self.headers.get("Authorization") != f"Bearer {self.key}":
             self.refuse(401, entry)
             return
-        answer = Answer(body)
+        strange = [name for name in OPENAIS_OWN if name in body]
+        if self.manner == "vllm" and strange:
+            self.refuse(400, entry, f"Extra inputs are not permitted: {strange[0]}")
+            return
+        answer = Answer(body, self.manner)
         if "status" in answer.wants:
             self.refuse(answer.wants["status"], entry)
             return
@@ -176,13 +197,18 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.whole(body, answer, entry)
 
-    def refuse(self, status, entry):
-        """OpenAI's error for a status, with what only the operator may see in headers and message."""
-        kind, code, message = REFUSALS.get(status, REFUSALS[500])
+    def refuse(self, status, entry, message=None):
+        """The error for a status, with what only the operator may see in headers and message."""
+        kind, code, usual = REFUSALS.get(status, REFUSALS[500])
+        message = message or usual
         headers = {"openai-organization": "org-canary", "Set-Cookie": "canary=1"}
         if status in (429, 503):
             headers["Retry-After"] = "7"
         self.log.write({**entry, "status": status})
+        if self.manner == "vllm":
+            error = {"object": "error", "message": message, "type": "BadRequestError", "param": None, "code": status}
+            self.send_json(status, error, headers)
+            return
         error = {"message": message, "type": kind, "param": "messages" if status == 400 else None, "code": code}
         self.send_json(status, {"error": error}, headers)
 
@@ -200,6 +226,8 @@ class Handler(BaseHTTPRequestHandler):
     def head(self, body, entry, kind):
         """The members that every completion and every chunk has."""
         model = DATED.get(body["model"], body["model"])
+        if self.manner == "vllm":
+            return {"id": entry["id"], "object": kind, "created": int(entry["at"]), "model": model}
         return {
             "id": entry["id"],
             "object": kind,
@@ -215,6 +243,9 @@ class Handler(BaseHTTPRequestHandler):
         message = {"role": "assistant", "content": answer.text(), "refusal": None, "annotations": []}
         if answer.tool_calls:
             message["tool_calls"] = answer.tool_calls
+        if answer.thoughts:
+            more = {"reasoning_content": "".join(answer.thoughts), "function_call": None, "audio": None}
+            message = {"tool_calls": [], **message, "annotations": None, **more}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": answer.finish}
         self.log.write({**entry, "usage": answer.usage, "read_to_end": True})
         completion = self.head(body, entry, "chat.completion")
@@ -238,7 +269,7 @@ class Handler(BaseHTTPRequestHandler):
         """Every event of a stream."""
         counted = bool((body.get("stream_options") or {}).get("include_usage"))
         chunk = self.head(body, entry, "chat.completion.chunk")
-        if counted:
+        if counted and self.manner == "openai":
             chunk["usage"] = None
 
         def choice(delta, finish=None):
@@ -284,10 +315,12 @@ def main():
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--bind", default="127.0.0.1", help="0.0.0.0 for callers in containers")
     parser.add_argument("--log", default=os.devnull, help="where each request is written, one object a line")
+    parser.add_argument("--manner", choices=["openai", "vllm"], default="openai", help="whose manner it has")
     parser.add_argument("--key", default="sk-standin", help="the only API key it takes")
     asked = parser.parse_args()
     Handler.log = Log(asked.log)
     Handler.key = asked.key
+    Handler.manner = asked.manner
     server = ThreadingHTTPServer((asked.bind, asked.port), Handler)
     server.daemon_threads = True
     print(f"http://127.0.0.1:{server.server_address[1]}/v1", flush=True)

@@ -62,10 +62,10 @@ def process(command, **options):
 
 
 @contextlib.contextmanager
-def fake_openai(folder, key):
+def fake_openai(folder, key, manner="openai"):
     """The stand-in of fake_openai.py: its base URL, and a function that reads its log."""
-    log = os.path.join(folder, "upstream.jsonl")
-    command = [sys.executable, os.path.join(HERE, "fake_openai.py"), "--log", log, "--key", key]
+    log = os.path.join(folder, f"upstream-{manner}.jsonl")
+    command = [sys.executable, os.path.join(HERE, "fake_openai.py"), "--log", log, "--key", key, "--manner", manner]
     with process(command, stdout=subprocess.PIPE, text=True) as child:
         yield child.stdout.readline().strip(), lambda: read_lines(log)
 
