@@ -48,7 +48,9 @@ export function timeChart(caption) {
     legend.hidden = next.series.length < 2;
     fill(legend, next.series.map((series) => h("span.key", h(`span.swatch.${series.kind}.fill-${series.colour}`), series.label)));
     fill(figures, table(caption, next.columns, next.labels.map((label, index) => ({ label, index }))));
-    nothing.hidden = next.series.some((series) => series.kind !== "limit" && series.values.some((value) => value > 0));
+    // A bar of zero is nothing; a line at zero is a figure.
+    const says = ({ kind, values }) => values.some((value) => (kind === "line" ? value !== null : value > 0));
+    nothing.hidden = next.series.some((series) => series.kind !== "limit" && says(series));
     canvas.hidden = details.hidden = !nothing.hidden;
     if (canvas.hidden) return;
     const data = [next.labels.map((_, index) => index), ...next.series.map((series) => series.values)];

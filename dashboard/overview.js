@@ -79,7 +79,7 @@ export function overviewPage({ main, session, overview: first }) {
     showBanner();
     fill(figures, ceilingFigure(), countFigures());
     showHealth();
-    if (loaded !== `${range} ${now.today.day}`) load();
+    if (loaded !== what()) load();
   }
 
   function showBanner() {
@@ -138,6 +138,11 @@ export function overviewPage({ main, session, overview: first }) {
         : empty("Not in use", "With your database configured, each charged request is handed to its log_request function."))));
   }
 
+  // What the charts are of. The first request of a day shows in them at once, as it does in the figures above them.
+  function what() {
+    return `${range} ${now.today.day} ${now.today.requests > 0} ${now.ttft_ms !== null}`;
+  }
+
   // The rest: sums over the chosen range. Asked for anew each minute.
   async function load() {
     gone.abort();
@@ -146,7 +151,7 @@ export function overviewPage({ main, session, overview: first }) {
     const to = now.today.day;
     const days = RANGES.find(([id]) => id === range)[2];
     const from = f.addDays(to, 1 - days);
-    loaded = `${range} ${to}`;
+    loaded = what();
     body.setAttribute("aria-busy", "true");
     try {
       const usage = (by, limit) => api("usage", { query: { by, from, to, limit }, signal });

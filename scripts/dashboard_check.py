@@ -244,7 +244,13 @@ def check_empty(run):
             ask(run.gate, str(uuid.uuid4()))
             figure = look.page.locator(".figure", has_text="Requests today").locator("dd").first
             page_expects(figure).to_have_text("1")
+            # What the figures tell of, the charts show: the answer began within milliseconds.
+            page_expects(look.page.locator(".uplot canvas")).to_have_count(3)
+            page_expects(look.page.locator(".nothing:visible")).to_have_count(0)
             look.is_clean("the overview after a request")
+            look.page.get_by_role("button", name="Today", exact=True).click()
+            page_expects(look.page.locator("figure", has_text="Time to first token").locator("tbody tr")).to_have_count(24)
+            page_expects(look.page.locator(".nothing:visible")).to_have_count(0)
 
     def phone():
         with run.look(width=360, height=740, scheme="dark") as look:

@@ -216,10 +216,10 @@ pub fn series(reports: &Reports, steps: &Steps) -> Result<Series, Failure> {
     Ok(Series { step: steps.step, rows: told })
 }
 
-/// The median of each step, off a histogram whose bars are a twentieth wide.
+/// The median of each step, off a histogram whose bars are a millisecond wide below 100 ms and a twentieth above.
 fn medians(reports: &Reports, steps: &Steps) -> Result<Vec<Option<i64>>, Failure> {
     let sql = "select (started_at - $1) / $2 as bucket,
-                      case when ttft_ms < 100 then ttft_ms / 5 * 5 when ttft_ms < 1000 then ttft_ms / 50 * 50
+                      case when ttft_ms < 100 then ttft_ms when ttft_ms < 1000 then ttft_ms / 50 * 50
                            when ttft_ms < 10000 then ttft_ms / 500 * 500 else ttft_ms / 5000 * 5000 end as bar,
                       cast(count(*) as bigint)
                from ledger.requests

@@ -201,6 +201,10 @@ fn a_series_has_every_step_and_none_of_its_days_is_cut_by_a_change_of_the_clock(
         );
         let second = &told.rows[1];
         assert_eq!((second.lost, second.estimated, second.ttft_p50_ms), (1, 1, Some(100)));
+        // An answer may begin within the first milliseconds, and its median is not nothing.
+        room.desk.db().query("update ledger.requests set ttft_ms = 2", &[]).unwrap();
+        let told = series(&room.reports, &days("2026-10-24", "2026-10-27").unwrap()).unwrap();
+        assert_eq!(told.rows[1].ttft_p50_ms, Some(2));
         let day = "2026-10-25".parse().unwrap();
         let hours = series(&room.reports, &Steps::new(Step::Hour, day, day, &zone).unwrap()).unwrap();
         let counts: Vec<_> = hours.rows.iter().map(|row| row.requests).collect();
