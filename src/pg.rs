@@ -24,7 +24,7 @@ use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-pub use target::{Target, check_url};
+pub use target::{Fault, Target, check_url};
 pub use tokio_postgres::Row;
 
 /// How long connecting may take, from the name look-up to the end of the sign-in.

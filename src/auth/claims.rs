@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::{LEEWAY, Principal};
 use crate::clock::Timestamp;
 use crate::config::Auth;
+use crate::config::urls::is_same_on_this_machine;
 use crate::error::{Code, Refusal};
 
 type Claims = Map<String, Value>;
@@ -55,7 +56,8 @@ pub(super) fn judge(claims: &Claims, auth: &Auth, now: Timestamp) -> Result<Gran
     if claims.get("role").and_then(Value::as_str) != Some(AUTHENTICATED) {
         return Err(invalid("The token's role is not \"authenticated\"."));
     }
-    if !auth.issuer.is_empty() && claims.get("iss").and_then(Value::as_str) != Some(auth.issuer.as_str()) {
+    let is_ours = |issuer: &str| is_same_on_this_machine(issuer, &auth.issuer);
+    if !auth.issuer.is_empty() && !claims.get("iss").and_then(Value::as_str).is_some_and(is_ours) {
         return Err(invalid("The token is not from this project: its iss is another or missing."));
     }
     let not_before = time(claims, "nbf")?.max(time(claims, "iat")?).unwrap_or(Timestamp::EPOCH);

@@ -28,6 +28,7 @@ impl fmt::Display for ConfigErrors {
 impl std::error::Error for ConfigErrors {}
 
 /// What is wrong with a value, and the fix; the reader adds the key and the place.
+#[derive(Clone)]
 pub(super) struct Complaint {
     pub(super) problem: String,
     pub(super) fix: String,

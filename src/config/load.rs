@@ -15,6 +15,7 @@ use super::{
     Auth, Config, ConfigErrors, DemoUpstream, Directory, Fingerprints, LogFormat, OnDisconnect, Proxy, Server, Sources,
     Store, StoreUrl, Telemetry, Via,
 };
+use super::secrets::bare;
 use super::{plans, secrets, source, upstreams, urls};
 use crate::price::MicroUsd;
 
@@ -292,6 +293,11 @@ fn auth(section: &Section<'_>, gathered: &Gathered) -> Result<Auth, Noted> {
     section.finish();
     let (url, jwt_secret, jwt_secret_previous) = (url?, jwt_secret?, previous?);
     let is_local = url.as_ref().is_some_and(urls::Address::is_loopback);
+    if let Some(address) = url.as_ref().filter(|address| !address.is_https && !urls::is_loopback(&address.host)) {
+        let key = section.path_of("supabase_url");
+        let what = "whoever is on the network between can put keys of their own in place of those that verify tokens";
+        section.findings.warn(format!("{key} is plain http to `{}`: {what}", address.host));
+    }
     for (key, secret) in [("jwt_secret", &jwt_secret), ("jwt_secret_previous", &jwt_secret_previous)] {
         if let Some(secret) = secret {
             section.note(key, secrets::jwt_secret(secret.expose_secret(), is_local))?;
@@ -318,17 +324,41 @@ fn auth(section: &Section<'_>, gathered: &Gathered) -> Result<Auth, Noted> {
 }
 
 fn supabase_url(text: &str) -> Result<urls::Address, Complaint> {
+    if is_placeholder(text) {
+        let fix = "copy the project's own URL from the Supabase dashboard (Settings, Data API)";
+        return Err(complaint("is still the placeholder of an example", fix));
+    }
     let address = urls::address(text, "https://<project>.supabase.co")?;
     if !address.path.is_empty() {
         let fix = "leave the path out: https://<project>.supabase.co (/auth/v1 is added where it belongs)";
         return Err(complaint("has a path", fix));
     }
-    if !address.is_https && !address.is_loopback() {
-        let fix = "write https://; http:// is for a Supabase on this machine only (127.0.0.1 or localhost; from a container \
-                   host.docker.internal)";
+    if !address.is_https && !address.is_private() {
+        let fix = "write https://; http:// is only for a Supabase on this machine or a private network (localhost, \
+                   10.…, 192.168.…, a name without dots such as kong; from a container host.docker.internal)";
         return Err(complaint("would fetch the keys that verify tokens over plain http", fix));
     }
     Ok(address)
+}
+
+/// `https://your-project.supabase.co` and its like: what stands in examples for the reference of a project.
+fn is_placeholder(url: &str) -> bool {
+    const EXAMPLES: [&str; 8] = [
+        "yourproject",
+        "yourprojectref",
+        "yourprojectid",
+        "yourprojecturl",
+        "yoursupabaseproject",
+        "projectref",
+        "projectid",
+        "xyzcompany",
+    ];
+    let host = url.trim().trim_start_matches("https://").trim_start_matches("http://");
+    let Some((project, _)) = host.split_once(".supabase.co") else { return false };
+    let in_brackets = project.contains(['<', '[', '{', '$']);
+    let plain: String = project.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
+    let crossed_out = plain.len() > 2 && plain.chars().all(|letter| letter == 'x');
+    in_brackets || crossed_out || EXAMPLES.contains(&plain.as_str())
 }
 
 fn plan_claim(text: &str) -> Result<Vec<String>, Complaint> {
@@ -355,7 +385,9 @@ fn store(section: &Section<'_>, directory: &Path) -> Result<Store, Noted> {
 fn store_url(text: &str, directory: &Path) -> Result<StoreUrl, Complaint> {
     const FIX: &str =
         "write \"sqlite:data/tollgate.db\" or \"postgres://user:password@host/database\", or take it out for the first";
-    if text.starts_with("postgres:") || text.starts_with("postgresql:") {
+    bare(text)?;
+    // `jdbc:postgresql://`, `postgresql+asyncpg://` and their like are told what Postgres is called here.
+    if text.split("//").next().is_some_and(|scheme| scheme.contains("postgres")) {
         return postgres_url(text).map(StoreUrl::Postgres);
     }
     let Some(path) = text.strip_prefix("sqlite:") else { return Err(complaint("is not the URL of a ledger", FIX)) };
@@ -367,9 +399,9 @@ fn store_url(text: &str, directory: &Path) -> Result<StoreUrl, Complaint> {
 }
 
 fn postgres_url(text: &str) -> Result<SecretString, Complaint> {
+    bare(text)?;
     let url = SecretString::from(text);
-    let fix = "write it like postgres://user:password@host:5432/database?sslmode=verify-full&sslrootcert=ca.crt";
-    crate::pg::check_url(&url).map_err(|problem| complaint(problem, fix))?;
+    crate::pg::check_url(&url).map_err(|fault| complaint(fault.problem, fault.fix))?;
     Ok(url)
 }
 

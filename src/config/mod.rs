@@ -4,6 +4,7 @@
 //! reads a file of settings or an environment variable. A [`Config`] that exists is valid.
 
 mod changes;
+mod dotenv;
 mod findings;
 pub(crate) mod load;
 mod plans;

@@ -14,6 +14,7 @@ use secrecy::SecretString;
 use super::findings::{Complaint, Findings, Noted, complaint, nearest};
 use super::tree::{Node, Origin, Table, Value, parse_value};
 use super::units;
+use super::secrets;
 use super::{ConfigError, ConfigErrors};
 
 /// A table of settings under its dotted path.
@@ -210,6 +211,7 @@ pub(super) fn secret(text: &str) -> Result<SecretString, Complaint> {
     if text.trim().is_empty() {
         return Err(complaint("is an empty secret", "give it a value, or take it out altogether"));
     }
+    secrets::bare(text)?;
     Ok(SecretString::from(text))
 }
 

@@ -45,6 +45,37 @@ const WORDS: [&str; 24] = [
     "at",
 ];
 
+/// Quotes that somebody writes around a value, and the one that closes each.
+const QUOTES: [(char, char); 8] = [
+    ('"', '"'),
+    ('\'', '\''),
+    ('`', '`'),
+    ('\u{201C}', '\u{201D}'),
+    ('\u{201E}', '\u{201C}'),
+    ('\u{201D}', '\u{201D}'),
+    ('\u{2018}', '\u{2019}'),
+    ('\u{AB}', '\u{BB}'),
+];
+
+/// Refuses what came with a secret and is no part of it: quotes around it (`docker run --env-file` keeps them), white
+/// space at an end. What it was kept for would never match.
+pub(super) fn bare(text: &str) -> Result<(), Complaint> {
+    let mut letters = text.chars();
+    if let (Some(first), Some(last)) = (letters.next(), letters.next_back())
+        && QUOTES.contains(&(first, last))
+    {
+        let fix = "write it without them (docker's --env-file and env_file keep quotes as part of a value)";
+        return Err(complaint("has quotes around it", fix));
+    }
+    // What cannot be seen is as good as white.
+    let is_white = |letter: char| letter.is_whitespace() || matches!(letter, '\u{200B}' | '\u{FEFF}' | '\0');
+    if text.starts_with(is_white) || text.ends_with(is_white) {
+        let fix = "take away the blank or line break before or behind it";
+        return Err(complaint("has white space at an end", fix));
+    }
+    Ok(())
+}
+
 /// Refuses a secret that others know or can guess. `is_local`: the Supabase project runs on this machine.
 pub(super) fn jwt_secret(text: &str, is_local: bool) -> Result<(), Complaint> {
     let fix = "copy it from the Supabase dashboard (Settings, JWT keys), or make one with: openssl rand -base64 48";
@@ -68,6 +99,7 @@ pub(super) fn service_key(text: &str) -> Result<SecretString, Complaint> {
     if text.trim().is_empty() {
         return Err(complaint("is an empty secret", "give it a value, or take it out altogether"));
     }
+    bare(text)?;
     if text.starts_with("sb_publishable_") {
         return Err(complaint("is the publishable key, which may do nothing here", fix));
     }
@@ -100,6 +132,16 @@ fn is_guessable(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn quotes_and_blanks_around_a_secret_are_refused() {
+        for wrong in ["\"abc\"", "'abc'", "`abc`", "“abc”", "‘abc’", "«abc»", " abc", "abc ", "abc\n", "abc\u{a0}", "\u{feff}abc"] {
+            assert!(bare(wrong).is_err(), "{wrong:?}");
+        }
+        for right in ["abc", "a'b'c", "\"abc", "abc'", "a b", "'", "\""] {
+            assert!(bare(right).is_ok(), "{right:?}");
+        }
+    }
 
     #[test]
     fn a_legacy_key_counts_only_with_the_role_of_servers() {

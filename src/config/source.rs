@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::dotenv;
 use super::findings::{Complaint, Findings, Noted, complaint, nearest};
 use super::load::text_of;
 use super::tree::{Node, Origin, Table, Value, parse_defaults, parse_document, parse_value};
@@ -25,6 +26,8 @@ struct Variable {
     name: String,
     value: String,
     origin: Origin,
+    /// Its line in `.env` cannot be read. Only another program's, or one that `api_key_env` names.
+    unreadable: Option<Complaint>,
 }
 
 /// Everything that was said.
@@ -51,6 +54,10 @@ const QUICK: [(&str, [&str; 2]); 8] = [
     ("TOLLGATE_ADMIN_TOKEN", ["server", "admin_token"]),
     ("OTEL_EXPORTER_OTLP_ENDPOINT", ["telemetry", "otlp_endpoint"]),
 ];
+
+/// Variables that are read where they are wanted, and are no key.
+const OTHERS: [&str; 5] =
+    ["OPENAI_API_KEY", "OPENAI_API_KEY_PREVIOUS", "OPENAI_BASE_URL", "SUPABASE_PUBLISHABLE_KEY", "SUPABASE_ANON_KEY"];
 
 /// The sections that there are.
 pub(super) const SECTIONS: [&str; 10] =
@@ -158,23 +165,37 @@ fn config_file(sources: &Sources, findings: &Findings) -> Result<Option<(PathBuf
 fn dot_env(sources: &Sources, findings: &Findings) -> Result<Vec<Variable>, Noted> {
     let [_, path] = sources.files();
     let name = path.display().to_string();
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
+    let bytes = match std::fs::read(&path) {
+        Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(findings.error(DOT_ENV, &name, unreadable(&path, &error))),
     };
+    let entries = dotenv::read(&bytes, is_ours).map_err(|encoding| {
+        let fix = "save it as UTF-8 (PowerShell: Out-File -Encoding utf8; an editor: Save with encoding)";
+        findings.error(DOT_ENV, &name, complaint(format!("is written in {encoding}, not in UTF-8"), fix))
+    })?;
     let mut variables = Vec::new();
-    for entry in dotenvy::from_read_iter(text.as_bytes()) {
-        // The parser's own message would repeat the line, which may be a secret.
-        let Ok((key, value)) = entry else {
-            let fix = "write NAME=value, with 'single quotes' around a value of more than letters and digits";
-            let problem = format!("the line after {} cannot be read", last_name(&variables));
-            return Err(findings.error(DOT_ENV, &name, complaint(problem, fix)));
-        };
-        let origin = Origin::Variable(format!("{key} in {name}"));
-        variables.push(Variable { name: key, value, origin });
+    let mut wrong = None;
+    for dotenv::Entry { name: key, line, value } in entries {
+        let unreadable = value.as_ref().err().map(|what| unreadable_line(what));
+        if let (Some(what), true) = (&unreadable, is_ours(&key)) {
+            wrong = Some(findings.error(&key, &format!("line {line} of {name}"), what.clone()));
+        }
+        let origin = Origin::Variable(format!("{key} in line {line} of {name}"));
+        variables.push(Variable { name: key, value: value.unwrap_or_default(), origin, unreadable });
     }
-    Ok(port_last(variables))
+    wrong.map_or_else(|| Ok(port_last(variables)), Err)
+}
+
+/// The reader's own words never repeat the line, which may be a secret.
+fn unreadable_line(what: &str) -> Complaint {
+    complaint(what, "write NAME=value, with 'single quotes' around a value of more than letters and digits")
+}
+
+/// A variable that Tollgate reads by its name.
+fn is_ours(name: &str) -> bool {
+    let is_quick = QUICK.iter().any(|(quick, _)| *quick == name);
+    is_quick || OTHERS.contains(&name) || after_prefix(name).is_some()
 }
 
 /// Why a file of settings cannot be read. In a container the user is another than the one who wrote the file.
@@ -206,12 +227,9 @@ pub(super) fn lookup(sources: &Sources, name: &str) -> Option<String> {
     let said = sources.env.get(name).cloned();
     said.or_else(|| {
         let variables = dot_env(sources, &Findings::default()).ok()?;
-        variables.into_iter().rev().find(|variable| variable.name == name).map(|variable| variable.value)
+        let named = variables.into_iter().rev().find(|variable| variable.name == name)?;
+        named.unreadable.is_none().then_some(named.value)
     })
-}
-
-fn last_name(variables: &[Variable]) -> &str {
-    variables.last().map_or("the beginning", |variable| &variable.name)
 }
 
 fn environment(env: &BTreeMap<String, String>) -> Vec<Variable> {
@@ -219,6 +237,7 @@ fn environment(env: &BTreeMap<String, String>) -> Vec<Variable> {
         name: name.clone(),
         value: value.clone(),
         origin: Origin::Variable(name.clone()),
+        unreadable: None,
     };
     port_last(env.iter().map(variable).collect())
 }
@@ -233,6 +252,11 @@ impl Gathered {
     /// A variable by its exact name, where it is set, with its origin. An empty one is told as it is.
     pub(super) fn variable(&self, name: &str) -> Option<(&str, &Origin)> {
         self.variables.get(name).map(|variable| (variable.value.as_str(), &variable.origin))
+    }
+
+    /// What is wrong with the line in which it was said.
+    pub(super) fn unreadable(&self, name: &str) -> Option<Complaint> {
+        self.variables.get(name)?.unreadable.clone()
     }
 
     /// Lays a variable on the tree, if it is one of ours.

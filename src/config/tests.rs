@@ -173,10 +173,46 @@ fn a_dot_env_file_is_read_and_not_put_into_the_environment() {
 
 #[test]
 fn a_broken_dot_env_is_refused_without_repeating_its_lines() {
-    let Err(errors) = load_all("", "PORT=1\nJWT_SECRET='canary-unclosed", BTreeMap::new()) else { panic!("accepted") };
-    let told = errors.to_string();
-    assert!(told.contains(".env") && told.contains("after PORT"), "{told}");
+    for (line, what) in [("JWT_SECRET='canary-unclosed", "quote"), ("JWT_SECRET=a canary", "white space")] {
+        let Err(errors) = load_all("", &format!("PORT=1\n\n{line}\n"), env(&[])) else { panic!("accepted") };
+        let told = errors.to_string();
+        assert!(told.contains(".env") && told.contains("line 3") && told.contains("JWT_SECRET"), "{told}");
+        assert!(told.contains(what) && told.contains("Fix: "), "{told}");
+        assert!(!told.contains("canary"), "{told}");
+    }
+}
+
+#[test]
+fn a_line_of_another_program_stops_nothing_but_who_asks_for_it() {
+    let dot_env = "APP_NAME=My App\nif true; then\nMSG='tis\nGROQ_KEY=a canary\nPORT=9\n";
+    assert_eq!(load_all("", dot_env, env(&[])).unwrap().server.bind, "0.0.0.0:9");
+    let upstream = "[[upstreams]]\nname = \"g\"\nbase_url = \"https://x.y/v1\"\nmodels = [\"*\"]\napi_key_env = \"GROQ_KEY\"";
+    let told = load_all(upstream, dot_env, env(&[])).unwrap_err().to_string();
+    assert!(told.contains("GROQ_KEY in line 4") && told.contains("white space"), "{told}");
     assert!(!told.contains("canary"), "{told}");
+}
+
+#[test]
+fn a_dollar_in_a_dot_env_is_a_dollar() {
+    let secret = "Zf3kP0s9ZQm1xT7vB2nR8cJ5$mQp1R$Tw5${HOME}";
+    for written in [secret.to_owned(), format!("'{secret}'"), format!("\"{secret}\"")] {
+        let config = load_all("", &format!("\u{FEFF}JWT_SECRET={written}\r\nOPENAI_API_KEY={KEY}\r\n"), BTreeMap::new());
+        let config = config.unwrap_or_else(|errors| panic!("{errors}"));
+        assert_eq!(config.auth.jwt_secret.unwrap().expose_secret(), secret);
+    }
+}
+
+#[test]
+fn a_private_supabase_may_be_plain_http_and_is_warned_about() {
+    for (url, warnings) in [
+        ("http://localhost:54321", 0),
+        ("http://kong:8000", 1),
+        ("http://host.docker.internal:54321", 1),
+        ("http://192.168.1.5:8000", 1),
+    ] {
+        let config = good("", &[("SUPABASE_URL", url)]);
+        assert_eq!(config.warnings.len(), warnings, "{url}: {:?}", config.warnings);
+    }
 }
 
 #[test]

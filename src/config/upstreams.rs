@@ -161,7 +161,14 @@ fn api_key(section: &Section<'_>, wanted: &Wanted<'_>, gathered: &Gathered) -> R
     match gathered.variable(variable) {
         Some((text, origin)) => {
             let path = format!("{} ({variable})", section.path_of("api_key_env"));
-            key(text).map(Some).map_err(|what| section.findings.error(path, origin, what))
+            let read = match gathered.unreadable(variable) {
+                Some(what) => Err(what),
+                None if text.is_empty() && needed => {
+                    Err(complaint("is an empty secret", format!("set {variable} to the key of `{}`", wanted.name)))
+                }
+                None => key(text),
+            };
+            read.map(Some).map_err(|what| section.findings.error(path, origin, what))
         }
         None if needed => {
             let fix = format!("set {variable} in the environment or in .env to the key of `{}`", wanted.name);

@@ -2,9 +2,12 @@
 //!
 //! Complaints never repeat an address: it may carry a password.
 
+use std::net::IpAddr;
+
 use http::Uri;
 
 use super::findings::{Complaint, complaint};
+use super::secrets::bare;
 
 /// An `http` or `https` URL without credentials, query or fragment, and without a slash at its end.
 pub(super) struct Address {
@@ -21,6 +24,7 @@ const HOST_OF_CONTAINER: [&str; 2] = ["host.docker.internal", "host.containers.i
 pub(super) fn address(text: &str, example: &str) -> Result<Address, Complaint> {
     let fix = || format!("write it like {example}");
     let trimmed = text.trim().trim_end_matches('/');
+    bare(trimmed)?;
     if trimmed.contains(['?', '#', '@', '\\']) {
         return Err(complaint("is a URL with credentials, a query or a fragment", fix()));
     }
@@ -48,11 +52,47 @@ impl Address {
     }
 }
 
+impl Address {
+    /// It is this machine or one beside it: nobody else's network lies between.
+    pub(super) fn is_private(&self) -> bool {
+        is_private(&self.host)
+    }
+}
+
+/// Loopback, RFC 1918, IPv6 unique local and link-local, a name without dots (`kong`), the host of a container.
+fn is_private(host: &str) -> bool {
+    if is_loopback(host) || HOST_OF_CONTAINER.contains(&host) {
+        return true;
+    }
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    match bare.parse::<IpAddr>() {
+        Ok(IpAddr::V4(address)) => address.is_private(),
+        Ok(IpAddr::V6(address)) => match address.to_ipv4_mapped() {
+            Some(mapped) => mapped.is_private() || mapped.is_loopback(),
+            None => address.is_unique_local() || address.is_unicast_link_local(),
+        },
+        // Without a dot: a name, not an address written as one number (`134744072` is 8.8.8.8).
+        Err(_) => !bare.is_empty() && !bare.contains('.') && !bare.starts_with(|first: char| first.is_ascii_digit()),
+    }
+}
+
+/// Whether two URLs are one, where this machine may have any of its names: a Supabase on `localhost` signs tokens as
+/// `127.0.0.1`, and a container calls the same one `host.docker.internal`.
+pub(crate) fn is_same_on_this_machine(one: &str, other: &str) -> bool {
+    let parts = |text: &str| {
+        let uri: Uri = text.parse().ok()?;
+        let host = uri.host()?.to_ascii_lowercase();
+        let is_here = is_loopback(&host) || HOST_OF_CONTAINER.contains(&host.as_str());
+        is_here.then(|| (uri.scheme_str().map(str::to_owned), uri.port_u16(), uri.path().to_owned()))
+    };
+    one == other || parts(one).is_some_and(|one| parts(other) == Some(one))
+}
+
 /// The host is this machine: `localhost`, `127.…`, `[::1]`.
 pub(crate) fn is_loopback(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let local = bare.eq_ignore_ascii_case("localhost") || bare.to_ascii_lowercase().ends_with(".localhost");
-    local || bare.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+    local || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// Reads `host:port` and gives it back, trimmed.
@@ -120,6 +160,61 @@ mod tests {
         ] {
             assert!(address(wrong, "…").is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_private_host_is_this_machine_or_beside_it() {
+        for host in [
+            "localhost",
+            "127.0.0.1",
+            "[::1]",
+            "10.1.2.3",
+            "172.16.0.1",
+            "192.168.1.2",
+            "[fd00::1]",
+            "[fe80::1]",
+            "[::ffff:10.0.0.1]",
+            "kong",
+            "supabase-kong",
+            "host.docker.internal",
+        ] {
+            assert!(is_private(host), "{host}");
+        }
+        for host in [
+            "example.com",
+            "kong.example.com",
+            "8.8.8.8",
+            "172.32.0.1",
+            "169.254.169.254",
+            "10.0.0.1.example.com",
+            "134744072",
+            "0x08080808",
+            "[2001:db8::1]",
+            "[::ffff:8.8.8.8]",
+            "docker.internal",
+            "",
+        ] {
+            assert!(!is_private(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn one_machine_has_several_names() {
+        let wanted = "http://localhost:54321/auth/v1";
+        for same in ["127.0.0.1", "[::1]", "LOCALHOST", "host.docker.internal"] {
+            assert!(is_same_on_this_machine(&format!("http://{same}:54321/auth/v1"), wanted), "{same}");
+        }
+        for other in [
+            "http://127.0.0.1:54322/auth/v1",
+            "https://127.0.0.1:54321/auth/v1",
+            "http://127.0.0.1:54321/auth",
+            "http://127.0.0.1.example.com:54321/auth/v1",
+            "http://10.0.0.1:54321/auth/v1",
+            "",
+        ] {
+            assert!(!is_same_on_this_machine(other, wanted), "{other}");
+        }
+        assert!(!is_same_on_this_machine("https://a.supabase.co/auth/v1", "https://b.supabase.co/auth/v1"));
     }
 
     #[test]

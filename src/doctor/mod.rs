@@ -6,6 +6,7 @@
 
 mod api_key;
 mod clock_skew;
+mod issuer;
 mod jwks;
 mod ledger;
 mod postgres;
@@ -212,6 +213,7 @@ fn checks(case: &Arc<Case>) -> Vec<Running> {
         Running::new("ledger", ledger::check(case.clone())),
         Running::new("clock", clock_skew::check(case.clone())),
         Running::new("jwks", jwks::check(case.clone())),
+        Running::new("issuer", issuer::check(case.clone())),
         Running::new("supabase", rest::check(case.clone())),
         Running::new("database", postgres::check(case.clone())),
     ];

@@ -41,8 +41,72 @@ const PASSED_ON: [&str; 15] = [
     "load_balance_hosts",
 ];
 
-/// Parameters for other clients, which stand in URLs that people copy: a pooler needs nothing of us that we do not do.
-const LEFT_OUT: [&str; 3] = ["pgbouncer", "connection_limit", "pool_timeout"];
+/// Parameters for other clients, which stand in URLs that people copy: of poolers, which need nothing of us that we do not
+/// do, and of libraries with other habits. None of them is about whom a connection trusts.
+const LEFT_OUT: [&str; 34] = [
+    "pgbouncer",
+    "supa",
+    "schema",
+    "currentschema",
+    "search_path",
+    "connection_limit",
+    "pool_timeout",
+    "pool_mode",
+    "pool_size",
+    "pool_max_conns",
+    "pool_min_conns",
+    "pool_max_conn_lifetime",
+    "pool_max_conn_idle_time",
+    "pool_health_check_period",
+    "max_pool_size",
+    "min_pool_size",
+    "max_overflow",
+    "socket_timeout",
+    "statement_timeout",
+    "idle_in_transaction_session_timeout",
+    "lock_timeout",
+    "statement_cache_size",
+    "statement_cache_mode",
+    "prepared_statements",
+    "prepared_statement_cache_size",
+    "preparethreshold",
+    "default_query_exec_mode",
+    "binary_parameters",
+    "client_encoding",
+    "fallback_application_name",
+    "keepalives_count",
+    "uselibpqcompat",
+    "timezone",
+    "reserve",
+];
+
+/// What is wrong with a URL, and what to do. Neither has anything of the URL that could be a secret.
+#[derive(Debug)]
+pub struct Fault {
+    /// What is wrong, after the name of the setting.
+    pub problem: String,
+    /// What to do.
+    pub fix: String,
+}
+
+impl Fault {
+    fn new(problem: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { problem: problem.into(), fix: fix.into() }
+    }
+}
+
+impl From<String> for Fault {
+    fn from(problem: String) -> Self {
+        let fix = "write it like postgres://user:password@host:5432/database?sslmode=verify-full&sslrootcert=ca.crt";
+        Self::new(problem, fix)
+    }
+}
+
+impl From<&str> for Fault {
+    fn from(problem: &str) -> Self {
+        Self::from(problem.to_owned())
+    }
+}
 
 /// Where a database is and how it is reached. No `Debug`: it holds a password.
 #[derive(Clone)]
@@ -73,8 +137,8 @@ struct Tls {
 ///
 /// # Errors
 /// Why not, without the URL.
-pub fn check_url(url: &SecretString) -> Result<(), String> {
-    Target::parse(url).map(drop)
+pub fn check_url(url: &SecretString) -> Result<(), Fault> {
+    Target::read(url).map(drop)
 }
 
 impl Target {
@@ -83,11 +147,16 @@ impl Target {
     /// # Errors
     /// What is wrong with it, without the URL.
     pub fn parse(url: &SecretString) -> Result<Self, String> {
+        Self::read(url).map_err(|fault| fault.problem)
+    }
+
+    fn read(url: &SecretString) -> Result<Self, Fault> {
         let (plain, tls) = split(url.expose_secret())?;
+        authority(&plain)?;
         let mut config: tokio_postgres::Config =
             plain.parse().map_err(|_| "is not a URL of Postgres (special letters of a password are %-encoded)")?;
         if config.get_hosts().is_empty() {
-            return Err("names no host".to_owned());
+            return Err("names no host".into());
         }
         let (mode, verify) = mode(&tls)?;
         config.ssl_mode(mode).keepalives(true).keepalives_idle(KEEPALIVE_IDLE);
@@ -100,38 +169,89 @@ impl Target {
 }
 
 /// The URL without the parameters that the driver does not know, and what they say.
-fn split(url: &str) -> Result<(String, Tls), String> {
+fn split(url: &str) -> Result<(String, Tls), Fault> {
     if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
-        return Err("does not begin with postgres://".to_owned());
+        let fix = "write postgres:// for all that stands before the user's name (other libraries add their own)";
+        return Err(Fault::new("does not begin with postgres://", fix));
     }
     // A password may hold a question mark, but not after the last @.
-    let query = url.rfind('@').unwrap_or(0);
-    let query = url.get(query..).and_then(|rest| rest.find('?')).and_then(|found| query.checked_add(found));
+    let after_user = url.rfind('@').unwrap_or(0);
+    let query = url.get(after_user..).and_then(|rest| rest.find('?')).and_then(|found| after_user.checked_add(found));
     let Some((plain, query)) = query.and_then(|at| url.split_at_checked(at)) else {
         return Ok((url.to_owned(), Tls::default()));
     };
+    // A name is repeated only where it cannot be a piece of a password.
+    let may_name = after_user > 0 && !query.contains("password");
     let mut tls = Tls::default();
     let mut kept = Vec::new();
     for pair in query.trim_start_matches('?').split('&').filter(|pair| !pair.is_empty()) {
-        let (key, value) = pair.split_once('=').ok_or("has a parameter without a value")?;
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         match key {
             "sslmode" => tls.mode = Some(decoded(value)?),
             "sslrootcert" => tls.root_cert = Some(decoded(value)?),
-            _ if PASSED_ON.contains(&key) => kept.push(pair),
-            _ if LEFT_OUT.contains(&key) => {}
-            _ => return Err(unknown(key)),
+            _ if PASSED_ON.contains(&key) && pair.contains('=') => kept.push(pair),
+            _ if LEFT_OUT.contains(&key.to_ascii_lowercase().as_str()) => {}
+            _ => return Err(unknown(key, may_name)),
         }
     }
     let separator = if kept.is_empty() { "" } else { "?" };
     Ok((format!("{plain}{separator}{}", kept.join("&")), tls))
 }
 
-/// A name is repeated only where it cannot be a piece of a password.
-fn unknown(key: &str) -> String {
-    if key.starts_with("ssl") && key.len() < 24 && key.chars().all(|letter| letter.is_ascii_lowercase()) {
-        return format!("has the parameter {key}, which is not supported (sslmode and sslrootcert are)");
+fn unknown(key: &str, may_name: bool) -> Fault {
+    let is_word = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '_' | '.' | '-');
+    let is_plain = !key.is_empty() && key.len() <= 40 && key.chars().all(is_word);
+    if matches!(key, "ssl" | "sslaccept" | "tls" | "requiressl") {
+        let fix = "write sslmode=require in its place, or sslmode=verify-full with sslrootcert=FILE, as libpq does";
+        return Fault::new(format!("has the parameter {key}, which says in another library's way how TLS is used"), fix);
     }
-    format!("has an unknown parameter (known: sslmode, sslrootcert, {})", PASSED_ON.join(", "))
+    let known = format!("known: sslmode, sslrootcert, {}", PASSED_ON.join(", "));
+    if is_plain && (may_name || (key.starts_with("ssl") && key.len() < 24)) {
+        let what = format!("has the parameter {key}, which is not supported ({known})");
+        return Fault::new(what, format!("take it out: {key}=…"));
+    }
+    Fault::new(format!("has an unknown parameter ({known})"), "take it out, or correct its name")
+}
+
+/// What people get wrong between `postgres://` and the database, each with its own advice.
+fn authority(plain: &str) -> Result<(), Fault> {
+    let rest = plain.split_once("://").map_or(plain, |(_, rest)| rest);
+    let (user, place) = rest.rsplit_once('@').map_or((None, rest), |(user, place)| (Some(user), place));
+    let host = place.split(['/', '?']).next().unwrap_or_default();
+    if has_placeholder(host) {
+        let fix = "copy the whole URL from the Supabase dashboard (Connect), where it names your project";
+        return Err(Fault::new("still has a placeholder for its host", fix));
+    }
+    let Some(user) = user else { return Ok(()) };
+    let (name, password) = user.split_once(':').unwrap_or((user, ""));
+    if password.to_ascii_uppercase().replace(['-', '_', ' '], "").contains("YOURPASSWORD") {
+        let fix = "put the database's own password in its place, without brackets (dashboard: Database, Settings)";
+        return Err(Fault::new("still has the placeholder [YOUR-PASSWORD]", fix));
+    }
+    if has_placeholder(password) || has_placeholder(name) {
+        let fix = "take the brackets of [YOUR-PASSWORD] away with it; one that belongs to the password is %5B or %5D";
+        return Err(Fault::new("has brackets around its user or its password", fix));
+    }
+    for (letter, code) in [('@', "%40"), ('/', "%2F")] {
+        if user.contains(letter) {
+            let fix = format!("write {code} for each {letter} in it");
+            return Err(Fault::new(format!("has a {letter} in its user or password"), fix));
+        }
+    }
+    if decoded(user).is_err() {
+        let fix = "write %25 for a % that belongs to the password";
+        return Err(Fault::new("has a % in its user or password that is no code of a letter", fix));
+    }
+    Ok(())
+}
+
+/// `[YOUR-PASSWORD]`, `<host>`, `db.[PROJECT-REF].supabase.co`; not the `[::1]` of IPv6.
+fn has_placeholder(text: &str) -> bool {
+    let within = |open: char, close: char| {
+        let inner = text.split_once(open).and_then(|(_, rest)| rest.split_once(close)).map(|(inner, _)| inner);
+        inner.is_some_and(|inner| inner.parse::<std::net::Ipv6Addr>().is_err())
+    };
+    within('[', ']') || within('<', '>') || within('{', '}')
 }
 
 fn decoded(value: &str) -> Result<String, String> {

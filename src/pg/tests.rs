@@ -221,13 +221,56 @@ async fn an_address_where_nobody_listens_is_unavailable_and_tells_no_password() 
     for wrong in [
         "postgres://u:canary@h/d?sslmode=nope",
         "postgres://u:canary@h/d?sslrootcert=%zz",
-        "postgres://u:canary@h/d?canary=1",
+        "postgres://h/d?user=u&password=x&canary=1",
+        "postgres://u:can[canary]@h/d",
+        "postgres://u:can/ary:canary@h/d",
+        "postgres://u:canary%@h/d",
         "postgres://u:canary@h:canary/d",
         "postgres://u:can?ary=canary@h/d?sslcert=x",
         "mysql://u:canary@h/d",
         "postgres://u:canary@/d",
     ] {
         let told = check_url(&SecretString::from(wrong)).unwrap_err();
-        assert!(!told.contains("canary"), "{told}");
+        assert!(!told.problem.contains("canary") && !told.fix.contains("canary"), "{told:?}");
+    }
+}
+
+#[test]
+fn what_other_clients_write_into_a_url_is_taken_or_named() {
+    let told = |url: &str| match check_url(&SecretString::from(url)) {
+        Ok(()) => String::new(),
+        Err(fault) => format!("{}. {}", fault.problem, fault.fix),
+    };
+    for query in [
+        "supa=base-pooler.x",
+        "schema=public",
+        "pgbouncer=true&connection_limit=1",
+        "pgbouncer",
+        "prepareThreshold=0",
+        "currentSchema=public&sslmode=require",
+        "statement_cache_size=0&pool_timeout=0",
+    ] {
+        assert_eq!(told(&format!("postgres://u:p@h:6543/d?{query}")), "", "{query}");
+    }
+    for (url, words) in [
+        ("postgres://u:p@h/d?zebra=1", ["zebra", "take it out"]),
+        ("postgres://u:p@h/d?ssl=true", ["ssl", "sslmode=require"]),
+        ("postgres://postgres:[YOUR-PASSWORD]@h/d", ["[YOUR-PASSWORD]", "own password"]),
+        ("postgres://postgres:YOUR_PASSWORD@h/d", ["[YOUR-PASSWORD]", "own password"]),
+        ("postgres://postgres:[hunter2]@h/d", ["brackets", "%5B"]),
+        ("postgres://u:p@db.[PROJECT-REF].supabase.co/d", ["placeholder", "host"]),
+        ("postgres://u:p@<host>/d", ["placeholder", "host"]),
+        ("postgres://u:p@ss@h/d", ["has a @", "%40"]),
+        ("postgres://u:p/ss@h/d", ["has a /", "%2F"]),
+        ("postgres://u:100%@h/d", ["has a %", "%25"]),
+        ("postgres://u:p%zz@h/d", ["has a %", "%25"]),
+        ("postgresql+psycopg2://u:p@h/d", ["postgres://", "libraries"]),
+        ("jdbc:postgresql://h/d", ["postgres://", "libraries"]),
+    ] {
+        let told = told(url);
+        assert!(words.iter().all(|word| told.contains(word)), "{url}: {told}");
+    }
+    for good in ["postgres://u:p%40ss%2F%25@h/d", "postgres://u:p?s#s$@h/d", "postgres://u@[::1]:5432/d", "postgres://h/d?user=u"] {
+        assert_eq!(told(good), "", "{good}");
     }
 }

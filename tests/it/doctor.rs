@@ -83,6 +83,21 @@ async fn a_good_project_over_rest_has_a_tick_everywhere_and_is_left_as_it_was() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_project_that_signs_as_another_is_a_cross_with_the_line_that_mends_it() {
+    let project = project(Way::Rest, Settings::new()).await;
+    assert_line(&examine(&project), "issuer", "skip", &["does not tell"]);
+    let own = format!("{}/auth/v1", project.rest.url());
+    for same in [own.clone(), own.replace("127.0.0.1", "localhost")] {
+        project.rest.signs_as(&same);
+        assert_line(&examine(&project), "issuer", "ok", &[&same]);
+    }
+    project.rest.signs_as("https://auth.example.com/auth/v1");
+    let words = [own.as_str(), "[auth] issuer", "https://auth.example.com/auth/v1", "TOLLGATE_AUTH__ISSUER", "every user"];
+    assert_line(&examine(&project), "issuer", "fail", &words);
+    project.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn functions_that_are_missing_or_open_to_everybody_are_crosses_that_the_script_mends() {
     let rest = Rest::start(Grants::New).await;
     let project = project_on(rest, Way::Rest, Settings::new()).await;

@@ -311,6 +311,21 @@ async fn only_a_users_token_of_this_project_is_a_users_token() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_project_on_this_machine_is_one_by_any_of_its_names() {
+    let door = Door::open(Settings::new()).await;
+    let own = door.claims("alice")["iss"].as_str().unwrap().to_owned();
+    for name in ["localhost", "[::1]", "127.0.0.1", "host.docker.internal"] {
+        let claims = with(door.claims("alice"), &json!({"iss": own.replace("127.0.0.1", name)}));
+        ask(&door, &sign(&door.key, &claims)).await.expect(200);
+    }
+    for other in [own.replace("127.0.0.1", "127.0.0.1.example.com"), format!("{own}/"), own.replace("http:", "https:")] {
+        let token = sign(&door.key, &with(door.claims("alice"), &json!({"iss": other})));
+        ask(&door, &token).await.refused(401, "invalid_token");
+    }
+    door.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_keys_of_a_project_are_never_users() {
     let door = Door::open(Settings::new()).await;
     for role in ["anon", "service_role"] {

@@ -64,6 +64,45 @@ async fn a_secret_that_is_empty_short_or_well_known_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_secret_with_quotes_or_blanks_around_it_and_a_placeholder_are_refused() {
+    let secret = "Zf3kP0s9ZQm1xT7vB2nR8cJ5wL4hD6gYa";
+    for quoted in [format!("\"{secret}\""), format!("'{secret}'"), format!("{secret} "), format!("\t{secret}")] {
+        is_refused(Settings::new().env("JWT_SECRET", &quoted), &["JWT_SECRET", "Fix"]).await;
+    }
+    is_refused(Settings::new().env("OPENAI_API_KEY", "'sk-x'"), &["OPENAI_API_KEY", "quotes"]).await;
+    is_refused(Settings::new().with("server.admin_token = \" 0123456789abcdef\""), &["admin_token", "white space"]).await;
+    is_refused(Settings::new().env("SUPABASE_URL", "https://your-project.supabase.co"), &["placeholder"]).await;
+    is_refused(
+        Settings::new().env("DATABASE_URL", "postgres://postgres:[YOUR-PASSWORD]@db.x.supabase.co:5432/postgres"),
+        &["DATABASE_URL", "[YOUR-PASSWORD]", "own password"],
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dot_env_shared_with_other_programs_is_read_as_it_stands() {
+    let door = Door::prepare(Settings::new().unset("JWT_SECRET")).await;
+    let secret = door.jwt_secret().to_owned() + "$mQp1R$Tw5${HOME}";
+    let neighbours = "APP_NAME=My App\r\nif [ -n x ]; then\r\nMSG='tis\r\n";
+    door.write_file(".env", &format!("\u{FEFF}{neighbours}JWT_SECRET={secret}\r\n"));
+    door.start().await;
+    let signed = |secret: &str| {
+        let key = crate::support::keys::Key::hs256(secret.to_owned());
+        crate::support::tokens::sign(&key, &door.claims("alice"))
+    };
+    let me = crate::support::caller::Call::get("/api/me");
+    assert_eq!(door.send(me.clone().bearer(&signed(&secret))).await.status, 200, "a $ is a $");
+    door.write_file(".env", &format!("JWT_SECRET='{}'\n", door.jwt_secret()));
+    door.process.signal("HUP");
+    let begun = std::time::Instant::now();
+    while door.send(me.clone().bearer(&signed(door.jwt_secret()))).await.status != 200 {
+        assert!(begun.elapsed() < Duration::from_secs(5));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    door.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_model_without_a_price_or_an_upstream_is_refused() {
     is_refused(Settings::new().with("plans.free.models = [\"gpt-4o-mini\", \"gpt-99\"]"), &["gpt-99"]).await;
     is_refused(Settings::new().with("plans.free.models = []"), &["models"]).await;

@@ -119,6 +119,7 @@ struct State {
     postgres: Postgres,
     keys: ApiKeys,
     jwks: Mutex<Vec<Value>>,
+    issuer: Mutex<Option<String>>,
     behave: Mutex<Behave>,
     calls: Mutex<Vec<RestCall>>,
     cache: Mutex<rpc::SchemaCache>,
@@ -148,6 +149,7 @@ impl Rest {
             postgres,
             keys: ApiKeys::random(),
             jwks: Mutex::default(),
+            issuer: Mutex::default(),
             behave: Mutex::new(Behave::Up),
             calls: Mutex::default(),
             cache: Mutex::default(),
@@ -192,6 +194,11 @@ impl Rest {
     /// The JWKS that Auth publishes from now on.
     pub(crate) fn publish_keys(&self, keys: Vec<Value>) {
         *self.state.jwks.lock().unwrap() = keys;
+    }
+
+    /// Whom Auth says its tokens are from; at first it does not tell, as older versions.
+    pub(crate) fn signs_as(&self, issuer: &str) {
+        *self.state.issuer.lock().unwrap() = Some(issuer.to_owned());
     }
 
     /// Changes how the API (not Auth) behaves.
@@ -332,6 +339,11 @@ async fn answer(request: Request, state: &State) -> Option<Reply> {
     if request.target == "/auth/v1/.well-known/jwks.json" {
         let keys = json!({"keys": *state.jwks.lock().unwrap()});
         return Some(Reply { status: 200, body: Some(keys.to_string()) });
+    }
+    if request.target == "/auth/v1/.well-known/openid-configuration" {
+        let issuer = state.issuer.lock().unwrap().clone();
+        let (status, body) = issuer.map_or((404, json!({})), |issuer| (200, json!({"issuer": issuer})));
+        return Some(Reply { status, body: Some(body.to_string()) });
     }
     let path = request.target.split('?').next().unwrap_or_default();
     let function = path.strip_prefix("/rest/v1/rpc/").unwrap_or_default().to_owned();
