@@ -1,7 +1,8 @@
 //! The request as it is written: every member that may be passed on, by OpenAI's names.
 //!
 //! Read strictly: an object is an object (never an array of its values), a known member stands once. Members nobody knows
-//! are noted and refused by `check`, which knows their path; their values are skipped. `null` is the same as absent. What is written out again is what was understood, never the caller's bytes.
+//! are noted and refused by `check`, which knows their path; their values are skipped. `null` is the same as absent. What
+//! is written out again is what was understood, never the caller's bytes.
 
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};

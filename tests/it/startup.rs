@@ -70,7 +70,8 @@ async fn a_secret_with_quotes_or_blanks_around_it_and_a_placeholder_are_refused(
         is_refused(Settings::new().env("JWT_SECRET", &quoted), &["JWT_SECRET", "Fix"]).await;
     }
     is_refused(Settings::new().env("OPENAI_API_KEY", "'sk-x'"), &["OPENAI_API_KEY", "quotes"]).await;
-    is_refused(Settings::new().with("server.admin_token = \" 0123456789abcdef\""), &["admin_token", "white space"]).await;
+    let in_file = Settings::new().unset("TOLLGATE_ADMIN_TOKEN").with("server.admin_token = \" 0123456789abcdef\"");
+    is_refused(in_file, &["admin_token", "white space"]).await;
     is_refused(Settings::new().env("SUPABASE_URL", "https://your-project.supabase.co"), &["placeholder"]).await;
     is_refused(
         Settings::new().env("DATABASE_URL", "postgres://postgres:[YOUR-PASSWORD]@db.x.supabase.co:5432/postgres"),
