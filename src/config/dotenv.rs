@@ -207,7 +207,8 @@ mod tests {
     #[test]
     fn a_certificate_over_several_lines_is_one_value() {
         let text = "KEY=\"-----BEGIN KEY-----\nMIIB=\nabc==\n-----END KEY-----\"\nOURS=b";
-        let names: Vec<_> = entries(text).into_iter().map(|entry| (entry.name, entry.line, entry.value.is_ok())).collect();
+        let names: Vec<_> =
+            entries(text).into_iter().map(|entry| (entry.name, entry.line, entry.value.is_ok())).collect();
         assert_eq!(names, [("KEY".to_owned(), 1, true), ("OURS".to_owned(), 5, true)]);
     }
 

@@ -9,13 +9,13 @@ use tracing_subscriber::filter::LevelFilter;
 
 use super::findings::{Complaint, Findings, Noted, complaint};
 use super::reader::Section;
+use super::secrets::bare;
 use super::source::{Gathered, SECTIONS, empty, from_variables, gather};
 use super::tree::{Node, Value};
 use super::{
     Auth, Config, ConfigErrors, DemoUpstream, Directory, Fingerprints, LogFormat, OnDisconnect, Proxy, Server, Sources,
     Store, StoreUrl, Telemetry, Via,
 };
-use super::secrets::bare;
 use super::{plans, secrets, source, upstreams, urls};
 use crate::price::MicroUsd;
 

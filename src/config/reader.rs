@@ -12,9 +12,9 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use super::findings::{Complaint, Findings, Noted, complaint, nearest};
+use super::secrets;
 use super::tree::{Node, Origin, Table, Value, parse_value};
 use super::units;
-use super::secrets;
 use super::{ConfigError, ConfigErrors};
 
 /// A table of settings under its dotted path.

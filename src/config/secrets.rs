@@ -135,7 +135,19 @@ mod tests {
 
     #[test]
     fn quotes_and_blanks_around_a_secret_are_refused() {
-        for wrong in ["\"abc\"", "'abc'", "`abc`", "“abc”", "‘abc’", "«abc»", " abc", "abc ", "abc\n", "abc\u{a0}", "\u{feff}abc"] {
+        for wrong in [
+            "\"abc\"",
+            "'abc'",
+            "`abc`",
+            "“abc”",
+            "‘abc’",
+            "«abc»",
+            " abc",
+            "abc ",
+            "abc\n",
+            "abc\u{a0}",
+            "\u{feff}abc",
+        ] {
             assert!(bare(wrong).is_err(), "{wrong:?}");
         }
         for right in ["abc", "a'b'c", "\"abc", "abc'", "a b", "'", "\""] {

@@ -186,7 +186,8 @@ fn a_broken_dot_env_is_refused_without_repeating_its_lines() {
 fn a_line_of_another_program_stops_nothing_but_who_asks_for_it() {
     let dot_env = "APP_NAME=My App\nif true; then\nMSG='tis\nGROQ_KEY=a canary\nPORT=9\n";
     assert_eq!(load_all("", dot_env, env(&[])).unwrap().server.bind, "0.0.0.0:9");
-    let upstream = "[[upstreams]]\nname = \"g\"\nbase_url = \"https://x.y/v1\"\nmodels = [\"*\"]\napi_key_env = \"GROQ_KEY\"";
+    let upstream =
+        "[[upstreams]]\nname = \"g\"\nbase_url = \"https://x.y/v1\"\nmodels = [\"*\"]\napi_key_env = \"GROQ_KEY\"";
     let told = load_all(upstream, dot_env, env(&[])).unwrap_err().to_string();
     assert!(told.contains("GROQ_KEY in line 4") && told.contains("white space"), "{told}");
     assert!(!told.contains("canary"), "{told}");
@@ -196,7 +197,8 @@ fn a_line_of_another_program_stops_nothing_but_who_asks_for_it() {
 fn a_dollar_in_a_dot_env_is_a_dollar() {
     let secret = "Zf3kP0s9ZQm1xT7vB2nR8cJ5$mQp1R$Tw5${HOME}";
     for written in [secret.to_owned(), format!("'{secret}'"), format!("\"{secret}\"")] {
-        let config = load_all("", &format!("\u{FEFF}JWT_SECRET={written}\r\nOPENAI_API_KEY={KEY}\r\n"), BTreeMap::new());
+        let config =
+            load_all("", &format!("\u{FEFF}JWT_SECRET={written}\r\nOPENAI_API_KEY={KEY}\r\n"), BTreeMap::new());
         let config = config.unwrap_or_else(|errors| panic!("{errors}"));
         assert_eq!(config.auth.jwt_secret.unwrap().expose_secret(), secret);
     }

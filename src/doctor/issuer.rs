@@ -37,7 +37,8 @@ fn judge(signs_as: &str, wanted: &str) -> Check {
     if is_same_on_this_machine(signs_as, wanted) {
         return Check::ok(NAME, format!("the project signs as {signs_as}, and that is wanted of a token"));
     }
-    let detail = format!("the project signs as {signs_as}, and tokens must be of {wanted}: every user would be refused");
+    let detail =
+        format!("the project signs as {signs_as}, and tokens must be of {wanted}: every user would be refused");
     let fix = format!("set [auth] issuer = {signs_as:?} in tollgate.toml, or TOLLGATE_AUTH__ISSUER={signs_as}");
     Check::fail(NAME, detail, fix)
 }

@@ -203,7 +203,10 @@ fn unknown(key: &str, may_name: bool) -> Fault {
     let is_plain = !key.is_empty() && key.len() <= 40 && key.chars().all(is_word);
     if matches!(key, "ssl" | "sslaccept" | "tls" | "requiressl") {
         let fix = "write sslmode=require in its place, or sslmode=verify-full with sslrootcert=FILE, as libpq does";
-        return Fault::new(format!("has the parameter {key}, which says in another library's way how TLS is used"), fix);
+        return Fault::new(
+            format!("has the parameter {key}, which says in another library's way how TLS is used"),
+            fix,
+        );
     }
     let known = format!("known: sslmode, sslrootcert, {}", PASSED_ON.join(", "));
     if is_plain && (may_name || (key.starts_with("ssl") && key.len() < 24)) {

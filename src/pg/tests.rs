@@ -270,7 +270,12 @@ fn what_other_clients_write_into_a_url_is_taken_or_named() {
         let told = told(url);
         assert!(words.iter().all(|word| told.contains(word)), "{url}: {told}");
     }
-    for good in ["postgres://u:p%40ss%2F%25@h/d", "postgres://u:p?s#s$@h/d", "postgres://u@[::1]:5432/d", "postgres://h/d?user=u"] {
+    for good in [
+        "postgres://u:p%40ss%2F%25@h/d",
+        "postgres://u:p?s#s$@h/d",
+        "postgres://u@[::1]:5432/d",
+        "postgres://h/d?user=u",
+    ] {
         assert_eq!(told(good), "", "{good}");
     }
 }

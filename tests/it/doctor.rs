@@ -92,7 +92,8 @@ async fn a_project_that_signs_as_another_is_a_cross_with_the_line_that_mends_it(
         assert_line(&examine(&project), "issuer", "ok", &[&same]);
     }
     project.rest.signs_as("https://auth.example.com/auth/v1");
-    let words = [own.as_str(), "[auth] issuer", "https://auth.example.com/auth/v1", "TOLLGATE_AUTH__ISSUER", "every user"];
+    let words =
+        [own.as_str(), "[auth] issuer", "https://auth.example.com/auth/v1", "TOLLGATE_AUTH__ISSUER", "every user"];
     assert_line(&examine(&project), "issuer", "fail", &words);
     project.close().await;
 }

@@ -318,7 +318,8 @@ async fn a_project_on_this_machine_is_one_by_any_of_its_names() {
         let claims = with(door.claims("alice"), &json!({"iss": own.replace("127.0.0.1", name)}));
         ask(&door, &sign(&door.key, &claims)).await.expect(200);
     }
-    for other in [own.replace("127.0.0.1", "127.0.0.1.example.com"), format!("{own}/"), own.replace("http:", "https:")] {
+    for other in [own.replace("127.0.0.1", "127.0.0.1.example.com"), format!("{own}/"), own.replace("http:", "https:")]
+    {
         let token = sign(&door.key, &with(door.claims("alice"), &json!({"iss": other})));
         ask(&door, &token).await.refused(401, "invalid_token");
     }
