@@ -40,7 +40,7 @@ while IFS= read -r line; do
 done < <(grep -H '^TimeoutStopSec=\|stop_grace_period:\|^kill_timeout\|maxShutdownDelaySeconds:\|^drainingSeconds\|lb_try_duration' \
   deploy/systemd/tollgate.service docker-compose.yml deploy/compose.yml deploy/fly/fly.toml deploy/render/render.yaml \
   deploy/railway/railway.toml deploy/caddy/Caddyfile)
-services=$(grep -c '^  [a-z]*:$' <(sed '/^volumes:/,$d' docker-compose.yml deploy/compose.yml))
+services=$(grep -c '^  [a-z]*:$' <(sed -s '/^volumes:/,$d' docker-compose.yml deploy/compose.yml))
 [[ $(cat docker-compose.yml deploy/compose.yml | grep -c 'stop_grace_period:') -eq $services ]] ||
   { echo 'a service of Compose has no stop_grace_period: Docker kills it after 10 s' && exit 1; }
 

@@ -77,14 +77,15 @@ trap 'exit 143' TERM HUP
 mkdir -p "$home"/{home/.docker/cli-plugins,lists/partial,cache/archives/partial,debs,tmp}
 # The user of a Postgres has to come through.
 chmod 711 "$home" "$home/tmp"
+own_home=$HOME
 export HOME=$home/home TMPDIR=$home/tmp DOCKER_HOST=unix://$home/sock DOCKER_BUILDKIT=1 BUILDX_NO_DEFAULT_ATTESTATIONS=1
 
 # Compose 2 and buildx, where this Debian has them or the next one does.
+mirror=$(sed -n 's/^URIs: \(.*debian\)$/\1/p; s/^deb \([^ ]*debian\) .*/\1/p' /etc/apt/sources.list /etc/apt/sources.list.d/*.sources 2>/dev/null | head -n 1) || true
 packages() {
   local options=()
   if [[ -n ${1:-} ]]; then
-    sed -n "s/^URIs: \(.*debian\)\$/deb \1 $1 main/p; s/^deb \([^ ]*debian\) .*/deb \1 $1 main/p" \
-      /etc/apt/sources.list /etc/apt/sources.list.d/*.sources 2>/dev/null | head -n 1 >"$home/next.list"
+    echo "deb $mirror $1 main" >"$home/next.list"
     options=(-o "Dir::Etc::sourcelist=$home/next.list" -o Dir::Etc::sourceparts=- -o "Dir::State::lists=$home/lists"
       -o "Dir::Cache=$home/cache" -o APT::Sandbox::User=root)
     rm -rf "$home/lists" && mkdir -p "$home/lists/partial"
@@ -142,6 +143,22 @@ if packages forky caddy && dpkg -x "$home"/debs/caddy_*.deb "$root"; then
     --change 'CMD ["caddy", "run", "--config", "/etc/caddy/Caddyfile", "--adapter", "caddyfile"]' - caddy:2 >/dev/null
 else
   echo 'NOT CHECKED: Docker: Caddy: its package cannot be had'
+fi
+
+# The compiler's image: this machine's toolchain and what cargo has fetched, on a small Debian.
+if [[ " ${arguments[*]-} " == *' --source '* ]]; then
+  command -v debootstrap >/dev/null || apt-get install -y -qq --no-install-recommends debootstrap >/dev/null
+  builder=$home/builder
+  debootstrap --variant=minbase --include=gcc,libc6-dev,ca-certificates bookworm "$builder" "$mirror" >/dev/null
+  HOME=$own_home cargo fetch --locked
+  mkdir -p "$builder/usr/local/cargo/bin"
+  cp -aL "$(HOME=$own_home rustc --print sysroot)" "$builder/usr/local/toolchain"
+  cp -a "${CARGO_HOME:-$own_home/.cargo}/registry" "$builder/usr/local/cargo/"
+  ln -s ../../toolchain/bin/cargo ../../toolchain/bin/rustc "$builder/usr/local/cargo/bin/"
+  printf '[net]\noffline = true\n' >"$builder/usr/local/cargo/config.toml"
+  tar -C "$builder" -c . | "$docker" import --change 'ENV CARGO_HOME=/usr/local/cargo PATH=/usr/local/cargo/bin:/usr/sbin:/usr/bin:/sbin:/bin' \
+    - rust:1.95-bookworm >/dev/null
+  rm -rf "$builder"
 fi
 
 # In the background, since bash hears no signal while it waits for what is in front.
