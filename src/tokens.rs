@@ -4,6 +4,8 @@
 //! with the bytes of the text and with nothing else in it: a text is split into blocks of bounded length first.
 //! What a count never does: read special tokens (`<|endoftext|>` is text like any other), or fail.
 
+mod unknown;
+
 use tiktoken_rs::CoreBPE;
 
 use crate::price::Tokenizer;
@@ -14,11 +16,14 @@ const BLOCK_BYTES_MAX: usize = 4096;
 
 /// The longest token of the vocabularies that are known, in bytes.
 const TOKEN_BYTES_MAX: usize = 128;
+/// The most bytes that count as one token where the vocabulary is not known.
+const UNKNOWN_TOKEN_BYTES_MAX: usize = 3;
 
 /// Tokens added for each cut that is not at a boundary of the tokenizer's own.
 const CUT_MARGIN: u64 = 16;
 
-/// The number of tokens of a text.
+/// The number of tokens of a text. Where the tokenizer is not known it is taken for OpenAI's latest: a likely number and
+/// no bound.
 ///
 /// Exact wherever the text has, at least every 4096 bytes, a place that the tokenizer splits at too: after a word and
 /// before a blank or a punctuation mark. A longer unbroken run (four kilobytes of one letter) is cut by force. A forced
@@ -33,27 +38,49 @@ pub fn count(tokenizer: Tokenizer, text: &str) -> u64 {
 #[must_use]
 pub fn count_up_to(tokenizer: Tokenizer, text: &str, most: u64) -> u64 {
     let vocabulary = vocabulary(tokenizer);
+    by_blocks(text, most, |block| u64::try_from(vocabulary.encode_ordinary(block).len()).unwrap_or(u64::MAX))
+}
+
+/// At least the number of tokens of a text, close to it where the tokenizer is known. It stops like [`count_up_to`].
+#[must_use]
+pub fn bound_up_to(tokenizer: Tokenizer, text: &str, most: u64) -> u64 {
+    match tokenizer {
+        Tokenizer::Unknown => unknown::most_of_all_forms(text, |form| by_blocks(form, most, unknown::count_block)),
+        Tokenizer::O200k | Tokenizer::Cl100k => count_up_to(tokenizer, text, most),
+    }
+}
+
+/// [`bound_up_to`] says at least this of a text, however it reads.
+#[must_use]
+pub fn least(tokenizer: Tokenizer, text: &str) -> u64 {
+    let longest = match tokenizer {
+        Tokenizer::Unknown => UNKNOWN_TOKEN_BYTES_MAX,
+        Tokenizer::O200k | Tokenizer::Cl100k => TOKEN_BYTES_MAX,
+    };
+    u64::try_from(text.len().div_ceil(longest)).unwrap_or(u64::MAX)
+}
+
+/// No text has more tokens than this: a token of a byte-level vocabulary stands for at least one byte. One that is not
+/// known may read the text in a normal form of Unicode, which can be longer.
+#[must_use]
+pub fn bytes_bound(tokenizer: Tokenizer, text: &str) -> u64 {
+    let bytes = |text: &str| u64::try_from(text.len()).unwrap_or(u64::MAX);
+    match tokenizer {
+        Tokenizer::Unknown => unknown::most_of_all_forms(text, bytes),
+        Tokenizer::O200k | Tokenizer::Cl100k => bytes(text),
+    }
+}
+
+/// Sums up what is counted in each block of a text, until there are more than `most`.
+fn by_blocks(text: &str, most: u64, tokens: impl Fn(&str) -> u64) -> u64 {
     let mut total: u64 = 0;
     let mut rest = text;
     while !rest.is_empty() && total <= most {
         let (block, exact, after) = split_block(rest);
-        let tokens = u64::try_from(vocabulary.encode_ordinary(block).len()).unwrap_or(u64::MAX);
-        total = total.saturating_add(tokens).saturating_add(if exact { 0 } else { CUT_MARGIN });
+        total = total.saturating_add(tokens(block)).saturating_add(if exact { 0 } else { CUT_MARGIN });
         rest = after;
     }
     total
-}
-
-/// No text has more tokens than this, whatever byte-level vocabulary counts it: a token stands for at least one byte.
-#[must_use]
-pub fn bytes_bound(text: &str) -> u64 {
-    u64::try_from(text.len()).unwrap_or(u64::MAX)
-}
-
-/// No text has fewer tokens than this in a vocabulary that is known.
-#[must_use]
-pub fn least(text: &str) -> u64 {
-    u64::try_from(text.len().div_ceil(TOKEN_BYTES_MAX)).unwrap_or(u64::MAX)
 }
 
 fn vocabulary(tokenizer: Tokenizer) -> &'static CoreBPE {
@@ -141,16 +168,20 @@ mod tests {
             let longest = (0..200_100).map(bytes).max().unwrap();
             assert!(longest <= TOKEN_BYTES_MAX && longest > TOKEN_BYTES_MAX / 2, "{longest}");
         }
+        for text in ["The quick brown fox. ", "qqqqqqqq", "日本語のテキスト", "        ", "é", "internationalization"] {
+            let text = text.repeat(500);
+            assert!(bound_up_to(Tokenizer::Unknown, &text, u64::MAX) >= least(Tokenizer::Unknown, &text), "{text:.20}");
+        }
     }
 
     #[test]
     fn a_count_stops_soon_after_its_limit() {
         let text = "word ".repeat(200_000);
-        for tokenizer in KNOWN {
-            let stopped = count_up_to(tokenizer, &text, 5_000);
+        for tokenizer in [Tokenizer::O200k, Tokenizer::Cl100k, Tokenizer::Unknown] {
+            let stopped = bound_up_to(tokenizer, &text, 5_000);
             assert!(stopped > 5_000 && stopped < 10_000, "{stopped}");
-            assert_eq!(count_up_to(tokenizer, "word word", 5), 2);
         }
+        assert_eq!(count_up_to(Tokenizer::O200k, "word word", 5), 2);
     }
 
     #[test]
@@ -188,7 +219,7 @@ mod tests {
                 let (counted, exact) = (count(tokenizer, &text), whole(tokenizer, &text));
                 assert!(counted >= exact, "{run:?}: {counted} < {exact}");
                 assert!(counted <= exact + 6 * (CUT_MARGIN + 4), "{run:?}: {counted} against {exact}");
-                assert!(exact <= bytes_bound(&text));
+                assert!(exact <= bytes_bound(tokenizer, &text));
             }
         }
     }

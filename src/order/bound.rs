@@ -9,37 +9,43 @@ use crate::price::Tokenizer;
 use crate::tokens;
 
 use super::image;
+use super::json_text::{Shape, escapes};
 use super::schema::{Json, Schema};
 use super::wire::{Function, JsonSchema, Message, Part, Request, TextOr, ToolCall};
 
-/// What every request may be framed with. OpenAI bills 3 tokens for the start of the answer.
-const REQUEST: u64 = 64;
-/// The same on a server whose template is not known: templates of open models open with up to several hundred tokens of
-/// instructions of their own (dates, channels, tool protocols, a default system prompt).
-const REQUEST_UNKNOWN: u64 = 1024;
-/// Role and delimiters of a message. OpenAI bills 3 or 4; templates of open models use up to about ten.
-const MESSAGE: u64 = 16;
-/// Between two parts of a message.
-const PART: u64 = 4;
-/// The envelope of a call of a tool: recipient, delimiters, its type.
-const TOOL_CALL: u64 = 24;
-/// The frame around all tools: OpenAI's is a namespace of some 20 tokens, with parallel calls some 100.
-const TOOLS: u64 = 160;
-/// The envelope of one tool. OpenAI's is `type name = (_: {…}) => any;`: some 12 tokens.
-const TOOL: u64 = 24;
-/// The heading over an answer's schema.
-const FORMAT: u64 = 64;
-/// For each structural mark of a schema, beyond its own bytes. OpenAI shows a schema as a TypeScript type:
-/// `{"city":{"type":"string","description":"…"}}` becomes `// …⏎city?: string,⏎`. Every member and item keeps its words;
-/// what is added (a comment mark, a question mark, a `|`, a line break, indentation: blanks are few tokens) comes once for
-/// each brace, bracket, comma or colon, or for each line of a description, where the JSON has a backslash.
-/// References are assumed to be shown as such and not to be expanded.
-const MARK: u64 = 3;
-/// On unknown templates, text within JSON may be printed as JSON again, safe for HTML: one byte becomes up to six.
-const ESCAPE: u64 = 5;
+/// What a provider's framing may add, in tokens.
+struct Frame {
+    /// What every request opens with, and the start of the answer.
+    request: u64,
+    /// Role and delimiters of a message.
+    message: u64,
+    /// One part of a message.
+    part: u64,
+    /// The envelope of a call of a tool: recipient, delimiters, its type.
+    tool_call: u64,
+    /// What is said around all tools.
+    tools: u64,
+    /// The envelope of one tool.
+    tool: u64,
+    /// The heading over an answer's schema.
+    format: u64,
+}
 
-/// The margin on a tokenizer's count: one part in 32. Texts are counted one by one; glued to their framing, a few tokens
-/// at the seams may fall otherwise.
+/// OpenAI bills 3 tokens for the start of the answer and 3 or 4 a message; the renderer that it has published (of
+/// gpt-oss) opens with some 100 of its own, a call has some 12, all tools some 40, one tool some 12.
+const KNOWN: Frame = Frame { request: 192, message: 16, part: 4, tool_call: 24, tools: 160, tool: 24, format: 64 };
+/// Templates of open models open with up to several hundred tokens (dates, channels, a default system prompt) and some
+/// print messages, parts, calls and tools as JSON: the bytes of `{"type": "text", "text": ""}, ` and its like.
+const UNKNOWN: Frame =
+    Frame { request: 1024, message: 32, part: 32, tool_call: 128, tools: 512, tool: 192, format: 64 };
+/// For each line of a description, which may be marked as a comment.
+const COMMENT: u64 = 3;
+/// The blanks of one level of indentation, as bytes. A count takes them for one token: every vocabulary of 32,000 words
+/// or more that was looked at knows at least runs of four blanks.
+const INDENTATION: u64 = 4;
+
+/// The margin on a count: one part in 32. Texts are counted one by one; glued to their framing, a few tokens at the seams
+/// may fall otherwise. Where the tokenizer is not known, the count is that of the dearest known vocabulary.
 const MARGIN_DIVISOR: u64 = 32;
 
 /// A prompt's weight.
@@ -57,18 +63,18 @@ pub(super) struct Weight {
 impl Weight {
     /// Weighs a prompt with bytes for tokens.
     pub(super) fn in_bytes(request: &Request, model: &str, tokenizer: Tokenizer) -> Self {
-        let scale = Scale { model, unknown: tokenizer == Tokenizer::Unknown, count: &tokens::bytes_bound };
-        scale.request(request)
+        let count = |text: &str| tokens::bytes_bound(tokenizer, text);
+        Scale { model, unknown: tokenizer == Tokenizer::Unknown, count: &count, level: INDENTATION }.request(request)
     }
 
-    /// Weighs a prompt with its tokenizer. Takes time with the length of the prompt.
-    pub(super) fn in_tokens(request: &Request, model: &str, tokenizer: Tokenizer) -> Self {
+    /// Weighs a prompt as it will most likely be billed. Takes time with the length of the prompt.
+    pub(super) fn likely(request: &Request, model: &str, tokenizer: Tokenizer) -> Self {
         Self::counted(request, model, tokenizer, &|text| tokens::count(tokenizer, text))
     }
 
-    /// Weighs a prompt by whatever `count` says of its texts.
+    /// Weighs a prompt by whatever `count` says of its texts, in tokens.
     pub(super) fn counted(request: &Request, model: &str, tokenizer: Tokenizer, count: &dyn Fn(&str) -> u64) -> Self {
-        Scale { model, unknown: tokenizer == Tokenizer::Unknown, count }.request(request)
+        Scale { model, unknown: tokenizer == Tokenizer::Unknown, count, level: 1 }.request(request)
     }
 
     /// The bound, where `texts` is an upper bound by itself.
@@ -111,34 +117,48 @@ struct Scale<'a> {
     /// The template that frames the prompt is not known.
     unknown: bool,
     count: &'a dyn Fn(&str) -> u64,
+    /// What one level of indentation counts as.
+    level: u64,
 }
 
 impl Scale<'_> {
+    fn frame(&self) -> &'static Frame {
+        if self.unknown { &UNKNOWN } else { &KNOWN }
+    }
+
     fn request(&self, request: &Request) -> Weight {
-        let frame = Weight::fixed(if self.unknown { REQUEST_UNKNOWN } else { REQUEST });
-        let messages = sum(request.messages.iter().flat_map(|list| &list.0).map(|message| self.message(message)));
+        let frame = self.frame();
         let functions = || request.tools.iter().flat_map(|list| &list.0).filter_map(|tool| tool.function.as_ref());
         let tools = sum(functions().map(|function| self.function(function)));
-        let around_tools = Weight::fixed(if request.tools.is_some() { TOOLS } else { 0 });
         let schema = request.response_format.as_ref().and_then(|format| format.json_schema.as_ref());
-        let format = Weight::fixed(if request.response_format.is_some() { FORMAT } else { 0 });
         sum([
-            frame,
-            messages,
+            Weight::fixed(frame.request),
+            self.messages(request),
             tools,
-            around_tools,
-            format,
+            Weight::fixed(if request.tools.is_some() { frame.tools } else { 0 }),
+            Weight::fixed(if request.response_format.is_some() { frame.format } else { 0 }),
             schema.map(|schema| self.json_schema(schema)).unwrap_or_default(),
+            self.tool_choice(request),
         ])
-        .plus(self.tool_choice(request))
+    }
+
+    /// A template may name the function at each answer of a tool: any of those that were called.
+    fn messages(&self, request: &Request) -> Weight {
+        let messages = || request.messages.iter().flat_map(|list| &list.0);
+        let calls = messages().flat_map(|message| &message.tool_calls).flat_map(|list| &list.0);
+        let names = calls.filter_map(|call| call.function.as_ref()?.name.as_deref());
+        let longest = names.max_by_key(|name| name.len()).map_or(0, |name| tokens::bytes_bound(Tokenizer::O200k, name));
+        let answers = messages().filter(|message| is_tool(message)).count();
+        let answers = u64::try_from(answers).unwrap_or(u64::MAX).saturating_mul(longest);
+        sum(messages().map(|message| self.message(message))).plus(Weight::fixed(answers))
     }
 
     fn message(&self, message: &Message) -> Weight {
-        let frame = Weight { messages: 1, ..Weight::fixed(MESSAGE) };
-        let is_tool = message.role.as_deref() == Some("tool");
+        let frame = Weight { messages: 1, ..Weight::fixed(self.frame().message) };
+        let is_tool = is_tool(message);
         let content = match &message.content {
             None => Weight::default(),
-            Some(TextOr::Text(text)) if is_tool => self.json_text(text),
+            Some(TextOr::Text(text)) if is_tool => self.quoted(text),
             Some(TextOr::Text(text)) => self.text(text),
             Some(TextOr::Other(parts)) => sum(parts.0.iter().map(|part| self.part(part, is_tool))),
         };
@@ -151,7 +171,8 @@ impl Scale<'_> {
     /// What a server thought and gets back, each with a frame of its own.
     fn thoughts(&self, message: &Message) -> Weight {
         let texts = [&message.reasoning, &message.reasoning_content];
-        let texts = sum(texts.into_iter().flatten().map(|text| self.text(text).plus(Weight::fixed(MESSAGE))));
+        let framed = |text: &String| self.text(text).plus(Weight::fixed(self.frame().message));
+        let texts = sum(texts.into_iter().flatten().map(framed));
         let forms = [
             &message.reasoning_details,
             &message.thinking_blocks,
@@ -163,16 +184,16 @@ impl Scale<'_> {
 
     /// JSON of a server's own.
     fn form(&self, form: Option<&Json>) -> Weight {
-        form.map(|form| self.document(form.text()).plus(Weight::fixed(MESSAGE))).unwrap_or_default()
+        form.map(|form| self.json(form.text()).plus(Weight::fixed(self.frame().message))).unwrap_or_default()
     }
 
     fn part(&self, part: &Part, is_tool: bool) -> Weight {
         let text = part.text.as_deref().unwrap_or_default();
-        let text = if is_tool { self.json_text(text) } else { self.text(text) };
-        let images = part.image_url.as_ref().map_or(0, |image| image::tokens_max(self.model, image));
+        let text = if is_tool { self.quoted(text) } else { self.text(text) };
+        let images = part.image_url.as_ref().map_or(0, |image| image::tokens_max(self.model, !self.unknown, image));
         let image = Weight { images, ..Weight::default() };
         let thoughts = self.form(part.thinking.as_ref()).plus(self.optional(part.signature.as_deref()));
-        sum([Weight::fixed(PART), text, self.optional(part.refusal.as_deref()), image, thoughts])
+        sum([Weight::fixed(self.frame().part), text, self.optional(part.refusal.as_deref()), image, thoughts])
     }
 
     fn tool_call(&self, call: &ToolCall) -> Weight {
@@ -185,13 +206,14 @@ impl Scale<'_> {
         let of_function = function.and_then(|function| function.thought_signature.as_deref());
         let texts = [call.id.as_deref(), call.thought_signature.as_deref(), of_function];
         let texts = sum(texts.into_iter().map(|text| self.optional(text)));
-        sum([Weight::fixed(TOOL_CALL), texts, name, forms, self.json_text(arguments)])
+        let arguments = if self.unknown { self.json(arguments) } else { self.text(arguments) };
+        sum([Weight::fixed(self.frame().tool_call), texts, name, forms, arguments])
     }
 
     fn function(&self, function: &Function) -> Weight {
         let name = self.optional(function.name.as_deref());
         let description = self.description(function.description.as_deref());
-        sum([Weight::fixed(TOOL), name, description, self.schema(function.parameters.as_ref())])
+        sum([Weight::fixed(self.frame().tool), name, description, self.schema(function.parameters.as_ref())])
     }
 
     fn json_schema(&self, format: &JsonSchema) -> Weight {
@@ -203,7 +225,7 @@ impl Scale<'_> {
         match &request.tool_choice {
             Some(TextOr::Other(choice)) => {
                 let name = choice.function.as_ref().and_then(|function| function.name.as_deref());
-                Weight::fixed(TOOL).plus(self.optional(name))
+                Weight::fixed(self.frame().tool).plus(self.optional(name))
             }
             _ => Weight::default(),
         }
@@ -220,29 +242,34 @@ impl Scale<'_> {
     /// Text of which each line may be marked as a comment.
     fn description(&self, text: Option<&str>) -> Weight {
         let text = text.unwrap_or_default();
-        let lines = occurrences(text, |byte| byte == b'\n').saturating_add(1);
-        self.json_text(text).plus(Weight::fixed(lines.saturating_mul(MARK)))
+        let lines = text.bytes().filter(|byte| *byte == b'\n').count();
+        let lines = u64::try_from(lines).unwrap_or(u64::MAX).saturating_add(1);
+        self.quoted(text).plus(Weight::fixed(lines.saturating_mul(COMMENT)))
     }
 
     fn schema(&self, schema: Option<&Schema>) -> Weight {
-        schema.map(|schema| self.document(schema.text())).unwrap_or_default()
+        schema.map(|schema| self.json(schema.text())).unwrap_or_default()
     }
 
-    /// JSON that may be written anew in another form.
-    fn document(&self, json: &str) -> Weight {
-        let marks = occurrences(json, |byte| matches!(byte, b'{' | b'[' | b',' | b':' | b'\\'));
-        self.json_text(json).plus(Weight::fixed(marks.saturating_mul(MARK)))
+    /// JSON that is printed anew. OpenAI's renderer shows the description of an object twice: beside its name, and within.
+    fn json(&self, text: &str) -> Weight {
+        let mut again = Weight::default();
+        let shape = Shape::of(text, &mut |description| again = again.plus(self.text(description)));
+        if !self.unknown {
+            return sum([self.text(text), again, Weight::fixed(shape.known)]);
+        }
+        let indentation = shape.levels.saturating_mul(self.level);
+        let longer = [shape.gaps, indentation, shape.longer].into_iter().fold(0, u64::saturating_add);
+        self.text(text).plus(Weight::fixed(longer))
     }
 
     /// Text that an unknown template may print within JSON.
-    fn json_text(&self, text: &str) -> Weight {
-        let is_escaped =
-            |byte: u8| !matches!(byte, b' '..=b'~') || matches!(byte, b'"' | b'\\' | b'<' | b'>' | b'&' | b'\'');
-        let escapes = if self.unknown { occurrences(text, is_escaped).saturating_mul(ESCAPE) } else { 0 };
+    fn quoted(&self, text: &str) -> Weight {
+        let escapes = if self.unknown { escapes(text) } else { 0 };
         self.text(text).plus(Weight::fixed(escapes))
     }
 }
 
-fn occurrences(text: &str, of: impl Fn(u8) -> bool) -> u64 {
-    u64::try_from(text.bytes().filter(|byte| of(*byte)).count()).unwrap_or(u64::MAX)
+fn is_tool(message: &Message) -> bool {
+    message.role.as_deref() == Some("tool")
 }

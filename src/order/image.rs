@@ -1,60 +1,146 @@
 //! Images in a prompt: which are passed on, and the most tokens that one can be billed as.
 //!
-//! An image is never fetched or decoded here, so its size is not known: the bound is the largest that the provider's own
-//! rules allow for a model. The bytes of a data URL are no text and cost nothing by themselves.
+//! An image is never fetched or decoded. One that comes inline is billed by its width and height, which its headers say;
+//! of one by URL only the model is known, so it counts as the largest that the model's rules allow. The bytes of a `data:`
+//! URL are no text and cost nothing by themselves.
 
+use super::data_url::{self, Problem};
 use super::fault::{Checked, Fault};
-use super::wire::ImageUrl;
+use super::image_size::{self, Size};
+use super::wire::{ImageUrl, Request, TextOr};
 
 /// The longest `https:` URL.
 const URL_BYTES_MAX: usize = 8192;
 
-/// The most tokens of one image, and of one with `detail: "low"`, by family of models.
-struct Family {
-    /// A model's name, or what stands before its first further `-`.
-    name: &'static str,
-    any: u64,
-    low: u64,
+/// A rule of a provider's for what an image costs (OpenAI, *Images and vision*, "Calculating costs"). Where its words
+/// leave a choice, the dearest reading.
+#[derive(Clone, Copy, Debug)]
+enum Rule {
+    /// Scaled to fit 2048 × 2048, then its shortest side to 768 (a small one is taken to grow, too); each tile of
+    /// 512 × 512 costs, on top of a base that is all that `detail: "low"` costs.
+    Tiles { base: u64, tile: u64 },
+    /// Patches of 32 × 32 pixels, scaled down to at most so many; each costs so many hundredths of a token. `low` is taken
+    /// to change nothing.
+    Patches { most: u64, hundredths: u64 },
+    /// So many, whatever its size.
+    Flat(u64),
 }
 
-/// Sixteen thousand tokens, for models whose rules are not known here. The largest of those that are published: 10,000
-/// patches at 1.2 tokens (detail `original`, which newer models may choose by themselves), and the 16,384 patches of
-/// common open models.
-const UNKNOWN: u64 = 16_384;
+/// The rules of one model, or of those whose names go on from its name with a `-`. The dearest counts.
+struct Family {
+    name: &'static str,
+    rules: &'static [Rule],
+}
 
-/// The first that fits. Rules (OpenAI, *Images and vision*, "Calculating costs"):
-///
-/// - Tiles: scaled to fit 2048 × 2048, then its shortest side to 768; each 512 × 512 tile costs, on top of a base that is
-///   all that `low` costs. So at most 4 × 2 tiles: 85 + 8 × 170 = 1,445 for gpt-4o (least tile models: 70 + 8 × 140),
-///   rounded up to 1,536; for gpt-4o-mini 2,833 + 8 × 5,667 = 48,169.
-/// - Patches of 32 × 32, at most 1,536 or 2,500 of them, times at most 2.46: 6,150. `low` changes nothing.
-const FAMILIES: [Family; 14] = [
-    Family { name: "gpt-4o-mini", any: 48_169, low: 2_833 },
-    Family { name: "gpt-4o", any: 1_536, low: 85 },
-    Family { name: "gpt-4-turbo", any: 1_536, low: 85 },
-    Family { name: "gpt-4.1-mini", any: 6_150, low: 6_150 },
-    Family { name: "gpt-4.1-nano", any: 6_150, low: 6_150 },
-    Family { name: "gpt-4.1", any: 1_536, low: 1_536 },
-    Family { name: "o1", any: 1_536, low: 85 },
-    Family { name: "o3", any: 1_536, low: 85 },
-    Family { name: "o4-mini", any: 6_150, low: 6_150 },
-    Family { name: "gpt-5-mini", any: 6_150, low: 6_150 },
-    Family { name: "gpt-5-nano", any: 6_150, low: 6_150 },
-    Family { name: "gpt-5.1-mini", any: 6_150, low: 6_150 },
-    Family { name: "gpt-5.1", any: 1_536, low: 1_536 },
-    Family { name: "gpt-5", any: 1_536, low: 1_536 },
+const TILES: Rule = Rule::Tiles { base: 85, tile: 170 };
+const MINI: Rule = Rule::Patches { most: 1_536, hundredths: 162 };
+const NANO: Rule = Rule::Patches { most: 1_536, hundredths: 246 };
+/// Both kinds of rules have been published or measured for these.
+const TILES_OR_PATCHES: &[Rule] = &[TILES, Rule::Patches { most: 1_536, hundredths: 100 }];
+/// The small models of later generations, with the largest multiplier and budget of patches of any.
+const LATER_SMALL: &[Rule] = &[Rule::Patches { most: 2_500, hundredths: 246 }, LATER];
+/// Later models: up to 10,000 patches (detail `original`, which they may choose by themselves) at 1.2 tokens.
+const LATER: Rule = Rule::Patches { most: 10_000, hundredths: 120 };
+/// The 16,384 patches of common open models.
+const OTHER: Rule = Rule::Flat(16_384);
+
+/// The first that fits.
+const FAMILIES: [Family; 17] = [
+    Family { name: "gpt-4o-mini", rules: &[Rule::Tiles { base: 2_833, tile: 5_667 }] },
+    Family { name: "gpt-4o", rules: &[TILES] },
+    Family { name: "chatgpt-4o", rules: &[TILES] },
+    Family { name: "gpt-4-turbo", rules: &[TILES] },
+    Family { name: "gpt-4.5", rules: &[TILES] },
+    Family { name: "gpt-4.1-mini", rules: &[MINI] },
+    Family { name: "gpt-4.1-nano", rules: &[NANO] },
+    Family { name: "gpt-4.1", rules: TILES_OR_PATCHES },
+    Family { name: "o1", rules: &[TILES] },
+    Family { name: "o3", rules: &[TILES] },
+    Family { name: "o4-mini", rules: &[Rule::Patches { most: 1_536, hundredths: 172 }] },
+    Family { name: "gpt-5-mini", rules: &[MINI] },
+    Family { name: "gpt-5-nano", rules: &[NANO] },
+    Family { name: "gpt-5.1-mini", rules: LATER_SMALL },
+    Family { name: "gpt-5.1-codex-mini", rules: LATER_SMALL },
+    Family { name: "gpt-5.1", rules: TILES_OR_PATCHES },
+    Family { name: "gpt-5", rules: TILES_OR_PATCHES },
 ];
 
-/// The most tokens that an image can be billed as by a model.
-pub(super) fn tokens_max(model: &str, image: &ImageUrl) -> u64 {
-    let of =
-        |family: &&Family| model.strip_prefix(family.name).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
+/// The most tokens that an image can be billed as by a model. `openai`: the model is one of OpenAI's, of whatever name.
+pub(super) fn tokens_max(model: &str, openai: bool, image: &ImageUrl) -> u64 {
+    let url = image.url.as_deref().unwrap_or_default();
+    let size = data_url::encoded(url).and_then(image_size::size);
     let low = image.detail.as_deref() == Some("low");
-    FAMILIES.iter().find(of).map_or(UNKNOWN, |family| if low { family.low } else { family.any })
+    rules(model, openai).iter().map(|rule| rule.tokens(size, low)).max().unwrap_or(u64::MAX)
+}
+
+fn rules(model: &str, openai: bool) -> &'static [Rule] {
+    let name = model.strip_prefix("openai/").unwrap_or(model);
+    let of =
+        |family: &&Family| name.strip_prefix(family.name).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
+    let later = || {
+        let small = name.contains("-mini") || name.contains("-nano");
+        if small { LATER_SMALL } else { &[LATER] }
+    };
+    let openai = openai || name.starts_with("gpt-") || model.len() > name.len();
+    FAMILIES.iter().find(of).map_or_else(|| if openai { later() } else { &[OTHER] }, |family| family.rules)
+}
+
+impl Rule {
+    /// Of an image of this size; without one, of the largest.
+    fn tokens(self, size: Option<Size>, low: bool) -> u64 {
+        match self {
+            Self::Tiles { base, .. } if low => base,
+            Self::Tiles { base, tile } => base.saturating_add(size.map_or(8, tiles).saturating_mul(tile)),
+            Self::Patches { most, hundredths } => {
+                let patches = size.map_or(most, |size| patches(size).min(most));
+                patches.saturating_mul(hundredths).div_ceil(100)
+            }
+            Self::Flat(tokens) => tokens,
+        }
+    }
+}
+
+/// Tiles of 512 pixels. The shortest side is 768, the longest at most 2048: from 2 × 2 to 4 × 2; an image that is longer in
+/// proportion has its longest side at 2048.
+fn tiles((width, height): Size) -> u64 {
+    let (short, long) = (width.min(height), width.max(height));
+    let scaled = long.saturating_mul(768).div_ceil(short.max(1));
+    if scaled <= 2048 { scaled.div_ceil(512).saturating_mul(2) } else { 8 }
+}
+
+fn patches((width, height): Size) -> u64 {
+    width.div_ceil(32).saturating_mul(height.div_ceil(32))
+}
+
+/// Checks every image of a request, and writes those inline in one form.
+pub(super) fn prepare(request: &mut Request) -> Checked {
+    let messages = request.messages.iter_mut().flat_map(|list| &mut list.0).enumerate();
+    for (at, message) in messages {
+        let Some(TextOr::Other(parts)) = &mut message.content else { continue };
+        for (place, part) in parts.0.iter_mut().enumerate() {
+            let Some(image) = &mut part.image_url else { continue };
+            read(image).map_err(|fault| fault.under(path(at, place)))?;
+        }
+    }
+    Ok(())
+}
+
+/// The images of a request: the path of each, and the most tokens that it can be billed as.
+pub(super) fn all(request: &Request, model: &str, openai: bool) -> Vec<(String, u64)> {
+    let messages = request.messages.iter().flat_map(|list| &list.0).enumerate();
+    let parts = messages.flat_map(|(at, message)| {
+        let parts = if let Some(TextOr::Other(parts)) = &message.content { parts.0.as_slice() } else { &[] };
+        parts.iter().enumerate().map(move |(place, part)| ((at, place), part.image_url.as_deref()))
+    });
+    parts.filter_map(|((at, place), image)| Some((path(at, place), tokens_max(model, openai, image?)))).collect()
+}
+
+fn path(message: usize, part: usize) -> String {
+    format!("messages[{message}].content[{part}].image_url")
 }
 
 /// An image that may be passed on: a PNG, JPEG, WebP or GIF inline, or a public `https:` URL.
-pub(super) fn check(image: &ImageUrl) -> Checked {
+fn read(image: &mut ImageUrl) -> Checked {
     if let Some(name) = &image.unknown {
         return Err(Fault::unsupported(&name.name, "is not supported: remove it"));
     }
@@ -64,29 +150,26 @@ pub(super) fn check(image: &ImageUrl) -> Checked {
         Some(_) => return Err(Fault::invalid("detail", "must be `auto`, `low` or `high`")),
     }
     let url = image.url.as_deref().ok_or_else(|| Fault::missing("url"))?;
-    if let Some(data) = url.strip_prefix("data:") {
-        return check_data(data);
+    if data_url::strip_scheme(url).is_none() {
+        let what = "must be a data: URL of an image in base64, or the https: URL of a public host";
+        return if is_public_https(url) { Ok(()) } else { Err(Fault::invalid("url", what)) };
     }
-    if is_public_https(url) {
-        return Ok(());
+    if let Some(canonical) = data_url::canonical(url).map_err(fault)? {
+        image.url = Some(canonical);
     }
-    Err(Fault::invalid("url", "must be a data: URL of an image in base64, or the https: URL of a public host"))
+    let encoded = image.url.as_deref().and_then(data_url::encoded).unwrap_or_default();
+    match image_size::size(encoded) {
+        Some(_) => Ok(()),
+        None => Err(Fault::invalid("url", "must be a PNG, JPEG, WebP or GIF: its width and height cannot be read")),
+    }
 }
 
-fn check_data(data: &str) -> Checked {
-    let kinds = ["image/png;base64,", "image/jpeg;base64,", "image/webp;base64,", "image/gif;base64,"];
-    let Some(encoded) = kinds.iter().find_map(|kind| data.strip_prefix(kind)) else {
-        return Err(Fault::invalid("url", "must start with data:image/png;base64, (or jpeg, webp, gif)"));
+fn fault(problem: Problem) -> Fault {
+    let what = match problem {
+        Problem::Kind => "must start with data:image/png;base64, (or jpeg, webp, gif)",
+        Problem::Base64 => "must be valid base64 after the comma",
     };
-    if is_base64(encoded) { Ok(()) } else { Err(Fault::invalid("url", "must be valid base64 after the comma")) }
-}
-
-/// The standard alphabet, padded (RFC 4648 §4), and not empty.
-fn is_base64(encoded: &str) -> bool {
-    let digits = encoded.trim_end_matches('=');
-    let padding = encoded.len().saturating_sub(digits.len());
-    let alphabet = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'+' || byte == b'/';
-    !digits.is_empty() && padding <= 2 && encoded.len().is_multiple_of(4) && digits.bytes().all(alphabet)
+    Fault::invalid("url", what)
 }
 
 /// An `https:` URL without credentials, whose host is a name with a dot: whoever fetches it, it is not to be led to an
@@ -103,25 +186,35 @@ fn is_public_https(url: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+
     use super::*;
 
     fn image(url: &str, detail: Option<&str>) -> ImageUrl {
         ImageUrl { url: Some(url.to_owned()), detail: detail.map(str::to_owned), unknown: None }
     }
 
+    /// The header of a PNG of this size, inline.
+    fn png(width: u32, height: u32) -> String {
+        let header = [&b"\x89PNG\r\n\x1a\n\0\0\0\x0DIHDR"[..], &width.to_be_bytes(), &height.to_be_bytes()].concat();
+        format!("data:image/png;base64,{}", STANDARD.encode(header))
+    }
+
     #[test]
     fn images_inline_and_on_public_hosts_are_passed_on() {
-        let good =
-            ["data:image/png;base64,iVBORw==", "data:image/jpeg;base64,/9j/", "https://example.com/a.png?b=c%20d"];
-        for url in good {
-            assert!(check(&image(url, Some("high"))).is_ok(), "{url}");
+        for url in [&png(1, 1), "https://example.com/a.png?b=c%20d"] {
+            assert!(read(&mut image(url, Some("high"))).is_ok(), "{url}");
         }
+        let mut loose = image(&png(20, 30).replace("image/png", "image/PNG").replace("AAAA", "AA\nAA"), None);
+        assert!(read(&mut loose).is_ok());
+        assert_eq!(loose.url, Some(png(20, 30)), "it is sent in one form");
     }
 
     #[test]
     fn other_urls_are_refused() {
         let data = ["data:image/svg+xml;base64,AAAA", "data:text/html;base64,AAAA", "data:image/png,AAAA"];
-        let base64 = ["", "AAA", "AA=A", "A===", "AAAA AAA", "AAA-", "AA\nA", "===="];
+        let base64 = ["", "A", "AA=A", "A===", "AAA-", "====", "AAAA", "iVBORw0KGgo="];
         let base64 = base64.map(|encoded| format!("data:image/png;base64,{encoded}"));
         let schemes =
             ["", "http://example.com/a", "file:///etc/passwd", "//example.com/a", "HTTPS//x", "gs://a.b/c", "s3"];
@@ -138,21 +231,49 @@ mod tests {
         let all =
             data.into_iter().chain(schemes).chain(hosts).chain(local).map(str::to_owned).chain(base64).chain([long]);
         for url in all {
-            assert!(check(&image(&url, None)).is_err(), "{url:.60}");
+            assert!(read(&mut image(&url, None)).is_err(), "{url:.60}");
         }
     }
 
     #[test]
-    fn an_image_costs_the_most_its_model_can_bill() {
-        let cost = |model, detail| tokens_max(model, &image("", detail));
-        assert_eq!(cost("gpt-4o", None), 1_536);
+    fn an_image_by_url_costs_the_most_its_model_can_bill() {
+        let cost = |model, detail| tokens_max(model, false, &image("https://example.com/a", detail));
+        assert_eq!(cost("gpt-4o", None), 85 + 8 * 170);
         assert_eq!(cost("gpt-4o", Some("low")), 85);
-        assert_eq!(cost("gpt-4o-2024-05-13", None), 1_536);
+        assert_eq!(cost("gpt-4o-2024-05-13", None), 1_445);
         assert_eq!(cost("gpt-4o-mini", Some("auto")), 48_169);
-        assert_eq!(cost("gpt-4.1-nano", Some("low")), 6_150);
+        assert_eq!(cost("gpt-4.1", Some("low")), 1_536);
+        assert_eq!(cost("gpt-4.1-nano", Some("low")), 3_779);
         assert_eq!(cost("gpt-5.1-chat-latest", None), 1_536);
-        assert_eq!(cost("gpt-5.4-mini", None), UNKNOWN);
-        assert_eq!(cost("gpt-4omni", None), UNKNOWN);
-        assert_eq!(cost("llava", Some("low")), UNKNOWN);
+        assert_eq!(cost("gpt-5.4-mini", None), 12_000);
+        assert_eq!(cost("gpt-6-luna", None), 12_000);
+        assert_eq!(cost("openai/gpt-4o", None), 1_445);
+        assert_eq!(cost("gpt-4omni", None), 12_000);
+        assert_eq!(cost("llava", Some("low")), 16_384);
+        assert_eq!(tokens_max("mine", true, &image("https://example.com/a", None)), 12_000);
+    }
+
+    #[test]
+    fn an_inline_image_costs_what_its_size_does() {
+        let cost = |model, (width, height), detail| tokens_max(model, false, &image(&png(width, height), detail));
+        // The provider's own examples.
+        assert_eq!(cost("gpt-4o", (1024, 1024), None), 765);
+        assert_eq!(cost("gpt-4o", (2048, 4096), Some("high")), 1_105);
+        assert_eq!(cost("gpt-4o", (4096, 8192), Some("low")), 85);
+        assert_eq!(cost("gpt-4.1-mini", (1024, 1024), None), 1_659);
+        // A phone's photo, either way up; the same with the rules of all families.
+        for size in [(4032, 3024), (3024, 4032)] {
+            assert_eq!(cost("gpt-6-luna", size, None), 12_000);
+            assert_eq!(cost("gpt-4o", size, None), 85 + 4 * 170);
+            assert_eq!(cost("gpt-4o-mini", size, None), 2_833 + 4 * 5_667);
+            assert_eq!(cost("gpt-5-nano", size, None), 3_779);
+            assert_eq!(cost("llava", size, None), 16_384);
+        }
+        assert_eq!(cost("gpt-6-luna", (33, 32), Some("low")), 3);
+        assert_eq!(cost("gpt-5.4-mini", (64, 64), None), 10);
+        assert_eq!(cost("gpt-4o", (1, 1), None), 765);
+        for long in [(1, 100_000), (u32::MAX, 1), (u32::MAX, u32::MAX)] {
+            assert!(cost("gpt-4o", long, None) >= 765 && cost("gpt-6-luna", long, None) >= 3_750);
+        }
     }
 }

@@ -6,8 +6,11 @@
 
 mod bound;
 mod check;
+mod data_url;
 mod fault;
 mod image;
+mod image_size;
+mod json_text;
 mod reasoning;
 mod said;
 mod schema;
@@ -93,6 +96,7 @@ impl Order {
     pub fn parse(body: &[u8], terms: &Terms<'_>) -> Result<Self, Refusal> {
         let mut request = read(body)?;
         check::request(&request, terms.plan)?;
+        image::prepare(&mut request)?;
         let (model, price) = model(request.model.as_deref(), terms)?;
         let is_plain = reasoning::settle(&mut request, (model, price), terms);
         let modern_cap = request.max_completion_tokens.is_some();
@@ -172,16 +176,16 @@ impl Order {
         }
     }
 
-    /// Narrows the bound of the prompt with the model's own tokenizer, where it is known; it never grows. A prompt of more
-    /// than `most` tokens is not counted to its end, and keeps the bound that it has. Takes time with the tokens counted
+    /// Narrows the bound of the prompt with the model's own tokenizer, or with the dearest where it is not known; it never
+    /// grows. A prompt of more than `most` tokens is not counted to its end, and keeps the bound that it has. Takes time with the tokens counted
     /// (tens of milliseconds a megabyte of prose, up to a few hundred of worse).
     pub fn count_exactly(&mut self, most: u64) {
         let tokenizer = self.price.tokenizer;
-        if tokenizer != Tokenizer::Unknown && !self.counted {
+        if !self.counted {
             let left = Cell::new(Some(most));
             let count = |text: &str| {
                 let Some(before) = left.get() else { return 0 };
-                let tokens = tokens::count_up_to(tokenizer, text, before);
+                let tokens = tokens::bound_up_to(tokenizer, text, before);
                 left.set(before.checked_sub(tokens));
                 tokens
             };
@@ -200,8 +204,9 @@ impl Order {
     /// `invalid_request` about `messages`.
     pub fn check_least_input(&self, plan: &Plan) -> Result<(), Refusal> {
         let tokenizer = self.price.tokenizer;
-        let least = Weight::counted(&self.request, &self.model, tokenizer, &tokens::least).bound_with_margin();
-        if tokenizer == Tokenizer::Unknown || least <= u64::from(plan.max_input_tokens) {
+        let least = |text: &str| tokens::least(tokenizer, text);
+        let least = Weight::counted(&self.request, &self.model, tokenizer, &least).bound_with_margin();
+        if least <= u64::from(plan.max_input_tokens) {
             return Ok(());
         }
         self.check_input(plan)
@@ -222,17 +227,38 @@ impl Order {
             return Ok(());
         }
         let (bound, cap) = (self.input_tokens, plan.max_input_tokens);
+        if let Some(refusal) = self.image_refusal(u64::from(cap)) {
+            return Err(refusal);
+        }
         let message = format!(
             "The prompt is too long: messages and tools may come to {bound} tokens, and the plan allows {cap}. Shorten them."
         );
         Err(Refusal::invalid("messages", message))
     }
 
+    /// The refusal that names an image, where the prompt would fit without its images.
+    fn image_refusal(&self, cap: u64) -> Option<Refusal> {
+        let images = image::all(&self.request, &self.model, self.is_openai());
+        let total = images.iter().fold(0_u64, |total, (_, tokens)| total.saturating_add(*tokens));
+        // Of several that cost the same, the first.
+        let (path, tokens) = images.into_iter().rev().max_by_key(|(_, tokens)| *tokens)?;
+        if self.input_tokens.saturating_sub(total) > cap {
+            return None;
+        }
+        let message = format!(
+            "The prompt is too long: `{path}` may come to {tokens} tokens, all of it to {}, and the plan allows {cap}. Send \
+             a smaller image inline (a data: URL).",
+            self.input_tokens
+        );
+        Some(Refusal::invalid(path, message))
+    }
+
     /// What the prompt will most likely be billed as, in tokens, for when the upstream does not say: a count without a
     /// margin, images at their most. Never above the bound. Takes time as [`Self::count_exactly`] does.
     #[must_use]
     pub fn estimate_input_tokens(&self) -> u64 {
-        self.weigh().estimate().min(self.input_tokens)
+        let weight = Weight::likely(&self.request, &self.model, self.price.tokenizer);
+        weight.estimate().min(self.input_tokens)
     }
 
     /// The body to send, with an output cap of at most `output_cap` tokens a choice.
@@ -268,8 +294,9 @@ impl Order {
         Bytes::from(written)
     }
 
-    fn weigh(&self) -> Weight {
-        Weight::in_tokens(&self.request, &self.model, self.price.tokenizer)
+    /// The model is one of OpenAI's: so says its tokenizer.
+    fn is_openai(&self) -> bool {
+        self.price.tokenizer != Tokenizer::Unknown
     }
 }
 

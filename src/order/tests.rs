@@ -1,6 +1,8 @@
 //! The allow-list, the caps, the body and the bound, tried from outside.
 #![allow(clippy::needless_pass_by_value, reason = "requests are written in place, by json!")]
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -74,7 +76,7 @@ fn everything() -> Value {
             {"role": "system", "content": [{"type": "text", "text": "Be kind."}], "name": "ops"},
             {"role": "user", "content": [
                 {"type": "text", "text": "What is this? 👩‍👩‍👧"},
-                {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo=", "detail": "low"}},
+                {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAACAAAAAg", "detail": "low"}},
                 {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}},
             ]},
             {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}], "refusal": "No."},
@@ -320,7 +322,7 @@ fn every_thought_is_weighed() {
     for number in 1..=13 {
         let long = thoughtful().to_string().replace(&format!("\"t{number}\""), &json!(text).to_string());
         let weight = bytes(serde_json::from_str(&long).unwrap());
-        assert!(weight + 4 >= base + tokens::bytes_bound(&text), "t{number}");
+        assert!(weight + 4 >= base + tokens::bytes_bound(Tokenizer::O200k, &text), "t{number}");
     }
 }
 
@@ -687,7 +689,7 @@ fn a_prompt_over_the_plan_is_refused_with_both_numbers() {
     let mut order = message(json!({"role": "user", "content": "word ".repeat(4_000)})).unwrap();
     let refusal = order.check_input(&plan()).unwrap_err();
     assert_eq!((refusal.code, refusal.param.as_deref()), (Code::InvalidRequest, Some("messages")));
-    assert!(refusal.message.contains("20080") && refusal.message.contains("16000"), "{}", refusal.message);
+    assert!(refusal.message.contains("20208") && refusal.message.contains("16000"), "{}", refusal.message);
     order.count_exactly(u64::MAX);
     assert!(order.is_counted());
     assert_eq!(order.check_input(&plan()), Ok(()));
@@ -695,23 +697,84 @@ fn a_prompt_over_the_plan_is_refused_with_both_numbers() {
 }
 
 #[test]
-fn an_unknown_tokenizer_keeps_the_bytes_bound() {
-    let mut order = with(json!({"model": "local"})).unwrap();
-    let before = order.ask(1).input_tokens;
+fn an_unknown_tokenizer_is_counted_as_the_dearest_that_is_known() {
+    let text = "Die Straße ist gesperrt, weil dort gebaut wird. ".repeat(400);
+    let local = json!({"model": "local", "messages": [{"role": "user", "content": text}]});
+    let mut order = parse(&local.to_string()).unwrap();
+    let bytes = order.ask(1).input_tokens;
     order.count_exactly(u64::MAX);
-    assert_eq!(order.ask(1).input_tokens, before);
-    assert!(before > with(json!({})).unwrap().ask(1).input_tokens, "an unknown template may say more");
+    let counted = order.ask(1).input_tokens;
+    let tokens = tokens::count(Tokenizer::Cl100k, &text);
+    assert!(counted < bytes && counted > tokens + tokens / 2, "{counted} of {bytes} bytes and {tokens} tokens");
+    assert!(order.estimate_input_tokens() < tokens + 20, "what is likely is no bound");
+    let small = with(json!({"model": "local"})).unwrap().ask(1).input_tokens;
+    assert!(small > with(json!({})).unwrap().ask(1).input_tokens, "an unknown template may say more");
+}
+
+/// Seen with real templates and tokenizers (`scripts/bound-check.sh`): what each body was rendered to.
+#[test]
+fn bodies_that_were_once_bounded_too_low() {
+    let tool = |parameters: Value| {
+        let function = json!({"name": "f", "description": "", "parameters": parameters});
+        json!({"messages": [{"role": "user", "content": "Hi"}], "tools": [{"type": "function", "function": function}]})
+    };
+    let numbers = |count: usize| Value::from(vec![json!(1e15); count]);
+    let nested = (0..51).fold(Value::from(vec![json!([[[[1]]]]); 4_000]), |inner, _| json!([inner]));
+    let parts = Value::from(vec![json!({"type": "text", "text": ""}); 2_000]);
+    let answers: Vec<Value> = (0..4).map(|_| json!({"role": "tool", "tool_call_id": "a", "content": parts})).collect();
+    let cases = [
+        ("local", tool(json!({"properties": {"a": {"enum": numbers(8_000)}}})), 160_126),
+        ("local", tool(json!({"default": nested})), 240_000),
+        ("local", json!({"messages": [{"role": "user", "content": "\u{1D160}".repeat(10_000)}]}), 120_000),
+        ("gpt-4o", tool(json!({"type": "object", "properties": {"a": {"default": numbers(6_000)}}})), 60_000),
+        ("local", json!({"messages": answers}), 80_000),
+    ];
+    for (model, mut body, rendered) in cases {
+        body["model"] = json!(model);
+        let mut order = parse(&body.to_string()).unwrap();
+        let cheap = order.ask(1).input_tokens;
+        order.count_exactly(u64::MAX);
+        let counted = order.ask(1).input_tokens;
+        assert!(
+            counted <= cheap && counted >= rendered,
+            "{counted} of {cheap} for {rendered}: {:.80}",
+            body.to_string()
+        );
+    }
+}
+
+/// A PNG of this size, of so many bytes.
+fn png(width: u32, height: u32, bytes: usize) -> Value {
+    let header = [&b"\x89PNG\r\n\x1a\n\0\0\0\x0DIHDR"[..], &width.to_be_bytes(), &height.to_be_bytes()].concat();
+    let url = format!("data:image/png;base64,{}", STANDARD.encode([header, vec![0; bytes]].concat()));
+    json!({"type": "image_url", "image_url": {"url": url}})
 }
 
 #[test]
-fn images_count_by_rule_and_not_by_their_bytes() {
+fn images_count_by_their_size_and_not_by_their_bytes() {
     let with_image = |detail: &str, bytes: usize| {
-        let url = format!("data:image/png;base64,{}", "A".repeat(bytes));
-        let parts = json!([{"type": "image_url", "image_url": {"url": url, "detail": detail}}]);
-        message(json!({"role": "user", "content": parts})).unwrap().ask(1).input_tokens
+        let mut part = png(2000, 1000, bytes);
+        part["image_url"]["detail"] = json!(detail);
+        message(json!({"role": "user", "content": [part]})).unwrap().ask(1).input_tokens
     };
     assert_eq!(with_image("high", 4), with_image("high", 400_000));
-    assert_eq!(with_image("high", 4) - with_image("low", 4), 48_169 - 2_833);
+    assert_eq!(with_image("high", 4) - with_image("low", 4), 6 * 5_667);
+}
+
+#[test]
+fn a_prompt_that_is_too_long_for_its_images_names_the_dearest() {
+    let parts = json!([{"type": "text", "text": "Hi"}, png(512, 512, 0), png(4000, 2000, 0)]);
+    let order = message(json!({"role": "user", "content": parts})).unwrap();
+    let refusal = order.check_input(&plan()).unwrap_err();
+    assert_eq!(
+        (refusal.code, refusal.param.as_deref()),
+        (Code::InvalidRequest, Some("messages[0].content[2].image_url"))
+    );
+    assert!(refusal.message.contains("36835") && refusal.message.contains("16000"), "{}", refusal.message);
+    // Where the text alone is too long, the messages are at fault.
+    let parts = json!([{"type": "text", "text": "word ".repeat(20_000)}, png(512, 512, 0)]);
+    let order = message(json!({"role": "user", "content": parts})).unwrap();
+    assert_eq!(order.check_input(&plan()).unwrap_err().param.as_deref(), Some("messages"));
 }
 
 /// Whatever is added to a request, in any place, weighs at least as many tokens as its text has.
@@ -740,7 +803,7 @@ fn every_text_of_a_prompt_is_weighed() {
         *request.pointer_mut(pointer).unwrap() = json!(text);
         let mut order = parse(&request.to_string()).unwrap();
         let base_bytes = base.ask(1).input_tokens;
-        assert!(order.ask(1).input_tokens + 64 >= base_bytes + tokens::bytes_bound(&text), "{pointer}");
+        assert!(order.ask(1).input_tokens + 64 >= base_bytes + tokens::bytes_bound(Tokenizer::O200k, &text), "{pointer}");
         order.count_exactly(u64::MAX);
         let mut base = base.clone();
         base.count_exactly(u64::MAX);
@@ -763,7 +826,7 @@ fn every_text_of_a_prompt_is_weighed() {
 fn the_margin_on_a_count_is_one_part_in_32() {
     let mut order = message(json!({"role": "user", "content": "word ".repeat(3_199)})).unwrap();
     order.count_exactly(u64::MAX);
-    assert_eq!(order.ask(1).input_tokens, 3_200 + 100 + 64 + 16);
+    assert_eq!(order.ask(1).input_tokens, 3_200 + 100 + 192 + 16);
 }
 
 #[test]
@@ -834,14 +897,14 @@ fn tools_weigh_more_than_any_way_they_are_shown() {
         // A template that prints JSON within JSON, safe for HTML, and a tokenizer that knows single bytes only.
         let escaped = json!(tools.to_string()).to_string();
         let weight = weigh("local", &tools).ask(1).input_tokens - without("local").ask(1).input_tokens;
-        assert!(weight >= tokens::bytes_bound(&escaped), "{weight}: {:.200}", tools.to_string());
+        assert!(weight >= tokens::bytes_bound(Tokenizer::O200k, &escaped), "{weight}: {:.200}", tools.to_string());
     }
     let quotes = message(json!({"role": "tool", "tool_call_id": "a", "content": "<".repeat(1000)}));
     let quotes = quotes.unwrap();
     let local = with(
         json!({"model": "local", "messages": [{"role": "tool", "tool_call_id": "a", "content": "<".repeat(1000)}]}),
     );
-    assert!(local.unwrap().ask(1).input_tokens >= 6000 && quotes.ask(1).input_tokens < 1200);
+    assert!(local.unwrap().ask(1).input_tokens >= 6000 && quotes.ask(1).input_tokens < 1400);
 }
 
 #[test]

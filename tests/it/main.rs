@@ -49,6 +49,7 @@ mod fuzz_corpora;
 mod hostile_client;
 mod hostile_upstream;
 mod identity;
+mod images;
 mod ledger_file;
 mod limits;
 mod limits_page;
