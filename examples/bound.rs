@@ -30,7 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         match Order::parse(line?.as_bytes(), &terms) {
             Ok(mut order) => {
                 let by_bytes = order.ask(1).input_tokens;
-                order.count_exactly();
+                order.count_exactly(u64::MAX);
                 writeln!(out, "{by_bytes} {}", order.ask(1).input_tokens)?;
             }
             Err(refusal) => writeln!(out, "refused: {}", refusal.message)?,

@@ -168,7 +168,8 @@ mod tests {
             let longest = (0..200_100).map(bytes).max().unwrap();
             assert!(longest <= TOKEN_BYTES_MAX && longest > TOKEN_BYTES_MAX / 2, "{longest}");
         }
-        for text in ["The quick brown fox. ", "qqqqqqqq", "日本語のテキスト", "        ", "é", "internationalization"] {
+        for text in ["The quick brown fox. ", "qqqqqqqq", "日本語のテキスト", "        ", "é", "internationalization"]
+        {
             let text = text.repeat(500);
             assert!(bound_up_to(Tokenizer::Unknown, &text, u64::MAX) >= least(Tokenizer::Unknown, &text), "{text:.20}");
         }

@@ -803,7 +803,10 @@ fn every_text_of_a_prompt_is_weighed() {
         *request.pointer_mut(pointer).unwrap() = json!(text);
         let mut order = parse(&request.to_string()).unwrap();
         let base_bytes = base.ask(1).input_tokens;
-        assert!(order.ask(1).input_tokens + 64 >= base_bytes + tokens::bytes_bound(Tokenizer::O200k, &text), "{pointer}");
+        assert!(
+            order.ask(1).input_tokens + 64 >= base_bytes + tokens::bytes_bound(Tokenizer::O200k, &text),
+            "{pointer}"
+        );
         order.count_exactly(u64::MAX);
         let mut base = base.clone();
         base.count_exactly(u64::MAX);
