@@ -65,6 +65,7 @@ mod postgres_tls;
 mod processes;
 mod promises;
 mod published_keys;
+mod reported_usage;
 mod rotation;
 mod routes;
 mod secrets;

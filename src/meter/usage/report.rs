@@ -86,18 +86,20 @@ pub(super) fn read(raw: &RawValue) -> Option<(Counts, bool)> {
 struct Slot {
     least: Option<u64>,
     most: Option<u64>,
-    nonsense: bool,
+    /// Something was no count, or not written as one.
+    is_odd: bool,
 }
 
 impl Slot {
     fn say(&mut self, count: Count, most: u64) {
-        match count {
-            Count::Known(count) if count <= most => {
+        self.is_odd |= matches!(count, Count::Nonsense | Count::Text(_));
+        match count.known() {
+            Some(count) if count <= most => {
                 self.least = Some(self.least.map_or(count, |least| least.min(count)));
                 self.most = self.most.max(Some(count));
             }
-            Count::Known(_) | Count::Nonsense => self.nonsense = true,
-            Count::Missing => {}
+            Some(_) => self.is_odd = true,
+            None => {}
         }
     }
 
@@ -187,10 +189,10 @@ impl Told {
     fn is_plausible(&self) -> bool {
         let slots = [&self.output, &self.total, &self.cached, &self.cached_beside, &self.hit, &self.miss, &self.read];
         let more = [&self.written, &self.created, &self.reasoning];
-        let is_odd = slots.into_iter().chain(more).any(|slot| slot.nonsense || slot.disagrees());
+        let is_odd = slots.into_iter().chain(more).any(|slot| slot.is_odd || slot.disagrees());
         // Anthropic's prompt beside OpenAI's lacks what the cache did.
         let explained = self.input.least.map(|least| least.saturating_add(self.of_the_cache()));
-        let is_input_odd = self.input.nonsense || (self.input.disagrees() && explained != self.input.most);
+        let is_input_odd = self.input.is_odd || (self.input.disagrees() && explained != self.input.most);
         let is_missing = self.input.most == Some(0)
             || (self.total.most.is_some() && (self.input.most.is_none() || self.output.most.is_none()));
         !is_odd && !is_input_odd && !is_missing
