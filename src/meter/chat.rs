@@ -18,6 +18,7 @@ const NAME_CHARS_MAX: usize = 128;
 
 /// What an object said. Its choices are noted already.
 #[derive(Default)]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts of an object")]
 pub(super) struct Seen<'a> {
     /// There is a list of choices.
     pub(super) is_completion: bool,
@@ -123,7 +124,7 @@ impl<'de> Visitor<'de> for Object<'_> {
                     members.next_value_seed(Text(|name: &str| keep(&mut watch.measured.service_tier, name)))?;
                 }
                 Field::Object => {
-                    seen.is_error |= members.next_value_seed(Text(|kind: &str| kind == "error"))? == Some(true)
+                    seen.is_error |= members.next_value_seed(Text(|kind: &str| kind == "error"))? == Some(true);
                 }
                 Field::Error => seen.is_error |= members.next_value_seed(SaysSomething)?,
                 Field::Message => bare.has_message |= members.next_value_seed(SaysSomething)?,

@@ -4,6 +4,7 @@
 //! that JSON does not have (`NaN`, `-Infinity`, `1e999`). Anything else stays as it is, and is still no JSON.
 
 use std::borrow::Cow;
+use std::fmt::Write;
 
 const BYTE_ORDER_MARK: char = '\u{feff}';
 /// Stands for a character that cannot be read.
@@ -59,7 +60,7 @@ fn inside<'a>(text: &'a str, out: &mut String) -> &'a str {
                 return letters.as_str();
             }
             Some(control) => {
-                out.push_str(&format!("\\u{:04x}", u32::from(control)));
+                write_unit(u32::from(control), out);
                 rest = letters.as_str();
             }
             None => return "",
@@ -89,7 +90,8 @@ fn escape<'a>(text: &'a str, out: &mut String) -> &'a str {
     let second = rest.strip_prefix("\\u").and_then(unit);
     match (first, second) {
         (0xD800..=0xDBFF, Some((second @ 0xDC00..=0xDFFF, rest))) => {
-            out.push_str(&format!("\\u{first:04x}\\u{second:04x}"));
+            write_unit(first, out);
+            write_unit(second, out);
             rest
         }
         (0xD800..=0xDFFF, _) => {
@@ -97,10 +99,16 @@ fn escape<'a>(text: &'a str, out: &mut String) -> &'a str {
             rest
         }
         _ => {
-            out.push_str(&format!("\\u{first:04x}"));
+            write_unit(first, out);
             rest
         }
     }
+}
+
+/// A UTF-16 unit as JSON escapes it.
+fn write_unit(unit: u32, out: &mut String) {
+    // Writing to memory cannot fail.
+    drop(write!(out, "\\u{unit:04x}"));
 }
 
 /// Four hexadecimal digits, and what follows them.

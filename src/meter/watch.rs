@@ -138,17 +138,16 @@ impl Watch {
     /// The whole answer, in one piece. False: it is no object.
     pub(super) fn whole(&mut self, body: &[u8]) -> bool {
         let text_before = self.text_bytes();
-        let as_it_is = str::from_utf8(body).ok().and_then(|json| self.object(json));
-        let mended;
-        let seen = match as_it_is {
-            Some(seen) => Some(seen),
-            None => {
-                mended = mend::json(body);
-                self.object(&mended)
-            }
-        };
+        let mut mended = String::new();
+        let mut seen = str::from_utf8(body).ok().and_then(|json| self.object(json));
+        if seen.is_none() {
+            mended = mend::json(body);
+            seen = self.object(&mended);
+        }
         let Some(seen) = seen else {
-            self.unread(body);
+            if body.trim_ascii_start().starts_with(b"{") {
+                self.deliver(&String::from_utf8_lossy(body));
+            }
             return false;
         };
         self.noted(text_before, &seen, true);
@@ -221,16 +220,10 @@ impl Watch {
             }
             return Ok(any);
         }
-        self.unread(payload);
+        // What cannot be read may still have been generated: it counts as it was written.
+        self.deliver(&String::from_utf8_lossy(payload));
         self.unread_bytes = self.unread_bytes.saturating_add(payload.len());
         if self.unread_bytes > UNREAD_BYTES_MAX { Err(Fault::Nonsense) } else { Ok(false) }
-    }
-
-    /// What seems to be an object and cannot be read may still have been generated: it counts as it was written.
-    fn unread(&mut self, json: &[u8]) {
-        if json.trim_ascii_start().starts_with(b"{") {
-            self.deliver(&String::from_utf8_lossy(json));
-        }
     }
 
     /// After `[DONE]` only the usage counts.

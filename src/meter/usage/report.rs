@@ -122,7 +122,7 @@ struct Told {
     cached: Slot,
     /// From the cache: beside the prompt's tokens, by names of those who count it among them.
     cached_beside: Slot,
-    /// From the cache, and not: DeepSeek's two parts of a prompt.
+    /// From the cache, and not: `DeepSeek`'s two parts of a prompt.
     hit: Slot,
     miss: Slot,
     /// From the cache, by Anthropic's name.

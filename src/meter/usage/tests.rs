@@ -301,7 +301,7 @@ fn report() -> impl Strategy<Value = String> {
         };
         let rest = write(members);
         let comma = if rest == "{}" { "" } else { "," };
-        format!("{{\"prompt_tokens_details\":{}{comma}{}", write(details), &rest[1..])
+        format!("{{\"prompt_tokens_details\":{}{comma}{}", write(details), rest.trim_start_matches('{'))
     })
 }
 
@@ -314,19 +314,19 @@ proptest! {
         let plain = |name: &str| said[name].as_u64().filter(|count| *count <= 10_000_000).unwrap_or(0);
         if let Some(usage) = judged.usage {
             prop_assert!(usage.input_tokens > 0 && usage.output_tokens > 0);
-            prop_assert!(usage.cached_input_tokens + usage.cache_write_tokens <= usage.input_tokens);
+            prop_assert!(usage.cached_input_tokens.saturating_add(usage.cache_write_tokens) <= usage.input_tokens);
             prop_assert!(usage.reasoning_tokens <= usage.output_tokens);
             prop_assert!(usage.input_tokens >= plain("prompt_tokens").max(plain("input_tokens")));
             prop_assert!(usage.output_tokens >= plain("completion_tokens").max(plain("output_tokens")));
             let total = said["total_tokens"].as_u64().filter(|total| *total <= 20_000_000).unwrap_or(0);
-            prop_assert!(usage.input_tokens + usage.output_tokens >= total, "the total among it");
+            prop_assert!(usage.input_tokens.saturating_add(usage.output_tokens) >= total, "the total among it");
         }
         if let Some(partial) = judged.partial {
             prop_assert!(judged.nonsense && judged.usage.is_none());
             let estimate = Usage { input_tokens: 5, output_tokens: 5, ..Usage::default() };
             let usage = partial.completed_by(&estimate);
             prop_assert!(usage.input_tokens > 0 && usage.output_tokens > 0);
-            prop_assert!(usage.cached_input_tokens + usage.cache_write_tokens <= usage.input_tokens);
+            prop_assert!(usage.cached_input_tokens.saturating_add(usage.cache_write_tokens) <= usage.input_tokens);
             prop_assert!(usage.output_tokens >= partial.reported().output_tokens);
         }
     }

@@ -7,7 +7,7 @@ fn read_text(body: &str) -> Whole {
 }
 
 fn events(chunks: &[Value]) -> String {
-    chunks.iter().map(|chunk| format!("data: {chunk}\n\n")).collect()
+    chunks.iter().fold(String::new(), |stream, chunk| stream + "data: " + &chunk.to_string() + "\n\n")
 }
 
 #[test]
