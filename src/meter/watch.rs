@@ -138,7 +138,7 @@ impl Watch {
     /// The whole answer, in one piece. False: it is no object.
     pub(super) fn whole(&mut self, body: &[u8]) -> bool {
         let text_before = self.text_bytes();
-        let mut mended = String::new();
+        let mended;
         let mut seen = str::from_utf8(body).ok().and_then(|json| self.object(json));
         if seen.is_none() {
             mended = mend::json(body);
