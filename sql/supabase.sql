@@ -3,7 +3,8 @@
 -- Run all of it in the Supabase SQL editor, or by: tollgate sql | psql "$DATABASE_URL" -v ON_ERROR_STOP=1
 -- It is one transaction, and safe to run again:
 --   * your two functions, tollgate.check_user_limits and tollgate.log_request, are made only where they are missing.
---     Edit them as you like: no later run overwrites them. To have one as shipped again, drop it first.
+--     Edit them as you like: no later run overwrites them. To have one as shipped again, drop it first. Only their
+--     setting search_path is put right (see 3): what they read and write stays as you wrote it.
 --   * tables and rows are never changed or dropped; a missing table is made.
 --   * everything else (the functions that Tollgate calls, row-level security, grants) is put back as it stands here,
 --     so a run also takes away what somebody granted too widely.
@@ -14,10 +15,11 @@
 --
 -- To remove everything, the usage too:
 --   drop schema tollgate cascade;
---   drop function public.tollgate_check_user_limits, public.tollgate_log_requests;
+--   drop function public.tollgate_check_user_limits, public.tollgate_log_requests, public.tollgate_examine;
 
 begin;
 set local client_min_messages = warning;
+set local search_path = pg_catalog, pg_temp;
 -- Two runs at once wait for each other.
 do $$ begin perform pg_advisory_xact_lock(7308332045000000001); end $$;
 
@@ -72,8 +74,13 @@ comment on table tollgate.usage is 'What Tollgate''s users used: one row a reque
 -- the one that is open for up to a day; limits replaces the plan's. null is no answer: the token's plan counts, else the default plan.
 -- Tollgate asks again after [directory] plan_cache (15 s), so a purchase shows within that time.
 --
--- Keep `security definer` and `set search_path = ''`, and write every name with its schema; write
--- check_user_limits.user_id where a column is called user_id too.
+-- Keep `security definer` and `set search_path = pg_catalog, pg_temp`, and write every name of yours with its schema;
+-- write check_user_limits.user_id where a column is called user_id too. Without pg_temp at the end, and also with '', a
+-- session's own temporary types come before the built-in ones: whoever may call the function could have code of their
+-- own run with your rights.
+--
+-- Read only what users cannot write. Under the usual policy "users can update their own profile", a column of profiles
+-- is a plan that users give themselves; so is their user_metadata. `tollgate doctor` looks for both kinds of mistake.
 -- ---------------------------------------------------------------------------------------------------------------------
 do $script$
 begin
@@ -81,7 +88,7 @@ begin
         return;
     end if;
     create function tollgate.check_user_limits(user_id uuid) returns jsonb
-    language sql stable security definer set search_path = ''
+    language sql stable security definer set search_path = pg_catalog, pg_temp
     as $function$
         select jsonb_build_object('plan', s.plan, 'allowed', s.allowed,
                                   'period_start', s.period_start, 'period_end', s.period_end)
@@ -97,7 +104,7 @@ $script$;
 /* Adapt: plans in a `subscriptions` table of your own, several rows a user, filled by your billing webhook.
 
 create or replace function tollgate.check_user_limits(user_id uuid) returns jsonb
-language sql stable security definer set search_path = ''
+language sql stable security definer set search_path = pg_catalog, pg_temp
 as $function$
     select jsonb_build_object(
         'plan', case s.price_id when 'price_1Pro' then 'pro' when 'price_1Team' then 'team' end,
@@ -116,7 +123,7 @@ $function$;
 /* Adapt: tables that a Stripe sync fills (schema `stripe`, times in seconds, the customer's metadata names the user).
 
 create or replace function tollgate.check_user_limits(user_id uuid) returns jsonb
-language sql stable security definer set search_path = ''
+language sql stable security definer set search_path = pg_catalog, pg_temp
 as $function$
     select jsonb_build_object(
         'plan', coalesce(s.metadata ->> 'plan', 'pro'),
@@ -135,7 +142,7 @@ $function$;
 /* Adapt: a table that your RevenueCat webhook fills; app_user_id is the Supabase user's id as text, in any case.
 
 create or replace function tollgate.check_user_limits(user_id uuid) returns jsonb
-language sql stable security definer set search_path = ''
+language sql stable security definer set search_path = pg_catalog, pg_temp
 as $function$
     select jsonb_build_object(
         'plan', r.entitlement,
@@ -150,14 +157,15 @@ as $function$
 $function$;
 */
 
-/* Adapt: the plan is a column of your profiles.
+/* Adapt: the plan stands in the user's app_metadata, which only your server writes (never in user_metadata, which is the
+   user's own). Asked here it counts at once; the token has it as it was when the token was made.
 
 create or replace function tollgate.check_user_limits(user_id uuid) returns jsonb
-language sql stable security definer set search_path = ''
+language sql stable security definer set search_path = pg_catalog, pg_temp
 as $function$
-    select jsonb_build_object('plan', p.plan, 'allowed', true)
-    from public.profiles p
-    where p.id = check_user_limits.user_id
+    select jsonb_build_object('plan', u.raw_app_meta_data ->> 'plan', 'allowed', true)
+    from auth.users u
+    where u.id = check_user_limits.user_id
 $function$;
 */
 
@@ -175,7 +183,7 @@ begin
         return;
     end if;
     create function tollgate.log_request(entry jsonb) returns void
-    language sql security definer set search_path = ''
+    language sql security definer set search_path = pg_catalog, pg_temp
     as $function$
         insert into tollgate.usage (
             id, user_id, plan, endpoint, model, upstream, started_at, ended_at, "end", flags,
@@ -190,11 +198,11 @@ begin
 end
 $script$;
 
-/* Adapt: keep the rows, and count the spending of a user in your profiles as well. An entry that comes twice inserts
-   nothing the second time, so it is not counted twice.
+/* Adapt: keep the rows, and count the spending of a user as well, in a table that users may read and not write. An entry
+   that comes twice inserts nothing the second time, so it is not counted twice.
 
 create or replace function tollgate.log_request(entry jsonb) returns void
-language sql security definer set search_path = ''
+language sql security definer set search_path = pg_catalog, pg_temp
 as $function$
     with inserted as (
         insert into tollgate.usage
@@ -202,16 +210,16 @@ as $function$
         on conflict (id) do nothing
         returning user_id, cost_usd
     )
-    update public.profiles p set spent_usd = p.spent_usd + i.cost_usd
-    from inserted i
-    where p.id = i.user_id
+    insert into public.spending as s (user_id, spent_usd)
+    select i.user_id, i.cost_usd from inserted i
+    on conflict (user_id) do update set spent_usd = s.spent_usd + excluded.spent_usd
 $function$;
 */
 
 /* Adapt: another table of your own, with the columns that you need.
 
 create or replace function tollgate.log_request(entry jsonb) returns void
-language sql security definer set search_path = ''
+language sql security definer set search_path = pg_catalog, pg_temp
 as $function$
     insert into public.llm_requests (id, user_id, model, tokens, cost_usd, created_at)
     values (
@@ -227,16 +235,61 @@ $function$;
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- 3. What Tollgate calls. Do not edit: every run puts these back.
+--
+-- All of it runs with its owner's rights, so nothing that a caller brings along may be found by a name in it: temporary
+-- types, domains and tables of the caller's session come first wherever search_path does not name pg_temp last.
 -- ---------------------------------------------------------------------------------------------------------------------
+
+-- Your two functions get that setting too. What they name of other schemas is found as before.
+do $script$
+declare
+    one record;
+begin
+    for one in
+        select p.oid::regprocedure as name,
+               (select nullif(substr(c, 13), '""') from unnest(p.proconfig) c where c like 'search\_path=%') as path
+        from pg_proc p
+        where p.pronamespace = 'tollgate'::regnamespace and p.prokind = 'f'
+          and p.proname in ('check_user_limits', 'log_request')
+    loop
+        continue when one.path ~ ', ?pg_temp$';
+        one.path := nullif(regexp_replace(coalesce(one.path, ''), '(^|, ?)pg_temp($|(?=, ?))', '', 'g'), '');
+        execute format('alter function %s set search_path = %s, pg_temp', one.name,
+                       coalesce(ltrim(one.path, ', '), 'pg_catalog'));
+    end loop;
+end
+$script$;
+
+-- Called before one of your functions where the session has temporary objects: one whose search_path lets them come
+-- first is not called then. (Editing it may have lost the setting, and nobody may have run this script since.)
+create or replace function tollgate.refuse_shadows(called regprocedure) returns void
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    path text := (select substr(c, 13) from pg_proc p, unnest(p.proconfig) c
+                  where p.oid = called and c like 'search\_path=%');
+begin
+    if path ~ ', ?pg_temp$' or path is null or not exists (select from pg_type where typnamespace = pg_my_temp_schema()) then
+        return;
+    end if;
+    raise exception '% is not called while this session has temporary objects', called
+        using errcode = 'insufficient_privilege',
+              hint = format('alter function %s set search_path = pg_catalog, pg_temp;', called);
+end
+$function$;
 
 -- The answer of check_user_limits; with a session_id, and where Supabase Auth's tables are, also session_alive (the
 -- user has not signed out of it) and banned. Not marked `stable`: your function may write.
 create or replace function tollgate.check_user(user_id uuid, session_id uuid default null) returns jsonb
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $function$
 declare
-    answer jsonb := nullif(tollgate.check_user_limits(check_user.user_id), 'null');
+    answer jsonb;
 begin
+    if pg_my_temp_schema() <> 0 then
+        perform tollgate.refuse_shadows('tollgate.check_user_limits(uuid)');
+    end if;
+    answer := nullif(tollgate.check_user_limits(check_user.user_id), 'null');
     if jsonb_typeof(answer) <> 'object' then
         raise exception 'tollgate.check_user_limits answered a JSON %, not an object or null', jsonb_typeof(answer);
     end if;
@@ -253,11 +306,14 @@ $function$;
 
 -- Logs the entries of an array, one after the other; all of them or, if one fails, none.
 create or replace function tollgate.log_requests(entries jsonb) returns void
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $function$
 declare
     entry jsonb;
 begin
+    if pg_my_temp_schema() <> 0 then
+        perform tollgate.refuse_shadows('tollgate.log_request(jsonb)');
+    end if;
     for entry in select e.value from jsonb_array_elements(entries) with ordinality e (value, place) order by e.place loop
         perform tollgate.log_request(entry);
     end loop;
@@ -266,7 +322,7 @@ $function$;
 
 -- The same two in `public`, for the REST API: so the schema tollgate need not be among the exposed ones.
 create or replace function public.tollgate_check_user_limits(user_id uuid, session_id uuid default null) returns jsonb
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $function$
 begin
     return tollgate.check_user(tollgate_check_user_limits.user_id, tollgate_check_user_limits.session_id);
@@ -274,11 +330,99 @@ end
 $function$;
 
 create or replace function public.tollgate_log_requests(entries jsonb) returns void
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $function$
 begin
     perform tollgate.log_requests(tollgate_log_requests.entries);
 end
+$function$;
+
+-- What `tollgate doctor` asks: functions whose search_path lets a caller's temporary objects come first, and tables that
+-- check_user_limits reads and that the app's users can write. It looks into the catalogue and at nobody's rows.
+create or replace function public.tollgate_examine() returns jsonb
+language sql stable set search_path = pg_catalog, pg_temp set jit = off
+as $function$
+    with recursive ours (oid) as (
+        select p.oid from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+        where p.prokind = 'f' and (n.nspname = 'tollgate' or (n.nspname = 'public' and p.proname like 'tollgate\_%'))
+    ), texts (oid, text) as (
+        -- What a function says, without comments, quotes of names, and spaces around dots.
+        select p.oid, regexp_replace(regexp_replace(regexp_replace(regexp_replace(lower(pg_get_functiondef(p.oid)),
+                   '/\*.*?\*/', ' ', 'g'), '--[^\n]*', ' ', 'g'), '"', '', 'g'), '\s*\.\s*', '.', 'g')
+        from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+        where p.prokind = 'f' and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
+          and (n.nspname = 'tollgate' or p.prolang in (select oid from pg_language where lanname in ('sql', 'plpgsql')))
+    ), called (oid, text) as (
+        -- Your two functions, and those of yours that they call.
+        select t.oid, t.text from texts t join pg_proc p on p.oid = t.oid
+        where p.pronamespace = (select oid from pg_namespace where nspname = 'tollgate')
+          and p.proname in ('check_user_limits', 'log_request')
+        union
+        select t.oid, t.text from called c, texts t join pg_proc p on p.oid = t.oid
+            join pg_namespace n on n.oid = p.pronamespace
+        where strpos(c.text, lower(n.nspname || '.' || p.proname || '(')) > 0
+    ), unsafe as (
+        select p.oid::regprocedure::text as function,
+               (select substr(c, 13) from unnest(p.proconfig) c where c like 'search\_path=%') as path
+        from pg_proc p
+        where p.oid in (select oid from ours union select oid from called)
+          and (p.prosecdef or p.oid in (select oid from ours))
+          and (select coalesce(bool_and(c !~ ', ?pg_temp$'), true)
+               from unnest(p.proconfig) c where c like 'search\_path=%')
+    ), reading (oid, text) as (
+        select c.oid, c.text from called c join pg_proc p on p.oid = c.oid where p.proname = 'check_user_limits'
+        union
+        select t.oid, t.text from reading r, called t join pg_proc p on p.oid = t.oid
+            join pg_namespace n on n.oid = p.pronamespace
+        where strpos(r.text, lower(n.nspname || '.' || p.proname || '(')) > 0
+    ), named (oid, text) as (
+        -- Tables that the text names with their schema, or after `from` and `join` without it.
+        select c.oid, r.text
+        from reading r, pg_class c join pg_namespace n on n.oid = c.relnamespace
+        where c.relkind in ('r', 'p', 'v', 'm', 'f') and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
+          and (r.text ~ ('(^|[^a-z0-9_$.])' || regexp_replace(lower(n.nspname || '.' || c.relname), '([^a-z0-9_])', '\\\1', 'g')
+                         || '($|[^a-z0-9_$(])')
+               or r.text ~ ('\m(from|join|only)\s+' || regexp_replace(lower(c.relname), '([^a-z0-9_])', '\\\1', 'g')
+                            || '($|[^a-z0-9_$.(])'))
+        union
+        -- What a view stands on.
+        select d.refobjid, v.text
+        from named v join pg_rewrite w on w.ev_class = v.oid
+            join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = w.oid
+                and d.refclassid = 'pg_class'::regclass and d.refobjid <> v.oid
+    ), touched (oid, read, text) as (
+        select oid, oid, text from named
+        union
+        -- A view of a table is another way to write it, with the rights of the view's owner.
+        select w.ev_class, t.read, t.text
+        from touched t join pg_depend d on d.refclassid = 'pg_class'::regclass and d.refobjid = t.oid
+                and d.classid = 'pg_rewrite'::regclass
+            join pg_rewrite w on w.oid = d.objid and w.ev_class <> t.oid
+    ), strangers as (
+        select oid, rolname from pg_roles where rolname in ('anon', 'authenticated')
+    ), writes as (
+        select distinct s.rolname as role, t.oid::regclass::text as relation, t.read::regclass::text as read, v.verb,
+               (select array_agg(a.attname::text order by a.attnum) from pg_attribute a
+                where a.attrelid = t.oid and a.attnum > 0 and not a.attisdropped
+                  and has_column_privilege(s.oid, t.oid, a.attnum, v.verb)
+                  and (t.text ~ ('\m' || regexp_replace(lower(a.attname), '([^a-z0-9_])', '\\\1', 'g') || '\M')
+                       or t.text ~ 'to_jsonb?\(|row_to_json\(|\*' and t.text !~ 'count\(\*\)')) as columns,
+               exists (select from pg_trigger g where g.tgrelid = t.oid and not g.tgisinternal and g.tgenabled <> 'D'
+                         and (g.tgtype & 2) <> 0 and (g.tgtype & case v.verb when 'update' then 16 else 4 end) <> 0) as guarded
+        from touched t join pg_class c on c.oid = t.oid, strangers s,
+             (values ('update', 'w', 4), ('insert', 'a', 8)) as v (verb, letter, event)
+        where has_schema_privilege(s.oid, c.relnamespace, 'usage')
+          and (c.relkind <> 'v' or (pg_relation_is_updatable(c.oid, true) & v.event) <> 0)
+          and (not c.relrowsecurity or exists (
+              select from pg_policy p
+              where p.polrelid = c.oid and p.polpermissive and p.polcmd in ('*', v.letter::"char")
+                and exists (select from unnest(p.polroles) r where case r when 0 then true else pg_has_role(s.oid, r, 'usage') end)))
+    )
+    select jsonb_build_object(
+        'unsafe', (select coalesce(jsonb_agg(jsonb_build_object('function', u.function, 'path', u.path) order by u.function), '[]')
+                   from unsafe u),
+        'writable', (select coalesce(jsonb_agg(to_jsonb(w) order by w.relation, w.verb, w.role), '[]')
+                     from writes w where w.columns is not null))
 $function$;
 
 -- ---------------------------------------------------------------------------------------------------------------------
@@ -296,7 +440,8 @@ declare
               select quote_ident(rolname) from pg_roles where rolname in ('anon', 'authenticated')) everybody);
     functions constant text :=
         'tollgate.check_user_limits(uuid), tollgate.log_request(jsonb), tollgate.check_user(uuid, uuid), '
-        'tollgate.log_requests(jsonb), public.tollgate_check_user_limits(uuid, uuid), public.tollgate_log_requests(jsonb)';
+        'tollgate.log_requests(jsonb), tollgate.refuse_shadows(regprocedure), '
+        'public.tollgate_check_user_limits(uuid, uuid), public.tollgate_log_requests(jsonb), public.tollgate_examine()';
 begin
     execute format('revoke all on schema tollgate from %s', strangers);
     execute format('revoke all on tollgate.subscriptions, tollgate.usage from %s', strangers);

@@ -98,6 +98,18 @@ codes! {
     UpstreamTimeout = "upstream_timeout", 504, "api_error";
 }
 
+impl Code {
+    /// What a 401 asks for (RFC 6750 §3): no error without a token, `invalid_token` for a bad or expired one. Never a bare
+    /// `Bearer`: Swift's Foundation on Linux crashes on a challenge without parameters.
+    const fn challenge(self) -> Option<&'static str> {
+        match self {
+            Self::MissingToken => Some(r#"Bearer realm="tollgate""#),
+            Self::InvalidToken | Self::TokenExpired => Some(r#"Bearer realm="tollgate", error="invalid_token""#),
+            _ => None,
+        }
+    }
+}
+
 /// A refusal: what the caller is told, and no more.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Refusal {
@@ -197,8 +209,8 @@ impl IntoResponse for Refusal {
             CODE_HEADER,
             HeaderValue::from_str(self.code_str()).unwrap_or(HeaderValue::from_static("upstream_error")),
         );
-        if self.code.status() == 401 {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        if let Some(challenge) = self.code.challenge() {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
         if let Some(wait) = self.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(wait)));

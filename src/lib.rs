@@ -33,3 +33,4 @@ pub mod standin;
 pub mod telemetry;
 pub mod tokens;
 pub mod upstream;
+pub mod visible;

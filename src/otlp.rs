@@ -13,14 +13,18 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue};
 use opentelemetry::metrics::{Histogram, MeterProvider};
 use opentelemetry::propagation::TextMapPropagator;
-use opentelemetry::trace::{Span, SpanContext, SpanKind, Status, TraceContextExt, Tracer, TracerProvider};
+use opentelemetry::trace::{
+    Link, Span, SpanContext, SpanKind, Status, TraceContextExt, TraceId, Tracer, TracerProvider,
+};
 use opentelemetry::{Context, Key, KeyValue};
 use opentelemetry_http::HeaderExtractor;
 use opentelemetry_otlp::{MetricExporter, Protocol, RetryPolicy, SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
-use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
+use opentelemetry_sdk::trace::{
+    IdGenerator, RandomIdGenerator, SamplingDecision, SamplingResult, SdkTracer, SdkTracerProvider, ShouldSample,
+};
 use uuid::Uuid;
 
 use crate::config;
@@ -51,6 +55,8 @@ const TOKENS: &[f64] = &[
     16_777_216.0,
     67_108_864.0,
 ];
+
+const TRACEPARENT: &str = "traceparent";
 
 /// The way to the collector.
 pub struct Telemetry {
@@ -96,7 +102,8 @@ impl Telemetry {
             .build()
             .map_err(|error| wrong(&error))?;
         let resource = resource();
-        let traces = SdkTracerProvider::builder().with_batch_exporter(spans).with_resource(resource.clone()).build();
+        let traces = SdkTracerProvider::builder().with_sampler(OwnDecision::default()).with_batch_exporter(spans);
+        let traces = traces.with_resource(resource.clone()).build();
         let meters = SdkMeterProvider::builder().with_periodic_exporter(points).with_resource(resource).build();
         Ok(Some(Arc::new(Self::over(traces, meters, wire))))
     }
@@ -122,7 +129,12 @@ impl Telemetry {
     /// A request has come in: its span begins, below the caller's own if it names one (W3C Trace Context).
     #[must_use]
     pub fn begin(self: &Arc<Self>, headers: &HeaderMap, endpoint: &'static str, id: Uuid) -> Trace {
-        let parent = TraceContextPropagator::new().extract_with_context(&Context::new(), &HeaderExtractor(headers));
+        let parent = match headers.get(TRACEPARENT) {
+            Some(parent) if is_well_formed(parent, headers) => {
+                TraceContextPropagator::new().extract_with_context(&Context::new(), &HeaderExtractor(headers))
+            }
+            _ => Context::new(),
+        };
         let attributes = [
             KeyValue::new("http.request.method", "POST"),
             KeyValue::new("http.route", endpoint),
@@ -147,6 +159,50 @@ impl Telemetry {
             tracing::warn!("the last traces and metrics did not reach the collector");
         }
     }
+}
+
+/// Whether a request is traced is decided here, as `OTEL_TRACES_SAMPLER` says: a caller names the trace that theirs is
+/// part of, and neither turns ours on nor off, not by an id that a ratio would take either.
+#[derive(Clone, Debug)]
+struct OwnDecision {
+    sampler: Box<dyn ShouldSample>,
+}
+
+impl Default for OwnDecision {
+    fn default() -> Self {
+        Self { sampler: opentelemetry_sdk::trace::Config::default().sampler }
+    }
+}
+
+impl ShouldSample for OwnDecision {
+    fn should_sample(
+        &self,
+        parent: Option<&Context>,
+        _: TraceId,
+        name: &str,
+        kind: &SpanKind,
+        attributes: &[KeyValue],
+        links: &[Link],
+    ) -> SamplingResult {
+        let ours = parent.map(|parent| parent.span().span_context().clone());
+        if let Some(ours) = ours.filter(|parent| parent.is_valid() && !parent.is_remote()) {
+            let decision = if ours.is_sampled() { SamplingDecision::RecordAndSample } else { SamplingDecision::Drop };
+            return SamplingResult { decision, attributes: Vec::new(), trace_state: ours.trace_state().clone() };
+        }
+        let id = RandomIdGenerator::default().new_trace_id();
+        self.sampler.should_sample(None, id, name, kind, attributes, links)
+    }
+}
+
+/// Whether it is the one `traceparent` of its request, as W3C Trace Context §3.2 writes it; another is as none.
+fn is_well_formed(parent: &HeaderValue, headers: &HeaderMap) -> bool {
+    let is_hex = |part: &[u8]| part.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let mut parts = parent.as_bytes().split(|byte| *byte == b'-');
+    let mut part = |bytes: usize| parts.next().is_some_and(|part| part.len() == bytes && is_hex(part));
+    let has_parts = part(2) && part(32) && part(16) && part(2);
+    let is_version_0 = parent.as_bytes().starts_with(b"00-");
+    let is_whole = has_parts && (!is_version_0 || parts.next().is_none()) && !parent.as_bytes().starts_with(b"ff");
+    is_whole && headers.get_all(TRACEPARENT).iter().nth(1).is_none()
 }
 
 /// Who we are: `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES`, else `tollgate`.

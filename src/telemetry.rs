@@ -9,8 +9,9 @@ use std::io::IsTerminal;
 use serde::Serialize;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
+use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::format::{Writer, debug_fn};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter, layer};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry;
@@ -19,6 +20,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::clock::Clock;
 use crate::config::LogFormat;
+use crate::visible::{visible, visible_but};
 
 /// Begins to write log lines to stderr, in `[server] log_format` and at `log_level` (a level, or directives such as
 /// `info,tollgate=debug`). The first call in a process decides; later ones change nothing.
@@ -96,9 +98,11 @@ impl Object {
 
     /// A string. Nearly none has anything to be escaped, and that is seen at a glance.
     fn quoted(&mut self, text: &str) {
-        let is_odd = |byte: &u8| *byte < b' ' || *byte == b'"' || *byte == b'\\';
+        let is_odd = |byte: &u8| *byte < b' ' || *byte >= 0x7f || *byte == b'"' || *byte == b'\\';
         if text.as_bytes().iter().fold(false, |odd, byte| odd | is_odd(byte)) {
-            return self.json(text);
+            let json = serde_json::to_string(text).inspect_err(|_| self.fails = true).unwrap_or_default();
+            self.text.extend_from_slice(visible(&json).as_bytes());
+            return;
         }
         for part in [b"\"", text.as_bytes(), b"\""] {
             self.text.extend_from_slice(part);
@@ -147,7 +151,17 @@ fn pretty<W>(level: &str, is_terminal: bool, writer: W) -> impl Subscriber + Sen
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    registry().with(layer().with_ansi(is_terminal).with_writer(writer)).with(filter(level))
+    let fields = debug_fn(|out, field: &Field, value: &dyn Debug| {
+        let text = format!("{value:?}");
+        // What a message says in several lines is ours.
+        if field.name() == "message" {
+            return write!(out, "{}", visible_but(&text, |letter| letter == '\n'));
+        }
+        write!(out, "{}={}", field.name().trim_start_matches("r#"), visible(&text))
+    });
+    registry()
+        .with(layer().with_ansi(is_terminal).fmt_fields(fields.delimited(" ")).with_writer(writer))
+        .with(filter(level))
 }
 
 /// The config has checked the level; what is none all the same counts as `info`.
@@ -235,6 +249,27 @@ mod tests {
             let writer = lines.clone();
             tracing::subscriber::with_default(pretty(level, false, move || writer.clone()), write_some);
             assert_eq!(lines.text().contains("too quiet"), written, "{level}");
+        }
+    }
+
+    #[test]
+    fn what_a_stranger_writes_neither_steers_a_terminal_nor_makes_a_line() {
+        let odd = "a\u{1b}[2J\u{9b}2J\u{202e}\u{2028}\nlevel=ERROR\u{7f}";
+        let error = std::io::Error::other(odd);
+        for is_json in [true, false] {
+            let lines = Lines::default();
+            let writer = lines.clone();
+            let write = || tracing::info!(text = odd, %error, as_debug = ?odd, "it {}", odd.replace('\n', " "));
+            if is_json {
+                tracing::subscriber::with_default(json("info", move || writer.clone()), write);
+            } else {
+                tracing::subscriber::with_default(pretty("info", false, move || writer.clone()), write);
+            }
+            let text = lines.text();
+            assert_eq!((text.lines().count(), text.ends_with('\n')), (1, true), "{text:?}");
+            let line = text.trim_end_matches('\n');
+            assert_eq!(visible(line), line, "{text:?}");
+            assert!(text.contains("\\u009b2J") && text.contains("\\u202e"), "{text:?}");
         }
     }
 

@@ -5,7 +5,7 @@
 
 use axum::extract::FromRequestParts;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, Method, header};
+use http::{HeaderMap, HeaderName, Method, Uri, header};
 
 use super::AdminState;
 use super::sessions;
@@ -99,15 +99,37 @@ fn is_ours(headers: &HeaderMap) -> bool {
     is_own && origins.next().is_none()
 }
 
-/// A browser asks, and by a name that is none of this machine's: a page whose name a stranger made lead here.
-pub(super) fn is_a_strangers_page(headers: &HeaderMap) -> bool {
-    let is_browser =
-        [header::ACCEPT_LANGUAGE, header::ORIGIN, header::REFERER, HeaderName::from_static("sec-fetch-mode")];
-    is_browser.iter().any(|name| headers.contains_key(name)) && !names_this_machine(headers)
+/// Whether a program of this machine asks for this machine, without a proxy between: no page whose name a stranger made
+/// lead here, and nobody whom a proxy beside us lets in.
+pub(super) fn is_direct(headers: &HeaderMap, uri: &Uri) -> bool {
+    let mut hosts = headers.get_all(header::HOST).iter().map(|host| host.to_str().unwrap_or_default());
+    // A target with a host of its own counts in place of the header (RFC 9112 §3.2.2): both must be right.
+    let target = uri.authority().is_none_or(|authority| names_this_machine(authority.as_str()));
+    let host = hosts.next().is_some_and(names_this_machine) && hosts.next().is_none();
+    target && host && !headers.keys().any(is_of_a_proxy)
 }
 
-fn names_this_machine(headers: &HeaderMap) -> bool {
-    let Some(host) = headers.get(header::HOST).and_then(|host| host.to_str().ok()) else { return false };
+/// Headers that proxies add and that programs of this machine do not.
+fn is_of_a_proxy(name: &HeaderName) -> bool {
+    const STARTS: [&str; 7] = ["forwarded", "x-forwarded", "x-original-", "x-envoy-", "cf-", "tailscale-", "x-amzn-"];
+    const NAMES: [&str; 12] = [
+        "via",
+        "x-real-ip",
+        "x-client-ip",
+        "client-ip",
+        "true-client-ip",
+        "x-cluster-client-ip",
+        "x-proxyuser-ip",
+        "x-originating-ip",
+        "x-remote-ip",
+        "x-remote-addr",
+        "fly-client-ip",
+        "fastly-client-ip",
+    ];
+    STARTS.iter().any(|start| name.as_str().starts_with(start)) || NAMES.contains(&name.as_str())
+}
+
+fn names_this_machine(host: &str) -> bool {
     let name = host.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok()).map_or(host, |(name, _)| name);
     crate::config::urls::is_loopback(name)
 }
@@ -161,7 +183,38 @@ mod tests {
             ("127.0.0.1.evil.test", false),
             ("", false),
         ] {
-            assert_eq!(names_this_machine(&headers(&[("host", host)])), is_ours, "{host}");
+            let uri = Uri::from_static("/metrics");
+            assert_eq!(is_direct(&headers(&[("host", host)]), &uri), is_ours, "{host}");
+        }
+        let local = headers(&[("host", "127.0.0.1:9090")]);
+        assert!(is_direct(&local, &Uri::from_static("http://localhost:9090/metrics")));
+        for target in
+            ["http://evil.test/metrics", "http://evil.test:9090/metrics", "http://localhost@evil.test/metrics"]
+        {
+            assert!(!is_direct(&local, &Uri::from_static(target)), "{target}");
+        }
+        assert!(!is_direct(&headers(&[]), &Uri::from_static("/metrics")), "no host");
+        assert!(!is_direct(&headers(&[("host", "localhost"), ("host", "localhost")]), &Uri::from_static("/metrics")));
+    }
+
+    #[test]
+    fn who_comes_through_a_proxy_is_not_of_this_machine() {
+        for name in [
+            "forwarded",
+            "x-forwarded-for",
+            "x-forwarded-proto",
+            "x-forwarded-host",
+            "x-forwarded",
+            "forwarded-for",
+            "via",
+            "x-real-ip",
+            "cf-connecting-ip",
+            "true-client-ip",
+        ] {
+            assert!(
+                !is_direct(&headers(&[("host", "localhost:9090"), (name, "")]), &Uri::from_static("/metrics")),
+                "{name}"
+            );
         }
     }
 }

@@ -219,7 +219,7 @@ fn asset() {}
 
 /// Counters for Prometheus
 ///
-/// On a listener that only this machine reaches, they need no token.
+/// On a listener that only this machine reaches, they need no token; through a proxy, or by another name, they do.
 #[utoipa::path(
     get,
     path = "/metrics",
@@ -228,7 +228,7 @@ fn asset() {}
     responses((status = 200, content_type = "application/openmetrics-text", body = String), AdminRefusals)
 )]
 async fn metrics(State(state): State<AdminState>, mut head: Parts) -> Result<Response, Refusal> {
-    let is_open = state.shared.is_local && !caller::is_a_strangers_page(&head.headers);
+    let is_open = state.shared.is_local && caller::is_direct(&head.headers, &head.uri);
     if !is_open {
         MayRead::from_request_parts(&mut head, &state).await?;
     }

@@ -72,8 +72,8 @@ pub(super) fn cookie(headers: &HeaderMap) -> Option<&[u8]> {
     cookies.map(<[u8]>::trim_ascii).find_map(|pair| pair.strip_prefix(COOKIE.as_bytes())?.strip_prefix(b"="))
 }
 
-/// The header that gives a browser its session, or takes it away. `is_local`: the listener is on this machine only, where
-/// there is no TLS.
+/// The header that gives a browser its session, or takes it away. `is_local`: the browser is on this machine and came
+/// straight here, where there is no TLS.
 pub(super) fn set_cookie(session: Option<&str>, is_local: bool) -> Option<HeaderValue> {
     let age = session.map_or(0, |_| SESSION_LIFE.as_secs());
     let secure = if is_local { "" } else { "; Secure" };

@@ -3,12 +3,12 @@
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, StatusCode, Uri, header};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::AdminState;
-use super::caller::{MayRead, check_origin};
+use super::caller::{MayRead, check_origin, is_direct};
 use super::input::{AdminRefusals, Sent, SignInRefusals};
 use super::sessions;
 use crate::error::Refusal;
@@ -49,7 +49,7 @@ pub(super) async fn sign_in(
     let admin = state.shared.tokens.verify(app, sent.token.as_bytes()).await?;
     let session = state.shared.sessions.begin(admin.token, app.clock.now())?;
     tracing::info!(name = admin.name, "an operator signed in");
-    Ok(cookie_answer(&state, Some(&session)))
+    Ok(cookie_answer(&state, &headers, Some(&session)))
 }
 
 /// Whose session or token this is, and what it may be used for
@@ -78,12 +78,14 @@ pub(super) async fn sign_out(State(state): State<AdminState>, _: MayRead, header
     if let Some(cookie) = sessions::cookie(&headers) {
         state.shared.sessions.end(cookie);
     }
-    cookie_answer(&state, None)
+    cookie_answer(&state, &headers, None)
 }
 
-fn cookie_answer(state: &AdminState, session: Option<&str>) -> Response {
+fn cookie_answer(state: &AdminState, headers: &HeaderMap, session: Option<&str>) -> Response {
     let mut answer = StatusCode::NO_CONTENT.into_response();
-    if let Some(cookie) = sessions::set_cookie(session, state.shared.is_local) {
+    // Behind a proxy, or by a name, a browser is elsewhere: the cookie goes nowhere but through TLS.
+    let is_direct = state.shared.is_local && is_direct(headers, &Uri::default());
+    if let Some(cookie) = sessions::set_cookie(session, is_direct) {
         answer.headers_mut().insert(header::SET_COOKIE, cookie);
     }
     answer

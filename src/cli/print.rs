@@ -4,6 +4,8 @@
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
 
+use crate::visible::{visible_but, visible_lines};
+
 /// Writes a line to stdout.
 ///
 /// # Errors
@@ -29,13 +31,13 @@ pub fn progress(text: &str) {
     drop(write!(out, "\r\u{1b}[K{text}").and_then(|()| out.flush()));
 }
 
-/// Writes text to stdout as it is, and sees to it that it is on screen.
+/// Writes text to stdout, and sees to it that it is on screen.
 ///
 /// # Errors
 /// As [`line`].
 pub fn text(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    forgive(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+    forgive(out.write_all(visible_lines(text).as_bytes()).and_then(|()| out.flush()))
 }
 
 /// Writes text to stdout as [`text`] does. Whether anybody reads on.
@@ -44,7 +46,7 @@ pub fn text(text: &str) -> io::Result<()> {
 /// As [`line`].
 pub fn heard(text: &str) -> io::Result<bool> {
     let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match out.write_all(visible_lines(text).as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
         written => written.map(|()| true),
     }
@@ -65,7 +67,7 @@ impl Lines {
     /// # Errors
     /// As [`line`].
     pub fn line(&mut self, text: &str) -> io::Result<()> {
-        forgive(writeln!(self.0, "{text}"))
+        forgive(writeln!(self.0, "{}", visible_but(text, is_of_lines)))
     }
 
     /// Writes what is buffered.
@@ -94,7 +96,13 @@ pub fn error_text(text: &str) {
     drop(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
 }
 
+/// What a line of ours may hold: several lines, and no colours.
+const fn is_of_lines(letter: char) -> bool {
+    matches!(letter, '\n' | '\t')
+}
+
 fn line_to(out: &mut impl Write, text: &str) -> io::Result<()> {
+    let text = visible_but(text, is_of_lines);
     forgive(out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush()))
 }
 

@@ -3,9 +3,7 @@
 //! It knows the script's text and nothing of what is in it; it reads no settings, so it works before there are any.
 
 use super::{Failure, print};
-
-/// The script: the schema `tollgate`, its two functions to edit, tables, grants and row-level security.
-const SCRIPT: &str = include_str!("../../sql/supabase.sql");
+use crate::database::SCRIPT;
 
 /// Print the SQL script for your own database: for the Supabase SQL editor, or psql
 #[derive(Debug, clap::Args)]

@@ -4,6 +4,7 @@
 use std::io::IsTerminal;
 
 use crate::config::Sources;
+use crate::visible::visible;
 
 /// What stdout can show.
 #[derive(Clone, Copy, Debug, Default)]
@@ -48,7 +49,8 @@ impl Look {
     }
 
     fn with(self, code: &str, text: &str) -> String {
-        if self.colour { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
+        let text = visible(text);
+        if self.colour { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.into_owned() }
     }
 }
 
@@ -64,7 +66,8 @@ impl Table {
     }
 
     pub(super) fn row(&mut self, cells: Vec<String>) {
-        self.rows.push(cells);
+        // A cell may be a name that somebody else chose.
+        self.rows.push(cells.iter().map(|cell| visible(cell).into_owned()).collect());
     }
 
     /// All lines.

@@ -23,6 +23,10 @@ use crate::config::Via;
 
 pub use answer::Answer;
 
+/// The script for the developer's database: the schema `tollgate`, its two functions to edit, tables, grants and row-level
+/// security.
+pub(crate) const SCRIPT: &str = include_str!("../../sql/supabase.sql");
+
 /// How long a look-up may take.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a batch of entries may take: with the cancelling of a call that took longer, less than the 15 s for which a

@@ -16,6 +16,7 @@ pub(super) struct Says {
     /// By function, for the service key.
     pub(super) check: (u16, Value),
     pub(super) log: (u16, Value),
+    pub(super) examine: (u16, Value),
     /// For the publishable key.
     pub(super) stranger: (u16, Value),
     /// The answer of `/v1/models`.
@@ -49,6 +50,7 @@ impl Says {
             keys: (200, serde_json::from_str(ES256).unwrap()),
             check: (200, Value::Null),
             log: (204, Value::Null),
+            examine: (200, json!({"unsafe": [], "writable": []})),
             stranger: (401, json!({"code": "42501", "message": "permission denied for function x"})),
             models: (200, json!({"data": [{"id": "gpt-4o-mini"}, {"id": "gpt-4o"}]})),
             skew: 0,
@@ -63,6 +65,7 @@ impl Says {
             _ if path.starts_with("/rest/v1/rpc/") && is_stranger => self.stranger.clone(),
             "/rest/v1/rpc/tollgate_check_user_limits" => self.check.clone(),
             "/rest/v1/rpc/tollgate_log_requests" => self.log.clone(),
+            "/rest/v1/rpc/tollgate_examine" => self.examine.clone(),
             _ => (404, json!({"message": "no such path"})),
         }
     }

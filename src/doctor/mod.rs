@@ -6,6 +6,7 @@
 
 mod api_key;
 mod clock_skew;
+mod examined;
 mod issuer;
 mod jwks;
 mod ledger;
@@ -31,6 +32,7 @@ use tokio::task::JoinSet;
 use self::question::Http;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigErrors, StoreUrl, Via};
+use crate::visible::visible;
 
 /// How long one check may take, the waits of all its questions together.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -121,11 +123,8 @@ impl Report {
 fn cleaned(text: &str, secrets: &[SecretString]) -> String {
     let known = secrets.iter().map(ExposeSecret::expose_secret).filter(|secret| secret.len() >= SECRET_BYTES_MIN);
     let text = known.fold(text.to_owned(), |text, secret| text.replace(secret, "[secret]"));
-    let mut clean = String::new();
-    for letter in text.chars().take(TEXT_CHARS_MAX) {
-        if letter.is_control() { clean.extend(letter.escape_default()) } else { clean.push(letter) }
-    }
-    clean
+    let short: String = text.chars().take(TEXT_CHARS_MAX).collect();
+    visible(&short).into_owned()
 }
 
 /// What is examined.

@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use super::rest::{SQL_FIX, unknown_user};
-use super::{Case, Check, LIMIT};
+use super::{Case, Check, LIMIT, examined};
 use crate::config::{Config, Via};
 use crate::pg::{Database, PgError, Settings};
 
@@ -109,7 +109,26 @@ pub(super) async fn check(case: Arc<Case>) -> Vec<Check> {
     let mut checks = vec![modest(NAME, detail, url, &facts)];
     checks.extend(functions(&database, &case.config).await);
     checks.push(grants(&database).await);
+    checks.extend(examine(&database).await);
     checks
+}
+
+/// Whether callers can have code of their own run, and users write what decides their plans.
+async fn examine(database: &Database) -> Vec<Check> {
+    let asked = async {
+        let transaction = database.begin(LIMIT).await?;
+        // It is long and small: to compile it takes a hundred times as long as to run it.
+        transaction.query("select set_config('jit', 'off', true)", Vec::new()).await?;
+        transaction.query("select set_config('search_path', 'pg_catalog, pg_temp', true)", Vec::new()).await?;
+        transaction.query(examined::statement().unwrap_or_default(), Vec::new()).await
+    };
+    match asked.await {
+        Ok(rows) => {
+            let answer: Option<Value> = rows.first().and_then(|row| row.try_get(0).ok()).flatten();
+            examined::checks(NAME, &answer.unwrap_or_default())
+        }
+        Err(problem) => vec![Check::warn("database functions", format!("cannot be looked at: {problem}"), SQL_FIX)],
+    }
 }
 
 /// What the server says of itself.

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::api_key::{ApiKey, Kind};
 use super::question::{self, Question};
-use super::{Case, Check, Status, all_of};
+use super::{Case, Check, Status, all_of, examined};
 use crate::clock::Timestamp;
 use crate::config::{Config, Via};
 use crate::database::Answer;
@@ -21,6 +21,7 @@ const GRANTS: &str = "supabase grants";
 const CHECK: &str = "tollgate_check_user_limits";
 const LOG: &str = "tollgate_log_requests";
 const FUNCTIONS: [&str; 2] = [CHECK, LOG];
+const EXAMINE: &str = "tollgate_examine";
 
 /// What makes a key right.
 const KEY_FIX: &str =
@@ -54,11 +55,28 @@ pub(super) async fn check(case: Arc<Case>) -> Vec<Check> {
     {
         return vec![Check::fail(KEY, format!("{}, which Supabase refuses: {told}", read.kind.as_str()), KEY_FIX)];
     }
+    let is_installed = called.iter().flatten().any(|called| !matches!(called, Called::Missing));
     let called = FUNCTIONS.into_iter().zip(called.into_iter().flatten());
     let functions = called.map(|(name, called)| function(name, &called, &case.config));
     let mut checks: Vec<Check> = [kind].into_iter().chain(functions).collect();
+    if is_installed {
+        checks.extend(examine(&case, &service).await);
+    }
     checks.push(strangers(&case, supabase_url).await);
     checks
+}
+
+/// Whether callers can have code of their own run, and users write what decides their plans.
+async fn examine(case: &Arc<Case>, service: &Caller) -> Vec<Check> {
+    let line = "supabase functions";
+    match service.call(case, EXAMINE, &json!({})).await {
+        Ok(Called::Ran(answer)) => examined::checks("supabase", &answer),
+        Ok(Called::Missing) => examined::of_an_older_script("supabase"),
+        Ok(Called::Denied) => vec![Check::fail(line, format!("the service role may not call {EXAMINE}"), SQL_FIX)],
+        Ok(Called::KeyRefused(told) | Called::Failed(told)) | Err(told) => {
+            vec![Check::warn(line, format!("{EXAMINE} cannot be asked: {told}"), SQL_FIX)]
+        }
+    }
 }
 
 /// The key by what it says of itself.

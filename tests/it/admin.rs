@@ -110,10 +110,12 @@ async fn every_route_refuses_no_token_wrong_ones_and_those_of_users() {
     assert!(routes.len() > 5, "{routes:?}");
     for (method, path) in routes.iter().filter(|(method, path)| !is_open(method, path)) {
         let refused = |call: Call| office.send(call);
-        refused(call(method, path)).await.refused(401, "missing_token");
+        let answer = refused(call(method, path)).await.refused(401, "missing_token");
+        assert_eq!(answer.header("www-authenticate"), r#"Bearer realm="tollgate""#, "{method} {path}");
         for token in ["x", alice.token.as_str(), &office.door.admin_token()[1..]] {
             let answer = refused(call(method, path).bearer(token)).await.refused(401, "invalid_token");
-            assert_eq!(answer.header("www-authenticate"), "Bearer", "{method} {path}");
+            let challenge = r#"Bearer realm="tollgate", error="invalid_token""#;
+            assert_eq!(answer.header("www-authenticate"), challenge, "{method} {path}");
         }
         for odd in ["Basic YTpi", "Bearer", "' or 1=1 --"] {
             refused(call(method, path).header("authorization", odd)).await.refused(401, "invalid_token");
@@ -211,7 +213,8 @@ async fn a_session_is_a_cookie_that_no_script_reads_and_that_ends() {
     let foreign = Call::post("/admin/session", &json!({"token": token})).header("origin", "https://evil.test");
     office.send(foreign).await.refused(403, "cross_origin");
 
-    let answer = office.send(Call::post("/admin/session", &json!({"token": token}))).await.expect(204);
+    let sign_in = Call::post("/admin/session", &json!({"token": token})).host("localhost:9090");
+    let answer = office.send(sign_in).await.expect(204);
     let cookie = answer.header("set-cookie").to_owned();
     for word in ["HttpOnly", "SameSite=Strict", "Path=/"] {
         assert!(cookie.contains(word), "{cookie}");
@@ -465,7 +468,7 @@ async fn an_open_listener_needs_a_token_and_one_that_was_made_is_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn metrics_need_no_token_where_only_this_machine_can_ask() {
     let office = Office::open(Settings::new()).await;
-    let local = || Call::get("/metrics");
+    let local = || Call::get("/metrics").host("localhost:9090");
     let page = office.send(local()).await.expect(200);
     assert!(page.header("content-type").starts_with("application/openmetrics-text"), "{}", page.header("content-type"));
     // A page of a stranger whose name leads here.

@@ -237,3 +237,136 @@ async fn one_database_url_is_the_ledger_and_the_directory() {
     postgres.start_again();
     project.close().await;
 }
+
+/// The script as older versions installed it, and two functions that a developer wrote by its advice.
+fn of_before() -> String {
+    let old = script().replace("set search_path = pg_catalog, pg_temp", "set search_path = ''");
+    format!(
+        "{old}; drop function public.tollgate_examine();
+         do $$ begin execute (select string_agg('alter function ' || p.oid::regprocedure || $q$ set search_path = ''$q$, ';')
+             from pg_proc p where p.proname in ('check_user_limits', 'log_request')); end $$;
+         alter function tollgate.refuse_shadows set search_path = pg_catalog, pg_temp;
+         notify pgrst, 'reload schema'"
+    )
+}
+
+/// Every `alter function` line that the doctor prints.
+fn alters(report: &Value) -> Vec<String> {
+    let fixes = report["checks"].as_array().unwrap().iter().filter_map(|check| check["fix"].as_str());
+    let lines = fixes.filter(|fix| fix.starts_with("alter function "));
+    lines.map(|fix| format!("{};", fix.split(';').next().unwrap())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_scripts_functions_are_found_with_the_lines_that_mend_them() {
+    for way in [Way::Postgres, Way::Rest] {
+        let project = project(way, Settings::new()).await;
+        let line = if way == Way::Rest { "supabase functions" } else { "database functions" };
+        assert_line(&examine(&project), line, "ok", &[]);
+        project.rest.run_as_editor(&of_before()).await;
+        let lines = alters(&examine(&project));
+        assert_eq!(lines.len(), 6, "{lines:?}");
+        for name in ["tollgate.check_user_limits(", "tollgate.log_request(", "public.tollgate_log_requests("] {
+            let is_its =
+                |line: &String| line.contains(name) && line.ends_with(" set search_path = pg_catalog, pg_temp;");
+            assert!(lines.iter().any(is_its), "{name} in {lines:?}");
+        }
+        project.rest.postgres().psql("editor", "postgres", &lines.join("\n")).unwrap();
+        if way == Way::Postgres {
+            assert_line(&examine(&project), line, "ok", &[]);
+        }
+        project.rest.run_as_editor(script()).await;
+        assert_line(&examine(&project), line, "ok", &[]);
+        // Who edits one and forgets the setting is told, too.
+        let editor = project.rest.postgres().connect_as("editor", "postgres").await;
+        let edit = "create or replace function tollgate.log_request(entry jsonb) returns void language sql
+                        security definer set search_path = public as 'select'";
+        editor.batch_execute(edit).await.unwrap();
+        assert_line(&examine(&project), line, "fail", &["log_request", "public, pg_temp;"]);
+        project.door.never_starts();
+    }
+}
+
+/// A table that decides on plans, written by users in ways that row-level security and grants let through or do not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_that_users_can_write_is_found_however_the_function_reaches_it() {
+    let project = project(Way::Postgres, Settings::new()).await;
+    let root = project.rest.postgres().connect("postgres").await;
+    let run = async |sql: &str| root.batch_execute(sql).await.unwrap();
+    run("create table public.profiles (id uuid primary key, plan text, name text);
+         create view public.plans as select id, plan from public.profiles;
+         create function public.plan_of(who uuid) returns text language sql as
+             'select plan from public.profiles where id = who';
+         revoke all on public.profiles, public.plans from anon, authenticated;
+         alter table public.profiles enable row level security;
+         set check_function_bodies = off")
+    .await;
+    let bodies = [
+        "select jsonb_build_object('plan', p.plan) from public.profiles p where p.id = check_user_limits.user_id",
+        "select jsonb_build_object('plan', plan) from plans v where id = check_user_limits.user_id",
+        "select jsonb_build_object('plan', public.plan_of(check_user_limits.user_id))",
+        "select to_jsonb(p) from \"public\" . \"profiles\" p",
+    ];
+    let tables = |status: &str, words: &[&str]| assert_line(&examine(&project), "database tables", status, words);
+    for body in bodies {
+        run(&format!(
+            "create or replace function tollgate.check_user_limits(user_id uuid) returns jsonb language sql stable
+             security definer set search_path = public, pg_temp as $f$ {body} $f$"
+        ))
+        .await;
+        tables("ok", &[]);
+        run("grant select, update on public.profiles to authenticated").await;
+        tables("ok", &[]);
+        run("create policy own on public.profiles for update to authenticated using (true)").await;
+        tables("fail", &["authenticated can update", "profiles", "plan"]);
+        run("revoke update on public.profiles from authenticated;
+             grant update (name) on public.profiles to authenticated")
+        .await;
+        tables(if body.contains("to_jsonb") { "fail" } else { "ok" }, &[]);
+        run("drop policy own on public.profiles; revoke all on public.profiles from authenticated;
+             revoke update (name) on public.profiles from authenticated")
+        .await;
+    }
+    project.door.never_starts();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn views_inserts_and_triggers_are_looked_at_as_well() {
+    let project = project(Way::Rest, Settings::new()).await;
+    let root = project.rest.postgres().connect("postgres").await;
+    let run = async |sql: &str| root.batch_execute(sql).await.unwrap();
+    let reads = async |body: &str| {
+        run(&format!(
+            "create or replace function tollgate.check_user_limits(user_id uuid) returns jsonb language sql stable
+             security definer set search_path = pg_catalog, pg_temp as $f$ {body} $f$"
+        ))
+        .await;
+    };
+    run("create table public.profiles (id uuid primary key, plan text);
+         create table public.\"Paid Users\" (id uuid primary key, plan text);
+         create view public.plans as select id, plan from public.profiles;
+         revoke all on public.profiles, public.plans, public.\"Paid Users\" from anon, authenticated;
+         alter table public.\"Paid Users\" enable row level security;")
+    .await;
+    let tables = |status: &str, words: &[&str]| assert_line(&examine(&project), "supabase tables", status, words);
+    reads("select jsonb_build_object('plan', p.plan) from public.profiles p where p.id = check_user_limits.user_id")
+        .await;
+    run("grant update on public.plans to anon").await;
+    tables("fail", &["anon can update", "plans", "profiles"]);
+    run("revoke update on public.plans from anon; grant update on public.profiles to anon").await;
+    reads(
+        "select jsonb_build_object('plan', p.plan) -- not: from public.profiles
+           from public.\"Paid Users\" p where p.id = check_user_limits.user_id",
+    )
+    .await;
+    tables("ok", &[]);
+    run("grant insert on public.\"Paid Users\" to authenticated;
+         create policy mine on public.\"Paid Users\" for insert with check (true)")
+    .await;
+    tables("fail", &["authenticated can insert", "Paid Users"]);
+    run("create function public.no() returns trigger language plpgsql as 'begin return null; end';
+         create trigger guard before insert on public.\"Paid Users\" for each row execute function public.no()")
+    .await;
+    tables("warn", &["trigger"]);
+    project.door.never_starts();
+}

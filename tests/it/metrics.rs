@@ -93,6 +93,44 @@ async fn every_request_is_counted_once_by_what_became_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_foreign_name_or_a_proxy_on_this_machine_makes_nobody_local() {
+    let port = free_port();
+    let settings = Settings::new().unset("TOLLGATE_SERVER__ADMIN_BIND");
+    let door = Door::open(settings.with(&format!("server.admin_bind = \"127.0.0.1:{port}\""))).await;
+    let operator = door.office(SocketAddr::from(([127, 0, 0, 1], port)));
+    let local = format!("127.0.0.1:{port}");
+    for host in [local.as_str(), "localhost", "LOCALHOST:1", "[::1]:9090", "127.1.2.3"] {
+        operator.send(Call::get("/metrics").host(host)).await.expect(200);
+    }
+    for host in
+        ["evil.test", "evil.test:9090", "127.0.0.1.evil.test", "10.0.0.1:9090", "[fe80::1]", "", "localhost@evil.test"]
+    {
+        operator.send(Call::get("/metrics").host(host)).await.refused(401, "missing_token");
+        operator.send(Call::get("/metrics").host(host).bearer(door.admin_token())).await.expect(200);
+    }
+    for name in ["Forwarded", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Anything", "Via", "X-Real-IP"] {
+        let call = || Call::get("/metrics").host(&local).header(name, "1");
+        operator.send(call()).await.refused(401, "missing_token");
+        operator.send(call().bearer(door.admin_token())).await.expect(200);
+    }
+    operator.send(Call::get("http://evil.test/metrics").host(&local)).await.refused(401, "missing_token");
+
+    let token = serde_json::json!({"token": door.admin_token()});
+    for (name, value, is_secure) in [
+        ("x-a", "1", false),
+        ("x-forwarded-proto", "https", true),
+        ("forwarded", "proto=https", true),
+        ("via", "1.1 x", true),
+    ] {
+        let signed_in = operator.send(Call::post("/admin/session", &token).host(&local).header(name, value)).await;
+        assert_eq!(signed_in.expect(204).header("set-cookie").contains("; Secure"), is_secure, "{name}");
+    }
+    let signed_in = operator.send(Call::post("/admin/session", &token).host("admin.example.com")).await.expect(204);
+    assert!(signed_in.header("set-cookie").ends_with("; Secure"), "by another name");
+    door.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn metrics_are_for_the_operator_alone_unless_nobody_else_can_get_there() {
     let port = free_port();
     let settings = Settings::new().unset("TOLLGATE_SERVER__ADMIN_BIND");

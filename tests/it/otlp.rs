@@ -79,6 +79,66 @@ async fn a_request_is_two_spans_below_the_callers_own_and_the_upstream_is_told()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_neither_turns_our_traces_off_nor_on() {
+    let (trace, caller) = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331");
+    // An id that every ratio would take: the decision goes by its low half.
+    let lowest = "00000000000000010000000000000000";
+    for (sampler, parent, wanted) in [
+        ("parentbased_always_on", format!("00-{trace}-{caller}-00"), true),
+        ("parentbased_always_off", format!("00-{trace}-{caller}-01"), false),
+        ("traceidratio", format!("00-{lowest}-{caller}-01"), false),
+        ("parentbased_traceidratio", format!("00-{lowest}-{caller}-01"), false),
+    ] {
+        let collector = Collector::start(true).await;
+        let settings = settings(&collector.url).env("OTEL_TRACES_SAMPLER", sampler);
+        let door = Door::open(settings.env("OTEL_TRACES_SAMPLER_ARG", "0.000001")).await;
+        let alice = door.user("alice");
+        let call = Call::post("/v1/chat/completions", &chat("a")).bearer(&alice.token).header("traceparent", &parent);
+        door.send(call).await.expect(200);
+        let sent = door.upstream.last().seen.request.clone();
+        let flags = if wanted { "-01" } else { "-00" };
+        assert!(sent.header("traceparent").unwrap().ends_with(flags), "{sampler}: {sent:?}");
+        if wanted {
+            assert_eq!(hex(&collector.until_spans(2).await[0].trace_id), trace, "{sampler}");
+        } else {
+            sleep(Duration::from_millis(500)).await;
+            assert!(collector.bodies("/v1/traces").is_empty(), "{sampler}");
+        }
+        door.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_well_formed_parent_is_one() {
+    let collector = Collector::start(true).await;
+    let door = Door::open(settings(&collector.url)).await;
+    let alice = door.user("alice");
+    let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let odd = [
+        good.to_uppercase(),
+        format!("{good}-more"),
+        format!("{good} "),
+        good.replacen("00-", "ff-", 1),
+        good.replace("0af7651916cd43dd8448eb211c80319c", &"0".repeat(32)),
+        good.replace("b7ad6b7169203331", &"0".repeat(16)),
+        good[..54].to_owned(),
+        String::new(),
+    ];
+    let calls = odd.len() + 1;
+    for parent in &odd[..] {
+        let call = Call::post("/v1/chat/completions", &chat("a")).bearer(&alice.token);
+        door.send(call.header("traceparent", parent)).await.expect(200);
+    }
+    let twice = Call::post("/v1/chat/completions", &chat("a")).bearer(&alice.token);
+    door.send(twice.header("traceparent", good).header("traceparent", good)).await.expect(200);
+    let spans = collector.until_spans(2 * calls).await;
+    let own = spans.iter().filter(|span| span.name.starts_with("POST")).filter(|span| span.parent_span_id.is_empty());
+    // White space at an end of a header's value is none of it.
+    assert_eq!(own.count(), calls - 1, "{spans:#?}");
+    door.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_is_one_span_and_a_broken_parent_begins_a_trace() {
     let collector = Collector::start(true).await;
     let door = Door::open(settings(&collector.url)).await;

@@ -317,8 +317,13 @@ async fn plain_postgres_without_supabases_roles_takes_the_script_twice() {
     client.batch_execute(script()).await.unwrap();
     client.batch_execute("create role somebody login").await.unwrap();
 
-    let definers = "select proname::text from pg_proc where prosecdef and proconfig = array['search_path=\"\"']";
+    let definers =
+        "select proname::text from pg_proc where prosecdef and proconfig = array['search_path=pg_catalog, pg_temp']";
     assert_eq!(client.query(definers, &[]).await.unwrap().len(), CALLS.len());
+    let odd = "select proname::text from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+        where (nspname = 'tollgate' or nspname = 'public') and proconfig is distinct from array['search_path=pg_catalog, pg_temp']
+          and proname <> 'tollgate_examine'";
+    assert!(client.query(odd, &[]).await.unwrap().is_empty(), "every function has the setting");
     let somebody = postgres.connect_as("somebody", "postgres").await;
     for sql in CALLS.iter().chain(&FORBIDDEN) {
         let error = somebody.batch_execute(sql).await.unwrap_err();
@@ -347,8 +352,8 @@ fn tables_of_the_examples() -> String {
              expires_at timestamptz);
          insert into public.revenuecat_subscriptions values ('{upper}', 'old', now() - interval '1 year', now() - interval '1 day'),
              ('{upper}', 'pro', now(), now() + '1 month');
-         create table public.profiles (id uuid primary key, plan text, spent_usd numeric not null default 0);
-         insert into public.profiles values ('{alice}', 'pro');
+         insert into auth.users (id, raw_app_meta_data) values ('{alice}', '{{\"plan\": \"pro\"}}');
+         create table public.spending (user_id uuid primary key, spent_usd numeric not null);
          create table public.llm_requests (id uuid primary key, user_id uuid, model text, tokens bigint, cost_usd numeric,
              created_at timestamptz);"
     )
@@ -375,7 +380,7 @@ async fn every_example_in_the_comments_is_sql_that_works() {
         let twice = entry("alice", "0.25");
         log(&owner, &json!([twice, twice])).await;
     }
-    let spent = "select spent_usd::text from public.profiles";
+    let spent = "select spent_usd::text from public.spending";
     assert_eq!(owner.query_one(spent, &[]).await.unwrap().get::<_, String>(0), "0.25");
     assert_eq!((count(&owner, "tollgate.usage").await, count(&owner, "public.llm_requests").await), (1, 1));
 

@@ -250,7 +250,12 @@ fn refusals_that_nobody_documented_are_found() {
         })
     };
     let code = ("x-tollgate-error", "missing_token");
-    assert_eq!(refusal(401, "authentication_error", "missing_token", &[code, ("www-authenticate", "Bearer")]), "");
+    let asks = ("www-authenticate", r#"Bearer realm="tollgate""#);
+    assert_eq!(refusal(401, "authentication_error", "missing_token", &[code, asks]), "");
+    for wrong in ["Bearer", r#"Bearer realm="tollgate", error="invalid_token""#] {
+        let told = refusal(401, "authentication_error", "missing_token", &[code, ("www-authenticate", wrong)]);
+        assert!(told.contains("WWW-Authenticate"), "{wrong}: {told}");
+    }
     assert!(refusal(401, "authentication_error", "missing_token", &[code]).contains("WWW-Authenticate"));
     assert!(refusal(401, "authentication_error", "missing_token", &[]).contains("X-Tollgate-Error"));
     assert!(refusal(500, "api_error", "internal", &[("x-tollgate-error", "internal")]).contains("nobody documented"));

@@ -53,6 +53,7 @@ const MAKING: i64 = 7_160_412_533;
 const MIGRATIONS: &[&str] = &[
     include_str!("../../../migrations/postgres/0001_ledger.sql"),
     include_str!("../../../migrations/postgres/0002_operator.sql"),
+    include_str!("../../../migrations/postgres/0003_search_path.sql"),
 ];
 
 impl From<pg::PgError> for Failure {

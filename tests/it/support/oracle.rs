@@ -489,7 +489,7 @@ fn undocumented(answer: &Answer, passed_on: bool) -> Option<&'static str> {
     }
     let waits = answer.header("retry-after").parse::<u64>().is_ok_and(|seconds| seconds > 0);
     match answer.status {
-        401 if !answer.header("www-authenticate").starts_with("Bearer") => Some("is a 401 without WWW-Authenticate"),
+        401 if answer.header("www-authenticate") != challenge(code) => Some("is a 401 without its WWW-Authenticate"),
         405 if answer.header("allow").is_empty() => Some("is a 405 without Allow"),
         429 | 503 if !waits => Some("has no Retry-After"),
         402 if error["plan"].as_str().is_none() => Some("is a 402 that names no plan"),
@@ -501,4 +501,12 @@ fn undocumented(answer: &Answer, passed_on: bool) -> Option<&'static str> {
 fn incomplete_limit(limit: &Value) -> Option<&'static str> {
     let members = ["per", "unit", "limit", "used", "held", "requested", "resets_at"];
     members.iter().any(|member| limit.get(member).is_none()).then_some("has no complete error.limit")
+}
+
+/// RFC 6750 §3: an error only where there was a token.
+fn challenge(code: &str) -> &'static str {
+    match code {
+        "missing_token" => r#"Bearer realm="tollgate""#,
+        _ => r#"Bearer realm="tollgate", error="invalid_token""#,
+    }
 }

@@ -16,7 +16,7 @@ grant usage on schema auth to anon, authenticated, service_role, editor;
 
 set role supabase_auth_admin;
 create table auth.users (
-    id uuid primary key, email text, banned_until timestamptz, is_anonymous boolean not null default false
+    id uuid primary key, email text, raw_app_meta_data jsonb, banned_until timestamptz, is_anonymous boolean not null default false
 );
 create table auth.sessions (
     id uuid primary key, user_id uuid not null references auth.users on delete cascade, created_at timestamptz
