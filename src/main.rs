@@ -6,6 +6,8 @@ use clap::Parser;
 use tollgate::cli::{Cli, Failure, print, run};
 
 fn main() -> ExitCode {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    give_memory_back();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(told) => return usage(&told),
@@ -25,6 +27,27 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failed(&failure),
     }
+}
+
+/// glibc's allocator keeps what was freed. After the first long body it raises the size from which memory comes from the
+/// kernel and goes back to it at once, up to 32 MiB, and a server stays at its peak for good: 28 bodies of 8 MiB left 130 MiB.
+/// With a size that was set it stays there. It can be set before the start only, so the server starts itself once more, in the
+/// same process. Whoever has set it already, or cannot start it, goes on as they are.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[allow(clippy::disallowed_methods, reason = "no setting of ours: the C library reads it before there are any")]
+fn give_memory_back() {
+    use std::os::unix::process::CommandExt;
+    const FROM: &str = "MALLOC_MMAP_THRESHOLD_";
+    let mut words = std::env::args_os();
+    let (Some(name), words) = (words.next(), words.collect::<Vec<_>>()) else { return };
+    let is_server = words.iter().any(|word| word == "serve" || word == "demo");
+    if !is_server || std::env::var_os(FROM).is_some() || std::env::var_os("GLIBC_TUNABLES").is_some() {
+        return;
+    }
+    let mut again = std::process::Command::new("/proc/self/exe");
+    again.arg0(name).args(words).env(FROM, "262144").env("MALLOC_TRIM_THRESHOLD_", "1048576");
+    // It comes back only where it cannot: then memory stays, and nothing else is wrong.
+    drop(again.exec());
 }
 
 /// Help and version go to stdout and are success; wrong use goes to stderr and is 2.
