@@ -34,7 +34,6 @@ fn main() -> ExitCode {
 /// With a size that was set it stays there. It can be set before the start only, so the server starts itself once more, in the
 /// same process. Whoever has set it already, or cannot start it, goes on as they are.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-#[allow(clippy::disallowed_methods, reason = "no setting of ours: the C library reads it before there are any")]
 fn give_memory_back() {
     use std::os::unix::process::CommandExt;
     const FROM: &str = "MALLOC_MMAP_THRESHOLD_";

@@ -124,8 +124,8 @@ async fn no_body_takes_more_than_four_times_its_bytes() {
         let answer = send(&mallory, body).await.unwrap();
         let grown = peak(&door.process).saturating_sub(before);
         eprintln!("{what}: {} with {grown} MiB in {:?}", answer.status, begun.elapsed());
-        // A number may have as many digits as it likes.
-        assert!(answer.status == 400 || what == "a long number", "{what}: {:.300}", answer.text());
+        // What is taken and left out, or is short for the model, is served.
+        assert!([200, 400].contains(&answer.status), "{what}: {:.300}", answer.text());
         assert!(grown <= 4 * 8 + 8, "8 MiB of {what} took {grown} MiB");
     }
     door.close().await;
