@@ -46,13 +46,19 @@ const ENDPOINTS: &[&str] = &[
 /// Every flag that a row may carry.
 const FLAGS: &[&str] = &[
     "cancelled",
+    "content_filter",
     "cut",
     "estimated",
+    "max_completion_tokens_refused",
+    "max_tokens_refused",
     "nonsense",
     "not_connected",
     "other_model",
     "other_tier",
     "overrun",
+    "refused_late",
+    "shutdown",
+    "stream_options_refused",
     "timeout",
     "upstream_failed",
     "upstream_rejected",
@@ -62,7 +68,7 @@ const FLAGS: &[&str] = &[
 const ENDS: &[&str] = &["settled", "voided", "lost"];
 /// How an upstream's answer came out; `cancelled` is nobody's fault: the caller left first.
 const OUTCOMES: &[&str] =
-    &["ok", "cancelled", "connect", "timeout", "unauthorized", "budget", "busy", "broken", "error", OTHER];
+    &["ok", "cancelled", "connect", "timeout", "unauthorized", "forbidden", "budget", "busy", "broken", "error", OTHER];
 /// `cached_input` and `cache_write` are parts of `input`, `reasoning` is a part of `output`.
 const KINDS: &[&str] = &["input", "cached_input", "cache_write", "output", "reasoning"];
 

@@ -30,11 +30,16 @@ macro_rules! put_served {
             )};
             let router = methods.iter().fold(router, |router, method| {
                 let filter = utoipa_axum::PathItemExt::to_method_filter(method);
-                router.route(&path, axum::routing::on(filter, $handler))
+                router.route($crate::openapi::served(&path), axum::routing::on(filter, $handler))
             });
         )+)+
         router
     }};
+}
+
+/// A path as the router has it: the name of a model may have slashes (`vendor/some-model`), encoded or not.
+pub(crate) fn served(path: &str) -> &str {
+    if path == "/v1/models/{id}" { "/v1/models/{*id}" } else { path }
 }
 
 /// Puts what the same handlers say of themselves into an `OpenApiRouter`; those between two semicolons share a path.

@@ -36,6 +36,8 @@ use crate::outbox::Outbox;
 const ADMIN_CONNECTIONS: usize = 64;
 /// How long a connection that has sent nothing yet may still begin to, once the server stops.
 const FIRST_BYTE_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long what was cut may take to tell its caller so.
+const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long what was cut may take to settle.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -286,9 +288,14 @@ fn connection(
                 tracing::debug!(%error, "connection");
             }
         };
+        // This task is woken when the grace is over: what it answers then looks whether it is, and ends.
+        let over = async {
+            cut.cancelled().await;
+            tokio::time::sleep(LAST_WORDS_TIMEOUT).await;
+        };
         tokio::select! {
             biased;
-            () = cut.cancelled() => {}
+            () = over => {}
             () = taken.displaced() => {}
             () = handled => {}
         }

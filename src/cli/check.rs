@@ -134,7 +134,7 @@ fn directory(page: &mut Page, config: &Config) {
 }
 
 fn upstream_line(upstream: &UpstreamConfig) -> String {
-    let dialect = match upstream.dialect {
+    let dialect = match upstream.manner.dialect {
         Dialect::Openai => "openai",
         Dialect::Compatible => "compatible",
     };

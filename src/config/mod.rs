@@ -19,6 +19,7 @@ mod tree;
 pub mod units;
 mod upstreams;
 pub(crate) mod urls;
+mod way;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -413,6 +414,47 @@ pub enum Dialect {
     Compatible,
 }
 
+/// How an upstream wants the output cap to be called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CapName {
+    /// `max_tokens`: what every server but OpenAI knows.
+    MaxTokens,
+    /// `max_completion_tokens`
+    MaxCompletionTokens,
+    /// By both names.
+    Both,
+}
+
+/// How an upstream wants a request to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Manner {
+    /// What it wants to be told.
+    pub dialect: Dialect,
+    /// How it calls the output cap.
+    pub cap_name: CapName,
+    /// It takes `stream_options`, which asks for the usage of a stream.
+    pub stream_usage: bool,
+}
+
+impl From<Dialect> for Manner {
+    fn from(dialect: Dialect) -> Self {
+        let cap_name = match dialect {
+            Dialect::Openai => CapName::MaxCompletionTokens,
+            Dialect::Compatible => CapName::MaxTokens,
+        };
+        Self { dialect, cap_name, stream_usage: true }
+    }
+}
+
+/// An HTTP proxy on the way to an upstream. Its password is printed nowhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxyServer {
+    /// Where it is: scheme, host and port.
+    pub address: http::Uri,
+    /// `Proxy-Authorization`, where it wants a name and a password.
+    pub authorization: Option<http::HeaderValue>,
+}
+
 /// `[[upstreams]]`
 #[derive(Clone, Debug)]
 pub struct UpstreamConfig {
@@ -428,13 +470,25 @@ pub struct UpstreamConfig {
     pub api_key_previous: Option<SecretString>,
     /// Which models it serves: names, or patterns with `*`.
     pub models: Vec<String>,
-    /// What it wants to be told.
-    pub dialect: Dialect,
+    /// How it wants a request to be written.
+    pub manner: Manner,
     /// How long an idle connection to it is kept for the next request.
     pub keep_alive: Duration,
+    /// Sent with every request beside ours. The values may be secrets.
+    pub headers: Vec<(http::HeaderName, SecretString)>,
+    /// The proxy on the way to it.
+    pub proxy: Option<Arc<ProxyServer>>,
+    /// Certificates of authorities that it may prove itself by, beside the web's.
+    pub authorities: Option<Arc<[rustls::pki_types::CertificateDer<'static>]>>,
 }
 
 impl UpstreamConfig {
+    /// What of it must not be shown to anybody, whoever repeats it.
+    pub fn secrets(&self) -> impl Iterator<Item = &SecretString> {
+        let keys = self.api_key.iter().chain(&self.api_key_previous);
+        keys.chain(self.headers.iter().map(|(_, value)| value))
+    }
+
     /// Whether it serves a model, by one of its names or patterns; each `*` stands for any text, also none.
     #[must_use]
     pub fn serves(&self, model: &str) -> bool {

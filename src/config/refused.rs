@@ -170,6 +170,42 @@ const BAD_UPSTREAMS: &[(&str, &[&str])] = &[
         &["upstreams[0].dialect", "`azure`", "\"compatible\""],
     ),
     (
+        "base_url = \"http://127.0.0.1:1/v1\"\nmodels = [\"*\"]\npreset = \"anthropic\"",
+        &["upstreams[0].preset", "`anthropic`", "\"openrouter\""],
+    ),
+    (
+        "base_url = \"http://127.0.0.1:1/v1\"\nmodels = [\"*\"]\ncap_name = \"max\"",
+        &["upstreams[0].cap_name", "`max`", "\"both\""],
+    ),
+    (
+        "base_url = \"http://127.0.0.1:1/v1\"\nmodels = [\"*\"]\nstream_usage = \"no\"",
+        &["upstreams[0].stream_usage", "neither true nor false"],
+    ),
+    (
+        "base_url = \"http://127.0.0.1:1/v1\"\nmodels = [\"*\"]\nproxy = \"socks5://127.0.0.1:1\"",
+        &["upstreams[0].proxy", "SOCKS", "http://user:password@host:port"],
+    ),
+    (
+        "base_url = \"http://127.0.0.1:1/v1\"\nmodels = [\"*\"]\nca_file = \"no-such.pem\"",
+        &["upstreams[0].ca_file", "no-such.pem", "BEGIN CERTIFICATE"],
+    ),
+    (
+        "base_url = \"http://127.0.0.1:1/v1\"\nmodels = [\"*\"]\nheaders = { Host = \"x\" }",
+        &["upstreams[0].headers.Host", "from us"],
+    ),
+    (
+        "base_url = \"http://127.0.0.1:1/v1\"\nmodels = [\"*\"]\nheaders = { \"X Y\" = \"x\" }",
+        &["upstreams[0].headers", "no name of a header"],
+    ),
+    (
+        "base_url = \"http://127.0.0.1:1/v1\"\nmodels = [\"*\"]\nheaders = { x-key = \"a\\nb\" }",
+        &["upstreams[0].headers.x-key", "cannot stand in a header"],
+    ),
+    (
+        "base_url = \"http://127.0.0.1:1/v1\"\nmodels = [\"*\"]\napi_key_env = \"OPENAI_API_KEY\"\nheaders = { Authorization = \"x\" }",
+        &["upstreams[0].headers", "api_key_env"],
+    ),
+    (
         "base_url = \"http://127.0.0.1:1/v1\"\nmodels = [\"*\"]\nkeep_alive = \"9d\"",
         &["upstreams[0].keep_alive", "out of range"],
     ),
@@ -221,6 +257,8 @@ const BAD_VARIABLES: &[(&str, &str, &[&str])] = &[
     ("JWT_SECRET", "short", &["auth.jwt_secret", "JWT_SECRET", "32 bytes", "openssl"]),
     ("JWT_SECRET", "changeme-changeme-changeme-changeme", &["auth.jwt_secret", "guessed", "openssl"]),
     ("OPENAI_API_KEY", "two words", &["OPENAI_API_KEY", "space", "again"]),
+    ("HTTPS_PROXY", "socks5://u:p@h:1", &["HTTPS_PROXY", "SOCKS", "http://user:password@host:port"]),
+    ("https_proxy", "http://h:99999", &["https_proxy", "port"]),
     ("OPENAI_BASE_URL", "api.openai.com", &["upstreams[0].base_url", "OPENAI_BASE_URL", "https://api.openai.com/v1"]),
     ("TOLLGATE_BIND", "x", &["TOLLGATE_BIND", "TOLLGATE_SERVER__BIND"]),
     ("TOLLGATE_SERVER_BIND", "x", &["TOLLGATE_SERVER_BIND", "TOLLGATE_SERVER__BIND"]),

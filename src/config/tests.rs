@@ -75,7 +75,7 @@ fn two_variables_are_enough() {
     assert_eq!(config.file, None);
     let upstream = &config.upstreams[0];
     assert_eq!((upstream.name.as_str(), upstream.base_url.as_str()), ("openai", "https://api.openai.com/v1"));
-    assert_eq!((upstream.dialect, upstream.keep_alive), (Dialect::Openai, Duration::from_mins(1)));
+    assert_eq!((upstream.manner.dialect, upstream.keep_alive), (Dialect::Openai, Duration::from_mins(1)));
     assert_eq!(upstream.api_key.as_ref().unwrap().expose_secret(), KEY);
     assert!(config.warnings.is_empty(), "{:?}", config.warnings);
     let free = &config.plans.default;
@@ -279,7 +279,7 @@ fn a_model_is_kept_under_its_canonical_name_once() {
 }
 
 #[test]
-fn the_base_url_variable_moves_the_openai_upstream_which_stays_openai() {
+fn the_base_url_variable_moves_the_openai_upstream_whose_name_says_nothing_of_the_server() {
     let moved = |toml: &str| {
         let mut env = env(&[("OPENAI_BASE_URL", "http://127.0.0.1:9/v1/")]);
         env.remove("OPENAI_API_KEY");
@@ -288,18 +288,99 @@ fn the_base_url_variable_moves_the_openai_upstream_which_stays_openai() {
     for toml in ["", EXAMPLE] {
         let upstream = moved(toml);
         assert_eq!(upstream.base_url, "http://127.0.0.1:9/v1");
-        assert_eq!((upstream.dialect, upstream.keep_alive), (Dialect::Openai, Duration::from_secs(4)));
+        assert_eq!((upstream.manner, upstream.keep_alive), (Dialect::Compatible.into(), Duration::from_secs(4)));
         assert!(upstream.api_key.is_none());
     }
     let europe = good("", &[("OPENAI_BASE_URL", "https://eu.api.openai.com/v1")]).upstreams.remove(0);
     assert_eq!(europe.keep_alive, Duration::from_mins(1));
     let near_miss = good("", &[("OPENAI_BASE_URL", "https://notopenai.com/v1")]).upstreams.remove(0);
-    assert_eq!(near_miss.keep_alive, Duration::from_secs(4));
+    assert_eq!((near_miss.keep_alive, near_miss.manner.dialect), (Duration::from_secs(4), Dialect::Compatible));
+    assert_eq!(europe.manner, Dialect::Openai.into());
     let other = "[[upstreams]]\nname = \"local\"\nbase_url = \"http://127.0.0.1:1/v1\"\nmodels = [\"*\"]";
     let config = good(other, &[("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")]);
     assert_eq!(config.upstreams[0].base_url, "http://127.0.0.1:1/v1");
     assert!(config.upstreams[0].api_key.is_none(), "OpenAI's key is not for other servers");
     assert!(config.warnings[0].contains("OPENAI_BASE_URL"), "{:?}", config.warnings);
+}
+
+/// The first upstream of a file that says this of it.
+fn upstream(said: &str, env: &[(&str, &str)]) -> UpstreamConfig {
+    let base = if said.contains("base_url") { "" } else { "base_url = \"https://llm.internal/v1\"\n" };
+    let toml = format!("[[upstreams]]\nname = \"a\"\nmodels = [\"*\"]\n{base}{said}");
+    let toml = toml.replace("name = \"a\"", "name = \"a\"\napi_key_env = \"OPENAI_API_KEY\"");
+    UpstreamConfig::clone(&good(&toml, env).upstreams[0])
+}
+
+#[test]
+fn an_upstream_is_spoken_to_as_its_preset_its_host_or_its_keys_say() {
+    let manner = |said: &str| upstream(said, &[]).manner;
+    let compatible = Manner::from(Dialect::Compatible);
+    assert_eq!(manner(""), compatible);
+    assert_eq!(manner("preset = \"openai\""), Dialect::Openai.into());
+    assert_eq!(manner("base_url = \"https://api.openai.com/v1\""), Dialect::Openai.into());
+    assert_eq!(manner("base_url = \"https://api.openai.com.evil.example/v1\""), compatible);
+    let azure = Manner { cap_name: CapName::MaxCompletionTokens, ..compatible };
+    assert_eq!(manner("base_url = \"https://x.openai.azure.com/openai/v1\""), azure);
+    assert_eq!(manner("preset = \"azure\""), azure);
+    assert_eq!(manner("preset = \"mistral\""), Manner { stream_usage: false, ..compatible });
+    assert_eq!(manner("preset = \"mistral\"\nstream_usage = true"), compatible);
+    assert_eq!(manner("stream_usage = false"), Manner { stream_usage: false, ..compatible });
+    assert_eq!(manner("cap_name = \"both\""), Manner { cap_name: CapName::Both, ..compatible });
+    assert_eq!(manner("preset = \"openai\"\ndialect = \"compatible\""), compatible);
+    let with_name = Manner { cap_name: CapName::MaxTokens, ..Dialect::Openai.into() };
+    assert_eq!(manner("dialect = \"openai\"\ncap_name = \"max_tokens\""), with_name);
+    for preset in ["gemini", "groq", "xai", "deepseek", "openrouter", "together", "ollama", "vllm", "llamacpp", "lmstudio"] {
+        assert_eq!(manner(&format!("preset = {preset:?}")), compatible, "{preset}");
+    }
+}
+
+#[test]
+fn a_moved_openai_is_taken_for_another_server_and_that_is_said() {
+    let warned = |toml: &str, url: &str| {
+        let warnings = good(toml, &[("OPENAI_BASE_URL", url)]).warnings;
+        warnings.iter().any(|warning| warning.contains("preset = \"openai\""))
+    };
+    assert!(warned("", "https://gateway.example/v1"));
+    assert!(!warned("", "http://127.0.0.1:11434/v1") && !warned("", "https://eu.api.openai.com/v1"));
+    let said = "[[upstreams]]\nname = \"openai\"\nmodels = [\"*\"]\npreset = \"openai\"";
+    assert!(!warned(said, "https://gateway.example/v1"));
+}
+
+#[test]
+fn the_way_to_an_upstream_goes_through_a_proxy_as_curl_has_it() {
+    let through = |said: &str, env: &[(&str, &str)]| {
+        upstream(said, env).proxy.as_ref().map(|proxy| proxy.address.authority().unwrap().to_string())
+    };
+    let (proxy, other) = (Some("p.internal:3128".to_owned()), Some("q:1".to_owned()));
+    assert_eq!(through("", &[]), None);
+    assert_eq!(through("proxy = \"http://p.internal:3128\"", &[]), proxy);
+    for name in ["HTTPS_PROXY", "https_proxy"] {
+        assert_eq!(through("", &[(name, "http://us:er@p.internal:3128")]), proxy);
+        assert_eq!(through("", &[(name, "p.internal:3128")]), proxy);
+        assert_eq!(through("", &[(name, "")]), None);
+        assert_eq!(through("proxy = \"http://q:1\"", &[(name, "http://p.internal:3128")]), other);
+        assert_eq!(through("proxy = \"\"", &[(name, "http://p.internal:3128")]), None);
+        assert_eq!(through("base_url = \"http://llm.internal/v1\"", &[(name, "http://p.internal:3128")]), None);
+    }
+    for (except, goes) in [
+        ("*", false),
+        ("llm.internal", false),
+        (".internal", false),
+        ("internal", false),
+        ("a, LLM.internal ,b", false),
+        ("a llm.internal. b", false),
+        ("m.internal", true),
+        ("llm.internal.example", true),
+        ("", true),
+    ] {
+        let env = [("HTTPS_PROXY", "http://p.internal:3128"), ("NO_PROXY", except)];
+        assert_eq!(through("", &env).is_some(), goes, "{except}");
+    }
+    let by_address = "base_url = \"https://10.1.2.3/v1\"";
+    for (except, goes) in [("10.0.0.0/8", false), ("10.1.2.3", false), ("*", false), ("a, *", false), ("10.1.2.4", true), ("192.168.0.0/16", true)] {
+        let env = [("https_proxy", "http://p.internal:3128"), ("no_proxy", except)];
+        assert_eq!(through(by_address, &env).is_some(), goes, "{except}");
+    }
 }
 
 #[test]
@@ -531,7 +612,7 @@ fn the_demo_serves_a_local_model_by_its_own_name_for_free() {
     let upstream = DemoUpstream { url, api_key: None, model: Some("llama3.2:1b".to_owned()) };
     let config = Config::for_demo(("127.0.0.1:8080", ""), &upstream).unwrap_or_else(|errors| panic!("{errors}"));
     assert_eq!(config.plans.default.models, ["llama3.2:1b"]);
-    assert!(config.upstreams[0].serves("llama3.2:1b") && config.upstreams[0].dialect == Dialect::Compatible);
+    assert!(config.upstreams[0].serves("llama3.2:1b") && config.upstreams[0].manner.dialect == Dialect::Compatible);
     assert_eq!(config.prices.resolve("llama3.2:1b").unwrap().1.output.0, 0);
 }
 

@@ -12,7 +12,8 @@ use super::reader::{Section, secret};
 use super::source::Gathered;
 use super::tree::Node;
 use super::urls::{Address, address};
-use super::{Dialect, UpstreamConfig};
+use super::way::{authorities, headers, proxy};
+use super::{CapName, Dialect, Manner, UpstreamConfig};
 
 /// The upstream that the quick start's variables are about.
 const OPENAI: &str = "openai";
@@ -26,6 +27,31 @@ pub(super) const PREVIOUS: &str = "_PREVIOUS";
 /// them after five seconds, and a request on a closing connection fails.
 const KEEP_ALIVE_OPENAI: Duration = Duration::from_mins(1);
 const KEEP_ALIVE_COMPATIBLE: Duration = Duration::from_secs(4);
+
+/// Servers that `preset` names.
+const PRESETS: [(&str, Manner); 14] = [
+    (OPENAI, OF_OPENAI),
+    // Its newer models refuse `max_tokens`.
+    ("azure", Manner { cap_name: CapName::MaxCompletionTokens, ..OF_OTHERS }),
+    ("gemini", OF_OTHERS),
+    // It refuses members that it does not know, and reports the usage of a stream without being asked.
+    ("mistral", Manner { stream_usage: false, ..OF_OTHERS }),
+    ("groq", OF_OTHERS),
+    ("xai", OF_OTHERS),
+    ("deepseek", OF_OTHERS),
+    ("openrouter", OF_OTHERS),
+    ("together", OF_OTHERS),
+    ("ollama", OF_OTHERS),
+    ("vllm", OF_OTHERS),
+    ("llamacpp", OF_OTHERS),
+    ("lmstudio", OF_OTHERS),
+    ("compatible", OF_OTHERS),
+];
+const OF_OPENAI: Manner =
+    Manner { dialect: Dialect::Openai, cap_name: CapName::MaxCompletionTokens, stream_usage: true };
+const OF_OTHERS: Manner = Manner { dialect: Dialect::Compatible, cap_name: CapName::MaxTokens, stream_usage: true };
+/// Hosts whose preset need not be said.
+const HOSTS: [(&str, &str); 3] = [("openai.com", OPENAI), ("openai.azure.com", "azure"), ("api.mistral.ai", "mistral")];
 
 /// `[[upstreams]]`, in order.
 pub(super) fn upstreams(root: &Section<'_>, gathered: &Gathered) -> Result<Vec<Arc<UpstreamConfig>>, Noted> {
@@ -57,23 +83,85 @@ fn upstream(section: &Section<'_>, gathered: &Gathered) -> Result<UpstreamConfig
     let name = section.parsed("name", OPENAI, name);
     let base = base_url(section, gathered);
     let models = section.texts("models");
-    let dialect = section.maybe("dialect", "compatible", |text| {
-        choice(text, &[("openai", Dialect::Openai), ("compatible", Dialect::Compatible)])
-    });
+    let manner = manner(section, base.as_ref().ok());
     let keep_alive = section.maybe_duration("keep_alive", Duration::ZERO..=Duration::from_hours(1));
     let key_variable = section.maybe("api_key_env", OPENAI_KEY, variable_name);
+    let (headers, authorities) = (headers(section), authorities(section));
+    let proxy = proxy(section, base.as_ref().ok(), gathered);
     section.finish();
-    let (name, base, dialect) = (name?, base?, dialect?);
-    let dialect = dialect.unwrap_or_else(|| dialect_of(&name, &base));
-    let wanted = Wanted { name: &name, base: &base, dialect, variable: key_variable? };
+    let (name, base, manner) = (name?, base?, manner?);
+    let wanted = Wanted { name: &name, base: &base, dialect: manner.dialect, variable: key_variable? };
     let (api_key, api_key_previous) = (api_key(section, &wanted, gathered), previous_key(section, &wanted, gathered));
     let keep_alive =
         keep_alive?.unwrap_or(if is_openai_host(&base) { KEEP_ALIVE_OPENAI } else { KEEP_ALIVE_COMPATIBLE });
     let models = models?;
     section.note("models", patterns(&models))?;
     let (api_key, api_key_previous) = (api_key?, api_key_previous?);
+    let headers = headers?;
+    if api_key.is_some() && headers.iter().any(|(name, _)| name == http::header::AUTHORIZATION) {
+        let what = complaint("has `authorization`, and there is a key too", "write one of the two: api_key_env, or it");
+        return Err(section.wrong("headers", what));
+    }
     let chat_url = section.note("base_url", chat_url(&base))?;
-    Ok(UpstreamConfig { base_url: base.text, chat_url, api_key, api_key_previous, name, models, dialect, keep_alive })
+    Ok(UpstreamConfig {
+        base_url: base.text,
+        chat_url,
+        api_key,
+        api_key_previous,
+        name,
+        models,
+        manner,
+        keep_alive,
+        headers,
+        proxy: proxy?.map(Arc::new),
+        authorities: authorities?,
+    })
+}
+
+/// How the server wants requests: by its preset or its host, and what is said of it besides. Its name says nothing: an
+/// upstream that is named `openai` may be moved to any server.
+fn manner(section: &Section<'_>, base: Option<&Address>) -> Result<Manner, Noted> {
+    let preset = section.maybe("preset", OPENAI, |text| choice(text, &PRESETS));
+    let dialect = section.maybe("dialect", "compatible", |text| {
+        choice(text, &[("openai", Dialect::Openai), ("compatible", Dialect::Compatible)])
+    });
+    let cap_name = section.maybe("cap_name", "max_tokens", |text| {
+        let names = [
+            ("max_tokens", CapName::MaxTokens),
+            ("max_completion_tokens", CapName::MaxCompletionTokens),
+            ("both", CapName::Both),
+        ];
+        choice(text, &names)
+    });
+    let stream_usage = section.get("stream_usage").map(|_| section.flag("stream_usage")).transpose();
+    let (preset, dialect) = (preset?, dialect?);
+    warn_of_a_guess(section, base, preset.is_some() || dialect.is_some());
+    let mut manner = preset.or_else(|| of_host(base?)).unwrap_or(OF_OTHERS);
+    if let Some(dialect) = dialect.filter(|dialect| *dialect != manner.dialect) {
+        manner = Manner::from(dialect);
+    }
+    manner.cap_name = cap_name?.unwrap_or(manner.cap_name);
+    manner.stream_usage = stream_usage?.unwrap_or(manner.stream_usage);
+    Ok(manner)
+}
+
+fn of_host(base: &Address) -> Option<Manner> {
+    let (_, preset) = HOSTS.into_iter().find(|(host, _)| base.is_of(host))?;
+    PRESETS.into_iter().find(|(name, _)| *name == preset).map(|(_, manner)| manner)
+}
+
+/// OpenAI behind a gateway cannot be told from another server. Taken for one it is not told `store: false`, which could
+/// change what a request costs.
+fn warn_of_a_guess(section: &Section<'_>, base: Option<&Address>, is_said: bool) {
+    let is_named_openai = section.get("name").and_then(text_of) == Some(OPENAI);
+    let Some(base) = base.filter(|base| is_named_openai && !is_said && !base.is_loopback()) else { return };
+    if of_host(base).is_none() {
+        let key = section.path_of("base_url");
+        section.findings.warn(format!(
+            "{key} is no host of OpenAI, so the server is taken for another one: if it is OpenAI behind a gateway, \
+             write preset = \"openai\" under [[upstreams]] (TOLLGATE_UPSTREAMS__0__PRESET), otherwise preset = \"compatible\""
+        ));
+    }
 }
 
 /// `OPENAI_BASE_URL` moves the upstream named `openai`; any other says its own.
@@ -111,14 +199,8 @@ fn warn_about(section: &Section<'_>, base: &Address) {
     }
 }
 
-/// The upstream named `openai` is taken for OpenAI wherever `OPENAI_BASE_URL` moves it (a gateway in front of it, most
-/// often): to leave out `store: false` and `service_tier` there could change what a request costs.
-fn dialect_of(name: &str, base: &Address) -> Dialect {
-    if name == OPENAI || is_openai_host(base) { Dialect::Openai } else { Dialect::Compatible }
-}
-
 fn is_openai_host(base: &Address) -> bool {
-    base.host == "openai.com" || base.host.ends_with(".openai.com")
+    base.is_of("openai.com")
 }
 
 fn variable_name(text: &str) -> Result<String, Complaint> {

@@ -50,6 +50,11 @@ impl Address {
     pub(super) fn is_loopback(&self) -> bool {
         is_loopback(&self.host) || HOST_OF_CONTAINER.contains(&self.host.as_str())
     }
+
+    /// Its host is `domain` or one below it.
+    pub(super) fn is_of(&self, domain: &str) -> bool {
+        self.host.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    }
 }
 
 impl Address {

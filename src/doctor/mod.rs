@@ -32,6 +32,7 @@ use tokio::task::JoinSet;
 use self::question::Http;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigErrors, StoreUrl, Via};
+use crate::upstream::Upstreams;
 use crate::visible::visible;
 
 /// How long one check may take, the waits of all its questions together.
@@ -133,21 +134,20 @@ pub struct Case {
     anon_key: Option<SecretString>,
     clock: Clock,
     http: Http,
+    upstreams: Upstreams,
 }
 
 impl Case {
     /// A deployment by its settings. `anon_key` is the project's publishable or anon key, to try what strangers can do.
     #[must_use]
     pub fn new(config: Config, anon_key: Option<SecretString>, clock: Clock) -> Arc<Self> {
-        Arc::new(Self { config, anon_key, clock: clock.clone(), http: Http::new(clock) })
+        let upstreams = Upstreams::new(&config.proxy);
+        Arc::new(Self { config, anon_key, clock: clock.clone(), http: Http::new(clock), upstreams })
     }
 
     fn secrets(&self) -> Vec<SecretString> {
         let Config { server, auth, store, directory, upstreams, .. } = &self.config;
-        let keys = upstreams
-            .iter()
-            .flat_map(|upstream| [&upstream.api_key, &upstream.api_key_previous])
-            .filter_map(Clone::clone);
+        let keys = upstreams.iter().flat_map(|upstream| upstream.secrets()).cloned();
         let others = [&server.admin_token, &auth.jwt_secret, &auth.jwt_secret_previous, &self.anon_key]
             .into_iter()
             .filter_map(Clone::clone);

@@ -27,6 +27,7 @@ async fn examined(supabase: &str, upstream: &str, more: &[(&str, &str)]) -> Repo
         ("SUPABASE_SERVICE_KEY", SECRET),
         ("OPENAI_API_KEY", "sk-canary-key"),
         ("OPENAI_BASE_URL", &base),
+        ("TOLLGATE_UPSTREAMS__0__PRESET", "openai"),
     ];
     let env = quick.iter().chain(more).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     std::fs::write(directory.join("tollgate.toml"), PLANS).unwrap();

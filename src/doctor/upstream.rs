@@ -1,46 +1,84 @@
-//! An upstream: does it take the key, and does it have the models of the plans?
+//! An upstream: does it take the key, does it have the models of the plans, and does it take requests as we write them?
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::StatusCode;
 use serde_json::Value;
+use tokio::sync::oneshot;
 
-use super::question::{Answer, Question};
 use super::{Case, Check};
 use crate::clock::Timestamp;
 use crate::config::{Config, Dialect, UpstreamConfig};
+use crate::ledger::report::Reports;
+use crate::upstream::answer::Advice;
 
 /// The most names that a line repeats.
 const NAMES_MAX: usize = 8;
+/// How far back refused requests are looked for.
+const LOOKS_BACK: Duration = Duration::from_hours(24);
 
 /// The lines of the upstream at `place` among the settings': the key, and the models.
 pub(super) async fn check(case: Arc<Case>, place: usize) -> Vec<Check> {
     let Some(upstream) = case.config.upstreams.get(place) else { return Vec::new() };
     let name = format!("upstream {}", upstream.name);
     let url = format!("{}/models", upstream.base_url);
-    let question = Question::get(&url);
-    let question = match &upstream.api_key {
-        Some(key) => question.bearer(key),
-        None => question,
-    };
-    match case.http.ask(question).await {
-        Err(trouble) => {
-            let fix = format!("check [[upstreams]] base_url (OPENAI_BASE_URL for openai), and try: curl -sv {url}");
-            vec![Check::fail(name, format!("{url}: {trouble}"), fix)]
-        }
-        Ok(answer) if answer.status == StatusCode::OK => {
+    let mut lines = match case.upstreams.ask(upstream, "/models").await {
+        Err(trouble) => vec![Check::fail(name, format!("{url}: {trouble}"), way_fix(upstream, &trouble, &url))],
+        Ok((StatusCode::OK, body)) => {
+            let list = serde_json::from_slice(&body).unwrap_or_default();
             let key = if upstream.api_key.is_some() { "takes the key" } else { "answers, without a key" };
-            vec![Check::ok(&name, format!("{} {key}", upstream.base_url)), models(&case, upstream, &answer.body)]
+            let mut lines = vec![Check::ok(&name, format!("{} {key}", upstream.base_url))];
+            lines.push(models(&case, upstream, &list));
+            lines
         }
-        Ok(answer) => vec![refused(name, upstream, &answer)],
+        Ok((status, body)) => vec![refused(name, upstream, status, &body)],
+    };
+    lines.extend(manner(case.clone(), place).await);
+    lines
+}
+
+fn way_fix(upstream: &UpstreamConfig, trouble: &str, url: &str) -> String {
+    if trouble.contains("certificate") {
+        return "if the server has a certificate of your own authority, name its file with [[upstreams]] ca_file".to_owned();
+    }
+    if upstream.proxy.is_some() {
+        return "check [[upstreams]] proxy (or HTTPS_PROXY and NO_PROXY): its address, name and password".to_owned();
+    }
+    format!("check [[upstreams]] base_url (OPENAI_BASE_URL for openai), and try: curl -sv {url}")
+}
+
+/// Whether the server takes requests as we write them, by what the ledger says of the last day: to ask it would cost. A line
+/// only where something is to be changed.
+async fn manner(case: Arc<Case>, place: usize) -> Vec<Check> {
+    let (tell, told) = oneshot::channel();
+    // A thread of its own, as a disk that hangs would keep tokio's from ending.
+    let work = move || drop(tell.send(refused_members(&case, place)));
+    match std::thread::Builder::new().name("doctor".to_owned()).spawn(work) {
+        Ok(_) => told.await.unwrap_or_default(),
+        Err(_) => Vec::new(),
     }
 }
 
+fn refused_members(case: &Case, place: usize) -> Vec<Check> {
+    let Some(upstream) = case.config.upstreams.get(place) else { return Vec::new() };
+    // A ledger that cannot be read has a line of its own.
+    let Ok(reports) = Reports::open(&case.config.store.url) else { return Vec::new() };
+    let since = case.clock.now().minus(LOOKS_BACK);
+    let is_refused = |advice: &Advice| reports.is_flagged(&upstream.name, advice.flag, since).unwrap_or(false);
+    let line = |advice: Advice| {
+        let detail = "it refused requests of the last day for a member that we add to them";
+        Check::fail(format!("requests to {}", upstream.name), detail, advice.line)
+    };
+    Advice::of(upstream.manner).filter(is_refused).map(line).collect()
+}
+
 /// What an answer other than 200 means.
-fn refused(name: String, upstream: &UpstreamConfig, answer: &Answer) -> Check {
-    let message = answer.body.pointer("/error/message").and_then(Value::as_str).unwrap_or_default();
-    let status = answer.status.as_u16();
+fn refused(name: String, upstream: &UpstreamConfig, status: StatusCode, body: &[u8]) -> Check {
+    let body: Value = serde_json::from_slice(body).unwrap_or_default();
+    let message = body.pointer("/error/message").and_then(Value::as_str).unwrap_or_default();
+    let status = status.as_u16();
     let detail = format!("{}/models answered with status {status}", upstream.base_url);
     // A restricted key may be good for requests and not for this list.
     if message.contains("Missing scopes") {
@@ -49,7 +87,7 @@ fn refused(name: String, upstream: &UpstreamConfig, answer: &Answer) -> Check {
     }
     match status {
         401 | 403 => Check::fail(name, format!("{detail}: the key is refused"), key_fix(upstream)),
-        404 | 405 if upstream.dialect == Dialect::Compatible => {
+        404 | 405 if upstream.manner.dialect == Dialect::Compatible => {
             let fix = "nothing, if requests work; otherwise check base_url, which usually ends in /v1";
             Check::warn(name, format!("{detail}: the server does not list models"), fix)
         }
@@ -63,7 +101,7 @@ fn refused(name: String, upstream: &UpstreamConfig, answer: &Answer) -> Check {
 }
 
 fn key_fix(upstream: &UpstreamConfig) -> String {
-    if upstream.dialect == Dialect::Openai {
+    if upstream.manner.dialect == Dialect::Openai || upstream.name == "openai" {
         return "set OPENAI_API_KEY (or the variable that api_key_env names) in .env to a key that is in force: \
                 https://platform.openai.com/api-keys"
             .to_owned();
@@ -102,7 +140,7 @@ fn models(case: &Case, upstream: &UpstreamConfig, list: &Value) -> Check {
 /// OpenAI lists every model that a key may use; another server may serve more than it lists.
 fn absent(name: String, upstream: &UpstreamConfig, missing: &[&str]) -> Check {
     let detail = format!("not listed: {}", some(missing));
-    if upstream.dialect == Dialect::Openai {
+    if upstream.manner.dialect == Dialect::Openai {
         let fix = "take the model out of [plans.*] models, or allow it: platform.openai.com, the key's project, Limits";
         return Check::fail(name, detail, fix);
     }

@@ -262,6 +262,19 @@ impl Reports {
     }
 }
 
+impl Reports {
+    /// Whether a request to an upstream since then has a flag.
+    ///
+    /// # Errors
+    /// The ledger cannot be read.
+    pub fn is_flagged(&self, upstream: &str, flag: &str, since: Timestamp) -> Result<bool, Failure> {
+        let sql = "select 1 from ledger.requests
+                   where id >= $1 and upstream = $2 and ',' || flags || ',' like '%,' || $3 || ',%' limit 1";
+        let params = [id_before(since).into(), upstream.to_owned().into(), flag.to_owned().into()];
+        Ok(self.db.query_one(sql, &params)?.is_some())
+    }
+}
+
 /// Below the id of every request that was held at a moment or later: an id begins with the time, and the margin of an
 /// hour covers holds that waited.
 pub(crate) fn id_before(moment: Timestamp) -> String {

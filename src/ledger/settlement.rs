@@ -124,5 +124,5 @@ fn within(estimate: &Usage, hold: &Hold) -> Usage {
     let all = u64::try_from(hold.amounts.tokens).unwrap_or(0);
     let prompt = estimate.input_tokens.min(all);
     let answer = estimate.output_tokens.min(all.saturating_sub(prompt));
-    Usage { input_tokens: prompt, output_tokens: answer, ..Usage::default() }
+    Usage { input_tokens: prompt, output_tokens: answer, ..*estimate }
 }

@@ -15,6 +15,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use tokio::time::{Instant, Sleep, sleep_until, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use super::{Fault, Measured, Meter};
 
@@ -69,8 +70,8 @@ pub struct Limits {
 
 /// Reads a stream to its end with nobody listening, for its exact usage.
 ///
-/// Ends as `Complete` at `[DONE]`, as `Failed` with anything else, at the latest at the deadline or when `stop` ends.
-pub async fn drain<B>(rest: Rest<B>, limits: Limits, stop: impl Future<Output = ()>) -> (End, Measured)
+/// Without a fault at `[DONE]`, with one at anything else, at the latest at the deadline or when `stop` ends.
+pub async fn drain<B>(rest: Rest<B>, limits: Limits, stop: impl Future<Output = ()>) -> (Option<Fault>, Measured)
 where
     B: Body<Data = Bytes> + Unpin,
 {
@@ -81,7 +82,7 @@ where
     while !meter.is_done() {
         let next = tokio::select! {
             next = timeout_at(deadline, timeout(limits.idle_timeout, body.frame())) => next,
-            () = &mut stop => return (End::Failed, meter.into_measured()),
+            () = &mut stop => return (Some(Fault::Stopped), meter.into_measured()),
         };
         let read = match next {
             Ok(Ok(Some(Ok(frame)))) => match frame.into_data() {
@@ -98,14 +99,14 @@ where
             if read.is_err() {
                 meter.close(&mut nowhere);
             }
-        } else if read.is_err() {
-            return (End::Failed, meter.into_measured());
+        } else if let Err(fault) = read {
+            return (Some(fault), meter.into_measured());
         }
         nowhere.clear();
     }
     // An error means that the connection is lost, which is no matter now.
     drop(timeout(TAIL_TIMEOUT, body.frame()).await);
-    (End::Complete, meter.into_measured())
+    (None, meter.into_measured())
 }
 
 type OnEnd<B> = Box<dyn FnOnce(Ended<B>) + Send>;
@@ -120,6 +121,8 @@ pub struct Metered<B: Body<Data = Bytes> + Unpin> {
     on_first: Option<Box<dyn FnOnce() + Send>>,
     /// Until when the usage may come, once `[DONE]` came without it.
     waits_until: Option<Instant>,
+    /// The server stops: what is not at its end ends now.
+    stop: Option<CancellationToken>,
     limits: Limits,
     last_read: Instant,
     last_written: Instant,
@@ -148,6 +151,7 @@ impl<B: Body<Data = Bytes> + Unpin> Metered<B> {
             out: BytesMut::new(),
             on_first: None,
             waits_until: None,
+            stop: None,
             limits,
             last_read: now,
             last_written: now,
@@ -159,6 +163,14 @@ impl<B: Body<Data = Bytes> + Unpin> Metered<B> {
     #[must_use]
     pub fn on_first(mut self, first: impl FnOnce() + Send + 'static) -> Self {
         self.on_first = Some(Box::new(first));
+        self
+    }
+
+    /// Ends as failed once `stop` is cancelled. Whoever polls this must be woken by it: nothing is registered here, on the
+    /// path of an event.
+    #[must_use]
+    pub fn until(mut self, stop: CancellationToken) -> Self {
+        self.stop = Some(stop);
         self
     }
 
@@ -189,6 +201,9 @@ impl<B: Body<Data = Bytes> + Unpin> Metered<B> {
 
     /// Nothing to read: a comment when the caller has heard nothing for long, a fault when the upstream has not.
     fn wait(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Fault>> {
+        if self.stop.as_ref().is_some_and(CancellationToken::is_cancelled) {
+            return Poll::Ready(Err(Fault::Stopped));
+        }
         loop {
             let now = Instant::now();
             if self.waits_until.is_some_and(|until| now >= until) {
@@ -511,8 +526,8 @@ mod tests {
             assert_eq!(only(&told), (End::Cancelled, None, 0));
             let ended = told.lock().unwrap().pop().unwrap();
             assert_eq!(ended.measured.content_events, read);
-            let (end, measured) = drain(ended.rest.unwrap(), limits(), std::future::pending()).await;
-            assert_eq!((end, measured.content_events), (End::Complete, 3));
+            let (fault, measured) = drain(ended.rest.unwrap(), limits(), std::future::pending()).await;
+            assert_eq!((fault, measured.content_events), (None, 3));
             assert_eq!(measured.usage.unwrap().output_tokens, 2);
         }
     }
@@ -529,7 +544,7 @@ mod tests {
             drop(body);
             let rest = told.lock().unwrap().pop().unwrap().rest.unwrap();
             let start = Instant::now();
-            assert_eq!(drain(rest, limits(), std::future::pending()).await.0, End::Failed);
+            assert!(drain(rest, limits(), std::future::pending()).await.0.is_some());
             assert_eq!(start.elapsed().as_secs(), seconds);
         }
     }

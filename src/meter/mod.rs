@@ -54,6 +54,8 @@ pub enum Fault {
     Idle,
     /// Not at its end by the deadline.
     Deadline,
+    /// Not at its end when the server stopped.
+    Stopped,
 }
 
 impl Fault {
@@ -64,6 +66,7 @@ impl Fault {
             Self::Idle | Self::Deadline => {
                 Refusal::new(Code::UpstreamTimeout, "The model's provider did not finish in time.")
             }
+            Self::Stopped => Refusal::new(Code::Overloaded, "The server is stopping; try again in a moment."),
             _ => Refusal::new(Code::UpstreamError, "The model's provider failed in mid-answer."),
         }
     }
@@ -81,6 +84,7 @@ impl Fault {
             Self::Cut => "cut",
             Self::Idle => "idle",
             Self::Deadline => "deadline",
+            Self::Stopped => "shutdown",
         }
     }
 }

@@ -26,7 +26,7 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use crate::clock::Timestamp;
-use crate::config::Dialect;
+use crate::config::{CapName, Dialect, Manner};
 use crate::error::{Code, Refusal};
 use crate::model::ModelTable;
 use crate::plan::{Ask, Plan};
@@ -64,8 +64,6 @@ pub struct Order {
     output_cap: u32,
     /// The model's thoughts are sent back to it.
     has_thoughts: bool,
-    /// The caller named its cap `max_completion_tokens`.
-    modern_cap: bool,
     wants_usage: bool,
     /// The model does not reason before it answers, for sure.
     is_plain: bool,
@@ -99,7 +97,6 @@ impl Order {
         image::prepare(&mut request)?;
         let (model, price) = model(request.model.as_deref(), terms)?;
         let is_plain = reasoning::settle(&mut request, (model, price), terms);
-        let modern_cap = request.max_completion_tokens.is_some();
         let cap = request.max_completion_tokens.or(request.max_tokens);
         let cap = cap.and_then(|cap| u32::try_from(cap).ok()).unwrap_or(u32::MAX);
         let options = request.stream_options.take();
@@ -112,7 +109,6 @@ impl Order {
             price: price.clone(),
             choices: request.n.and_then(|n| u32::try_from(n).ok()).unwrap_or(1),
             output_cap: cap.min(terms.plan.max_output_tokens),
-            modern_cap,
             is_plain,
             wants_usage: options.and_then(|options| options.include_usage).unwrap_or(false),
             input_tokens: weight.bound(),
@@ -261,15 +257,17 @@ impl Order {
         weight.estimate().min(self.input_tokens)
     }
 
-    /// The body to send, with an output cap of at most `output_cap` tokens a choice.
+    /// The body to send, with an output cap of at most `output_cap` tokens a choice, by the name that the server knows
+    /// whatever the caller called it: a cap that is not understood is none.
     ///
     /// `safety_identifier` (at most 64 characters, OpenAI only) tells the provider one user from another without naming
     /// anybody.
     #[must_use]
-    pub fn body(&self, output_cap: u32, dialect: Dialect, safety_identifier: &str) -> Bytes {
+    pub fn body(&self, output_cap: u32, manner: impl Into<Manner>, safety_identifier: &str) -> Bytes {
+        let Manner { dialect, cap_name, stream_usage } = manner.into();
         let cap = output_cap.min(self.output_cap);
         let openai = dialect == Dialect::Openai;
-        let modern = openai || self.modern_cap;
+        let asks_usage = self.stream() && stream_usage;
         let request = if openai && self.has_thoughts {
             Cow::Owned(without_thoughts(&self.request))
         } else {
@@ -278,9 +276,9 @@ impl Order {
         let outgoing = Outgoing {
             model: &self.model,
             request: &request,
-            max_completion_tokens: modern.then_some(cap),
-            max_tokens: (!modern).then_some(cap),
-            stream_options: self.stream().then_some(StreamOptions { include_usage: Some(true), unknown: None }),
+            max_completion_tokens: (cap_name != CapName::MaxTokens).then_some(cap),
+            max_tokens: (cap_name != CapName::MaxCompletionTokens).then_some(cap),
+            stream_options: asks_usage.then_some(StreamOptions { include_usage: Some(true), unknown: None }),
             store: openai.then_some(false),
             service_tier: openai.then_some("default"),
             safety_identifier: openai.then_some(safety_identifier),

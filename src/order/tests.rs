@@ -105,7 +105,12 @@ fn everything_on_the_list_is_sent_as_it_came() {
     let order = parse(&request.to_string()).unwrap();
     let mut expected = request;
     expected["stream_options"] = json!({"include_usage": true});
-    assert_eq!(sent(&order, Dialect::Compatible), expected);
+    let by_both_names = Manner { cap_name: CapName::Both, ..Dialect::Compatible.into() };
+    assert_eq!(serde_json::from_slice::<Value>(&order.body(u32::MAX, by_both_names, "")).unwrap(), {
+        let mut expected = expected.clone();
+        expected["max_tokens"] = json!(100);
+        expected
+    });
     for (name, value) in
         [("store", json!(false)), ("service_tier", json!("default")), ("safety_identifier", json!("someone"))]
     {
@@ -496,12 +501,18 @@ fn caps_are_lowered_to_the_plans_or_refused() {
         ] {
             invalid(with(json!({name: wrong})), name);
         }
-        for (asked, granted) in [(1, 1), (1024, 1024), (1025, 1024), (2_147_483_648_u64, 1024)] {
+        for (asked, granted) in [(1, 1), (1024, 1024), (1025, 1024), (2_147_483_648_u64, 1024_u64)] {
             let order = with(json!({name: asked})).unwrap();
-            assert_eq!(order.output_cap(), granted);
-            assert_eq!(sent(&order, Dialect::Compatible)[name], granted, "the name that the caller used");
-            assert_eq!(sent(&order, Dialect::Openai)["max_completion_tokens"], granted);
-            assert_eq!(sent(&order, Dialect::Openai)["max_tokens"], Value::Null);
+            assert_eq!(u64::from(order.output_cap()), granted);
+            let told = |manner: Manner| {
+                let sent: Value = serde_json::from_slice(&order.body(u32::MAX, manner, "x")).unwrap();
+                (sent["max_tokens"].as_u64(), sent["max_completion_tokens"].as_u64())
+            };
+            let (cap, other) = (Some(granted), Manner::from(Dialect::Compatible));
+            assert_eq!(told(other), (cap, None), "whatever the caller called it");
+            assert_eq!(told(Manner { cap_name: CapName::MaxCompletionTokens, ..other }), (None, cap));
+            assert_eq!(told(Manner { cap_name: CapName::Both, ..other }), (cap, cap));
+            assert_eq!(told(Dialect::Openai.into()), (None, cap));
         }
     }
     invalid(with(json!({"max_tokens": 5, "max_completion_tokens": 6})), "max_completion_tokens");
@@ -528,6 +539,8 @@ fn streams_always_carry_usage() {
     let declined = with(json!({"stream": true, "stream_options": {"include_usage": false}})).unwrap();
     assert!(!declined.wants_usage());
     assert_eq!(sent(&declined, Dialect::Compatible)["stream_options"], json!({"include_usage": true}));
+    let without = Manner { stream_usage: false, ..Dialect::Compatible.into() };
+    assert!(!String::from_utf8(order.body(1, without, "").to_vec()).unwrap().contains("stream_options"));
     assert!(with(json!({"stream": true, "stream_options": {"include_usage": true}})).unwrap().wants_usage());
     assert_eq!(sent(&with(json!({"stream": false})).unwrap(), Dialect::Openai)["stream_options"], Value::Null);
     invalid(with(json!({"stream": false, "stream_options": {"include_usage": true}})), "stream_options");

@@ -1,7 +1,7 @@
 //! The log line of a forwarded request: written once, when it has ended; never a token, a key or a prompt.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderValue};
 use uuid::Uuid;
@@ -22,6 +22,8 @@ pub(super) struct Line {
     id: Uuid,
     endpoint: &'static str,
     begun: Instant,
+    /// From there to the hold, from which the row counts.
+    before_hold_ms: i64,
     user_id: Option<Uuid>,
     plan: Option<String>,
     model: Option<String>,
@@ -49,6 +51,7 @@ impl Line {
             id,
             endpoint,
             begun,
+            before_hold_ms: 0,
             user_id: None,
             plan: None,
             model: None,
@@ -76,6 +79,12 @@ impl Line {
 
     pub(super) fn model(&mut self, name: &str) {
         self.model = Some(name.to_owned());
+    }
+
+    /// Its hold was asked for so long ago.
+    pub(super) fn held(&mut self, ago: Duration) {
+        let ago = i64::try_from(ago.as_millis()).unwrap_or(i64::MAX);
+        self.before_hold_ms = self.elapsed_ms().saturating_sub(ago).max(0);
     }
 
     /// It goes to this upstream. The `traceparent` that goes with it.
@@ -141,7 +150,8 @@ impl Line {
             cached_input_tokens = settled.map(|(usage, _)| usage.cached_input_tokens),
             output_tokens = settled.map(|(usage, _)| usage.output_tokens),
             cost_usd = settled.map(|(_, cost)| cost.to_string()),
-            ttft_ms = settlement.and_then(|settlement| settlement.ttft_ms),
+            // Counted as `duration_ms` is here: from the request, not from the hold as in the row.
+            ttft_ms = settlement.and_then(|settlement| settlement.ttft_ms?.checked_add(self.before_hold_ms)),
             duration_ms = self.elapsed_ms(),
             "request"
         );

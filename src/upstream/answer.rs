@@ -3,22 +3,20 @@
 //! Invariant: nothing of an upstream's error passes but a status of three, a code and a parameter that name nobody, and a
 //! stripped message. Its headers, cookies and body never do.
 
-use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode, header};
 use http_body::Body;
 use http_body_util::BodyExt;
-use serde::Deserialize;
-use serde_json::value::RawValue;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Received;
+use super::error_body::{ErrorBody, Filtered, seconds};
 use super::health::Failure;
 use super::strip::{is_harmless_word, strip};
 use crate::clock::Timestamp;
-use crate::config::UpstreamConfig;
+use crate::config::{CapName, Manner, UpstreamConfig};
 use crate::error::{Code, Refusal};
 
 /// The most that is read of an error.
@@ -27,21 +25,6 @@ const ERROR_BYTES_MAX: usize = 64 * 1024;
 const ERROR_TIMEOUT: Duration = Duration::from_secs(3);
 /// The longest wait that is passed on.
 const RETRY_AFTER_MAX: Duration = Duration::from_hours(1);
-/// Error codes and types that say that the operator's account is at fault, where their prefix does not say so.
-const ACCOUNT_CODES: [&str; 12] = [
-    "access_terminated",
-    "account_deactivated",
-    "authentication_error",
-    "credit_balance_exhausted",
-    "incorrect_api_key",
-    "insufficient_quota",
-    "invalid_api_key",
-    "invalid_organization",
-    "mismatched_organization",
-    "mismatched_project",
-    "permission_error",
-    "unsupported_country_region_territory",
-];
 
 /// The head of an upstream's answer, and its body to be read.
 #[derive(Debug)]
@@ -54,17 +37,44 @@ pub struct Answer {
     pub body: Received,
 }
 
-/// How an answer other than 200 ends a request.
+/// How an answer that is no completion ends a request.
 #[derive(Debug)]
 pub struct Refused {
     /// What the caller is told.
     pub refusal: Refusal,
-    /// The upstream answered 4xx: voided, but it was load. Otherwise it was not.
-    pub was_4xx: bool,
-    /// A success that is not a completion (202, 204, …): something may have run, so the row is not to be voided.
-    pub may_have_run: bool,
+    /// How much of the work was done.
+    pub work: Work,
     /// What the upstream's health is told; none when it answered as it should.
     pub failure: Option<Failure>,
+    /// What the operator should write, if its settings are at fault.
+    pub advice: Option<Advice>,
+}
+
+/// How much an upstream had done when it refused: the contract's table of ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// None: it refused the request (4xx). That was load.
+    Refused,
+    /// None: it failed (5xx, or an error in place of an answer).
+    Failed,
+    /// A filter read the prompt.
+    Prompt,
+    /// A filter stopped what was generated.
+    Output,
+    /// It worked and did not deliver, or nobody knows.
+    Unknown,
+    /// It waited in vain for itself or for another (408, 504, 524).
+    TimedOut,
+    /// A success that is no completion (202, 204, …): something may have run.
+    Strange,
+}
+
+impl Refused {
+    /// It failed in place of an answer, and says no more.
+    #[must_use]
+    pub fn failed() -> Self {
+        Self { refusal: upstream_error(), work: Work::Failed, failure: Some(Failure::Error), advice: None }
+    }
 }
 
 impl Answer {
@@ -81,43 +91,111 @@ impl Answer {
         kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("text/event-stream")
     }
 
+    /// Whether the body is meant for people to read.
+    fn is_plain_text(&self) -> bool {
+        let kind = self.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        kind.trim_start().to_ascii_lowercase().starts_with("text/plain")
+    }
+
     /// Reads an answer other than 200 as what to tell the caller and how to end the row (the contract's table of
     /// refusals). Takes at most a few seconds and 64 KiB, and closes the connection on more.
     pub async fn refusal(self, from: &UpstreamConfig, now: Timestamp) -> Refused {
-        let encoding_ok = self.encoding_ok();
+        let (encoding_ok, is_text) = (self.encoding_ok(), self.is_plain_text());
         let Self { status, headers, body } = self;
         let deadline = Instant::now().checked_add(ERROR_TIMEOUT).unwrap_or_else(Instant::now);
         let bytes = read(body, ERROR_BYTES_MAX, ERROR_TIMEOUT, deadline).await.ok();
         let bytes = bytes.filter(|_| encoding_ok).unwrap_or_default();
-        let error = UpstreamError::parse(&bytes);
-        let (refusal, failure) = classify(status, error.as_ref(), retry_after(&headers, now), from);
-        if let Some(failure) = failure {
-            // The body may quote a prompt or the operator's key: it is never logged.
-            tracing::warn!(upstream = %from.name, %status, failure = failure.as_str(), "the upstream refused");
+        let error = ErrorBody::parse(&bytes, is_text).unwrap_or_default();
+        let refused = classify(status, &error, retry_after(&headers, now), from);
+        tell(&refused, status, from);
+        refused
+    }
+}
+
+/// The error that a body with status 200 is in truth, if it is one: nothing was generated.
+pub fn error_in(body: &[u8], from: &UpstreamConfig) -> Option<Refused> {
+    if body.len() > ERROR_BYTES_MAX {
+        return None;
+    }
+    let error = ErrorBody::in_success(body)?;
+    let status = error.status.and_then(|status| StatusCode::from_u16(status).ok());
+    let mut refused = match status {
+        Some(status) => classify(status, &error, None, from),
+        None => {
+            let failure = error.account_fault(false).unwrap_or(Failure::Error);
+            Refused { work: work(StatusCode::OK, &error), failure: Some(failure), ..Refused::failed() }
         }
-        if failure == Some(Failure::Budget) {
-            tracing::error!(upstream = %from.name, "the budget at the upstream is used up: raise it there");
-        }
-        Refused { refusal, was_4xx: status.is_client_error(), may_have_run: status.is_success(), failure }
+    };
+    if matches!(refused.work, Work::Refused | Work::TimedOut | Work::Strange) {
+        refused.work = Work::Failed;
+    }
+    tell(&refused, StatusCode::OK, from);
+    Some(refused)
+}
+
+/// Says in the log what the operator should know. The body may quote a prompt or the operator's key: it is never logged.
+fn tell(refused: &Refused, status: StatusCode, from: &UpstreamConfig) {
+    if let Some(failure) = refused.failure {
+        tracing::warn!(upstream = %from.name, %status, failure = failure.as_str(), "the upstream refused");
+    }
+    if refused.failure == Some(Failure::Budget) {
+        tracing::error!(upstream = %from.name, "the budget at the upstream is used up: raise it there");
+    }
+    if let Some(Advice { line, .. }) = refused.advice {
+        tracing::warn!(upstream = %from.name, %status, "{line}");
     }
 }
 
 fn classify(
     status: StatusCode,
-    error: Option<&UpstreamError<'_>>,
+    error: &ErrorBody,
     retry_after: Option<Duration>,
     from: &UpstreamConfig,
-) -> (Refusal, Option<Failure>) {
-    let account = error.is_some_and(UpstreamError::is_about_the_account);
-    let failed = |failure| (upstream_error(), Some(failure));
-    match status.as_u16() {
-        401 | 403 => failed(Failure::Unauthorized),
-        402 => failed(Failure::Budget),
-        400 | 404 | 422 | 429 if account => failed(Failure::Budget),
-        429 | 503 => (busy(retry_after), Some(Failure::Busy)),
-        400 | 422 => (passed_on(status, error, from), None),
-        404 if error.is_some_and(|error| !error.is_about_the_path()) => (passed_on(status, error, from), None),
+) -> Refused {
+    let work = work(status, error);
+    let advice = Advice::find(status, error, from);
+    let ended = |refusal, failure| Refused { refusal, work, failure, advice };
+    let failed = |failure| ended(upstream_error(), Some(failure));
+    let said = |status| ended(passed_on(status, error, from), None);
+    let account = error.account_fault(status == StatusCode::FORBIDDEN);
+    let is_filter = matches!(work, Work::Prompt | Work::Output);
+    match (status.as_u16(), account) {
+        (401, _) => failed(Failure::Unauthorized),
+        (402, _) => failed(Failure::Budget),
+        (403 | 451, _) if is_filter => said(StatusCode::BAD_REQUEST),
+        (400 | 403 | 404 | 422 | 429, Some(failure)) => failed(failure),
+        // No word of the key: it may be about one model, or about what one caller sent.
+        (403, None) => failed(Failure::Forbidden),
+        (429 | 503 | 529, _) => {
+            let wait = retry_after.or(error.retry_after.map(|wait| wait.min(RETRY_AFTER_MAX)));
+            ended(busy(wait), Some(Failure::Busy))
+        }
+        (400 | 422, _) => said(status),
+        // Our own 413 is about the bytes that we take.
+        (413, _) => said(StatusCode::BAD_REQUEST),
+        (404, _) if !error.message.is_empty() && !error.is_about_the_path() => said(status),
+        (408 | 504 | 524, _) => ended(late(), Some(Failure::Error)),
         _ => failed(Failure::Error),
+    }
+}
+
+/// How much was done, by the status and what is said beside it.
+fn work(status: StatusCode, error: &ErrorBody) -> Work {
+    match status.as_u16() {
+        408 | 504 | 524 => return Work::TimedOut,
+        // The server above gave up on one that worked (424 at some hosts of models, 499 at proxies).
+        424 | 499 => return Work::Unknown,
+        200 | 400 | 403 | 404 | 413 | 422 | 451 => {}
+        400..500 => return Work::Refused,
+        200..300 => return Work::Strange,
+        _ => return Work::Failed,
+    }
+    match error.filtered() {
+        Some(Filtered::Output) => Work::Output,
+        Some(Filtered::Prompt) => Work::Prompt,
+        None if error.is_late() => Work::Unknown,
+        None if status.is_success() => Work::Failed,
+        None => Work::Refused,
     }
 }
 
@@ -133,18 +211,27 @@ fn busy(retry_after: Option<Duration>) -> Refusal {
     }
 }
 
+fn late() -> Refusal {
+    Refusal::new(Code::UpstreamTimeout, "The model's provider did not answer in time.")
+}
+
 /// A refusal of the user's own request, in the upstream's words as far as they are about it.
-fn passed_on(status: StatusCode, error: Option<&UpstreamError<'_>>, from: &UpstreamConfig) -> Refusal {
-    let said = error.map(|error| strip(&error.message, from)).filter(|message| !message.is_empty());
+fn passed_on(status: StatusCode, error: &ErrorBody, from: &UpstreamConfig) -> Refusal {
+    let said = Some(strip(&error.message, from)).filter(|message| !message.is_empty());
     let message = said.unwrap_or_else(|| "The model's provider refused this request as invalid.".to_owned());
     let ours = if status == StatusCode::NOT_FOUND { Code::NotFound } else { Code::InvalidRequest };
     let harmless = |word: &&str| is_harmless_word(word, from);
-    let code = error.and_then(|error| error.code.as_deref()).filter(harmless).filter(|code| !is_ours(code));
+    let code = error.code.as_deref().filter(harmless).filter(|code| !is_ours(code) && !is_number(code));
     let code = code.unwrap_or(ours.as_str()).to_owned();
     let mut refusal = Refusal::new(Code::InvalidRequest, message);
-    refusal.param = error.and_then(|error| error.param.as_deref()).filter(harmless).map(str::to_owned);
+    refusal.param = error.param.as_deref().filter(harmless).map(str::to_owned);
     refusal.passed_on = Some((status, code));
     refusal
+}
+
+/// A status in the place of a code says nothing that the status of the answer does not say.
+fn is_number(code: &str) -> bool {
+    code.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// A code that means something else when it comes from us: `token_expired` would make an app refresh its token.
@@ -152,69 +239,61 @@ fn is_ours(code: &str) -> bool {
     Code::ALL.iter().any(|ours| ours.as_str() == code)
 }
 
-/// OpenAI's `{"error": {"message", "type", "code", "param"}}`; other types than strings are as good as absent.
-struct UpstreamError<'a> {
-    message: Cow<'a, str>,
-    kind: Option<Cow<'a, str>>,
-    code: Option<Cow<'a, str>>,
-    param: Option<Cow<'a, str>>,
+/// A member that we add to requests and a server may refuse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Advice {
+    /// The member.
+    member: &'static str,
+    /// The flag of a row that it refused.
+    pub flag: &'static str,
+    /// What to write under its `[[upstreams]]`.
+    pub line: &'static str,
 }
 
-impl<'a> UpstreamError<'a> {
-    fn parse(body: &'a [u8]) -> Option<Self> {
-        #[derive(Deserialize)]
-        struct Outer<'b> {
-            #[serde(borrow)]
-            error: Inner<'b>,
-        }
-        #[derive(Deserialize)]
-        struct Inner<'b> {
-            #[serde(borrow)]
-            message: Cow<'b, str>,
-            #[serde(borrow, rename = "type")]
-            kind: Option<&'b RawValue>,
-            #[serde(borrow)]
-            code: Option<&'b RawValue>,
-            #[serde(borrow)]
-            param: Option<&'b RawValue>,
-        }
-        let Outer { error } = serde_json::from_slice(body).ok()?;
-        let text = |raw: Option<&'a RawValue>| raw.and_then(|raw| serde_json::from_str::<String>(raw.get()).ok());
-        Some(Self {
-            message: error.message,
-            kind: text(error.kind).map(Cow::Owned),
-            code: text(error.code).map(Cow::Owned),
-            param: text(error.param).map(Cow::Owned),
-        })
+const STREAM_OPTIONS: Advice = Advice {
+    member: "stream_options",
+    flag: "stream_options_refused",
+    line: "the server refuses stream_options: write stream_usage = false under its [[upstreams]]",
+};
+const MAX_TOKENS: Advice = Advice {
+    member: "max_tokens",
+    flag: "max_tokens_refused",
+    line: "the server refuses max_tokens: write cap_name = \"max_completion_tokens\" under its [[upstreams]], or \
+           preset = \"openai\" if it is OpenAI behind a gateway",
+};
+const MAX_COMPLETION_TOKENS: Advice = Advice {
+    member: "max_completion_tokens",
+    flag: "max_completion_tokens_refused",
+    line: "the server refuses max_completion_tokens: write cap_name = \"max_tokens\" under its [[upstreams]], or \
+           preset = \"compatible\" if it is not OpenAI",
+};
+
+impl Advice {
+    /// What may have to be told of a server to which requests are written so.
+    pub fn of(manner: Manner) -> impl Iterator<Item = Self> {
+        let Manner { cap_name, stream_usage, .. } = manner;
+        let options = stream_usage.then_some(STREAM_OPTIONS);
+        let older = (cap_name != CapName::MaxCompletionTokens).then_some(MAX_TOKENS);
+        let newer = (cap_name != CapName::MaxTokens).then_some(MAX_COMPLETION_TOKENS);
+        [options, older, newer].into_iter().flatten()
     }
 
-    /// The operator's key, organisation or budget is at fault, whatever the status.
-    fn is_about_the_account(&self) -> bool {
-        [&self.code, &self.kind].into_iter().flatten().any(|word| {
-            let is_account = ["billing_", "organization_", "project_"].iter().any(|start| word.starts_with(start));
-            is_account || ACCOUNT_CODES.contains(&word.as_ref())
-        })
-    }
-
-    /// The operator's base URL is at fault: OpenAI says `Invalid URL (POST /v1/x)`.
-    fn is_about_the_path(&self) -> bool {
-        self.message.starts_with("Invalid URL") || self.message.eq_ignore_ascii_case("not found")
+    /// What an error says of it.
+    fn find(status: StatusCode, error: &ErrorBody, from: &UpstreamConfig) -> Option<Self> {
+        Self::of(from.manner).find(|advice| matches!(status.as_u16(), 400 | 422) && error.refuses(advice.member))
     }
 }
 
-/// `retry-after-ms`, else `Retry-After` in seconds or as a date (RFC 9110 §10.2.3), at most an hour.
+/// `retry-after-ms`, else `Retry-After` in seconds or as a date (RFC 9110 §10.2.3), at most an hour. Neither need be
+/// whole.
 fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
-    let whole = |text: &str| text.split('.').next().and_then(|digits| digits.parse::<u64>().ok());
-    let wait = match (text("retry-after-ms").and_then(whole), text("retry-after")) {
-        (Some(ms), _) => Duration::from_millis(ms),
-        (None, Some(text)) => match whole(text) {
-            Some(seconds) => Duration::from_secs(seconds),
-            None => until(text, now)?,
-        },
-        (None, None) => return None,
-    };
-    Some(wait.min(RETRY_AFTER_MAX))
+    let millis = text("retry-after-ms").and_then(seconds).and_then(|millis| millis.checked_div(1000));
+    let wait = millis.or_else(|| {
+        let text = text("retry-after")?;
+        seconds(text.strip_suffix('s').unwrap_or(text)).or_else(|| until(text, now))
+    });
+    wait.map(|wait| wait.min(RETRY_AFTER_MAX))
 }
 
 fn until(date: &str, now: Timestamp) -> Option<Duration> {

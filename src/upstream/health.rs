@@ -19,8 +19,10 @@ pub enum Failure {
     Connect,
     /// It did not answer in time.
     TimedOut,
-    /// It refuses the operator's key (401, 403).
+    /// It refuses the operator's key.
     Unauthorized,
+    /// It forbids a request (403) without a word of the key: it may be about one model, or about what one caller sent.
+    Forbidden,
     /// The operator's budget there is used up.
     Budget,
     /// It says that it is busy (429, 503).
@@ -39,6 +41,7 @@ impl Failure {
             Self::Connect => "connect",
             Self::TimedOut => "timeout",
             Self::Unauthorized => "unauthorized",
+            Self::Forbidden => "forbidden",
             Self::Budget => "budget",
             Self::Busy => "busy",
             Self::Broken => "broken",
@@ -46,7 +49,7 @@ impl Failure {
         }
     }
 
-    /// Whether no request can succeed while it lasts.
+    /// Whether no request can succeed while it lasts. What one caller can cause is none.
     const fn is_outage(self) -> bool {
         matches!(self, Self::Connect | Self::TimedOut | Self::Unauthorized)
     }

@@ -5,6 +5,7 @@
 //! the body it is given. Invariant: [`SendError::Connect`] means that the upstream cannot have seen the request.
 
 pub mod answer;
+mod error_body;
 mod framing;
 mod head;
 pub mod health;
@@ -12,6 +13,7 @@ mod pool;
 mod request;
 mod rotation;
 mod strip;
+mod way;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -24,9 +26,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Uri};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::connect::HttpConnector;
+use http::{HeaderValue, StatusCode, Uri};
 use tower::Service;
 use uuid::Uuid;
 
@@ -40,15 +40,16 @@ use self::pool::Pool;
 pub use self::pool::Received;
 use self::request::Request;
 use self::rotation::{Rotation, Second};
+use self::way::{Https, Reach};
 
 /// The longest head of an answer, in bytes.
 const ANSWER_HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Idle connections kept for each host.
 const IDLE_CONNECTIONS_MAX: usize = 256;
-/// After so long a silence the kernel asks whether the other side is still there.
-const TCP_KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// The longest answer to a question of [`Upstreams::ask`].
+const ASKED_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-type Connector = Bounded<HttpsConnector<HttpConnector>>;
+type Connector = Bounded<Https>;
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The upstream that serves `model`: the first, in the order of the settings, one of whose patterns matches.
@@ -76,9 +77,10 @@ impl From<Uuid> for Names {
 #[derive(Clone)]
 pub struct Upstreams {
     connect_timeout: Duration,
-    first_byte_timeout: Duration,
-    // One for each time that idle connections are kept.
-    pools: Arc<Mutex<BTreeMap<Duration, Pool>>>,
+    /// How long the head of an answer is waited for.
+    head_timeout: Duration,
+    // One for each way of reaching upstreams: there are few.
+    pools: Arc<Mutex<Vec<(Reach, Pool)>>>,
     seen: Arc<Mutex<BTreeMap<String, Health>>>,
     rotation: Rotation,
 }
@@ -95,7 +97,7 @@ impl Upstreams {
     pub fn new(proxy: &Proxy) -> Self {
         Self {
             connect_timeout: proxy.connect_timeout,
-            first_byte_timeout: proxy.first_byte_timeout,
+            head_timeout: proxy.first_byte_timeout.min(proxy.total_timeout),
             pools: Arc::default(),
             seen: Arc::default(),
             rotation: Rotation::default(),
@@ -110,7 +112,7 @@ impl Upstreams {
         let pools = if proxy.connect_timeout == self.connect_timeout { self.pools.clone() } else { Arc::default() };
         Self {
             connect_timeout: proxy.connect_timeout,
-            first_byte_timeout: proxy.first_byte_timeout,
+            head_timeout: proxy.first_byte_timeout.min(proxy.total_timeout),
             pools,
             seen: self.seen.clone(),
             rotation: self.rotation.clone(),
@@ -119,7 +121,7 @@ impl Upstreams {
 
     /// Sends a chat request: `body` is the JSON as priced, `stream` whether it asks for events.
     ///
-    /// Nothing is dialled before the [`Exchange`] is polled. It ends within `first_byte_timeout`, the second try with a previous key included. A redirect is an
+    /// Nothing is dialled before the [`Exchange`] is polled. It ends within `first_byte_timeout` and `total_timeout`, the second try with a previous key included. A redirect is an
     /// answer like any other; a request is repeated only on another connection, when nothing of it had been sent.
     pub fn send(&self, to: &UpstreamConfig, body: Bytes, stream: bool, names: impl Into<Names>) -> Exchange {
         let sent = Arc::new(AtomicBool::new(false));
@@ -128,8 +130,8 @@ impl Upstreams {
         let again = to.api_key_previous.as_ref();
         let again = again.and_then(|key| with_key(Some(key), body.clone()));
         let again = again.map(|request| Second { request, rotation: self.rotation.clone(), upstream: to.name.clone() });
-        let pending = self.pool(to.keep_alive).zip(with_key(to.api_key.as_ref(), body));
-        let limit = self.first_byte_timeout;
+        let pending = self.pool(to).zip(with_key(to.api_key.as_ref(), body));
+        let limit = self.head_timeout;
         let was_sent = sent.clone();
         let answer = async move {
             let Some((pool, request)) = pending else { return Err(SendError::Connect) };
@@ -155,15 +157,35 @@ impl Upstreams {
         Exchange { answer: Box::pin(answer), sent }
     }
 
-    fn pool(&self, keep_alive: Duration) -> Option<Pool> {
+    /// Asks an upstream something that is no request of a user, and costs nothing: the way is the same, with the key in
+    /// force. `path` follows its base URL.
+    ///
+    /// # Errors
+    /// Why there is no answer, in plain words.
+    pub async fn ask(&self, to: &UpstreamConfig, path: &str) -> Result<(StatusCode, Bytes), String> {
+        let request = Request::question(to, path).ok_or("its address or a header cannot be written as HTTP")?;
+        let pool = self.pool(to).ok_or("TLS cannot be set up")?;
+        let limit = self.head_timeout;
+        let answered = tokio::time::timeout(limit, pool.request(request)).await.map_err(|_| "no answer in time")?;
+        let Answer { status, body, .. } = answered.map_err(|error| trouble(&*error))?;
+        let deadline = tokio::time::Instant::now().checked_add(limit).unwrap_or_else(tokio::time::Instant::now);
+        let body = answer::read(body, ASKED_BYTES_MAX, limit, deadline).await;
+        let body = body.map_err(|_| "the answer broke off, or was longer than 4 MiB")?;
+        Ok((status, body))
+    }
+
+    fn pool(&self, to: &UpstreamConfig) -> Option<Pool> {
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pool) = pools.get(&keep_alive) {
+        if let Some((_, pool)) = pools.iter().find(|(reach, _)| reach.is_of(to)) {
             return Some(pool.clone());
         }
-        let pool = pool(self.connect_timeout, keep_alive)
+        let reach = Reach::of(to);
+        let https = reach.connector(self.connect_timeout);
+        let https = https
             .inspect_err(|error| tracing::error!(%error, "TLS cannot be set up: no upstream can be reached"))
             .ok()?;
-        pools.insert(keep_alive, pool.clone());
+        let pool = Pool::new(Bounded { inner: https, limit: self.connect_timeout }, to.keep_alive);
+        pools.push((reach, pool.clone()));
         Some(pool)
     }
 
@@ -194,21 +216,14 @@ impl Upstreams {
     }
 }
 
-/// Connections over rustls with Mozilla's roots, which go after `keep_alive` without use.
-fn pool(connect_timeout: Duration, keep_alive: Duration) -> Result<Pool, rustls::Error> {
-    let mut tcp = HttpConnector::new();
-    tcp.enforce_http(false);
-    // Nagle with delayed ACK costs 40 ms on the small writes of a request.
-    tcp.set_nodelay(true);
-    tcp.set_connect_timeout(Some(connect_timeout));
-    tcp.set_keepalive(Some(TCP_KEEP_ALIVE));
-    tcp.set_keepalive_interval(Some(TCP_KEEP_ALIVE));
-    let https = HttpsConnectorBuilder::new()
-        .with_provider_and_webpki_roots(rustls::crypto::aws_lc_rs::default_provider())?
-        .https_or_http()
-        .enable_http1()
-        .wrap_connector(tcp);
-    Ok(Pool::new(Bounded { inner: https, limit: connect_timeout }, keep_alive))
+/// What kept an answer away: the first cause is the one that says something (`Connection refused`).
+fn trouble(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut cause = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    let what = if error.is::<std::io::Error>() { "the connection broke" } else { "cannot connect" };
+    format!("{what}: {cause}")
 }
 
 /// A request on its way: resolves to the head of the answer.

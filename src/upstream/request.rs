@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
+use http::Uri;
 use http::uri::{Authority, Scheme};
 use secrecy::{ExposeSecret, SecretString};
 use uuid::Uuid;
@@ -42,25 +43,71 @@ impl Request {
         stream: bool,
         names: &Names,
     ) -> Option<Self> {
-        let origin = (to.chat_url.scheme()?.clone(), to.chat_url.authority()?.clone());
-        let mut head = Vec::with_capacity(512);
-        let path = to.chat_url.path_and_query()?;
         let accept = if stream { "text/event-stream" } else { "application/json" };
-        write!(head, "POST {path} HTTP/1.1\r\nhost: {}\r\n{ALWAYS}accept: {accept}\r\n", host(&origin)).ok()?;
-        let mut put = |name: &str, value: &[u8]| {
-            let parts = [name.as_bytes(), value, b"\r\n"];
-            is_value(value).then(|| parts.into_iter().for_each(|part| head.extend_from_slice(part)))
-        };
+        let mut head = Head::begin("POST", to, &to.chat_url, accept)?;
         let id = names.request_id.hyphenated();
-        put("x-client-request-id: ", id.encode_lower(&mut Uuid::encode_buffer()).as_bytes())?;
+        head.put("x-client-request-id: ", id.encode_lower(&mut Uuid::encode_buffer()).as_bytes())?;
         if let Some(traceparent) = &names.traceparent {
-            put("traceparent: ", traceparent.as_bytes())?;
+            head.put("traceparent: ", traceparent.as_bytes())?;
         }
+        head.prove(to, key)?;
+        head.end(body, sent)
+    }
+
+    /// A GET of what follows an upstream's base URL, with the key in force.
+    pub(super) fn question(to: &UpstreamConfig, path: &str) -> Option<Self> {
+        let url: Uri = format!("{}{path}", to.base_url).parse().ok()?;
+        let mut head = Head::begin("GET", to, &url, "application/json")?;
+        head.prove(to, to.api_key.as_ref())?;
+        head.end(Bytes::new(), Arc::default())
+    }
+}
+
+/// The head of a request while it is written.
+struct Head {
+    origin: Origin,
+    text: Vec<u8>,
+}
+
+impl Head {
+    fn begin(method: &str, to: &UpstreamConfig, url: &Uri, accept: &str) -> Option<Self> {
+        let origin = (url.scheme()?.clone(), url.authority()?.clone());
+        let mut text = Vec::with_capacity(512);
+        let (path, host) = (url.path_and_query()?, host(&origin));
+        // A proxy has to be told the whole address, unless it only opens a way (RFC 9112 §3.2.2).
+        let proxy = to.proxy.as_ref().filter(|_| origin.0 == Scheme::HTTP);
+        match proxy {
+            Some(_) => write!(text, "{method} http://{host}{path} HTTP/1.1\r\nhost: {host}\r\n").ok()?,
+            None => write!(text, "{method} {path} HTTP/1.1\r\nhost: {host}\r\n").ok()?,
+        }
+        write!(text, "{ALWAYS}accept: {accept}\r\n").ok()?;
+        let mut head = Self { origin, text };
+        if let Some(authorization) = proxy.and_then(|proxy| proxy.authorization.as_ref()) {
+            head.put("proxy-authorization: ", authorization.as_bytes())?;
+        }
+        Some(head)
+    }
+
+    fn put(&mut self, name: &str, value: &[u8]) -> Option<()> {
+        let parts = [name.as_bytes(), value, b"\r\n"];
+        is_value(value).then(|| parts.into_iter().for_each(|part| self.text.extend_from_slice(part)))
+    }
+
+    /// The key, and what else the operator has sent along.
+    fn prove(&mut self, to: &UpstreamConfig, key: Option<&SecretString>) -> Option<()> {
         if let Some(key) = key {
-            put("authorization: Bearer ", key.expose_secret().as_bytes())?;
+            self.put("authorization: Bearer ", key.expose_secret().as_bytes())?;
         }
-        write!(head, "content-length: {}\r\n\r\n", body.len()).ok()?;
-        Some(Self { origin, head: Bytes::from(head), body, sent })
+        for (name, value) in &to.headers {
+            self.text.extend_from_slice(name.as_str().as_bytes());
+            self.put(": ", value.expose_secret().as_bytes())?;
+        }
+        Some(())
+    }
+
+    fn end(mut self, body: Bytes, sent: Arc<AtomicBool>) -> Option<Request> {
+        write!(self.text, "content-length: {}\r\n\r\n", body.len()).ok()?;
+        Some(Request { origin: self.origin, head: Bytes::from(self.text), body, sent })
     }
 }
 

@@ -54,7 +54,7 @@ struct Operator<'a> {
 
 impl<'a> Operator<'a> {
     fn of(from: &'a UpstreamConfig) -> Self {
-        let keys = [&from.api_key, &from.api_key_previous].into_iter().flatten().map(ExposeSecret::expose_secret);
+        let keys = from.secrets().map(ExposeSecret::expose_secret);
         Self { host: host(&from.base_url), keys: keys.filter(|key| !key.is_empty()).collect() }
     }
 

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use http::StatusCode;
 
-use super::answer::Refused;
+use super::answer::{Refused, Work};
 use super::*;
 use crate::config::{Dialect, OnDisconnect};
 use crate::meter::Meter;
@@ -27,8 +27,11 @@ pub(super) fn upstream(base_url: &str, key: Option<&str>) -> UpstreamConfig {
         api_key: key.map(secrecy::SecretString::from),
         api_key_previous: None,
         models: vec!["gpt-*".to_owned()],
-        dialect: Dialect::Openai,
+        manner: Dialect::Openai.into(),
         keep_alive: Duration::from_secs(30),
+        headers: Vec::new(),
+        proxy: None,
+        authorities: None,
     }
 }
 
@@ -221,7 +224,7 @@ async fn a_redirect_is_not_followed() {
     for status in ["301 Moved", "302 Found", "307 Temporary Redirect", "308 Permanent Redirect"] {
         let refused = refused(&format!("{status}\r\nLocation: {elsewhere}/chat/completions"), "").await;
         assert_eq!(refused.refusal.code, Code::UpstreamError);
-        assert!(!refused.was_4xx && !refused.may_have_run);
+        assert_eq!(refused.work, Work::Failed);
     }
     assert!(seen.lock().unwrap().is_empty());
 }
@@ -232,34 +235,53 @@ async fn an_upstreams_errors_are_told_by_the_table() {
         format!(r#"{{"error":{{"message":"{message}","type":"t","code":{code},"param":"messages[0].role"}}}}"#)
     };
     let html = format!("<html>{}</html>", "sk-canary ".repeat(200_000));
+    let google = r#"[{"error":{"code":400,"message":"API key not valid.","status":"INVALID_ARGUMENT","details":[{"reason":"API_KEY_INVALID"}]}}]"#;
+    let (unauthorized, budget, failed) = (Some(Failure::Unauthorized), Some(Failure::Budget), Some(Failure::Error));
+    let (busy, forbidden) = (Some(Failure::Busy), Some(Failure::Forbidden));
     let cases = [
-        ("400 Bad", error(r#""context_length_exceeded""#, "Too long."), 400, "context_length_exceeded", None),
-        ("422 Bad", error("null", "No."), 422, "invalid_request", None),
-        ("404 Gone", error(r#""model_not_found""#, "No such model."), 404, "model_not_found", None),
-        ("400 Bad", error(r#""token_expired""#, "No."), 400, "invalid_request", None),
-        ("400 Bad", error("\"a\\nb\"", "No."), 400, "invalid_request", None),
-        ("400 Bad", html.clone(), 400, "invalid_request", None),
-        ("400 Bad", error(r#""billing_hard_limit_reached""#, "No."), 502, "upstream_error", Some(Failure::Budget)),
-        ("404 Gone", error("null", "Invalid URL (POST /v1/x)"), 502, "upstream_error", Some(Failure::Error)),
-        ("404 Gone", "nginx".to_owned(), 502, "upstream_error", Some(Failure::Error)),
-        ("401 No", error(r#""invalid_api_key""#, "sk-canary"), 502, "upstream_error", Some(Failure::Unauthorized)),
-        ("403 No", String::new(), 502, "upstream_error", Some(Failure::Unauthorized)),
-        ("402 Pay", String::new(), 502, "upstream_error", Some(Failure::Budget)),
-        ("429 Slow", error(r#""rate_limit_exceeded""#, "org-1"), 503, "upstream_unavailable", Some(Failure::Busy)),
-        ("429 Slow", error(r#""insufficient_quota""#, "org-1"), 502, "upstream_error", Some(Failure::Budget)),
-        ("429 Slow", error(r#""project_spend_limit_exceeded""#, "x"), 502, "upstream_error", Some(Failure::Budget)),
-        ("503 Busy", html, 503, "upstream_unavailable", Some(Failure::Busy)),
-        ("408 Late", String::new(), 502, "upstream_error", Some(Failure::Error)),
-        ("418 Tea", String::new(), 502, "upstream_error", Some(Failure::Error)),
-        ("500 Oh", error("null", "sk-canary"), 502, "upstream_error", Some(Failure::Error)),
-        ("504 Late", String::new(), 502, "upstream_error", Some(Failure::Error)),
-        ("202 Later", String::new(), 502, "upstream_error", Some(Failure::Error)),
+        ("400 Bad", error(r#""context_length_exceeded""#, "Too long."), 400, "context_length_exceeded", None, Work::Refused),
+        ("422 Bad", error("null", "No."), 422, "invalid_request", None, Work::Refused),
+        ("422 Bad", r#"{"detail":[{"msg":"No."}]}"#.to_owned(), 422, "invalid_request", None, Work::Refused),
+        ("404 Gone", error(r#""model_not_found""#, "No such model."), 404, "model_not_found", None, Work::Refused),
+        ("404 Gone", r#"{"object":"error","message":"No such model.","code":404}"#.to_owned(), 404, "not_found", None, Work::Refused),
+        ("400 Bad", error(r#""token_expired""#, "No."), 400, "invalid_request", None, Work::Refused),
+        ("400 Bad", error("\"a\\nb\"", "No."), 400, "invalid_request", None, Work::Refused),
+        ("400 Bad", error("\"400\"", "No."), 400, "invalid_request", None, Work::Refused),
+        ("400 Bad", html.clone(), 400, "invalid_request", None, Work::Refused),
+        ("413 Large", error(r#""rate_limit_exceeded""#, "Too large."), 400, "rate_limit_exceeded", None, Work::Refused),
+        ("413 Large", html.clone(), 400, "invalid_request", None, Work::Refused),
+        ("400 Bad", error(r#""content_filter""#, "The prompt."), 400, "content_filter", None, Work::Prompt),
+        ("400 Bad", error(r#""content_filter""#, "The output."), 400, "content_filter", None, Work::Output),
+        ("403 No", error(r#""content_filter""#, "The prompt."), 400, "content_filter", None, Work::Prompt),
+        ("400 Bad", error(r#""tool_use_failed""#, "Failed."), 400, "tool_use_failed", None, Work::Unknown),
+        ("400 Bad", error("null", "max_tokens or model output limit was reached."), 400, "invalid_request", None, Work::Unknown),
+        ("400 Bad", google.to_owned(), 502, "upstream_error", unauthorized, Work::Refused),
+        ("400 Bad", error(r#""billing_hard_limit_reached""#, "No."), 502, "upstream_error", budget, Work::Refused),
+        ("404 Gone", error("null", "Invalid URL (POST /v1/x)"), 502, "upstream_error", failed, Work::Refused),
+        ("404 Gone", "nginx".to_owned(), 502, "upstream_error", failed, Work::Refused),
+        ("401 No", error(r#""invalid_api_key""#, "sk-canary"), 502, "upstream_error", unauthorized, Work::Refused),
+        ("403 No", error(r#""invalid_api_key""#, "sk-canary"), 502, "upstream_error", unauthorized, Work::Refused),
+        ("403 No", String::new(), 502, "upstream_error", forbidden, Work::Refused),
+        ("403 No", error(r#""model_not_found""#, "No access."), 502, "upstream_error", forbidden, Work::Refused),
+        ("402 Pay", String::new(), 502, "upstream_error", budget, Work::Refused),
+        ("429 Slow", error(r#""rate_limit_exceeded""#, "org-1"), 503, "upstream_unavailable", busy, Work::Refused),
+        ("429 Slow", error(r#""insufficient_quota""#, "org-1"), 502, "upstream_error", budget, Work::Refused),
+        ("429 Slow", error(r#""project_spend_limit_exceeded""#, "x"), 502, "upstream_error", budget, Work::Refused),
+        ("503 Busy", html, 503, "upstream_unavailable", busy, Work::Failed),
+        ("529 Busy", String::new(), 503, "upstream_unavailable", busy, Work::Failed),
+        ("408 Late", String::new(), 504, "upstream_timeout", failed, Work::TimedOut),
+        ("418 Tea", String::new(), 502, "upstream_error", failed, Work::Refused),
+        ("499 Left", String::new(), 502, "upstream_error", failed, Work::Unknown),
+        ("500 Oh", error("null", "sk-canary"), 502, "upstream_error", failed, Work::Failed),
+        ("504 Late", String::new(), 504, "upstream_timeout", failed, Work::TimedOut),
+        ("524 Late", String::new(), 504, "upstream_timeout", failed, Work::TimedOut),
+        ("202 Later", String::new(), 502, "upstream_error", failed, Work::Strange),
     ];
-    for (head, body, status, code, failure) in cases {
+    for (head, body, status, code, failure, work) in cases {
         let refused = refused(&format!("{head}\r\nSet-Cookie: a=sk-canary"), &body).await;
         let refusal = &refused.refusal;
-        assert_eq!((refusal.status().as_u16(), refusal.code_str(), refused.failure), (status, code, failure), "{head}");
-        assert_eq!((refused.was_4xx, refused.may_have_run), (head.starts_with('4'), head.starts_with('2')), "{head}");
+        let told = (refusal.status().as_u16(), refusal.code_str(), refused.failure, refused.work);
+        assert_eq!(told, (status, code, failure, work), "{head} {}", body.chars().take(200).collect::<String>());
         assert!(!format!("{refusal:?}").contains("canary"), "{refusal:?}");
         assert!(!format!("{refusal:?}").contains("org-"), "{refusal:?}");
     }
@@ -272,20 +294,28 @@ async fn an_upstreams_errors_are_told_by_the_table() {
 
 #[tokio::test]
 async fn a_wait_is_passed_on_within_an_hour() {
-    for (header, seconds) in [
-        ("Retry-After: 7", 7),
-        ("Retry-After: 86400", 3600),
-        ("Retry-After: 99999999999999999999", 5),
-        ("Retry-After: -1", 5),
-        ("Retry-After: Tue, 24 Nov 2026 10:00:42 GMT", 42),
+    for (header, millis) in [
+        ("Retry-After: 7", 7_000),
+        ("Retry-After: 1.9", 1_900),
+        ("Retry-After: 39.2s", 39_200),
+        ("retry-after-ms: 1500.5", 1_500),
+        ("Retry-After: 86400", 3_600_000),
+        ("Retry-After: 99999999999999999999", 5_000),
+        ("Retry-After: -1", 5_000),
+        ("Retry-After: Tue, 24 Nov 2026 10:00:42 GMT", 42_000),
         ("Retry-After: Tue, 24 Nov 2026 09:00:00 GMT", 0),
-        ("Retry-After: soon", 5),
-        ("Retry-After: 9\r\nretry-after-ms: 2000", 2),
-        ("X: y", 5),
+        ("Retry-After: soon", 5_000),
+        ("Retry-After: 9\r\nretry-after-ms: 2000", 2_000),
+        ("X: y", 5_000),
     ] {
-        let refused = refused(&format!("429 Slow\r\n{header}"), "").await;
-        assert_eq!(refused.refusal.retry_after, Some(Duration::from_secs(seconds)), "{header}");
+        for status in ["429 Slow", "503 Busy", "529 Busy"] {
+            let told = refused(&format!("{status}\r\n{header}"), "").await.refusal.retry_after;
+            assert_eq!(told.map(|wait| wait.as_millis()), Some(millis), "{status} {header}");
+        }
     }
+    let delay = r#"{"error":{"code":429,"message":"x","status":"RESOURCE_EXHAUSTED","details":[{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"39.2s"}]}}"#;
+    let told = refused("429 Slow", delay).await.refusal.retry_after;
+    assert_eq!(told, Some(Duration::from_millis(39_200)));
 }
 
 #[tokio::test]

@@ -244,7 +244,7 @@ async fn openai_itself_is_told_not_to_store_and_who_asks_only_as_a_hash() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_server_gets_the_cap_by_the_name_the_client_used_and_nothing_of_openais() {
+async fn another_server_gets_the_cap_by_the_name_it_knows_and_nothing_of_openais() {
     let settings = Settings::new().with(
         r#"
         [[upstreams]]
@@ -252,7 +252,6 @@ async fn another_server_gets_the_cap_by_the_name_the_client_used_and_nothing_of_
         base_url = "{upstream}"
         api_key_env = "OPENAI_API_KEY"
         models = ["*"]
-        dialect = "compatible"
         "#,
     );
     let door = Door::open(settings).await;
@@ -260,7 +259,7 @@ async fn another_server_gets_the_cap_by_the_name_the_client_used_and_nothing_of_
     for (fields, name) in [
         (json!({}), "max_tokens"),
         (json!({"max_tokens": 7}), "max_tokens"),
-        (json!({"max_completion_tokens": 7}), "max_completion_tokens"),
+        (json!({"max_completion_tokens": 7}), "max_tokens"),
     ] {
         alice.ask(and(chat_stream("a"), &fields)).await.expect(200);
         let sent = door.upstream.last().seen.body.clone();
