@@ -119,12 +119,11 @@ pub fn error_in(body: &[u8], from: &UpstreamConfig) -> Option<Refused> {
     }
     let error = ErrorBody::in_success(body)?;
     let status = error.status.and_then(|status| StatusCode::from_u16(status).ok());
-    let mut refused = match status {
-        Some(status) => classify(status, &error, None, from),
-        None => {
-            let failure = error.account_fault(false).unwrap_or(Failure::Error);
-            Refused { work: work(StatusCode::OK, &error), failure: Some(failure), ..Refused::failed() }
-        }
+    let mut refused = if let Some(status) = status {
+        classify(status, &error, None, from)
+    } else {
+        let failure = error.account_fault(false).unwrap_or(Failure::Error);
+        Refused { work: work(StatusCode::OK, &error), failure: Some(failure), ..Refused::failed() }
     };
     if matches!(refused.work, Work::Refused | Work::TimedOut | Work::Strange) {
         refused.work = Work::Failed;
@@ -255,13 +254,13 @@ const STREAM_OPTIONS: Advice = Advice {
     flag: "stream_options_refused",
     line: "the server refuses stream_options: write stream_usage = false under its [[upstreams]]",
 };
-const MAX_TOKENS: Advice = Advice {
+const OLDER_NAME: Advice = Advice {
     member: "max_tokens",
     flag: "max_tokens_refused",
     line: "the server refuses max_tokens: write cap_name = \"max_completion_tokens\" under its [[upstreams]], or \
            preset = \"openai\" if it is OpenAI behind a gateway",
 };
-const MAX_COMPLETION_TOKENS: Advice = Advice {
+const NEWER_NAME: Advice = Advice {
     member: "max_completion_tokens",
     flag: "max_completion_tokens_refused",
     line: "the server refuses max_completion_tokens: write cap_name = \"max_tokens\" under its [[upstreams]], or \
@@ -273,8 +272,8 @@ impl Advice {
     pub fn of(manner: Manner) -> impl Iterator<Item = Self> {
         let Manner { cap_name, stream_usage, .. } = manner;
         let options = stream_usage.then_some(STREAM_OPTIONS);
-        let older = (cap_name != CapName::MaxCompletionTokens).then_some(MAX_TOKENS);
-        let newer = (cap_name != CapName::MaxTokens).then_some(MAX_COMPLETION_TOKENS);
+        let older = (cap_name != CapName::MaxCompletionTokens).then_some(OLDER_NAME);
+        let newer = (cap_name != CapName::MaxTokens).then_some(NEWER_NAME);
         [options, older, newer].into_iter().flatten()
     }
 

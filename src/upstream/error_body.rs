@@ -241,31 +241,23 @@ impl ErrorBody {
 
     fn member(&mut self, name: &str, value: &Value, depth: u8) {
         match (name, value) {
-            ("param", Value::String(param)) => self.param.get_or_insert_with(|| param.clone()),
-            ("loc", Value::Array(way)) => self.param.get_or_insert_with(|| path(way)),
-            ("retrydelay" | "retry_delay", _) => {
-                self.retry_after = self.retry_after.or_else(|| proto_duration(value));
-                return;
-            }
-            ("failed_generation", _) => {
-                self.has_generation = true;
-                return;
-            }
+            ("param", Value::String(param)) => _ = self.param.get_or_insert_with(|| param.clone()),
+            ("loc", Value::Array(way)) => _ = self.param.get_or_insert_with(|| path(way)),
+            ("retrydelay" | "retry_delay", _) => self.retry_after = self.retry_after.or_else(|| proto_duration(value)),
+            ("failed_generation", _) => self.has_generation = true,
             (_, Value::String(word)) if WORDS.contains(&name) => {
                 self.words.push(word.to_ascii_lowercase());
-                if name != "code" {
-                    return;
+                if name == "code" {
+                    self.code.get_or_insert_with(|| word.clone());
                 }
-                self.code.get_or_insert_with(|| word.clone())
             }
             ("code" | "status" | "status_code", Value::Number(number)) => {
                 let status = number.as_u64().and_then(|status| u16::try_from(status).ok());
                 self.status = self.status.or(status.filter(|status| (400..600).contains(status)));
-                return;
             }
-            _ if PARTS.contains(&name) => return self.walk(value, depth),
-            _ => return,
-        };
+            _ if PARTS.contains(&name) => self.walk(value, depth),
+            _ => {}
+        }
     }
 
     /// The operator's account is at fault: its budget, or its key. `is_permission`: the status says that permission is

@@ -45,6 +45,35 @@ async fn a_stream_that_is_cut_before_any_text_pays_the_hold_and_one_after_it_wha
     door.close().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_without_usage_that_reached_its_cap_pays_the_hold() {
+    let door = Door::open(Settings::new()).await;
+    for body in [chat("a"), chat_stream("a")] {
+        for (reason, whole) in [("length", true), ("content_filter", true), ("stop", false)] {
+            door.upstream.always(move |seen| {
+                let mut reply = Talk::words(5).without_usage().reply(seen);
+                for step in &mut reply.steps {
+                    if let Step::Generated(bytes, _) = step {
+                        let text = String::from_utf8(bytes.clone()).unwrap();
+                        *bytes = text.replace("\"finish_reason\":\"stop\"", &format!("\"finish_reason\":{reason:?}")).into();
+                    }
+                }
+                let length = reply.steps.iter().map(|step| if let Step::Generated(bytes, _) = step { bytes.len() } else { 0 }).sum::<usize>();
+                for (name, value) in &mut reply.headers {
+                    if name == "Content-Length" {
+                        *value = length.to_string();
+                    }
+                }
+                reply
+            });
+            let answer = door.user("alice").ask(body.clone()).await.expect(200);
+            let row = door.row(&answer).await;
+            assert_eq!(row.cost_micros == row.held_micros, whole, "{reason}: {row:?}");
+        }
+    }
+    door.close_unjudged();
+}
+
 const PRICES: &str = r#"
     [plans.free]
     models = ["vendor/some-model", "gpt-4", "free"]
