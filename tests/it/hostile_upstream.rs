@@ -9,7 +9,7 @@ use crate::support::door::Door;
 use crate::support::jwks::Supabase;
 use crate::support::oracle::Row;
 use crate::support::postgres::free_port;
-use crate::support::reply::{Reply, Step, Talk};
+use crate::support::reply::{Books, Reply, Step, Talk};
 use crate::support::settings::Settings;
 
 /// Asks once, with and without a stream, with the upstream answering so; the answers and their rows.
@@ -222,7 +222,10 @@ async fn nothing_of_the_operators_account_reaches_the_client() {
         "data: {}\n\n",
         json!({"error": {"message": echo, "type": "server_error", "code": key, "param": null}})
     );
-    door.upstream.always(move |_| Reply::events(vec![Step::Body(in_stream.clone().into_bytes())]));
+    // An error in place of an answer is free.
+    door.upstream.always(move |_| {
+        Reply::events(vec![Step::Body(in_stream.clone().into_bytes())]).booked(Books::free())
+    });
     let answer = door.user("alice").ask(chat_stream("a")).await;
     assert!(!answer.text().contains("canary") && !answer.text().contains("[DONE]"), "{}", answer.text());
     door.close().await;
