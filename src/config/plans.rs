@@ -118,7 +118,8 @@ fn effort(text: &str) -> Result<Effort, Complaint> {
 /// What is known of models, where these upstreams answer: a shut down name goes on to its successor only where both are
 /// OpenAI's own, and the successor has a price.
 pub(super) fn models_at(prices: &PriceTable, upstreams: &[Arc<UpstreamConfig>]) -> ModelTable {
-    let is_openai = |name: &str| upstream::route(upstreams, name).is_some_and(|to| to.manner.dialect == Dialect::Openai);
+    let is_openai =
+        |name: &str| upstream::route(upstreams, name).is_some_and(|to| to.manner.dialect == Dialect::Openai);
     ModelTable::shipped().with_successions(|name, successor| {
         is_openai(name) && is_openai(successor) && prices.models.contains_key(successor)
     })

@@ -329,7 +329,9 @@ fn an_upstream_is_spoken_to_as_its_preset_its_host_or_its_keys_say() {
     assert_eq!(manner("preset = \"openai\"\ndialect = \"compatible\""), compatible);
     let with_name = Manner { cap_name: CapName::MaxTokens, ..Dialect::Openai.into() };
     assert_eq!(manner("dialect = \"openai\"\ncap_name = \"max_tokens\""), with_name);
-    for preset in ["gemini", "groq", "xai", "deepseek", "openrouter", "together", "ollama", "vllm", "llamacpp", "lmstudio"] {
+    for preset in
+        ["gemini", "groq", "xai", "deepseek", "openrouter", "together", "ollama", "vllm", "llamacpp", "lmstudio"]
+    {
         assert_eq!(manner(&format!("preset = {preset:?}")), compatible, "{preset}");
     }
 }
@@ -377,7 +379,14 @@ fn the_way_to_an_upstream_goes_through_a_proxy_as_curl_has_it() {
         assert_eq!(through("", &env).is_some(), goes, "{except}");
     }
     let by_address = "base_url = \"https://10.1.2.3/v1\"";
-    for (except, goes) in [("10.0.0.0/8", false), ("10.1.2.3", false), ("*", false), ("a, *", false), ("10.1.2.4", true), ("192.168.0.0/16", true)] {
+    for (except, goes) in [
+        ("10.0.0.0/8", false),
+        ("10.1.2.3", false),
+        ("*", false),
+        ("a, *", false),
+        ("10.1.2.4", true),
+        ("192.168.0.0/16", true),
+    ] {
         let env = [("https_proxy", "http://p.internal:3128"), ("no_proxy", except)];
         assert_eq!(through(by_address, &env).is_some(), goes, "{except}");
     }

@@ -160,7 +160,16 @@ mod tests {
         assert!(!format!("{good:?}").contains("dXNA"), "{good:?}");
         assert_eq!(server("proxy:3128").ok().unwrap().address, Uri::from_static("http://proxy:3128/"));
         assert!(server("http://[::1]:3128/").is_ok());
-        for wrong in ["https://p:1", "socks5://p:1", "http://", "http://p:99999", "http://p:1/x", "http://p:", "http://p?x", "a b"] {
+        for wrong in [
+            "https://p:1",
+            "socks5://p:1",
+            "http://",
+            "http://p:99999",
+            "http://p:1/x",
+            "http://p:",
+            "http://p?x",
+            "a b",
+        ] {
             assert!(server(wrong).is_err(), "{wrong}");
         }
         let told = server("socks5://user:canary@p:1").err().unwrap();

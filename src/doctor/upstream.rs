@@ -41,7 +41,8 @@ pub(super) async fn check(case: Arc<Case>, place: usize) -> Vec<Check> {
 
 fn way_fix(upstream: &UpstreamConfig, trouble: &str, url: &str) -> String {
     if trouble.contains("certificate") {
-        return "if the server has a certificate of your own authority, name its file with [[upstreams]] ca_file".to_owned();
+        return "if the server has a certificate of your own authority, name its file with [[upstreams]] ca_file"
+            .to_owned();
     }
     if upstream.proxy.is_some() {
         return "check [[upstreams]] proxy (or HTTPS_PROXY and NO_PROXY): its address, name and password".to_owned();

@@ -145,12 +145,7 @@ fn tell(refused: &Refused, status: StatusCode, from: &UpstreamConfig) {
     }
 }
 
-fn classify(
-    status: StatusCode,
-    error: &ErrorBody,
-    retry_after: Option<Duration>,
-    from: &UpstreamConfig,
-) -> Refused {
+fn classify(status: StatusCode, error: &ErrorBody, retry_after: Option<Duration>, from: &UpstreamConfig) -> Refused {
     let work = work(status, error);
     let advice = Advice::find(status, error, from);
     let ended = |refusal, failure| Refused { refusal, work, failure, advice };

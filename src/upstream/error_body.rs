@@ -357,7 +357,8 @@ fn message_of(value: &Value, depth: u8) -> Option<String> {
             None => Some(text.trim().to_owned()).filter(|text| !text.is_empty()),
         },
         Value::Array(items) => {
-            let messages: Vec<String> = items.iter().take(ITEMS_MAX).filter_map(|item| message_of(item, depth)).collect();
+            let messages: Vec<String> =
+                items.iter().take(ITEMS_MAX).filter_map(|item| message_of(item, depth)).collect();
             (!messages.is_empty()).then(|| messages.join("; "))
         }
         Value::Object(members) => {
@@ -450,7 +451,10 @@ mod tests {
         }
         assert_eq!(ErrorBody::parse(b" missing field `x` ", true).unwrap().message, "missing field `x`");
         assert!(ErrorBody::parse(b"<html>x", true).is_none());
-        assert_eq!(read(r#"{"detail":[{"loc":["body","messages",0,"role"],"msg":"x"}]}"#).param.unwrap(), "messages[0].role");
+        assert_eq!(
+            read(r#"{"detail":[{"loc":["body","messages",0,"role"],"msg":"x"}]}"#).param.unwrap(),
+            "messages[0].role"
+        );
     }
 
     #[test]
@@ -467,8 +471,10 @@ mod tests {
             google("CONSUMER_SUSPENDED"),
             google("SERVICE_DISABLED"),
             r#"{"error":{"message":"x","status":"UNAUTHENTICATED"}}"#.to_owned(),
-            r#"{"error":{"message":"User location is not supported for the API use.","status":"FAILED_PRECONDITION"}}"#.to_owned(),
-            r#"{"code":"Client specified an invalid argument","error":"Incorrect API key provided: xa***. "}"#.to_owned(),
+            r#"{"error":{"message":"User location is not supported for the API use.","status":"FAILED_PRECONDITION"}}"#
+                .to_owned(),
+            r#"{"code":"Client specified an invalid argument","error":"Incorrect API key provided: xa***. "}"#
+                .to_owned(),
             r#"{"error":{"message":"x","type":"invalid_authentication_error"}}"#.to_owned(),
             r#"{"error":{"message":"x","code":"organization_restricted"}}"#.to_owned(),
         ];
@@ -491,8 +497,12 @@ mod tests {
         ] {
             assert_eq!(read(body).account_fault(false), None, "{body}");
         }
-        let no_permission = read(r#"{"error":{"message":"No permission for this model.","status":"PERMISSION_DENIED"}}"#);
-        assert_eq!((no_permission.account_fault(true), no_permission.account_fault(false)), (None, Some(Failure::Unauthorized)));
+        let no_permission =
+            read(r#"{"error":{"message":"No permission for this model.","status":"PERMISSION_DENIED"}}"#);
+        assert_eq!(
+            (no_permission.account_fault(true), no_permission.account_fault(false)),
+            (None, Some(Failure::Unauthorized))
+        );
     }
 
     #[test]
@@ -503,16 +513,37 @@ mod tests {
                 Filtered::Prompt,
             ),
             (r#"{"error":{"message":"x","innererror":{"code":"ResponsibleAIPolicyViolation"}}}"#, Filtered::Prompt),
-            (r#"{"error":{"message":"x","code":"content_filter","content_filters":[{"blocked":false,"source_type":"completion"},{"blocked":true,"source_type":"prompt"}]}}"#, Filtered::Prompt),
-            (r#"{"error":{"message":"x","code":"content_filter","content_filters":[{"blocked":true,"source_type":"completion"}]}}"#, Filtered::Output),
-            (r#"{"error":{"message":"Output data may contain inappropriate content.","code":"data_inspection_failed"}}"#, Filtered::Output),
-            (r#"{"error":{"message":"Input data may contain inappropriate content.","code":"data_inspection_failed"}}"#, Filtered::Prompt),
+            (
+                r#"{"error":{"message":"x","code":"content_filter","content_filters":[{"blocked":false,"source_type":"completion"},{"blocked":true,"source_type":"prompt"}]}}"#,
+                Filtered::Prompt,
+            ),
+            (
+                r#"{"error":{"message":"x","code":"content_filter","content_filters":[{"blocked":true,"source_type":"completion"}]}}"#,
+                Filtered::Output,
+            ),
+            (
+                r#"{"error":{"message":"Output data may contain inappropriate content.","code":"data_inspection_failed"}}"#,
+                Filtered::Output,
+            ),
+            (
+                r#"{"error":{"message":"Input data may contain inappropriate content.","code":"data_inspection_failed"}}"#,
+                Filtered::Prompt,
+            ),
             (r#"{"error":{"message":"The generated text was stopped.","code":"content_filter"}}"#, Filtered::Output),
             (r#"{"error":{"message":"The response was filtered.","code":"content_filter"}}"#, Filtered::Output),
             (r#"{"error":{"message":"Content Exists Risk","type":"invalid_request_error"}}"#, Filtered::Prompt),
-            (r#"{"error":{"message":"The request was rejected because it was considered high risk","type":"content_filter"}}"#, Filtered::Prompt),
-            (r#"{"code":"The caller does not have permission","error":"Content violates usage guidelines. Failed check: X"}"#, Filtered::Prompt),
-            (r#"{"error":{"code":403,"message":"The model requires moderation and your input was flagged","metadata":{"reasons":["violence"]}}}"#, Filtered::Prompt),
+            (
+                r#"{"error":{"message":"The request was rejected because it was considered high risk","type":"content_filter"}}"#,
+                Filtered::Prompt,
+            ),
+            (
+                r#"{"code":"The caller does not have permission","error":"Content violates usage guidelines. Failed check: X"}"#,
+                Filtered::Prompt,
+            ),
+            (
+                r#"{"error":{"code":403,"message":"The model requires moderation and your input was flagged","metadata":{"reasons":["violence"]}}}"#,
+                Filtered::Prompt,
+            ),
         ] {
             assert_eq!(read(body).filtered(), Some(stopped), "{body}");
         }
@@ -552,13 +583,16 @@ mod tests {
         }
         let instead = r#"{"error":{"message":"Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.","param":"max_tokens"}}"#;
         assert!(read(instead).refuses("max_tokens"));
-        let range = r#"{"error":{"message":"max_tokens is too large: 5000.","param":"max_tokens","code":"invalid_value"}}"#;
+        let range =
+            r#"{"error":{"message":"max_tokens is too large: 5000.","param":"max_tokens","code":"invalid_value"}}"#;
         assert!(!read(range).refuses("max_tokens"));
     }
 
     #[test]
     fn a_wait_is_read_to_the_part_of_a_second() {
-        let wait = |delay: &str| read(&format!(r#"{{"error":{{"message":"x","details":[{{"retryDelay":{delay}}}]}}}}"#)).retry_after;
+        let wait = |delay: &str| {
+            read(&format!(r#"{{"error":{{"message":"x","details":[{{"retryDelay":{delay}}}]}}}}"#)).retry_after
+        };
         assert_eq!(wait("\"39.2s\""), Some(Duration::from_millis(39_200)));
         assert_eq!(wait(r#"{"seconds":3,"nanos":500000000}"#), Some(Duration::from_millis(3_500)));
         assert_eq!((wait("\"soon\""), wait("7")), (None, None));

@@ -239,11 +239,25 @@ async fn an_upstreams_errors_are_told_by_the_table() {
     let (unauthorized, budget, failed) = (Some(Failure::Unauthorized), Some(Failure::Budget), Some(Failure::Error));
     let (busy, forbidden) = (Some(Failure::Busy), Some(Failure::Forbidden));
     let cases = [
-        ("400 Bad", error(r#""context_length_exceeded""#, "Too long."), 400, "context_length_exceeded", None, Work::Refused),
+        (
+            "400 Bad",
+            error(r#""context_length_exceeded""#, "Too long."),
+            400,
+            "context_length_exceeded",
+            None,
+            Work::Refused,
+        ),
         ("422 Bad", error("null", "No."), 422, "invalid_request", None, Work::Refused),
         ("422 Bad", r#"{"detail":[{"msg":"No."}]}"#.to_owned(), 422, "invalid_request", None, Work::Refused),
         ("404 Gone", error(r#""model_not_found""#, "No such model."), 404, "model_not_found", None, Work::Refused),
-        ("404 Gone", r#"{"object":"error","message":"No such model.","code":404}"#.to_owned(), 404, "not_found", None, Work::Refused),
+        (
+            "404 Gone",
+            r#"{"object":"error","message":"No such model.","code":404}"#.to_owned(),
+            404,
+            "not_found",
+            None,
+            Work::Refused,
+        ),
         ("400 Bad", error(r#""token_expired""#, "No."), 400, "invalid_request", None, Work::Refused),
         ("400 Bad", error("\"a\\nb\"", "No."), 400, "invalid_request", None, Work::Refused),
         ("400 Bad", error("\"400\"", "No."), 400, "invalid_request", None, Work::Refused),
@@ -254,7 +268,14 @@ async fn an_upstreams_errors_are_told_by_the_table() {
         ("400 Bad", error(r#""content_filter""#, "The output."), 400, "content_filter", None, Work::Output),
         ("403 No", error(r#""content_filter""#, "The prompt."), 400, "content_filter", None, Work::Prompt),
         ("400 Bad", error(r#""tool_use_failed""#, "Failed."), 400, "tool_use_failed", None, Work::Unknown),
-        ("400 Bad", error("null", "max_tokens or model output limit was reached."), 400, "invalid_request", None, Work::Unknown),
+        (
+            "400 Bad",
+            error("null", "max_tokens or model output limit was reached."),
+            400,
+            "invalid_request",
+            None,
+            Work::Unknown,
+        ),
         ("400 Bad", google.to_owned(), 502, "upstream_error", unauthorized, Work::Refused),
         ("400 Bad", error(r#""billing_hard_limit_reached""#, "No."), 502, "upstream_error", budget, Work::Refused),
         ("404 Gone", error("null", "Invalid URL (POST /v1/x)"), 502, "upstream_error", failed, Work::Refused),

@@ -66,7 +66,8 @@ impl Reach {
         for one in self.authorities.iter().flat_map(|some| some.iter()) {
             roots.add(one.clone())?;
         }
-        let tls = ClientConfig::builder_with_provider(default_provider().into()).with_safe_default_protocol_versions()?;
+        let tls =
+            ClientConfig::builder_with_provider(default_provider().into()).with_safe_default_protocol_versions()?;
         Ok(tls.with_root_certificates(roots).with_no_client_auth())
     }
 }

@@ -223,9 +223,8 @@ async fn nothing_of_the_operators_account_reaches_the_client() {
         json!({"error": {"message": echo, "type": "server_error", "code": key, "param": null}})
     );
     // An error in place of an answer is free.
-    door.upstream.always(move |_| {
-        Reply::events(vec![Step::Body(in_stream.clone().into_bytes())]).booked(Books::free())
-    });
+    door.upstream
+        .always(move |_| Reply::events(vec![Step::Body(in_stream.clone().into_bytes())]).booked(Books::free()));
     let answer = door.user("alice").ask(chat_stream("a")).await;
     assert!(!answer.text().contains("canary") && !answer.text().contains("[DONE]"), "{}", answer.text());
     door.close().await;

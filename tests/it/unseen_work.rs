@@ -55,10 +55,15 @@ async fn an_answer_without_usage_that_reached_its_cap_pays_the_hold() {
                 for step in &mut reply.steps {
                     if let Step::Generated(bytes, _) = step {
                         let text = String::from_utf8(bytes.clone()).unwrap();
-                        *bytes = text.replace("\"finish_reason\":\"stop\"", &format!("\"finish_reason\":{reason:?}")).into();
+                        *bytes =
+                            text.replace("\"finish_reason\":\"stop\"", &format!("\"finish_reason\":{reason:?}")).into();
                     }
                 }
-                let length = reply.steps.iter().map(|step| if let Step::Generated(bytes, _) = step { bytes.len() } else { 0 }).sum::<usize>();
+                let length = reply
+                    .steps
+                    .iter()
+                    .map(|step| if let Step::Generated(bytes, _) = step { bytes.len() } else { 0 })
+                    .sum::<usize>();
                 for (name, value) in &mut reply.headers {
                     if name == "Content-Length" {
                         *value = length.to_string();
@@ -189,7 +194,9 @@ async fn the_first_token_is_counted_from_the_moment_that_the_row_begins() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_is_nothing_of_the_kind_pays_the_hold() {
     let door = Door::open(Settings::new()).await;
-    for (status, kind, body) in [(200, "text/html", "<html>hi</html>"), (202, "application/json", "{}"), (204, "x/y", "")] {
+    for (status, kind, body) in
+        [(200, "text/html", "<html>hi</html>"), (202, "application/json", "{}"), (204, "x/y", "")]
+    {
         door.upstream.always(move |_| Reply::status(status, kind, body));
         let answer = door.user("alice").ask(chat("a")).await.refused(502, "upstream_error");
         let row = door.row(&answer).await;

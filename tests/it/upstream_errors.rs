@@ -125,9 +125,11 @@ async fn a_wait_that_the_upstream_asks_for_is_passed_on_rounded_up() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_that_comes_after_the_work_is_not_free() {
     let azure = r#"{"error":{"message":"The response was filtered due to the prompt triggering the content management policy.","param":"prompt","code":"content_filter","status":400,"innererror":{"code":"ResponsibleAIPolicyViolation"}}}"#;
-    let output = r#"{"error":{"message":"Output data may contain inappropriate content.","code":"data_inspection_failed"}}"#;
+    let output =
+        r#"{"error":{"message":"Output data may contain inappropriate content.","code":"data_inspection_failed"}}"#;
     let reached = r#"{"error":{"message":"Could not finish the message because max_tokens or model output limit was reached.","type":"invalid_request_error"}}"#;
-    let tool = r#"{"error":{"message":"Failed to call a function.","code":"tool_use_failed","failed_generation":"<x>"}}"#;
+    let tool =
+        r#"{"error":{"message":"Failed to call a function.","code":"tool_use_failed","failed_generation":"<x>"}}"#;
     let door = Door::open(Settings::new()).await;
     for (status, body, told, state, whole) in [
         (400, azure, 400, "settled", false),
@@ -175,10 +177,9 @@ async fn an_error_in_place_of_an_answer_is_free_whatever_its_status() {
         let row = door.row(&answer).await;
         assert_eq!((row.state.as_str(), row.cost()), ("voided", 0), "{body}: {row:?}");
     }
-    for error in [
-        r#"{"error":{"message":"x","type":"server_error","code":null}}"#,
-        r#"{"error":{"message":"x","code":429}}"#,
-    ] {
+    for error in
+        [r#"{"error":{"message":"x","type":"server_error","code":null}}"#, r#"{"error":{"message":"x","code":429}}"#]
+    {
         door.upstream.always(move |_| Reply::events(vec![Step::Body(format!("data: {error}\n\n").into_bytes())]));
         let answer = door.user("alice").ask(chat_stream("a")).await.expect(200);
         assert!(answer.text().contains("upstream_error") && !answer.text().contains("[DONE]"), "{}", answer.text());

@@ -67,7 +67,8 @@ async fn forward(mut stream: TcpStream, noted: Arc<Mutex<Vec<(String, Option<Str
     let head = String::from_utf8(head).unwrap();
     let (first, rest) = head.split_once("\r\n").unwrap();
     let authorization = rest.lines().find_map(|line| line.strip_prefix("proxy-authorization: "));
-    let authorization = authorization.or_else(|| rest.lines().find_map(|line| line.strip_prefix("Proxy-Authorization: ")));
+    let authorization =
+        authorization.or_else(|| rest.lines().find_map(|line| line.strip_prefix("Proxy-Authorization: ")));
     noted.lock().unwrap().push((first.to_owned(), authorization.map(str::to_owned)));
     if authorization != Some(AUTHORIZATION) {
         let _ = stream.write_all(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n").await;
@@ -241,7 +242,11 @@ async fn a_proxy_that_refuses_or_says_nothing_costs_nothing_and_keeps_nobody_wai
 
 #[tokio::test(flavor = "multi_thread")]
 async fn headers_of_a_gateway_are_sent_with_every_request_and_shown_to_nobody() {
-    let door = Door::open(upstream("{upstream}", "headers = { \"HTTP-Referer\" = \"https://app.example\", \"X-Gateway-Key\" = \"gateway-canary-1\" }")).await;
+    let door = Door::open(upstream(
+        "{upstream}",
+        "headers = { \"HTTP-Referer\" = \"https://app.example\", \"X-Gateway-Key\" = \"gateway-canary-1\" }",
+    ))
+    .await;
     is_served(&door).await;
     let request = door.upstream.last().seen.request.clone();
     assert_eq!(request.all("http-referer"), ["https://app.example"]);
