@@ -35,7 +35,7 @@ ALICE = "7c0e8f52-5d0e-4a4e-9d43-0f4f4d1c6b11"
 ADMIN_TOKEN = "docker-operator-token-0123456789"
 KEY = "sk-docker"
 # A `$` and a `#`, which others take for the beginning of something.
-SECRETS = [f"{secrets.token_urlsafe(24)}{secrets.token_urlsafe(24)}" for _ in range(3)]
+SECRETS = [f"{secrets.token_urlsafe(24)}$HOME#{secrets.token_urlsafe(24)}" for _ in range(3)]
 # For commands that need one and use it for nothing.
 ANY = f"-e JWT_SECRET={secrets.token_urlsafe(32)} -e OPENAI_API_KEY=x"
 PLAN = '[plans.free]\ndefault = true\nmodels = ["gpt-4o-mini"]\nmax_output_tokens = 4000\nconcurrent_requests = 20\nlimits = [{ per = "day", requests = %d }]\n'
@@ -313,9 +313,12 @@ class Trial:
 
     def elsewhere(self):
         """Commands in a wrong folder say so, and make no ledger."""
-        for words in (f"user block {ALICE}", "pause", "resume", "prune"):
-            said = self.home.bash(f"docker compose exec -T -u 0 -w / -e TOLLGATE_CONFIG= {ANY} tollgate tollgate {words}", fails=True)
-            expect(f"{words}: {said}", "ledger" in said, True)
+        for words in (f"user block {ALICE}", f"user plan {ALICE} free", "pause", "resume", "prune"):
+            run = f"docker compose exec -T -w /tollgate/data -e TOLLGATE_CONFIG= {ANY} tollgate tollgate {words}"
+            said = self.home.bash(run, fails=True)
+            expect(f"{words}: {said}", "no ledger" in said, True)
+        found = self.home.bash("docker run --rm -v tollgate-ledger:/l:ro busybox ls /l").split()
+        expect("folders in the volume", [name for name in found if not name.startswith("tollgate.db")], [])
 
     def unreadable(self):
         """Files that the container's user may not read or write are named, with the fix."""
