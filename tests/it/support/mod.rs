@@ -25,5 +25,5 @@ pub(crate) mod store;
 pub(crate) mod tokens;
 pub(crate) mod upstream;
 pub(crate) mod wire;
-#[allow(dead_code, unused_imports, reason = "the tests of what is still charged wrongly come with the mends")]
+
 pub(crate) mod zoo;

@@ -255,7 +255,9 @@ pub(crate) fn off_the_books(served: &Served, row: &Charged<'_>, price: (u128, u1
         return Some(format!("was billed {bill:?}, {cost} micro-dollars, and held {}", row.held));
     }
     let is_estimate = row.has("estimated");
-    let is_unseen = books.hidden > 0 || (!served.seen.is_stream() && !served.finished);
+    // A report that lacks the prompt may have told the hidden part of the output.
+    let hides = books.hidden > 0 && !row.has("usage_nonsense");
+    let is_unseen = hides || (!served.seen.is_stream() && !served.finished);
     if is_estimate && is_unseen && row.cost != row.held {
         return Some(format!("was billed {bill:?}, unseen, and is charged {} of a hold of {}", row.cost, row.held));
     }

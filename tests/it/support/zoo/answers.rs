@@ -57,8 +57,11 @@ fn arguments(words: u64) -> String {
     format!("{{\"q\":\"{}\"}}", WORD.repeat(words as usize))
 }
 
-/// An answer in one piece.
+/// An answer in one piece; with a cut it comes to nothing, after all the work.
 pub(super) fn whole(family: &Family, scene: &Scene, seen: &Seen, account: &Account) -> Reply {
+    if let Some((_, step)) = &scene.cut {
+        return Reply::headless(step.clone());
+    }
     let (shown, reasoning) = (account.shown / seen.choices(), account.reasoning / seen.choices());
     let mut message = json!({"role": "assistant", "content": WORD.repeat(shown as usize)});
     if scene.calls_a_tool {
@@ -208,7 +211,7 @@ impl Writer<'_> {
     fn end(&mut self, account: &Account) {
         let (family, scene) = (self.family, self.scene);
         let told = !scene.mute && scene.habit != Habit::EndsEarly;
-        let late = scene.habit == Habit::UsageAfterDone;
+        let late = scene.habit == Habit::UsageAfterDone && family.usage != Place::Never;
         let usage = usage(family, scene, account);
         let finish = finish(family, scene, self.seen, account);
         for choice in 0..self.seen.choices() {

@@ -28,7 +28,7 @@ const PLAIN: Family = Family {
 pub(crate) const FAMILIES: &[Family] = &[
     Family {
         name: "openai",
-        settings: "dialect = \"openai\"",
+        settings: "preset = \"openai\"",
         prompt: Prompt::Words,
         caps: &["max_completion_tokens"],
         refuses: &["max_tokens"],
@@ -38,7 +38,7 @@ pub(crate) const FAMILIES: &[Family] = &[
     },
     Family {
         name: "azure",
-        settings: "dialect = \"openai\"",
+        settings: "preset = \"azure\"",
         prompt: Prompt::Words,
         calls_itself: "{}-2026-07-18",
         shows: &[],
@@ -47,6 +47,7 @@ pub(crate) const FAMILIES: &[Family] = &[
     },
     Family {
         name: "xai",
+        settings: "preset = \"xai\"",
         reasoning: Reasoning::Beside,
         usage: Place::Last,
         shape: Shape::Xai,
@@ -55,6 +56,7 @@ pub(crate) const FAMILIES: &[Family] = &[
     },
     Family {
         name: "gemini",
+        settings: "preset = \"gemini\"",
         cached: Cached::Never,
         reasoning: Reasoning::InTotal,
         shows: &[],
@@ -66,6 +68,7 @@ pub(crate) const FAMILIES: &[Family] = &[
     },
     Family {
         name: "deepseek",
+        settings: "preset = \"deepseek\"",
         caps: &["max_tokens"],
         cached: Cached::HitAndMiss,
         usage: Place::Last,
@@ -84,7 +87,9 @@ pub(crate) const FAMILIES: &[Family] = &[
     },
     Family {
         name: "mistral",
+        settings: "preset = \"mistral\"",
         caps: &["max_tokens"],
+        refuses: &["stream_options", "max_completion_tokens"],
         refuses_by: 422,
         reasoning: Reasoning::Unnamed,
         shows: &[],
@@ -94,6 +99,7 @@ pub(crate) const FAMILIES: &[Family] = &[
     },
     Family {
         name: "groq",
+        settings: "preset = \"groq\"",
         shows: &["reasoning"],
         usage: Place::XGroq,
         works_on: true,
@@ -102,6 +108,7 @@ pub(crate) const FAMILIES: &[Family] = &[
     },
     Family {
         name: "openrouter",
+        settings: "preset = \"openrouter\"",
         calls_itself: "vendor/{}",
         shows: &["reasoning"],
         usage: Place::Own,
@@ -133,6 +140,7 @@ pub(crate) const FAMILIES: &[Family] = &[
     },
     Family {
         name: "ollama",
+        settings: "preset = \"ollama\"",
         caps: &["max_tokens"],
         prompt: Prompt::Bytes(60),
         cached: Cached::Never,
@@ -143,6 +151,7 @@ pub(crate) const FAMILIES: &[Family] = &[
     },
     Family {
         name: "vllm",
+        settings: "preset = \"vllm\"",
         prompt: Prompt::Bytes(300),
         reasoning: Reasoning::Unnamed,
         shows: &["reasoning", "reasoning_content"],
@@ -152,6 +161,7 @@ pub(crate) const FAMILIES: &[Family] = &[
     },
     Family {
         name: "llamacpp",
+        settings: "preset = \"llamacpp\"",
         caps: &["max_tokens"],
         calls_itself: "gpt-3.5-turbo",
         cached: Cached::Never,
@@ -161,6 +171,7 @@ pub(crate) const FAMILIES: &[Family] = &[
     },
     Family {
         name: "lmstudio",
+        settings: "preset = \"lmstudio\"",
         caps: &["max_tokens"],
         cached: Cached::Never,
         reasoning: Reasoning::Unnamed,

@@ -8,14 +8,14 @@
 
 mod answers;
 mod families;
-mod troubles;
+pub(crate) mod troubles;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 pub(crate) use families::FAMILIES;
-pub(crate) use troubles::{SAID, Trouble};
+pub(crate) use troubles::Trouble;
 
 use super::caller::serial_in;
 use super::reply::{Bill, Books, Reply, Step, honest};
@@ -181,6 +181,21 @@ pub(crate) enum Habit {
     EndsEarly,
 }
 
+impl Habit {
+    /// All of them.
+    pub(crate) const ALL: &[Self] = &[
+        Self::DataComments,
+        Self::UsageAfterDone,
+        Self::EmptyErrors,
+        Self::Infinity,
+        Self::DoubledMembers,
+        Self::WholeForStream,
+        Self::NamesAnother,
+        Self::PromptOfNone,
+        Self::EndsEarly,
+    ];
+}
+
 /// What a request used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Account {
@@ -236,7 +251,9 @@ impl Family {
     /// What a request comes to, whoever listens.
     pub(crate) fn account(&self, scene: &Scene, seen: &Seen) -> Account {
         let cap = self.cap(seen);
-        let reasoning = scene.thinks.min(cap);
+        // A model that is not said to think does not.
+        let thinks = seen.body["model"].as_str().is_some_and(|model| model.ends_with("-thinks"));
+        let reasoning = if thinks { scene.thinks.min(cap) } else { 0 };
         let words = if scene.calls_a_tool { scene.words + answers::CALL_TOKENS } else { scene.words };
         let shown = words.min(cap - reasoning);
         let prompt = self.prompt_tokens(seen);

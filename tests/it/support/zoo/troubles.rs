@@ -55,6 +55,12 @@ impl Trouble {
         Self::TimedOut(524),
     ];
 
+    /// Whether a family can say it: a bare message has no word for what happened.
+    pub(crate) fn is_of(self, family: &Family) -> bool {
+        let needs_a_word = matches!(self, Self::ToolUseFailed | Self::FilteredPrompt | Self::FilteredOutput);
+        !needs_a_word || family.shape != Shape::Text
+    }
+
     /// What is billed, of what the whole answer would have come to.
     fn books(self, account: &Account) -> Books {
         let whole = match self {
@@ -119,6 +125,9 @@ fn shaped(family: &Family, status: u16, code: &str, message: &str) -> Value {
     match family.shape {
         Shape::OpenAi => {
             json!({"error": {"message": message, "type": "invalid_request_error", "param": null, "code": code}})
+        }
+        Shape::Azure if code != "content_filter" => {
+            json!({"error": {"message": message, "type": null, "param": null, "code": code}})
         }
         Shape::Azure => {
             json!({"error": {"message": message, "type": null, "param": "prompt", "code": code, "status": status,
