@@ -2,6 +2,13 @@
 
 use std::path::Path;
 
+use serde_json::json;
+
+use crate::support::reply::{Reply, Step};
+use crate::support::upstream::Seen;
+use crate::support::wire::Request;
+use crate::support::zoo::{FAMILIES, Habit, Scene, Trouble};
+
 #[path = "../../fuzz/src/lib.rs"]
 #[allow(
     dead_code,
@@ -49,4 +56,53 @@ fn kept_answers_are_charged_what_they_say() {
 #[test]
 fn kept_settings_are_taken_or_each_fault_has_its_place() {
     replay("config", targets::config::check);
+}
+
+/// The body of an answer.
+fn body(reply: &Reply) -> Vec<u8> {
+    let bytes = |step: &Step| match step {
+        Step::Body(bytes) | Step::Generated(bytes, _) => bytes.clone(),
+        _ => Vec::new(),
+    };
+    reply.steps.iter().flat_map(bytes).collect()
+}
+
+/// What the zoo answers, by the target that reads it and a name.
+fn answers_of_the_zoo() -> Vec<(String, Vec<u8>)> {
+    let mut answers = Vec::new();
+    let scene = Scene { thinks: 3, cached: true, ..Scene::words(4) };
+    for family in FAMILIES {
+        let mut say = |what: &str, scene: &Scene| {
+            for (target, stream) in [("usage", false), ("stream", true)] {
+                let message = json!({"role": "user", "content": "tell me about it"});
+                let body_of = json!({"model": family.thinks(), "messages": [message], "stream": stream});
+                let seen = Seen { request: Request::default(), body: body_of };
+                let name = format!("{target}/zoo-{}{what}", family.name);
+                answers.push((name, body(&family.reply(scene, &seen))));
+            }
+        };
+        say("", &scene);
+        say("-tool", &Scene { calls_a_tool: true, ..scene.clone() });
+        say("-error", &Scene::trouble(Trouble::ErrorFirst));
+        if family.name == "groq" {
+            for habit in Habit::ALL {
+                say(&format!("-{habit:?}"), &Scene { habit: *habit, ..scene.clone() });
+            }
+        }
+    }
+    answers
+}
+
+/// The fuzzers begin with what every family says. `TOLLGATE_WRITE_PAGES=1` writes it anew.
+#[test]
+fn every_family_of_the_zoo_is_among_the_kept_inputs() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+    for (name, bytes) in answers_of_the_zoo() {
+        let path = directory.join(&name);
+        if std::env::var_os("TOLLGATE_WRITE_PAGES").is_some() {
+            std::fs::write(&path, &bytes).unwrap();
+        }
+        let kept = std::fs::read(&path).unwrap_or_default();
+        assert!(kept == bytes, "{name} is not what the zoo says: run this test with TOLLGATE_WRITE_PAGES=1");
+    }
 }
