@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::ledger::{Row, Snapshot};
-use crate::support::oracle::invoice;
+use crate::support::oracle::{Charged, invoice, off_the_books};
 use crate::support::settings::Settings;
 use crate::support::upstream::Served;
 
@@ -47,13 +47,20 @@ fn disagreement(served: &Served, row: &Row, settings: &Settings) -> Option<Strin
     if row.state == "lost" && row.has("swept") {
         return None;
     }
-    let refused = served.answered.is_some_and(|status| status >= 400);
+    let refused = served.is_free();
     // Whoever leaves cuts the upstream with `abort`: its refusal was on the way, and nobody has read it.
     if refused && row.has("cancelled") && row.has("estimated") {
         return None;
     }
     if refused != (row.state == "voided") {
         return Some(format!("was answered {:?} upstream and is {}", served.answered, row.state));
+    }
+    if served.books.is_some() {
+        let price = settings.price(served.seen.body["model"].as_str()?)?;
+        let flags: Vec<String> = row.flags.split(',').map(str::to_owned).collect();
+        let [_, tokens, cost] = row.used;
+        let charged = Charged { cost, tokens, held: row.held[2], flags: &flags, state: &row.state };
+        return off_the_books(served, &charged, price);
     }
     let bill = served.billed.filter(|_| served.finished && row.flags.is_empty() && row.state == "settled")?;
     let price = settings.price(served.seen.body["model"].as_str()?)?;

@@ -18,6 +18,7 @@ use crate::support::oracle::REFUSALS;
 use crate::support::reply::{GARBAGE, Reply, Step, Talk};
 use crate::support::tokens;
 use crate::support::upstream::Seen;
+use crate::support::zoo::{self, Family, Habit, Scene, Trouble};
 use crate::world::World;
 
 /// A plan, and its limits as [`plans`] writes them: the ground truth of the live check.
@@ -31,28 +32,44 @@ pub(crate) struct PlanFacts {
 /// Small enough that most users run into them.
 pub(crate) const PLANS: &[PlanFacts] = &[
     PlanFacts { name: "requests", concurrent: 4, limits: &[("minute", "requests", 12), ("day", "requests", 20)] },
-    PlanFacts { name: "tokens", concurrent: 6, limits: &[("hour", "tokens", 1800), ("lifetime", "tokens", 3000)] },
-    PlanFacts { name: "dollars", concurrent: 5, limits: &[("day", "cost_usd", 500), ("month", "cost_usd", 800)] },
+    PlanFacts { name: "tokens", concurrent: 6, limits: &[("hour", "tokens", 7_000), ("lifetime", "tokens", 12_000)] },
+    PlanFacts { name: "dollars", concurrent: 5, limits: &[("day", "cost_usd", 6_000), ("month", "cost_usd", 10_000)] },
     PlanFacts { name: "narrow", concurrent: 1, limits: &[("lifetime", "requests", 60)] },
     PlanFacts {
         name: "mixed",
         concurrent: 3,
-        limits: &[("minute", "tokens", 1500), ("day", "requests", 30), ("lifetime", "cost_usd", 700)],
+        limits: &[("minute", "tokens", 6_000), ("day", "requests", 30), ("lifetime", "cost_usd", 9_000)],
     },
     PlanFacts { name: "free", concurrent: 8, limits: &[("month", "cost_usd", 100_000_000)] },
 ];
 
 /// What the whole app may spend in a day, in micro-dollars.
-pub(crate) const CEILING: i64 = 60_000;
+pub(crate) const CEILING: i64 = 600_000;
 
 /// New users come so often, so that there are always some whose limits are not used up.
 pub(crate) const GENERATION: Duration = Duration::from_secs(4);
 const USERS_OF_A_PLAN: u64 = 2;
 pub(crate) const CALLERS: u64 = 14;
 
+/// Every model that is asked for, as TOML.
+fn models(families: &[&Family]) -> String {
+    let of_families = families.iter().flat_map(|family| [family.talks(), family.thinks()]);
+    let models = ["gpt-4o-mini", "gpt-4o"].map(str::to_owned).into_iter().chain(of_families);
+    models.map(|model| format!("{model:?}")).collect::<Vec<_>>().join(", ")
+}
+
+/// The upstreams as settings: one that may say anything, and the families.
+pub(crate) fn upstreams(families: &[&Family]) -> String {
+    let plain = "[[upstreams]]\nname = \"plain\"\nbase_url = \"{upstream}\"\napi_key_env = \"OPENAI_API_KEY\"\n\
+                 models = [\"gpt-*\"]\ndialect = \"openai\"\n";
+    let others = families.iter().map(|family| family.upstream());
+    let prices = families.iter().map(|family| family.prices());
+    std::iter::once(plain.to_owned()).chain(others).chain(prices).collect()
+}
+
 /// The plans as settings.
-pub(crate) fn plans() -> String {
-    let mut text = String::new();
+pub(crate) fn plans(families: &[&Family]) -> String {
+    let (models, mut text) = (models(families), String::new());
     for plan in PLANS {
         let limits: Vec<String> = plan
             .limits
@@ -66,7 +83,7 @@ pub(crate) fn plans() -> String {
             .collect();
         let _ = writeln!(
             text,
-            "[plans.{}]\nmodels = [\"gpt-4o-mini\", \"gpt-4o\"]\nmax_output_tokens = 200\nmax_choices = 2\n\
+            "[plans.{}]\nmodels = [{models}]\nmax_output_tokens = 200\nmax_choices = 2\n\
              concurrent_requests = {}\nlimits = [{}]",
             plan.name,
             plan.concurrent,
@@ -79,11 +96,12 @@ pub(crate) fn plans() -> String {
 /// Everybody who will ever ask: by generation, plan and number.
 pub(crate) struct Crowd {
     users: Vec<Vec<Vec<User>>>,
+    families: Vec<&'static Family>,
 }
 
 impl Crowd {
     /// Users for a run of such a length.
-    pub(crate) fn of(door: &Door, length: Duration) -> Self {
+    pub(crate) fn of(door: &Door, length: Duration, families: Vec<&'static Family>) -> Self {
         let generations = length.as_secs() / GENERATION.as_secs() + 1;
         // Good whatever the product's clock says.
         let always = json!({"iat": 1_500_000_000, "exp": 4_000_000_000_u64});
@@ -97,7 +115,7 @@ impl Crowd {
                 .map(|plan| (0..USERS_OF_A_PLAN).map(|number| user(generation, plan, number)).collect())
                 .collect()
         });
-        Self { users: users.collect() }
+        Self { users: users.collect(), families }
     }
 
     /// Somebody who has used nothing yet.
@@ -134,7 +152,7 @@ pub(crate) async fn keeps_calling(world: Arc<World>, crowd: Arc<Crowd>, mut dice
             0 => stranger(&world, &user, &mut own).await,
             1 => drop(user.front.try_send(Call::get("/api/me").bearer(&user.token)).await),
             2 => nonsense(&world, &user, &mut own).await,
-            _ => chats(&user, &mut own).await,
+            _ => chats(&user, &crowd.families, &mut own).await,
         }
         sleep(Duration::from_millis(1 + own.below(40))).await;
     }
@@ -169,8 +187,8 @@ async fn nonsense(world: &World, user: &User, dice: &mut Dice) {
     world.expect_refusal(&answer, 400);
 }
 
-async fn chats(user: &User, dice: &mut Dice) {
-    let call = user.call(&body(dice));
+async fn chats(user: &User, families: &[&'static Family], dice: &mut Dice) {
+    let call = user.call(&body(families, dice));
     match dice.below(10) {
         0 => {
             let Ok(begun) = user.front.begin(call).await else { return };
@@ -187,7 +205,7 @@ async fn chats(user: &User, dice: &mut Dice) {
 }
 
 /// A chat, with what the upstream is to do in its prompt.
-fn body(dice: &mut Dice) -> Value {
+fn body(families: &[&'static Family], dice: &mut Dice) -> Value {
     let deeds = [
         "words", "words", "words", "words", "words", "words", "cap", "cap", "slow", "long", "garbage", "mute", "over",
         "model", "reset", "close", "stall", "dumb", "dead", "error",
@@ -198,8 +216,12 @@ fn body(dice: &mut Dice) -> Value {
     if dice.below(5) < 3 {
         body = and(body, &json!({"stream": true}));
     }
-    if dice.below(12) == 0 {
-        body = and(body, &json!({"model": "gpt-4o"}));
+    let family = families[dice.below(families.len() as u64) as usize];
+    match dice.below(24) {
+        0 | 1 => body = and(body, &json!({"model": "gpt-4o"})),
+        2..8 => {}
+        8..16 => body = and(body, &json!({"model": family.talks()})),
+        _ => body = and(body, &json!({"model": family.thinks()})),
     }
     match dice.below(4) {
         0 => body,
@@ -211,6 +233,11 @@ fn body(dice: &mut Dice) -> Value {
 /// What the upstream answers.
 pub(crate) fn answer(seen: &Seen, mood: Mood) -> Reply {
     let (deed, number) = deed(seen).unwrap_or_else(|| ("words".to_owned(), 5));
+    if let Some(family) = zoo::of(seen) {
+        let mut scene = scene(&deed, number, mood);
+        scene.trouble = scene.trouble.filter(|trouble| trouble.is_of(family));
+        return family.reply(&scene, seen);
+    }
     let words = Talk::words(number % 20).every(Duration::from_millis(number % 9));
     let broken = |step: Step| {
         if seen.is_stream() { words.clone().cut(number % 6, step).reply(seen) } else { Reply::headless(step) }
@@ -243,6 +270,38 @@ pub(crate) fn answer(seen: &Seen, mood: Mood) -> Reply {
             Reply::error(status, "their_code", "what they say")
         }
         _ => words.reply(seen),
+    }
+}
+
+/// The same of a family of the zoo.
+fn scene(deed: &str, number: u64, mood: Mood) -> Scene {
+    let words = Scene {
+        thinks: if number % 3 == 0 { number % 7 } else { 0 },
+        cached: number % 4 == 0,
+        calls_a_tool: number % 5 == 0,
+        pause: Duration::from_millis(number % 9),
+        ..Scene::words(number % 20)
+    };
+    let of = |habits: &[Habit]| habits[number as usize % habits.len()];
+    let cut = |step: Step| Scene { cut: Some((number % 6, step)), ..words.clone() };
+    match (mood, deed) {
+        (Mood::Resets, _) | (_, "reset" | "dead") => cut(Step::Reset),
+        (Mood::Stalls, _) | (_, "stall" | "dumb") => cut(Step::Stall),
+        (Mood::FalseUsage, _) | (_, "garbage" | "over") => {
+            Scene { habit: of(&[Habit::PromptOfNone, Habit::EndsEarly, Habit::UsageAfterDone]), ..words }
+        }
+        (Mood::Errors, _) => Scene { trouble: Some(Trouble::Failure), ..words },
+        (_, "error") => Scene { trouble: Some(Trouble::ALL[number as usize % Trouble::ALL.len()]), ..words },
+        (_, "close") => cut(Step::Close),
+        (_, "cap") => Scene::words(100_000),
+        (_, "slow") => Scene { pause: Duration::from_millis(number), ..words },
+        (_, "long") => Scene { pause: Duration::from_millis(number), ..Scene::words(30) },
+        (_, "mute") => Scene { mute: true, ..words },
+        (_, "model") => Scene {
+            habit: of(&[Habit::NamesAnother, Habit::WholeForStream, Habit::DataComments, Habit::DoubledMembers]),
+            ..words
+        },
+        _ => words,
     }
 }
 

@@ -46,9 +46,11 @@ impl Looks {
 /// Runs a seed; panics where a law is broken. What could not be tried here.
 pub(crate) async fn run(seed: u64, store: Store, length: Duration) -> Option<&'static str> {
     let script = Script::new(seed, store, length);
-    println!("chaos: seed {seed}, {} s on {}, {}", length.as_secs(), store.name(), script.on_disconnect);
+    let families: Vec<&str> = script.families.iter().map(|family| family.name).collect();
+    let (seconds, families) = (length.as_secs(), families.join(" "));
+    println!("chaos: seed {seed}, {seconds} s on {}, {}, {families}", store.name(), script.on_disconnect);
     let world = Arc::new(World::new(&script, store).await);
-    let crowd = Arc::new(Crowd::of(&world.door, length));
+    let crowd = Arc::new(Crowd::of(&world.door, length, script.families.clone()));
     let plans = Arc::new(crowd.plans());
     let looks = Arc::new(Looks::default());
     let mut dice = Dice::of(script.load_seed);

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::support::load::Dice;
+use crate::support::zoo::{FAMILIES, Family};
 
 /// Which ledger a run is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +91,12 @@ pub(crate) struct Script {
     pub(crate) on_disconnect: &'static str,
     /// Where every caller's dice come from.
     pub(crate) load_seed: u64,
+    /// Who serves, besides an upstream that may say anything.
+    pub(crate) families: Vec<&'static Family>,
 }
+
+/// So many providers of the zoo are behind a run.
+const FAMILIES_OF_A_RUN: usize = 4;
 
 impl Script {
     /// The same for the same seed.
@@ -110,7 +116,10 @@ impl Script {
             faults
         });
         let lanes = lanes.collect();
-        Self { lanes, on_disconnect, load_seed }
+        // Neighbouring seeds have neighbours of the zoo: four seeds see all of it.
+        let first = seed as usize * FAMILIES_OF_A_RUN;
+        let families = (first..first + FAMILIES_OF_A_RUN).map(|at| &FAMILIES[at % FAMILIES.len()]).collect();
+        Self { lanes, on_disconnect, load_seed, families }
     }
 }
 
@@ -156,7 +165,8 @@ impl Fault {
 
 impl fmt::Display for Script {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "on_disconnect = {}; the schedule of faults:", self.on_disconnect)?;
+        let families: Vec<&str> = self.families.iter().map(|family| family.name).collect();
+        writeln!(f, "on_disconnect = {}; {}; the schedule of faults:", self.on_disconnect, families.join(", "))?;
         let mut all: Vec<&(Duration, Fault)> = self.lanes.iter().flatten().collect();
         all.sort_by_key(|(at, _)| *at);
         for (at, fault) in all {

@@ -70,7 +70,8 @@ impl World {
     pub(crate) async fn new(script: &Script, store: Store) -> Self {
         let settings = Settings::new()
             .with(WAITS)
-            .with(&load::plans())
+            .with(&load::plans(&script.families))
+            .with(&load::upstreams(&script.families))
             .with(&format!("proxy.on_disconnect = \"{}\"", script.on_disconnect))
             .with(&format!("ceiling.cost_usd_per_day = \"0.{:06}\"", load::CEILING));
         let mut settings = faketime::movable(settings).on_sqlite().under(disk::MAY_BE_LIMITED);
