@@ -25,5 +25,4 @@ pub(crate) mod store;
 pub(crate) mod tokens;
 pub(crate) mod upstream;
 pub(crate) mod wire;
-
 pub(crate) mod zoo;
