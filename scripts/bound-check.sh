@@ -3,7 +3,7 @@
 # vLLM prints them), Gemma 3, DeepSeek V3, Mistral NeMo, and o200k with OpenAI's own renderer. Nothing leaves this machine
 # but the installation of the packages.
 #
-#   scripts/bound-check.sh [--minutes N] [--seed N]   known cases, then half a minute (or N) of generated ones
+#   scripts/bound-check.sh [--minutes N] [--seed N]   known cases, then N minutes (0.3) of generated ones
 #   scripts/bound-check.sh --install                  only installs the packages
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -38,8 +38,11 @@ string %}{{ message.content | trim }}{% else %}{% for part in message.content %}
 {% endif %}<|eot_id|>{% endfor %}<|start_header_id|>assistant<|end_header_id|>
 
 """
-# For tokenizers that come without a template: everything as JSON, once as it is in Python, once as HTML wants it.
-PLAIN = "{{ messages | tojson }}{{ tools | tojson(indent=4) }}"
+# For tokenizers that come without a template: roles and texts, and as JSON what templates are known to print as JSON.
+PLAIN = """{% for message in messages %}{{ message.role }}: {% if message.role == 'tool' %}{{ message.content | tojson }}\
+{% elif message.content is string %}{{ message.content }}{% else %}{% for part in message.content %}{{ part.text }}\
+{% endfor %}{% endif %}{% if message.tool_calls %}{{ message.tool_calls | tojson }}{% endif %}
+{% endfor %}{{ tools | tojson(indent=4) }}"""
 
 
 def raise_exception(message):
@@ -54,7 +57,7 @@ class Open:
     """A template and a tokenizer of an open model, as transformers and vLLM use them."""
 
     def __init__(self, folder, name, template=None, flat=True, html=False):
-        self.name = name + (" as JSON" if template is PLAIN else "") + (" for HTML" if html else "")
+        self.name = name + (" in a plain template" if template is PLAIN else "") + (", JSON for HTML" if html else "")
         self.tokenizer = Tokenizer.from_file(str(folder / name / "tokenizer.json"))
         self.flat = flat
         config = json.loads((folder / name / "tokenizer_config.json").read_text())
@@ -397,7 +400,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("binary")
-    parser.add_argument("--minutes", type=float, default=0.5)
+    parser.add_argument("--minutes", type=float, default=0.3)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     folder = options.folder

@@ -61,9 +61,9 @@ pub(super) fn most_of_all_forms(text: &str, measure: impl Fn(&str) -> u64) -> u6
     if text.is_ascii() {
         return most;
     }
-    let nfc = (is_nfc_quick(text.chars()) != IsNormalized::Yes).then(|| measure(&text.nfc().collect::<String>()));
-    let nfkc = (is_nfkc_quick(text.chars()) != IsNormalized::Yes).then(|| measure(&text.nfkc().collect::<String>()));
-    most.max(nfc.unwrap_or(0)).max(nfkc.unwrap_or(0))
+    let composed = (is_nfc_quick(text.chars()) != IsNormalized::Yes).then(|| measure(&text.nfc().collect::<String>()));
+    let folded = (is_nfkc_quick(text.chars()) != IsNormalized::Yes).then(|| measure(&text.nfkc().collect::<String>()));
+    most.max(composed.unwrap_or(0)).max(folded.unwrap_or(0))
 }
 
 /// What a piece counts as: a word, or a part of one, a token for each three letters and one more; any other character of
