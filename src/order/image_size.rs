@@ -41,7 +41,7 @@ struct File<'a>(&'a [u8]);
 impl File<'_> {
     /// `N` bytes (at most 30) from a place on.
     fn read<const N: usize>(self, at: usize) -> Option<[u8; N]> {
-        let (first, skipped) = (at / 3 * 4, at % 3);
+        let (first, skipped) = ((at / 3).checked_mul(4)?, at % 3);
         let quads = skipped.saturating_add(N).div_ceil(3);
         let end = first.checked_add(quads.checked_mul(4)?)?.min(self.0.len());
         let mut decoded = [0; 33];

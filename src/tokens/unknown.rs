@@ -3,7 +3,7 @@
 //! By bytes, that is certain for every vocabulary that falls back to bytes. But a bound by bytes refuses an ordinary
 //! conversation of 8,000 tokens where 32,000 are allowed. So a text is also cut by OpenAI's cl100k vocabulary, which finds
 //! what is common in a text, and each piece gets the most tokens that any of the vocabularies looked at makes of it (Qwen
-//! 3, Llama 2 and 3.1, Gemma 3, Gemini, DeepSeek V3, Mistral NeMo, Claude 2, gpt-oss; the corpus of `scripts/bound-check.sh`
+//! 3, Llama 2 and 3.1, Gemma 3, Gemini, `DeepSeek` V3, Mistral `NeMo`, Claude 2, gpt-oss; the corpus of `scripts/bound-check.sh`
 //! compares them anew). They were trained on the same web: a piece of a word that one knows, the others know in pieces of
 //! three letters. What is rare is rare in all of them, and counts as bytes.
 
@@ -55,7 +55,7 @@ pub(super) fn count_block(block: &str) -> u64 {
 }
 
 /// The most of something that is measured, over the forms in which a tokenizer may read a text: as it is, in NFC (Qwen),
-/// in NFKC (Claude, and those of SentencePiece).
+/// in NFKC (Claude, and those of `SentencePiece`).
 pub(super) fn most_of_all_forms(text: &str, measure: impl Fn(&str) -> u64) -> u64 {
     let most = measure(text);
     if text.is_ascii() {
