@@ -109,7 +109,7 @@ impl Tokens {
         let mut good = self.good.lock().await;
         let is_fresh = good.read_at.is_some_and(|read_at| read_at <= now && now.since(read_at) < LIST_FRESH);
         if !is_fresh {
-            let digests = self.desk.ask(operator::tokens::digests).await.map_err(unreadable)?;
+            let digests = self.desk.ask(operator::tokens::digests).await.map_err(|error| unreadable(&error))?;
             *good = Good { read_at: Some(now), digests: digests.into_iter().collect() };
         }
         Ok(good.digests.contains(&hex(token)))
@@ -143,7 +143,8 @@ impl Tokens {
 
     /// A token that was made, as the ledger knows it.
     async fn made(&self, token: Digest, now: Timestamp) -> Result<Option<Admin>, Refusal> {
-        let bearer = self.desk.ask(move |desk| verify_digest(desk, &token, now)).await.map_err(unreadable)?;
+        let bearer =
+            self.desk.ask(move |desk| verify_digest(desk, &token, now)).await.map_err(|error| unreadable(&error))?;
         Ok(bearer.map(|Bearer { name, scope }| Admin { name, scope, token }))
     }
 
@@ -166,7 +167,7 @@ impl Tokens {
     }
 }
 
-fn unreadable(error: String) -> Refusal {
+fn unreadable(error: &str) -> Refusal {
     tracing::warn!(error, "the operator's tokens cannot be read");
     Refusal::new(Code::StoreUnavailable, "Tokens cannot be looked up right now.")
 }

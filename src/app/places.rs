@@ -243,6 +243,8 @@ fn yours() -> Refusal {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::arithmetic_side_effects, clippy::as_conversions, reason = "small numbers, in a test")]
+
     use super::*;
 
     const ALICE: Uuid = Uuid::from_u128(1);

@@ -157,25 +157,28 @@ async fn the_database_comes_first_and_its_limits_go_with_its_plan() {
 /// `now() - interval '30 days'` would be a new window at each look-up.
 #[tokio::test]
 async fn a_period_that_is_counted_from_now_is_no_new_window_each_time() {
+    const DAY: i64 = 86_400;
+    const AGO: i64 = -30 * DAY;
     let room = room("[directory]\nplan_cache = \"0s\"").await;
     let caller = room.caller(1, json!({})).await;
-    let at = |seconds: i64| Timestamp::from_millis(room.clock.now().millis().saturating_add(seconds * 1000)).rfc3339();
-    let day = 86_400;
+    let at = |seconds: i64| {
+        Timestamp::from_millis(room.clock.now().millis().saturating_add(seconds.saturating_mul(1000))).rfc3339()
+    };
     let look = async |start: i64, end: &str| {
         room.server.say(200, &json!({"plan": "pro", "period_start": at(start), "period_end": end}));
         let granted = room.directory.plan_of(&caller, &room.config, room.clock.now()).await.unwrap();
         granted.period.unwrap().start.secs()
     };
-    let (first, ends) = (look(-30 * day, "infinity").await, at(400 * day));
+    let (first, ends) = (look(AGO, "infinity").await, at(400 * DAY));
     for seconds in [1, 7, 60, 3600, 12 * 3600] {
         room.later(seconds);
-        assert_eq!(look(-30 * day, "infinity").await, first, "after {seconds} s");
+        assert_eq!(look(AGO, "infinity").await, first, "after {seconds} s");
     }
-    room.later(day);
-    let second = look(-30 * day, "infinity").await;
-    assert!(second > first + day, "a window that is a day behind is over");
+    room.later(DAY);
+    let second = look(AGO, "infinity").await;
+    assert!(second > first.saturating_add(DAY), "a window that is a day behind is over");
     room.later(3600);
-    assert_eq!(look(-30 * day, "infinity").await, second);
+    assert_eq!(look(AGO, "infinity").await, second);
     // What does not move with the clock counts at once: a purchase, and another an hour later.
     let bought = look(0, &ends).await;
     assert!(bought > second);
