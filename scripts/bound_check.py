@@ -271,9 +271,9 @@ class Generator:
             return "".join(at_random.choice("abcdefghijklmnopqrstuvwxyzABCXYZ") for _ in range(at_random.randrange(1, 12)))
         return at_random.choice("!\"#$%&'()*+,-./:;<=>?@[]^_`{|}~\\") * at_random.randrange(1, 8)
 
-    def text(self, most=60):
+    def text(self, most=30):
         pieces = [self.piece() for _ in range(self.random.randrange(most))]
-        return "".join(pieces) * self.pick(1, 1, 3, 30)
+        return "".join(pieces) * self.pick(1, 1, 2, 8)
 
     def number(self):
         at_random = self.random
@@ -313,7 +313,7 @@ class Generator:
 
     def content(self):
         if self.random.random() < 0.3:
-            return [{"type": "text", "text": self.text(8)} for _ in range(self.random.randrange(1, 30))] * self.pick(1, 1, 40)
+            return [{"type": "text", "text": self.text(8)} for _ in range(self.random.randrange(1, 12))] * self.pick(1, 1, 10)
         return self.text()
 
     def body(self):
@@ -330,7 +330,7 @@ class Generator:
                 for at in range(at_random.randrange(1, 4))]
             messages.append({"role": "assistant", "content": self.pick(None, self.text(5)), "tool_calls": made})
             messages += [{"role": "tool", "tool_call_id": call["id"], "content": self.content()} for call in made]
-        body = {"messages": messages * self.pick(1, 1, 1, 10)}
+        body = {"messages": messages * self.pick(1, 1, 1, 3)}
         if at_random.random() < 0.6:
             body["tools"] = [tool({"type": "object", "properties": {self.text(2): self.schema(3) for _ in range(3)}},
                                   self.text(8), f"f{at}") for at in range(at_random.randrange(1, 8))]
@@ -404,8 +404,8 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     folder = options.folder
-    pairs = [Open(folder, "qwen3"), Open(folder, "llama3_1", LLAMA, flat=False), Open(folder, "gemma3"),
-             Open(folder, "deepseek_v3"), Open(folder, "mistral_nemo"), Open(folder, "llama2", PLAIN, flat=False),
+    pairs = [Open(folder, "qwen3"), Open(folder, "llama3_1", LLAMA, flat=False), Open(folder, "gemma3", PLAIN, flat=False),
+             Open(folder, "deepseek_v3"), Open(folder, "mistral_nemo", PLAIN, flat=False), Open(folder, "llama2", PLAIN, flat=False),
              Open(folder, "qwen3", PLAIN, flat=False, html=True)]
     closed = [Harmony()]
     bound = Bound(options.binary)
@@ -424,7 +424,7 @@ def main():
         for name, line, _ in ordinary_cases(sorts):
             bounds = bound.of('{"model":"%s",%s' % (model, line[1:]))
             print(f"8,000 tokens of {name}: held {bounds[1]}")
-            refused += bounds[1] > 32_000
+            refused += isinstance(bounds, str) or bounds[1] > 32_000
     print(f"{check.cases} bodies, {len(check.failures)} bounded too low, {refused} ordinary ones refused")
     sys.exit(1 if check.failures or refused else 0)
 
