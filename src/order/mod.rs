@@ -62,8 +62,6 @@ pub struct Order {
     price: Price,
     choices: u32,
     output_cap: u32,
-    /// The model's thoughts are sent back to it.
-    has_thoughts: bool,
     wants_usage: bool,
     /// The model does not reason before it answers, for sure.
     is_plain: bool,
@@ -102,9 +100,7 @@ impl Order {
         let options = request.stream_options.take();
         said_anew(&mut request);
         let weight = Weight::in_bytes(&request, model, price.tokenizer);
-        let has_thoughts = request.messages.iter().flat_map(|list| &list.0).any(Message::has_thoughts);
         Ok(Self {
-            has_thoughts,
             model: model.to_owned(),
             price: price.clone(),
             choices: request.n.and_then(|n| u32::try_from(n).ok()).unwrap_or(1),
@@ -268,7 +264,7 @@ impl Order {
         let cap = output_cap.min(self.output_cap);
         let openai = dialect == Dialect::Openai;
         let asks_usage = self.stream() && stream_usage;
-        let request = if openai && self.has_thoughts {
+        let request = if openai && self.messages().any(Message::has_thoughts) {
             Cow::Owned(without_thoughts(&self.request))
         } else {
             Cow::Borrowed(&self.request)
@@ -295,6 +291,10 @@ impl Order {
     /// The model is one of OpenAI's: so says its tokenizer.
     fn is_openai(&self) -> bool {
         self.price.tokenizer != Tokenizer::Unknown
+    }
+
+    fn messages(&self) -> impl Iterator<Item = &Message> {
+        self.request.messages.iter().flat_map(|list| &list.0)
     }
 }
 

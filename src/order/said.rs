@@ -14,15 +14,18 @@ impl Message {
             return;
         }
         (self.annotations, self.parsed) = (None, None);
-        let texts = [&mut self.reasoning, &mut self.reasoning_content];
-        texts.into_iter().for_each(|text| drop(text.take_if(|text| text.is_empty())));
+        for text in [&mut self.reasoning, &mut self.reasoning_content] {
+            drop(text.take_if(|text| text.is_empty()));
+        }
         let forms = [
             &mut self.reasoning_details,
             &mut self.thinking_blocks,
             &mut self.extra_content,
             &mut self.provider_specific_fields,
         ];
-        forms.into_iter().for_each(forget_empty);
+        for form in forms {
+            forget_empty(form);
+        }
         for call in self.tool_calls.iter_mut().flat_map(|calls| &mut calls.0) {
             call.tidy();
         }

@@ -50,7 +50,7 @@ impl<'de> Deserialize<'de> for Schema {
         if !raw.get().starts_with('{') {
             return Err(D::Error::custom("must be an object: a JSON Schema"));
         }
-        unambiguous(&raw, "a JSON Schema").map(Self)
+        unambiguous(raw, "a JSON Schema").map(Self)
     }
 }
 
@@ -84,7 +84,7 @@ impl Serialize for Json {
 
 impl<'de> Deserialize<'de> for Json {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        unambiguous(&Box::<RawValue>::deserialize(deserializer)?, "JSON").map(Self)
+        unambiguous(<&'de RawValue>::deserialize(deserializer)?, "JSON").map(Self)
     }
 }
 
