@@ -81,12 +81,12 @@ async fn an_answer_without_usage_that_reached_its_cap_pays_the_hold() {
 
 const PRICES: &str = r#"
     [plans.free]
-    models = ["vendor/some-model", "gpt-4", "free"]
+    models = ["vendor/some-model", "local-4", "free"]
     max_output_tokens = 1000
     [prices."vendor/some-model"]
     input = "1"
     output = "4"
-    [prices.gpt-4]
+    [prices.local-4]
     input = "30"
     output = "60"
     [prices.free]
@@ -102,8 +102,8 @@ async fn the_model_that_was_ordered_sets_the_price_whatever_the_answer_calls_its
         ("vendor/some-model", "vendor/some-model", false),
         ("free", "gpt-3.5-turbo", true),
         ("free", "gpt-4", true),
-        ("gpt-4", "gpt-4-0613", false),
-        ("gpt-4", "free", true),
+        ("local-4", "local-4-0613", false),
+        ("local-4", "free", true),
     ] {
         for body in [chat("a"), chat_stream("a")] {
             door.upstream.always(move |seen| Talk::words(5).model(said).reply(seen));
@@ -111,7 +111,7 @@ async fn the_model_that_was_ordered_sets_the_price_whatever_the_answer_calls_its
             let row = door.row(&answer).await;
             let (input, output) = match ordered {
                 "free" => (0, 0),
-                "gpt-4" => (30, 60),
+                "local-4" => (30, 60),
                 _ => (1, 4),
             };
             assert_eq!(row.cost(), row.input_tokens.unwrap() * input + 5 * output, "{ordered} {said}: {row:?}");

@@ -251,3 +251,31 @@ async fn the_head_of_an_answer_is_waited_for_no_longer_than_all_of_it() {
     }
     door.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_in_the_other_form_is_delivered_in_the_one_that_was_asked_for_and_priced_once() {
+    let door = Door::open(Settings::new()).await;
+    for kind in ["", "text/plain", "application/json", "text/event-stream"] {
+        door.upstream.always(move |seen| {
+            let mut other = seen.clone();
+            other.body["stream"] = json!(!seen.is_stream());
+            other.body["stream_options"] = json!({"include_usage": true});
+            let mut reply = Talk::words(5).reply(&other);
+            reply.headers.retain(|(name, _)| name != "Content-Type");
+            if !kind.is_empty() {
+                reply.headers.push(("Content-Type".to_owned(), kind.to_owned()));
+            }
+            reply
+        });
+        let stream = door.user("alice").ask(chat_stream("a")).await.expect(200);
+        assert_eq!((stream.said(), stream.events().last().unwrap().as_str()), (" alpha".repeat(5), "[DONE]"), "{kind}");
+        assert!(stream.header("content-type").starts_with("text/event-stream"), "{kind}");
+        let whole = door.user("alice").ask(chat("a")).await.expect(200);
+        assert_eq!(whole.json()["choices"][0]["message"]["content"], " alpha".repeat(5), "{kind}");
+        for answer in [stream, whole] {
+            let row = door.row(&answer).await;
+            assert_eq!((row.state.as_str(), row.output_tokens, row.has("estimated")), ("settled", Some(5), false), "{row:?}");
+        }
+    }
+    door.close().await;
+}
