@@ -274,7 +274,11 @@ async fn an_answer_in_the_other_form_is_delivered_in_the_one_that_was_asked_for_
         assert_eq!(whole.json()["choices"][0]["message"]["content"], " alpha".repeat(5), "{kind}");
         for answer in [stream, whole] {
             let row = door.row(&answer).await;
-            assert_eq!((row.state.as_str(), row.output_tokens, row.has("estimated")), ("settled", Some(5), false), "{row:?}");
+            assert_eq!(
+                (row.state.as_str(), row.output_tokens, row.has("estimated")),
+                ("settled", Some(5), false),
+                "{row:?}"
+            );
         }
     }
     door.close().await;
