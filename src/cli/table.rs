@@ -67,7 +67,7 @@ impl Table {
 
     pub(super) fn row(&mut self, cells: Vec<String>) {
         // A cell may be a name that somebody else chose.
-        self.rows.push(cells.iter().map(|cell| visible(cell).into_owned()).collect());
+        self.rows.push(cells.into_iter().map(|cell| visible(&cell).into_owned()).collect());
     }
 
     /// All lines.

@@ -158,7 +158,8 @@ pub(super) fn keep_private(path: &Path) {
     for suffix in FILES.into_iter().chain([".lock"]) {
         let file = with_suffix(path, suffix);
         let Ok(found) = fs::metadata(&file) else { continue };
-        if !found.is_file() || found.mode() & 0o077 == 0 {
+        let open_to_others = found.mode() & 0o077;
+        if !found.is_file() || open_to_others == 0 {
             continue;
         }
         let (path, mode) = (file.display(), format!("{:03o}", found.mode() & 0o777));
