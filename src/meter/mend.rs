@@ -108,7 +108,7 @@ fn escape<'a>(text: &'a str, out: &mut String) -> &'a str {
 /// A UTF-16 unit as JSON escapes it.
 fn write_unit(unit: u32, out: &mut String) {
     // Writing to memory cannot fail.
-    drop(write!(out, "\\u{unit:04x}"));
+    write!(out, "\\u{unit:04x}").unwrap_or_default();
 }
 
 /// Four hexadecimal digits, and what follows them.
