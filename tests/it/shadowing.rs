@@ -295,7 +295,9 @@ async fn no_version_to_copy_lets_anybody_in() {
          create table public.llm_requests (id uuid primary key, user_id uuid, model text, tokens bigint, cost_usd numeric,
              created_at timestamptz);"
     );
-    root.batch_execute(&tables).await.unwrap();
+    // The functions stay the editor's, and so are the tables.
+    let editor = session(&rest, "editor").await;
+    editor.batch_execute(&tables).await.unwrap();
     let versions: Vec<&str> = script()
         .split("/* Adapt:")
         .skip(1)
@@ -304,7 +306,7 @@ async fn no_version_to_copy_lets_anybody_in() {
         .collect();
     assert_eq!(versions.len(), 6);
     for sql in versions {
-        root.batch_execute(sql).await.unwrap();
+        editor.batch_execute(sql).await.unwrap();
         root.batch_execute("grant execute on all functions in schema tollgate to public").await.unwrap();
         let attacker = session(&rest, "somebody").await;
         shadow(&attacker, script()).await;
