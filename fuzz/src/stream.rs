@@ -184,7 +184,7 @@ fn usage_as_said(data: &[u8], seen: &Seen) {
     let Some(events) = events.map(|payload| Json::read(payload).filter(is_chunk)).collect::<Option<Vec<Json>>>() else {
         return;
     };
-    if !events.iter().any(|event| mentions_usage(event)) {
+    if !events.iter().any(mentions_usage) {
         assert_eq!((seen.measured.usage, seen.measured.partial_usage), (None, None), "nothing was said of usage");
     }
     let said: Vec<&Json> =

@@ -53,6 +53,8 @@ fn shut(_: &TcpListener) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
 
     #[tokio::test]
@@ -62,13 +64,12 @@ mod tests {
         let waiting = (TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap());
         let mut callers = last_callers(&listener).await;
         assert_eq!(callers.len(), 2);
-        let late = tokio::spawn(TcpStream::connect(address));
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        assert!(!late.is_finished(), "it is not let in, and not refused yet");
+        let mut late = Box::pin(TcpStream::connect(address));
+        let soon = tokio::time::timeout(Duration::from_millis(100), &mut late).await;
+        assert!(soon.is_err(), "it is not let in, and not refused yet");
         drop(listener);
-        assert_eq!(late.await.unwrap().unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
+        assert_eq!(late.await.unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
         // What was accepted is whole.
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
         callers.remove(0).write_all(b"yes").await.unwrap();
         let mut said = String::new();
         let mut first = waiting.0;

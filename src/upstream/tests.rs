@@ -230,6 +230,7 @@ async fn a_redirect_is_not_followed() {
 }
 
 #[tokio::test]
+#[allow(clippy::too_many_lines, reason = "one table of what upstreams answer")]
 async fn an_upstreams_errors_are_told_by_the_table() {
     let error = |code: &str, message: &str| {
         format!(r#"{{"error":{{"message":"{message}","type":"t","code":{code},"param":"messages[0].role"}}}}"#)

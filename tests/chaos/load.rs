@@ -276,9 +276,9 @@ pub(crate) fn answer(seen: &Seen, mood: Mood) -> Reply {
 /// The same of a family of the zoo.
 fn scene(deed: &str, number: u64, mood: Mood) -> Scene {
     let words = Scene {
-        thinks: if number % 3 == 0 { number % 7 } else { 0 },
-        cached: number % 4 == 0,
-        calls_a_tool: number % 5 == 0,
+        thinks: if number.is_multiple_of(3) { number % 7 } else { 0 },
+        cached: number.is_multiple_of(4),
+        calls_a_tool: number.is_multiple_of(5),
         pause: Duration::from_millis(number % 9),
         ..Scene::words(number % 20)
     };

@@ -196,7 +196,7 @@ async fn bodies_that_are_announced_and_do_not_come_keep_nobody_else_out() {
         let mut wire = Wire::open(door.front.address()).await;
         let head = format!("POST {PATH} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {}\r\n", mallory.token);
         wire.send(format!("{head}Content-Length: {}\r\n\r\n", 8 * MIB - 1).as_bytes()).await.unwrap();
-        wire.send(&[b' '; 20_000]).await.unwrap();
+        wire.send(&vec![b' '; 20_000]).await.unwrap();
         wires.push(wire);
     }
     sleep(Duration::from_millis(500)).await;
@@ -347,13 +347,13 @@ async fn a_long_history_read_many_times_at_once_makes_nobody_else_slow() {
         bob.get("/api/usage").await.expect(200);
         let read = begun.elapsed();
         bob.ask(chat("meanwhile")).await.expect(200);
-        waited.push((read, begun.elapsed() - read));
+        waited.push((read, begun.elapsed().saturating_sub(read)));
     }
     eprintln!("a history of 400,000 rows takes {alone:?}; beside 30 of them: {waited:?}");
     waited.sort();
     let (read, asked) = waited[waited.len() / 2];
-    assert!(read < alone / 4 + Duration::from_millis(1000), "beside 30 reads of {alone:?} another took {read:?}");
-    assert!(asked < alone / 4 + Duration::from_millis(1000), "and a request {asked:?}");
+    assert!(read < alone / 4 + Duration::from_secs(1), "beside 30 reads of {alone:?} another took {read:?}");
+    assert!(asked < alone / 4 + Duration::from_secs(1), "and a request {asked:?}");
     for one in reading {
         let status = one.await.unwrap();
         assert!([200, 429].contains(&status), "{status}");

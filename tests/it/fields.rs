@@ -304,7 +304,7 @@ async fn usage_is_always_asked_for_and_reaches_only_who_asked() {
     door.close().await;
 }
 
-/// A conversation as clients send it back: with what vLLM, OpenRouter and Gemini answer, and what libraries add.
+/// A conversation as clients send it back: with what `vLLM`, `OpenRouter` and Gemini answer, and what libraries add.
 fn sent_back() -> Value {
     let call = json!({
         "id": "c1", "index": 0, "type": "function", "extra_content": {"google": {"thought_signature": "sig"}},

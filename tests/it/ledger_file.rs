@@ -102,7 +102,9 @@ async fn a_copy_that_is_put_back_counts_only_if_it_has_all_that_was_written() {
     alice.ask(chat("two")).await.expect(200);
     door.quiet_rows().await;
     copy(&newer);
-    FILES.iter().for_each(|name| fs::remove_file(data(&door, name)).unwrap());
+    for name in FILES {
+        fs::remove_file(data(&door, name)).unwrap();
+    }
     // What is written before it is noticed is in no copy.
     sleep(Duration::from_millis(500)).await;
     is_out_of_use(&door, &alice).await;
@@ -116,7 +118,9 @@ async fn a_copy_that_is_put_back_counts_only_if_it_has_all_that_was_written() {
     sleep(Duration::from_secs(1)).await;
     is_out_of_use(&door, &alice).await;
     refused(&door.tollgate(&["pause"]), "serves from another file");
-    FILES.iter().for_each(|name| drop(fs::remove_file(data(&door, name))));
+    for name in FILES {
+        drop(fs::remove_file(data(&door, name)));
+    }
     put(&newer);
     until(&alice, 200).await;
     door.must(&["pause"]);
@@ -135,7 +139,9 @@ async fn another_ledger_in_its_place_is_neither_served_from_nor_paused() {
     alice.ask(chat("one")).await.expect(200);
     let away = door.directory().join("away");
     fs::create_dir(&away).unwrap();
-    FILES.iter().for_each(|name| fs::rename(data(&door, name), away.join(name)).unwrap());
+    for name in FILES {
+        fs::rename(data(&door, name), away.join(name)).unwrap();
+    }
     fs::copy(data(&other, "tollgate.db"), data(&door, "tollgate.db")).unwrap();
     is_out_of_use(&door, &alice).await;
     for command in [&["pause"][..], &["admin-token", "create", "laptop"], &["user", "block", &alice.id.to_string()]] {
@@ -162,7 +168,9 @@ async fn what_a_deleted_log_had_is_saved_and_a_restart_goes_on() {
         alice.ask(chat("one")).await.expect(200);
     }
     door.quiet_rows().await;
-    FILES[1..].iter().for_each(|name| fs::remove_file(data(&door, name)).unwrap());
+    for name in &FILES[1..] {
+        fs::remove_file(data(&door, name)).unwrap();
+    }
     is_out_of_use(&door, &alice).await;
     door.process.kill9();
     door.start().await;

@@ -29,6 +29,7 @@ fn named(text: &str) -> (Vec<String>, Vec<String>) {
 }
 
 /// Everything that `text` names and the database has built in gets a shadow in this session. What has one, by kind.
+#[allow(clippy::too_many_lines, reason = "one statement, written out")]
 async fn shadow(client: &Client, text: &str) -> Vec<(String, String)> {
     let (words, signs) = named(text);
     let list = |names: &[String]| {

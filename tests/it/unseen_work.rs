@@ -136,7 +136,7 @@ async fn a_stopping_server_tells_whoever_stayed_and_does_not_say_that_they_left(
         if seen.is_stream() {
             return Talk::words(900).every(Duration::from_millis(100)).reply(seen);
         }
-        Talk::words(5).reply(seen).after(Duration::from_secs(60))
+        Talk::words(5).reply(seen).after(Duration::from_mins(1))
     });
     let alice = door.user("alice");
     let mut stream = alice.open(chat_stream("a")).await;

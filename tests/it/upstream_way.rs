@@ -22,10 +22,13 @@ use crate::support::settings::Settings;
 /// `proxy-user` and `proxy-canary`, as `Proxy-Authorization` has them.
 const AUTHORIZATION: &str = "Basic cHJveHktdXNlcjpwcm94eS1jYW5hcnk=";
 
+/// The first line of a request, and its authorization.
+type Said = (String, Option<String>);
+
 /// A proxy that opens ways, and forwards what is addressed to it whole; it notes the first line and the authorization.
 struct HttpProxy {
     port: u16,
-    seen: Arc<Mutex<Vec<(String, Option<String>)>>>,
+    seen: Arc<Mutex<Vec<Said>>>,
     listening: JoinHandle<()>,
 }
 
@@ -53,12 +56,12 @@ impl HttpProxy {
         format!("http://proxy-user:proxy-canary@127.0.0.1:{}", self.port)
     }
 
-    fn seen(&self) -> Vec<(String, Option<String>)> {
+    fn seen(&self) -> Vec<Said> {
         self.seen.lock().unwrap().clone()
     }
 }
 
-async fn forward(mut stream: TcpStream, noted: Arc<Mutex<Vec<(String, Option<String>)>>>) {
+async fn forward(mut stream: TcpStream, noted: Arc<Mutex<Vec<Said>>>) {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let Ok(byte) = stream.read_u8().await else { return };

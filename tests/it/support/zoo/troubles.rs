@@ -83,12 +83,11 @@ impl Trouble {
             Self::Overloaded => say(529, "overloaded_error", "Overloaded").header("Retry-After", "11"),
             Self::TooLarge => say(413, "rate_limit_exceeded", SAID),
             Self::Failure => say(500, "server_error", "Something went wrong."),
-            Self::ErrorIn200 => say(200, "server_error", "Provider returned error"),
             Self::ErrorFirst if seen.is_stream() => {
                 let error = shaped(family, 502, "server_error", "Provider returned error");
                 Reply::events(vec![Step::Body(format!("data: {error}\n\n").into_bytes())])
             }
-            Self::ErrorFirst => say(200, "server_error", "Provider returned error"),
+            Self::ErrorIn200 | Self::ErrorFirst => say(200, "server_error", "Provider returned error"),
             Self::FilteredPrompt => say(400, "content_filter", "The prompt was filtered by the content policy."),
             Self::FilteredOutput => say(400, "content_filter", "The output was filtered by the content policy."),
             Self::ToolUseFailed => say(400, "tool_use_failed", "Failed to call a function."),
