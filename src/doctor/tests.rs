@@ -178,7 +178,7 @@ async fn functions_that_are_missing_shut_or_broken_are_told_apart() {
     let shut = with(403, json!({"code": "42501", "message": "permission denied"})).await;
     is(&shut, NAME, Status::Fail, &["may not call", "tollgate sql"]);
     let broken = with(404, json!({"code": "42P01", "message": "relation \"subs\u{1b}\" does not exist"})).await;
-    is(&broken, NAME, Status::Fail, &["42P01", "\\u{1b}", "select public.tollgate_check_user_limits"]);
+    is(&broken, NAME, Status::Fail, &["42P01", "\\u001b", "select public.tollgate_check_user_limits"]);
     let down = with(503, json!({"code": "PGRST001", "message": "no connection"})).await;
     is(&down, "supabase rest", Status::Fail, &["status 503 PGRST001", "SUPABASE_URL"]);
     is(&with(200, json!({"plan": "gold"})).await, NAME, Status::Warn, &["`gold`, which there is not"]);
