@@ -117,7 +117,7 @@ fn settings() -> Settings {
 async fn no_body_takes_more_than_four_times_its_bytes() {
     let door = Door::open(settings()).await;
     let mallory = door.user("mallory");
-    send(&mallory, "{").await.unwrap();
+    counted(&mallory).await; // loads the vocabulary, which stays
     for (what, body) in cheap_bodies(8 * MIB - 1000) {
         forget_peak(&door.process);
         let (before, begun) = (door.process.memory(), Instant::now());
@@ -244,9 +244,10 @@ async fn long_prompts_of_one_user_do_not_keep_another_waiting() {
         waited.push(counted(&bob).await);
     }
     waited.sort();
-    let median = waited[waited.len() / 2];
     eprintln!("alone {alone:?}, beside 30 long prompts {waited:?}");
-    assert!(median < alone * 20 + Duration::from_secs(1), "alone {alone:?}, beside 30 long prompts {median:?}");
+    // The machine may be busy with others once.
+    let worst = waited[waited.len() - 2];
+    assert!(worst < alone * 20 + Duration::from_millis(1500), "alone {alone:?}, beside 30 long prompts {waited:?}");
     for one in sending {
         let status = one.await.unwrap().unwrap();
         assert!([400, 429].contains(&status), "{status}");
