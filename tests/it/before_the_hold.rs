@@ -239,15 +239,13 @@ async fn long_prompts_of_one_user_do_not_keep_another_waiting() {
         .collect();
     // The bodies take a while to arrive; nobody is counted before that.
     let mut waited = Vec::new();
-    while waited.len() < 10 {
+    while waited.len() < 20 {
         sleep(Duration::from_millis(150)).await;
         waited.push(counted(&bob).await);
     }
-    waited.sort();
     eprintln!("alone {alone:?}, beside 30 long prompts {waited:?}");
-    // The machine may be busy with others once.
-    let worst = waited[waited.len() - 2];
-    assert!(worst < alone * 20 + Duration::from_millis(1500), "alone {alone:?}, beside 30 long prompts {waited:?}");
+    let all: Duration = waited.iter().sum();
+    assert!(all < alone * 100 + Duration::from_secs(2), "alone {alone:?}, beside 30 long prompts {waited:?}");
     for one in sending {
         let status = one.await.unwrap().unwrap();
         assert!([400, 429].contains(&status), "{status}");
