@@ -193,7 +193,7 @@ mod tests {
             "✓ 0.0.0.0:8080 for apps",
             "✓ HS256 by JWT_SECRET",
             "up to $50.00 a day",
-            "openai at http://llm.internal/v1 (openai, with a key) for gpt-*, o*, chatgpt-*",
+            "openai at http://llm.internal/v1 (compatible, with a key) for gpt-*, o*, chatgpt-*",
             "✓ the token, the local table, the default plan",
             "✓ free (default): gpt-6-luna, gpt-4o-mini, gpt-3.5-turbo, gpt-4.1-mini, gpt-4.1-nano, gpt-5-mini, gpt-5-nano",
             "10 requests per minute, 50 requests per day, $0.50 per month",

@@ -32,8 +32,8 @@ struct Frame {
 }
 
 /// OpenAI bills 3 tokens for the start of the answer and 3 or 4 a message; the renderer that it has published (of
-/// gpt-oss) opens with some 100 of its own, a call has some 12, all tools some 40, one tool some 12.
-const KNOWN: Frame = Frame { request: 192, message: 16, part: 4, tool_call: 24, tools: 160, tool: 24, format: 64 };
+/// gpt-oss) opens with some 60 of its own, a call has some 12, all tools some 40, one tool some 12.
+const KNOWN: Frame = Frame { request: 96, message: 16, part: 4, tool_call: 24, tools: 160, tool: 24, format: 64 };
 /// Templates of open models open with up to several hundred tokens (dates, channels, a default system prompt) and some
 /// print messages, parts, calls and tools as JSON: the bytes of `{"type": "text", "text": ""}, ` and its like.
 const UNKNOWN: Frame =

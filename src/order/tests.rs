@@ -842,7 +842,7 @@ fn every_text_of_a_prompt_is_weighed() {
 fn the_margin_on_a_count_is_one_part_in_32() {
     let mut order = message(json!({"role": "user", "content": "word ".repeat(3_199)})).unwrap();
     order.count_exactly(u64::MAX);
-    assert_eq!(order.ask(1).input_tokens, 3_200 + 100 + 192 + 16);
+    assert_eq!(order.ask(1).input_tokens, 3_200 + 100 + 96 + 16);
 }
 
 #[test]
