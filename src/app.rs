@@ -57,13 +57,13 @@ use descriptors::Descriptors;
 #[cfg(debug_assertions)]
 pub use drill::panics_when_told;
 pub use places::Place;
-use places::Places;
+use places::{Errand, Places};
 pub use reload::{hangups, keep_reloaded};
 pub use requests::RequestId;
 pub use serving::{Listeners, listen, serve};
 
-/// How many requests one user may have open beyond what the plan lets be held: those that are still sending or draining, and
-/// looks at the account.
+/// How many requests one user may have open beyond what the plan lets be held: those that are still sending or draining. And,
+/// counted by themselves, how many looks at the account.
 pub(crate) const USER_PLACES: u32 = 64;
 
 /// Everything a request may use.
@@ -165,8 +165,11 @@ impl App {
     /// # Errors
     /// `overloaded`: all are taken; `too_many_concurrent`: the user's share is.
     pub fn place(&self, user_id: Uuid, share: u32) -> Result<Place, Refusal> {
-        let most = self.config.load().server.open_requests_max.min(self.descriptors.open_requests());
-        self.places.take(user_id, most, share)
+        self.places.take(user_id, self.places_max(), (Errand::Paid, share))
+    }
+
+    fn places_max(&self) -> usize {
+        self.config.load().server.open_requests_max.min(self.descriptors.open_requests())
     }
 
     /// Another way to the developer's database is in use.
@@ -333,7 +336,7 @@ impl FromRequestParts<Arc<App>> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Refusal> {
         let who = Principal::from_request_parts(parts, app).await?;
-        let place = app.place(who.user_id(), USER_PLACES)?;
+        let place = app.places.take(who.user_id(), app.places_max(), (Errand::Look, USER_PLACES))?;
         Ok(Self { who, place })
     }
 }

@@ -47,10 +47,20 @@ pub(super) struct Places {
     work: Arc<Semaphore>,
 }
 
+/// What a place is for. Each is counted by itself: whoever has many answers open can still see what is left of their plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Errand {
+    /// A request that is paid for.
+    Paid,
+    /// A look at an account: `/api/me` and its like.
+    Look,
+}
+
 /// A user with an open request.
 #[derive(Debug, Default)]
 struct User {
-    open: u32,
+    paid: u32,
+    looks: u32,
     /// Made when it is first needed: most requests are short.
     shares: Option<Arc<Shares>>,
 }
@@ -68,6 +78,7 @@ struct Shares {
 pub struct Place {
     places: Arc<Places>,
     user_id: Uuid,
+    errand: Errand,
     body: Option<Body>,
 }
 
@@ -87,6 +98,15 @@ pub(crate) struct Turn {
     _of_all: Option<OwnedSemaphorePermit>,
 }
 
+impl User {
+    const fn open(&mut self, errand: Errand) -> &mut u32 {
+        match errand {
+            Errand::Paid => &mut self.paid,
+            Errand::Look => &mut self.looks,
+        }
+    }
+}
+
 impl Places {
     /// Places for bodies of so many bytes.
     pub(super) fn new(body_bytes_max: usize) -> Arc<Self> {
@@ -101,16 +121,22 @@ impl Places {
         })
     }
 
-    /// One of `most` places for a user who may have `share` of them.
-    pub(super) fn take(self: &Arc<Self>, user_id: Uuid, most: usize, share: u32) -> Result<Place, Refusal> {
+    /// One of `most` places for a user who may have `share` of them for such errands.
+    pub(super) fn take(
+        self: &Arc<Self>,
+        user_id: Uuid,
+        most: usize,
+        (errand, share): (Errand, u32),
+    ) -> Result<Place, Refusal> {
         let before = self.open.fetch_add(1, Ordering::AcqRel);
         let mine = {
             let mut users = self.users();
             let user = users.entry(user_id).or_default();
-            user.open = user.open.saturating_add(1);
-            user.open
+            let open = user.open(errand);
+            *open = open.saturating_add(1);
+            *open
         };
-        let place = Place { places: self.clone(), user_id, body: None };
+        let place = Place { places: self.clone(), user_id, errand, body: None };
         if before >= most {
             return Err(busy());
         }
@@ -211,8 +237,9 @@ impl Drop for Place {
         self.places.open.fetch_sub(1, Ordering::AcqRel);
         let mut users = self.places.users();
         if let Some(user) = users.get_mut(&self.user_id) {
-            user.open = user.open.saturating_sub(1);
-            if user.open == 0 {
+            let open = user.open(self.errand);
+            *open = open.saturating_sub(1);
+            if user.paid == 0 && user.looks == 0 {
                 users.remove(&self.user_id);
             }
         }
@@ -251,7 +278,7 @@ mod tests {
     const MIB: usize = 1024 * KIB;
 
     fn place(places: &Arc<Places>, user: Uuid) -> Place {
-        places.take(user, 100, 100).unwrap()
+        places.take(user, 100, (Errand::Paid, 100)).unwrap()
     }
 
     #[tokio::test(start_paused = true)]

@@ -59,6 +59,7 @@ async fn told_to_stop_it_is_not_ready_and_serves_newcomers_for_shutdown_delay() 
     assert_eq!((&ready["status"], &ready["parts"]["server"]["ok"]), (&json!("not_ready"), &json!(false)), "{ready}");
     while begun.elapsed() < Duration::from_millis(2500) {
         door.user("alice").ask(chat("just after SIGTERM")).await.expect(200);
+        sleep(Duration::from_millis(20)).await;
     }
     let status = door.process.exited(Duration::from_secs(20)).await;
     assert!(status.success() && begun.elapsed() >= Duration::from_secs(4), "{status:?} after {:?}", begun.elapsed());

@@ -116,6 +116,20 @@ fn each_promise_of_the_security_page_has_tests_and_each_is_run() {
 }
 
 #[test]
+fn each_test_that_the_page_of_cases_names_is_there_and_is_run() {
+    let page = include_str!("../../docs/field.md");
+    let names = page.lines().filter(|line| line.starts_with('|')).flat_map(|line| line.split('`').skip(1).step_by(2));
+    let names: BTreeSet<&str> = names.filter(|name| name.contains("::") && !name.contains(' ')).collect();
+    assert!(names.len() > 50, "the page is read: {}", names.len());
+    let (own, ignored) = (own_tests(&[]), own_tests(&["--ignored"]));
+    let wrong: Vec<String> = names
+        .into_iter()
+        .filter_map(|name| flaw_of(name, &own, &ignored).map(|flaw| format!("{name} {flaw}")))
+        .collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
 fn a_test_that_is_gone_or_left_out_would_be_missed() {
     let (own, ignored) = (own_tests(&[]), BTreeSet::from(["limits::left_out".to_owned()]));
     let flaw_of = |name: &str| flaw_of(name, &own, &ignored).unwrap_or("none");
