@@ -268,7 +268,7 @@ impl Reports {
     /// # Errors
     /// The ledger cannot be read.
     pub fn is_flagged(&self, upstream: &str, flag: &str, since: Timestamp) -> Result<bool, Failure> {
-        let sql = "select 1 from ledger.requests
+        let sql = "select flags from ledger.requests
                    where id >= $1 and upstream = $2 and ',' || flags || ',' like '%,' || $3 || ',%' limit 1";
         let params = [id_before(since).into(), upstream.to_owned().into(), flag.to_owned().into()];
         Ok(self.db.query_one(sql, &params)?.is_some())

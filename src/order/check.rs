@@ -95,8 +95,8 @@ fn message(message: &Message) -> Checked {
     let role = role(message)?;
     let is_assistant = role == "assistant";
     known_or_empty(message.unknown.as_deref(), is_assistant)?;
-    for (name, given) in of_assistants(message) {
-        only(given, is_assistant, name, "assistant")?;
+    if !is_assistant && let Some((name, _)) = of_assistants(message).into_iter().find(|(_, given)| *given) {
+        only(true, false, name, "assistant")?;
     }
     only(message.tool_call_id.is_some(), role == "tool", "tool_call_id", "tool")?;
     if role == "tool" && message.tool_call_id.is_none() {

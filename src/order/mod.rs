@@ -28,7 +28,7 @@ use serde::Serialize;
 use crate::clock::Timestamp;
 use crate::config::{CapName, Dialect, Manner};
 use crate::error::{Code, Refusal};
-use crate::model::ModelTable;
+use crate::model::{Model, ModelTable};
 use crate::plan::{Ask, Plan};
 use crate::price::{Price, PriceTable, Tokenizer};
 use crate::tokens;
@@ -93,8 +93,8 @@ impl Order {
         let mut request = read(body)?;
         check::request(&request, terms.plan)?;
         image::prepare(&mut request)?;
-        let (model, price) = model(request.model.as_deref(), terms)?;
-        let is_plain = reasoning::settle(&mut request, (model, price), terms);
+        let (model, price, known) = model(request.model.as_deref(), terms)?;
+        let is_plain = reasoning::settle(&mut request, price, known, terms.plan);
         let cap = request.max_completion_tokens.or(request.max_tokens);
         let cap = cap.and_then(|cap| u32::try_from(cap).ok()).unwrap_or(u32::MAX);
         let options = request.stream_options.take();
@@ -353,15 +353,23 @@ fn read(body: &[u8]) -> Result<Request, Refusal> {
     Ok(request)
 }
 
+/// A model's canonical name, its price, and what else is known of it.
+type Ordered<'a> = (&'a str, &'a Price, Option<&'a Model>);
+
 /// The canonical name and the price of the model asked for, or else of the plan's first.
-fn model<'a>(asked: Option<&str>, terms: &Terms<'a>) -> Result<(&'a str, &'a Price), Refusal> {
+fn model<'a>(asked: Option<&str>, terms: &Terms<'a>) -> Result<Ordered<'a>, Refusal> {
     let models = &terms.plan.models;
     let name = asked.or(models.first().map(String::as_str)).unwrap_or_default();
     let asked = terms.prices.resolve(name).filter(|(name, _)| models.iter().any(|model| model == name));
     let asked = asked.ok_or_else(|| not_allowed(name, models))?;
+    let known = terms.models.get(asked.0);
+    if known.is_none_or(|model| model.successor(terms.now).is_none()) {
+        return Ok((asked.0, asked.1, known));
+    }
     // A name that its provider shut down is answered, and paid, as its successor.
-    let living = terms.models.living(asked.0, terms.now);
-    Ok(terms.prices.models.get_key_value(living).map_or(asked, |(name, price)| (name.as_str(), price)))
+    let living = terms.prices.models.get_key_value(terms.models.living(asked.0, terms.now));
+    let (name, price) = living.map_or(asked, |(name, price)| (name.as_str(), price));
+    Ok((name, price, terms.models.get(name)))
 }
 
 fn not_allowed(name: &str, models: &[String]) -> Refusal {

@@ -1,22 +1,21 @@
 //! How long the model may think: the plan's highest effort, and what a model refuses while it thinks.
 
-use super::Terms;
 use super::wire::Request;
 use crate::model::{Effort, Model};
+use crate::plan::Plan;
 use crate::price::Price;
 
 /// Lowers the effort of a request to the plan's, and takes out what the model would refuse with it. True if the model
 /// certainly does not reason then.
-pub(super) fn settle(request: &mut Request, (name, price): (&str, &Price), terms: &Terms<'_>) -> bool {
+pub(super) fn settle(request: &mut Request, price: &Price, known: Option<&Model>, plan: &Plan) -> bool {
     let unknown = Model::default();
-    let known = terms.models.get(name);
     let model = known.unwrap_or(&unknown);
     let asked = request.reasoning_effort.as_deref().and_then(Effort::parse);
-    let choice = model.effort(asked, terms.plan.reasoning_effort_max);
+    let choice = model.effort(asked, plan.reasoning_effort_max);
     if choice.sent != asked {
         request.reasoning_effort = choice.sent.map(|effort| effort.as_str().to_owned());
     }
-    if !choice.is_none {
+    if !choice.is_none && model.refuses_something() {
         drop_refused(request, model);
     }
     !price.reasoning || choice.is_none
