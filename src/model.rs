@@ -237,8 +237,7 @@ mod tests {
 
     #[test]
     fn successors_in_a_circle_end() {
-        let followed_by =
-            |to: &str| Model { succession: Some((Timestamp::EPOCH, to.to_owned())), ..Model::default() };
+        let followed_by = |to: &str| Model { succession: Some((Timestamp::EPOCH, to.to_owned())), ..Model::default() };
         let models = [("a".to_owned(), followed_by("b")), ("b".to_owned(), followed_by("a"))].into_iter().collect();
         let table = ModelTable { models };
         assert!(["a", "b"].contains(&table.living("a", Timestamp::MAX)));
