@@ -55,7 +55,12 @@ fn way_fix(upstream: &UpstreamConfig, trouble: &str, url: &str) -> String {
 async fn manner(case: Arc<Case>, place: usize) -> Vec<Check> {
     let (tell, told) = oneshot::channel();
     // A thread of its own, as a disk that hangs would keep tokio's from ending.
-    let work = move || drop(tell.send(refused_members(&case, place)));
+    let runtime = tokio::runtime::Handle::current();
+    let work = move || {
+        // A ledger on Postgres is asked on the runtime.
+        let _entered = runtime.enter();
+        drop(tell.send(refused_members(&case, place)));
+    };
     match std::thread::Builder::new().name("doctor".to_owned()).spawn(work) {
         Ok(_) => told.await.unwrap_or_default(),
         Err(_) => Vec::new(),

@@ -702,7 +702,7 @@ fn a_prompt_over_the_plan_is_refused_with_both_numbers() {
     let mut order = message(json!({"role": "user", "content": "word ".repeat(4_000)})).unwrap();
     let refusal = order.check_input(&plan()).unwrap_err();
     assert_eq!((refusal.code, refusal.param.as_deref()), (Code::InvalidRequest, Some("messages")));
-    assert!(refusal.message.contains("20208") && refusal.message.contains("16000"), "{}", refusal.message);
+    assert!(refusal.message.contains("20112") && refusal.message.contains("16000"), "{}", refusal.message);
     order.count_exactly(u64::MAX);
     assert!(order.is_counted());
     assert_eq!(order.check_input(&plan()), Ok(()));
