@@ -2,6 +2,8 @@
 //!
 //! A model that the table does not have is passed what the request says. Sources and format: `models.toml`.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
 use crate::clock::Timestamp;
@@ -138,14 +140,14 @@ impl Model {
 /// Every model of which something is known, by its canonical name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ModelTable {
-    models: foldhash::HashMap<String, Model>,
+    models: BTreeMap<String, Model>,
 }
 
 impl ModelTable {
     /// The table that comes with the program. A test reads every entry of it.
     #[must_use]
     pub fn shipped() -> Self {
-        let mut models: foldhash::HashMap<String, Model> = toml::from_str(SHIPPED).unwrap_or_default();
+        let mut models: BTreeMap<String, Model> = toml::from_str(SHIPPED).unwrap_or_default();
         for model in models.values_mut() {
             model.succession = model.gone_from().zip(model.successor.clone());
         }
@@ -192,7 +194,7 @@ mod tests {
 
     #[test]
     fn every_shipped_entry_is_read_and_has_a_price() {
-        let entries: std::collections::BTreeMap<String, Model> = toml::from_str(SHIPPED).unwrap();
+        let entries: BTreeMap<String, Model> = toml::from_str(SHIPPED).unwrap();
         let prices = PriceTable::shipped();
         for (name, model) in &entries {
             let (canonical, price) = prices.resolve(name).unwrap_or_else(|| panic!("{name} has no price"));
