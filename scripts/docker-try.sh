@@ -2,7 +2,7 @@
 # Tries what the pages say of Docker, on an engine of its own that touches nothing of this machine: its network is a namespace,
 # and all that it makes lies in one folder. The base images are stand-ins made of Debian's packages, so no registry is needed.
 #
-#   scripts/docker-try.sh target/debug/tollgate [--install] [--source] [--keep-logs FOLDER]
+#   scripts/docker-try.sh target/debug/tollgate [--install] [--source] [--only WORD]
 #
 # --install installs what is missing (Debian, as root); --source builds the image from source too, which takes ten minutes.
 # Where no engine can be started it says NOT CHECKED and why, and ends well: what needs no engine is checked by
