@@ -217,15 +217,15 @@ mod tests {
 
     /// 403 × 302 pixels each, written by Pillow.
     const FILES: [(&str, &[u8]); 9] = [
-        ("png", include_bytes!("../../tests/images/plain.png")),
-        ("jpeg", include_bytes!("../../tests/images/plain.jpg")),
-        ("progressive jpeg", include_bytes!("../../tests/images/progressive.jpg")),
-        ("jpeg with a thumbnail of 160 × 120 in its EXIF", include_bytes!("../../tests/images/thumbnail.jpg")),
-        ("gif", include_bytes!("../../tests/images/plain.gif")),
-        ("lossy webp", include_bytes!("../../tests/images/lossy.webp")),
-        ("lossless webp", include_bytes!("../../tests/images/lossless.webp")),
-        ("animated webp", include_bytes!("../../tests/images/animated.webp")),
-        ("heic", include_bytes!("../../tests/images/photo.heic")),
+        ("png", include_bytes!("images/plain.png")),
+        ("jpeg", include_bytes!("images/plain.jpg")),
+        ("progressive jpeg", include_bytes!("images/progressive.jpg")),
+        ("jpeg with a thumbnail of 160 × 120 in its EXIF", include_bytes!("images/thumbnail.jpg")),
+        ("gif", include_bytes!("images/plain.gif")),
+        ("lossy webp", include_bytes!("images/lossy.webp")),
+        ("lossless webp", include_bytes!("images/lossless.webp")),
+        ("animated webp", include_bytes!("images/animated.webp")),
+        ("heic", include_bytes!("images/photo.heic")),
     ];
 
     fn of(file: &[u8]) -> Option<Size> {

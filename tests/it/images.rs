@@ -44,7 +44,7 @@ async fn a_phones_photo_fits_the_built_in_plan() {
 async fn a_data_url_is_read_by_the_rule_of_browsers_and_sent_in_one_form() {
     let door = Door::open(built_in()).await;
     let alice = door.user("alice");
-    let encoded = STANDARD.encode(include_bytes!("../images/plain.jpg"));
+    let encoded = STANDARD.encode(include_bytes!("../../src/order/images/plain.jpg"));
     let lines = encoded.as_bytes().chunks(76).map(|line| std::str::from_utf8(line).unwrap()).collect::<Vec<_>>();
     let forms = [
         format!("data:image/jpg;base64,{encoded}"),
