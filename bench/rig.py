@@ -319,12 +319,13 @@ class Tollgate(Target):
     """Everything on: ES256 tokens, three limits and a ceiling, `synchronous=FULL`, logs to a file."""
 
     name = "tollgate"
+    binary = TOLLGATE
     ready_path = "/health/ready"
     limits = LIMITS
     on_disconnect = "drain"
 
     def missing(self):
-        return None if os.path.exists(TOLLGATE) else "it is not built (cargo build --release)"
+        return None if os.path.exists(self.binary) else "it is not built (cargo build --release)"
 
     def store(self):
         """The ledger's address."""
@@ -336,7 +337,7 @@ class Tollgate(Target):
             file.write(text)
 
     def command(self):
-        return [TOLLGATE, "serve"]
+        return [self.binary, "serve"]
 
 
 class TollgateOnPostgres(Tollgate):

@@ -5,6 +5,7 @@
     bench/run.py overshoot                  a budget for ten under 200 at once; 10,000 streams cut at random
     bench/run.py soak [--minutes N]         half an hour at half load with hang-ups
     bench/run.py growth [--users N --rows N] 1,000 users against 1,000,000, 100 rows of log against 10,000,000
+    bench/run.py compare --with BINARY      this build against another one, in turns: CPU a request
     bench/run.py report                     the two files again, from bench/figures/
 
 Each writes its figures to bench/figures/NAME.json and then the report.
@@ -214,6 +215,37 @@ def holds_on(server, targets, tokens, scale):
     result["postgres_cpu_s_per_1k"] = (rig.cpu_seconds(server.pid()) - before) * 1000 / max(1, result["ok"])
     say(f"holds on Postgres: {result['per_second']:.0f}/s")
     return result
+
+
+# --- two builds beside each other ---
+
+COMPARED = {"chat": chat, "burst": burst, "paced": paced}
+
+
+def compare(args):
+    """CPU a request of this build over that of another, in short turns, so that a noisy machine is noisy for both. Each
+    turn is a ratio; its median counts. The other may be a script that starts a binary in another way."""
+    if not args.other:
+        raise SystemExit("say which binary to compare with: --with BINARY")
+    ratios = {row: [] for row in COMPARED}
+    with scratch() as folder, rig.Upstream(folder).serve() as upstream, contextlib.ExitStack() as running:
+        tokens = upstream.tokens(1000)
+        pair = [rig.Tollgate(os.path.join(folder, name), upstream) for name in ("this", "other")]
+        pair[1].binary = os.path.abspath(args.other)
+        for target in pair:
+            running.enter_context(target.serve())
+            burn(target, tokens=tokens, requests=5000, concurrency=64)
+        for number in range(args.rounds or 10):
+            for row, measure in COMPARED.items():
+                used = {}
+                # Whoever comes second finds the caches warm: they take turns at that too.
+                for target in pair if number % 2 == 0 else reversed(pair):
+                    used[target] = measure(target, tokens, args.scale or 0.25)["cpu_s_per_1k"]
+                ratios[row].append(used[pair[0]] / used[pair[1]])
+                say(f"turn {number + 1} {row}: {used[pair[0]]:.4f} against {used[pair[1]]:.4f}: {ratios[row][-1]:.3f}")
+    for row, found in ratios.items():
+        low, _, high = statistics.quantiles(found, n=4)
+        say(f"{row}: {statistics.median(found):.3f} (half of the turns within {low:.3f} and {high:.3f})")
 
 
 # --- the overshoot test ---
@@ -435,10 +467,11 @@ def seed(path, users, rows):
 def main():
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="?", default="all", choices=["all", "overshoot", "soak", "growth", "report"])
+    parser.add_argument("what", nargs="?", default="all", choices=["all", "overshoot", "soak", "growth", "compare", "report"])
     parser.add_argument("--quick", action="store_true", help="two minutes: one round, fewer requests")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--scale", type=float, help="the share of the full number of requests")
+    parser.add_argument("--with", dest="other", metavar="BINARY", help="what `compare` compares with")
     parser.add_argument("--note", default="", help="a sentence for the head of the results")
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--rate", type=float, default=500, help="streams a second of the soak")
@@ -446,7 +479,7 @@ def main():
     parser.add_argument("--rows", type=int, default=10_000_000)
     args = parser.parse_args()
     rig.end_on_sigterm()
-    whats = {"all": measure_all, "overshoot": overshoot, "soak": soak, "growth": growth, "report": lambda _: report.write()}
+    whats = {"all": measure_all, "overshoot": overshoot, "soak": soak, "growth": growth, "compare": compare, "report": lambda _: report.write()}
     whats[args.what](args)
 
 

@@ -4,14 +4,17 @@ import { ApiError, NOT_KEPT, api, errorBox, known, live, onSignedOut } from "./a
 import { field, fill, h, icon, toast } from "./dom.js";
 import { repaint } from "./charts.js";
 import { auditPage } from "./audit.js";
+import { modelsPage } from "./models.js";
 import { openPage } from "./open.js";
 import { overviewPage } from "./overview.js";
+import { promptsPage } from "./prompts.js";
+import { purchasesPage } from "./purchases.js";
 import { userPage } from "./user.js";
 import { usersPage } from "./users.js";
 import { clockTime, zone } from "./format.js";
 
 const app = document.getElementById("app");
-const PAGES = [["#/", "Overview", overviewPage], ["#/users", "Users", usersPage], ["#/open", "Open", openPage], ["#/audit", "Audit", auditPage]];
+const PAGES = [["#/", "Overview", overviewPage], ["#/users", "Users", usersPage], ["#/open", "Open", openPage], ["#/models", "Models", modelsPage], ["#/prompts", "Prompts", promptsPage], ["#/purchases", "Purchases", purchasesPage], ["#/audit", "Audit", auditPage]];
 const THEMES = { auto: "As the system", light: "Light", dark: "Dark" };
 
 const storage = {
@@ -64,7 +67,7 @@ function signIn(lead) {
     field("Admin token", token, "TOLLGATE_ADMIN_TOKEN, or one made by “tollgate admin-token create NAME --scope read”."), problem, button);
   fill(app, h("main.lonely", { id: "main", tabindex: "-1" }, h("div.card.sign-in",
     h("div.brand.large", h("span.mark", icon("gate")), h("h1", "Tollgate")),
-    h("p.muted", lead ?? "What your users spend, and the means to steer it."), form)));
+    h("p.muted", lead ?? "See what your users spend, and control it."), form)));
   token.focus();
 
   async function send(event) {
@@ -85,7 +88,7 @@ function signIn(lead) {
 
 // The token was right, and the browser kept no cookie: it is `Secure`, so a page by plain http keeps one on localhost at most.
 function notKept(error) {
-  throw error.status === 401 ? Object.assign(error, { code: NOT_KEPT, message: "The token is right, but this browser keeps no session here." }) : error;
+  throw error.status === 401 ? Object.assign(error, { code: NOT_KEPT, message: "The token is valid, but the browser does not keep the session." }) : error;
 }
 
 function frame(answer) {
@@ -148,7 +151,7 @@ function frame(answer) {
   function showState(next) {
     const text = { live: "Live", polling: "Every 5 s", lost: `Connection lost${state.dataset.at ? ` at ${state.dataset.at}` : ""}, trying again`, connecting: "Connecting" }[next];
     fill(state, h("span", { class: `dot ${{ live: "ok", polling: "warn", lost: "bad" }[next] ?? ""}` }), h("span.state-text", text));
-    state.title = { live: "Figures come as they change.", polling: "The live stream cannot be had; figures are asked for every 5 seconds." }[next] ?? "";
+    state.title = { live: "The figures update as they change.", polling: "Live updates do not get through; the page asks every 5 seconds." }[next] ?? "";
     document.body.classList.toggle("is-lost", next === "lost");
     if (next === "lost" && !page) fill(main, errorBox(known(new ApiError(0, "unreachable", "Tollgate does not answer.", null, null))));
   }

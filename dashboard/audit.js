@@ -31,7 +31,7 @@ export function auditPage({ main }) {
   }
 
   function show() {
-    if (!rows.length) return fill(changes, empty("No changes yet", "A plan that is set, a user blocked, a credit, a pause: each leaves a line here, whether made on this page, by the API or on the command line."));
+    if (!rows.length) return fill(changes, empty("No changes yet", "Each plan, block, grant, raised limit and pause leaves a line here, whether it was made on this page, through the API or on the command line."));
     fill(changes, table("Changes", [
       { label: "When", wrap: true, cell: (row) => f.time(row.at) },
       { label: "By", wide: true, cell: (row) => row.by ?? "–" },
@@ -52,7 +52,7 @@ export function auditPage({ main }) {
           { label: "Made", wide: true, cell: (row) => f.time(row.created_at) },
           { label: "Last used", number: true, cell: (row) => (row.last_used_at ? f.time(row.last_used_at, { ago: true }) : "never") },
         ], page.rows)
-        : empty("No tokens were made", "Give each colleague and each script one of their own: it can be revoked alone, and its name stands in the audit.", code("tollgate admin-token create laptop --scope read")));
+        : empty("No tokens were made", "Give each colleague and each script a token of their own. You can revoke it separately, and the audit shows its name.", code("tollgate admin-token create laptop --scope read")));
     } catch (error) {
       if (!closed) fill(tokens, errorBox(known(error), loadTokens));
     }

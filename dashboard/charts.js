@@ -26,7 +26,7 @@ export function timeChart(caption) {
   const legend = h("div.legend");
   const canvas = h("div.plot", { role: "img" });
   const tip = h("div.tip", { hidden: true, "aria-hidden": "true" });
-  const nothing = h("p.nothing", { hidden: true }, "Nothing in this time.");
+  const nothing = h("p.nothing", { hidden: true }, "Nothing in this period.");
   const note = h("p.muted.small.note", { hidden: true });
   const figures = h("div");
   const details = h("details.figures", h("summary", "The figures as a table"), figures);

@@ -30,6 +30,9 @@ function written(amount, decimals) {
 /** Micro-dollars for people. */
 export const money = (amount) => written(amount, places(amount));
 
+/** Dollars as the server writes them, without the zeros that say nothing: `$0.10`. */
+export const price = (dollars) => `$${dollars.replace(/(\.\d\d\d*?)0+$/, "$1")}`;
+
 /** One way of writing for a whole column, so that the points stand below each other. */
 export function moneyColumn(amounts) {
   const decimals = places(Math.max(0, ...amounts));
@@ -128,6 +131,6 @@ export const amountOf = (unit, value) => (unit === "cost_usd" ? micros(value) : 
 /** The same for people. */
 export const amountText = (unit, amount) => (unit === "cost_usd" ? money(amount) : count(amount));
 /** What a unit is called. */
-export const unitName = (unit) => ({ requests: "Requests", tokens: "Tokens", cost_usd: "Spend" })[unit] ?? unit;
+export const unitName = (unit) => ({ requests: "Requests", tokens: "Tokens", cost_usd: "Spend", images: "Images", audio_seconds: "Seconds of audio", characters: "Characters" })[unit] ?? unit;
 /** What a window is called. */
 export const perName = (per) => (per === "lifetime" ? "in a lifetime" : per === "period" ? "a billing period" : `a ${per}`).replace("a hour", "an hour");

@@ -7,10 +7,14 @@ import * as f from "./format.js";
 
 const RANGES = [["today", "Today", 1], ["7d", "7 days", 7], ["30d", "30 days", 30], ["90d", "90 days", 90]];
 const AGAIN_MS = 60_000;
+const BREAKER = { open: "failed lately, tried last", half_open: "failed lately, tried again now" };
+
 const REFUSED = {
   quota_exceeded: "a limit a day, month or period was reached",
   rate_limited: "a limit a minute or hour was reached",
   too_many_concurrent: "more open requests than the plan has",
+  answer_gone: "sent before with the same Idempotency-Key",
+  idempotency_key_reused: "an Idempotency-Key of another request",
   token_expired: "the app must refresh its token",
   missing_token: "no token was sent",
   invalid_token: "a token that is not a user's",
@@ -41,6 +45,7 @@ export function overviewPage({ main, session, overview: first }) {
   const figures = h("div.figures-row");
   const banner = h("div");
   const problem = h("div");
+  const ends = h("div.spaced");
   const spend = timeChart("Spend");
   const requests = timeChart("Requests");
   const ttft = timeChart("Time to first token, median");
@@ -53,7 +58,7 @@ export function overviewPage({ main, session, overview: first }) {
 
   fill(main,
     h("div.page-head", h("div", h("h1", { tabindex: "-1" }, "Overview"), subtitle), session.canWrite && pauseButton),
-    banner, figures, problem, firstSteps,
+    banner, figures, problem, ends, firstSteps,
     h("div.section-head", h("h2", "Over time"), choice), body,
     h("div.section-head", h("h2", "Health"), h("p.muted.small", "Refusals and upstreams are counted since this server started.")), health);
   fill(body,
@@ -79,6 +84,7 @@ export function overviewPage({ main, session, overview: first }) {
     showBanner();
     fill(figures, ceilingFigure(), countFigures());
     showHealth();
+    showEnds();
     if (loaded !== what()) load();
   }
 
@@ -88,6 +94,18 @@ export function overviewPage({ main, session, overview: first }) {
     fill(banner, now.paused !== null && h("div.banner", { role: "status" },
       h("div", h("strong", "Paused. "), "New requests are refused with 503 paused", now.paused ? ": " : ".", now.paused && h("q", now.paused)),
       session.canWrite && h("button.button", { type: "button", onclick: resume }, "Resume")));
+  }
+
+  // Models of the plans that their provider shuts down soon.
+  function showEnds() {
+    const rows = now.model_ends;
+    const days = (row) => row.days_left < 0 ? "over" : row.days_left === 0 ? "today" : `in ${f.plural(row.days_left, "day")}`;
+    fill(ends, rows.length > 0 && card("Models that are shut down soon", {}, table("Models that are shut down soon", [
+      { label: "Model", grow: true, wrap: true, cell: (row) => [h("code", row.model), h("div.narrow.muted.small", row.plans.join(", "))] },
+      { label: "Plans", wide: true, cell: (row) => row.plans.join(", ") },
+      { label: "Last day", wrap: true, cell: (row) => [row.last_day, h("span.muted", ` ${days(row)}`)] },
+      { label: "Then", wrap: true, cell: (row) => row.successor ? h("code", row.successor) : h("span.warn-text", "nothing: requests fail") },
+    ], rows)));
   }
 
   function ceilingFigure() {
@@ -123,19 +141,19 @@ export function overviewPage({ main, session, overview: first }) {
     fill(health,
       card("Refusals by code", {}, refused.length
         ? barList("Refusals by code", refused.map((row) => ({ name: h("code", row.code), value: row.count, text: f.count(row.count), sub: REFUSED[row.code], colour: "plain" })))
-        : empty("Nobody was refused", "Who passes a limit or sends a wrong token is counted here by code.")),
+        : empty("No request was refused", "Requests over a limit or with a wrong token are counted here by code.")),
       h("div.stack", card("Upstreams", {}, now.upstreams.length
         ? table("Upstreams", [
-          { label: "Name", grow: true, cell: (row) => [h("span", { class: row.ok ? "dot ok" : "dot bad" }), row.name, !row.ok && h("span.muted", " – out of use")] },
+          { label: "Name", grow: true, cell: (row) => [h("span", { class: row.ok && row.breaker === "closed" ? "dot ok" : "dot bad" }), row.name, !row.ok && h("span.muted", " – out of use"), row.ok && row.breaker !== "closed" && h("span.muted", ` – ${BREAKER[row.breaker]}`)] },
           { label: "Requests", number: true, cell: (row) => f.compact(row.requests) },
           { label: "Errors", number: true, cell: (row) => [f.compact(row.errors), h("span.muted", ` ${f.percent(row.errors, row.requests)}`)] },
         ], now.upstreams)
-        : empty("No upstream", "Name one in [[upstreams]] of tollgate.toml.")),
+        : empty("No upstream", "Add one under [[upstreams]] in tollgate.toml.")),
       card("Outbox to your database", {}, box
         ? h("div", h("p.figure-value", f.count(box.waiting), h("span.of", box.waiting === 1 ? " entry waits" : " entries wait")),
-          h("p.muted.small", box.waiting ? `The oldest for ${f.span(box.oldest_seconds ?? 0)}.` : "All charged requests were handed over."),
-          (box.oldest_seconds ?? 0) > 300 && h("p.warn-text", "It lags: your database may be down, or log_request fails. “tollgate doctor” says which."))
-        : empty("Not in use", "With your database configured, each charged request is handed to its log_request function."))));
+          h("p.muted.small", box.waiting ? `The oldest for ${f.span(box.oldest_seconds ?? 0)}.` : "All charged requests were delivered."),
+          (box.oldest_seconds ?? 0) > 300 && h("p.warn-text", "It lags. Your database may be down, or log_request fails; “tollgate doctor” says which."))
+        : empty("Not in use", "If your database is configured, each charged request is passed to its log_request function."))));
   }
 
   // What the charts are of. The first request of a day shows in them at once, as it does in the figures above them.
@@ -161,8 +179,8 @@ export function overviewPage({ main, session, overview: first }) {
       showCharts(series.rows, from, days);
       showWhere(models, plans, users);
       const none = series.rows.every((row) => row.requests === 0);
-      fill(firstSteps, none && now.today.requests === 0 && h("section.card", { "aria-label": "First steps" }, empty(`No requests ${days === 1 ? "today" : "in this time"}: send one, and it shows here.`,
-        firstRequest(), h("p.muted.small", "A token of your app works as well as this development token. Users appear under Users with their first request."))));
+      fill(firstSteps, none && now.today.requests === 0 && h("section.card", { "aria-label": "First steps" }, empty(`No requests ${days === 1 ? "today" : "in this period"}. Send one, and it appears here.`,
+        firstRequest(), h("p.muted.small", "A token of your app works too, in place of this development token. A user appears under Users with their first request."))));
     } catch (error) {
       if (error.name === "AbortError") return;
       loaded = "";
@@ -195,7 +213,7 @@ export function overviewPage({ main, session, overview: first }) {
     ttft.set({
       labels, names, axis: (ticks) => ticks.map(f.milliseconds),
       series: [{ label: "Median", values: median, kind: "line", colour: "ttft", format: f.milliseconds }],
-      summary: told.length ? `Median time to first token: between ${f.milliseconds(Math.min(...told))} and ${f.milliseconds(Math.max(...told))}.` : "No answers in this time.",
+      summary: told.length ? `Median time to first token: between ${f.milliseconds(Math.min(...told))} and ${f.milliseconds(Math.max(...told))}.` : "No answers in this period.",
       columns: [first, { label: "Median", number: true, cell: (row) => f.milliseconds(median[row.index]) }],
     });
   }
@@ -249,8 +267,8 @@ export function overviewPage({ main, session, overview: first }) {
     const reason = h("input", { type: "text", maxlength: "200", required: true, autocomplete: "off" });
     const done = await ask({
       title: "Pause all requests?", action: "Pause", danger: true, explain: errorBox,
-      lead: "New requests of every user are refused with 503 paused until you resume. Streams that are open go on to their end.",
-      fields: [field("Reason", reason, "It is logged and kept in the audit. For example: a key leaked.")],
+      lead: "New requests of all users are refused with 503 paused until you resume. Open streams continue to their end.",
+      fields: [field("Reason", reason, "It is logged and kept in the audit, for example: a key leaked.")],
       send: () => api("pause", { method: "POST", body: { reason: reason.value.trim() } }),
     });
     if (done) await refresh("Paused.");
@@ -259,7 +277,7 @@ export function overviewPage({ main, session, overview: first }) {
   async function resume() {
     try {
       await api("resume", { method: "POST", body: {} });
-      await refresh("Resumed: requests are served again.");
+      await refresh("Resumed. Requests are served again.");
     } catch (error) {
       fill(problem, errorBox(known(error), resume));
     }

@@ -24,6 +24,7 @@ export function userPage({ main, session, id }) {
   const latest = h("div");
   const limits = h("div");
   const credits = h("div");
+  const raises = h("div");
   const summary = h("div");
   const problem = h("div");
 
@@ -66,7 +67,7 @@ export function userPage({ main, session, id }) {
     fill(content,
       h("div.grid.side",
         card("Limits", {}, limits),
-        h("div.stack", card("This month", {}, summary), card("Credits", {}, credits))),
+        h("div.stack", card("This month", {}, summary), card("Credits", {}, credits), card("Raised limits", {}, raises))),
       card("Latest requests", { class: "list" }, latest));
   }
 
@@ -78,16 +79,18 @@ export function userPage({ main, session, id }) {
     actions.dataset.want = want;
     fill(actions,
       h("button.button", { type: "button", onclick: changePlan }, "Change plan"),
-      h("button.button", { type: "button", onclick: giveCredit }, "Give credit"),
-      data.user.blocked ? h("button.button", { type: "button", onclick: unblock }, "Unblock") : h("button.button.danger-outline", { type: "button", onclick: block }, "Block"));
+      h("button.button", { type: "button", onclick: grantCredits }, "Give credits"),
+      h("button.button", { type: "button", onclick: raiseLimit }, "Raise a limit"),
+      data.user.blocked ? h("button.button", { type: "button", onclick: unblock }, "Unblock") : h("button.button.danger-outline", { type: "button", onclick: block }, "Block"),
+      h("button.button.danger-outline", { type: "button", onclick: forget }, "Forget"));
   }
 
   function showLimits() {
-    if (!data.limits.length) return fill(limits, empty("This plan has no limits", "The ceiling of the whole app still holds. Limits are set in [plans] of tollgate.toml."));
+    if (!data.limits.length) return fill(limits, empty("This plan has no limits", "The ceiling of the whole app still applies. Limits are set under [plans] in tollgate.toml."));
     fill(limits, h("ul.limits", data.limits.map((limit) => {
       const [all, used, held, left] = [limit.limit, limit.used, limit.held, limit.remaining].map((value) => f.amountOf(limit.unit, value));
       const say = (amount) => f.amountText(limit.unit, amount);
-      const name = `${f.unitName(limit.unit)} ${f.perName(limit.per)}`;
+      const name = limitName(limit);
       return h("li",
         h("div.bar-head", h("span.bar-name", name), h("span.bar-value", h("b", say(used)), h("span.muted", ` of ${say(all)}`))),
         limitBar({ name, limit: all, used, held, text: `${say(used)} used, ${say(held)} held, ${say(left)} left of ${say(all)}` }),
@@ -97,17 +100,32 @@ export function userPage({ main, session, id }) {
   }
 
   function showCredits() {
-    fill(credits, data.credits.length
-      ? table("Credits", [
+    const balance = data.credit_balance;
+    fill(credits,
+      balance && h("dl.facts",
+        h("div", h("dt", "Left"), h("dd", f.money(f.micros(balance.remaining)))),
+        h("div", h("dt", "Held"), h("dd", f.money(f.micros(balance.held)))),
+        balance.next_expiry && h("div", h("dt", "The next end"), h("dd", f.time(balance.next_expiry)))),
+      data.grants.length
+        ? table("Grants", [
+          { label: "Given", wrap: true, cell: (row) => f.time(row.granted_at) },
+          { label: "From", grow: true, cell: (row) => row.source },
+          { label: "Of", number: true, cell: (row) => f.money(f.micros(row.granted_usd)) },
+          { label: "Left", number: true, cell: (row) => f.money(f.micros(row.remaining_usd)) },
+          { label: "Until", number: true, cell: (row) => (row.until ? f.time(row.until) : "no end") },
+        ], data.grants)
+        : empty("None", "Credits are dollars beside the plan. They pay for what does not fit its limits in dollars."));
+    fill(raises, data.credits.length
+      ? table("Raised limits", [
         { label: "Raises", grow: true, cell: (row) => `${f.unitName(row.unit)} ${f.perName(row.per)}` },
         { label: "By", number: true, cell: (row) => `+${f.amountText(row.unit, f.amountOf(row.unit, row.amount))}` },
         { label: "Until", number: true, cell: (row) => f.time(row.until) },
       ], data.credits)
-      : empty("None", "A credit raises one limit, once, for the window that is current."));
+      : empty("None", "A limit may be raised once, for the current minute, day, month and so on."));
   }
 
   function showLatest() {
-    if (!requests.length) return fill(latest, empty("No requests yet", "Each request of this user leaves one row: what it held, what it used, and its exact price."));
+    if (!requests.length) return fill(latest, empty("No requests yet", "Each request of this user leaves one row, with what it held, what it used, and its exact price."));
     const written = f.moneyColumn(requests.map((row) => row.cost_micros ?? 0));
     fill(latest, table("Latest requests", [
       { label: "Started", wrap: true, cell: (row) => f.time(row.started_at) },
@@ -141,11 +159,11 @@ export function userPage({ main, session, id }) {
     let back = false;
     const done = await ask({
       title: "Change plan", action: "Set plan", explain: errorBox,
-      lead: "It holds from their next request, and what is used stays used. Your database and a claim of the token go first: this counts where they name no plan.",
+      lead: "It applies from their next request on, and what was used stays used. If your database or the user's token names a plan, that one applies instead.",
       fields: [
         field("Plan", plan, "A name under [plans] in tollgate.toml."), plans,
-        field("Until", until, `Empty: for good. In your time zone, ${f.zone()}.`),
-        isSet && h("label.check", h("input", { type: "checkbox", onchange: (event) => takeBack(event.currentTarget.checked) }), "Take the plan back: the user falls to what else is known of them"),
+        field("Until", until, `Leave empty for no end. In your time zone, ${f.zone()}.`),
+        isSet && h("label.check", h("input", { type: "checkbox", onchange: (event) => takeBack(event.currentTarget.checked) }), "Take the plan back: the user gets the plan from elsewhere, or the default plan"),
       ],
       send: () => (back ? api(`${path}/plan`, { method: "DELETE" })
         : api(`${path}/plan`, { method: "PUT", body: { plan: plan.value.trim(), until: until.value ? new Date(until.value).toISOString() : null } })),
@@ -158,28 +176,51 @@ export function userPage({ main, session, id }) {
     }
   }
 
-  async function giveCredit() {
-    const choices = data.limits.map((limit, index) => h("option", { value: String(index) }, `${f.unitName(limit.unit)} ${f.perName(limit.per)}`));
-    if (!choices.length) return toast("This plan has no limits: there is nothing to raise.");
+  async function grantCredits() {
+    const amount = h("input", { type: "text", inputmode: "decimal", required: true, autocomplete: "off", pattern: "[0-9]+([.][0-9]{1,6})?" });
+    const until = h("input", { type: "datetime-local" });
+    const done = await ask({
+      title: "Give credits", action: "Give credits", explain: errorBox,
+      lead: "They pay for what does not fit the plan's limits in dollars. Limits in requests or tokens hold all the same.",
+      fields: [field("Amount", amount, "US dollars, such as 5.00."), field("Until", until, `Leave empty for no end. In your time zone, ${f.zone()}.`)],
+      send: () => api(`${path}/grant`, { method: "POST", body: { amount: amount.value.trim(), until: until.value ? new Date(until.value).toISOString() : null } }),
+    });
+    if (done) await after("The credits were given.");
+  }
+
+  async function forget() {
+    const done = await ask({
+      title: "Forget this user?", action: "Forget", danger: true, explain: errorBox,
+      lead: "What is known of the user is removed: the plan, a block, credits, and the id on every request. What the requests cost stays, as nobody's. This cannot be undone. Delete the account first: a user who is still signed in may make requests again.",
+      send: () => api(path, { method: "DELETE" }),
+    });
+    if (done) await after("Forgotten.");
+  }
+
+  async function raiseLimit() {
+    // A limit for one model is raised by nothing.
+    const raisable = data.limits.filter((limit) => !limit.model);
+    const choices = raisable.map((limit, index) => h("option", { value: String(index) }, limitName(limit)));
+    if (!choices.length) return toast("This plan has no limit that can be raised.");
     const which = h("select", choices);
     const amount = h("input", { type: "text", inputmode: "decimal", required: true, autocomplete: "off", pattern: "[0-9]+([.][0-9]{1,6})?" });
     const done = await ask({
-      title: "Give credit", action: "Give credit", explain: errorBox,
-      lead: "Raises one limit, once, for the window that is current now.",
-      fields: [field("Limit", which), field("Amount", amount, "Requests and tokens: a whole number. Spend: US dollars, such as 1.50.")],
+      title: "Raise a limit", action: "Raise", explain: errorBox,
+      lead: "Raises one limit once, for the current minute, day, month and so on.",
+      fields: [field("Limit", which), field("Amount", amount, "Spend: US dollars, such as 1.50. Everything else: a whole number.")],
       send: () => {
-        const { per, unit } = data.limits[Number(which.value)];
+        const { per, unit } = raisable[Number(which.value)];
         const text = amount.value.trim();
         return api(`${path}/credit`, { method: "POST", body: { per, unit, amount: unit === "cost_usd" ? text : Number(text) } });
       },
     });
-    if (done) await after("The credit is given.");
+    if (done) await after("The limit was raised.");
   }
 
   async function block() {
     const done = await ask({
       title: "Block this user?", action: "Block", danger: true, explain: errorBox,
-      lead: "Their next request is refused with 403 user_blocked. A stream that is open goes on to its end. You can unblock them at any time.",
+      lead: "Their next request is refused with 403 user_blocked. A stream that is open continues to its end. You can unblock them at any time.",
       send: () => api(`${path}/block`, { method: "POST", body: {} }),
     });
     if (done) await after("Blocked.");
@@ -204,7 +245,7 @@ export function userPage({ main, session, id }) {
       await navigator.clipboard.writeText(id);
       toast("Copied.");
     } catch {
-      toast("The browser does not let this page copy. Select the id instead.");
+      toast("The browser does not allow this page to copy. Select the id instead.");
     }
   }
 
@@ -215,6 +256,8 @@ export function userPage({ main, session, id }) {
     },
   };
 }
+
+const limitName = (limit) => `${f.unitName(limit.unit)} ${f.perName(limit.per)}${limit.model ? ` with ${limit.model}` : ""}`;
 
 const flags = (row) => (Array.isArray(row.flags) ? row.flags : []);
 

@@ -21,7 +21,7 @@ export function usersPage({ main, query }) {
     h("button", { type: "button", "aria-pressed": String(id === sort), onclick: (event) => order(id, event.currentTarget) }, label)));
 
   fill(main,
-    h("div.page-head", h("div", h("h1", { tabindex: "-1" }, "Users"), h("p.muted", "Who has sent a request, or was put on a plan."))),
+    h("div.page-head", h("div", h("h1", { tabindex: "-1" }, "Users"), h("p.muted", "Everybody who has sent a request or was given a plan."))),
     h("section.card.list", { "aria-label": "Users" },
       h("form.toolbar", { role: "search", onsubmit: sent }, h("label", { for: "search" }, "Search by id"), search, choice), told, list));
   load();
@@ -52,7 +52,7 @@ export function usersPage({ main, query }) {
     const term = search.value.trim().toLowerCase();
     const kept = new URLSearchParams({ ...(term && { search: term }), ...(sort !== "spend" && { sort }) }).toString();
     history.replaceState(null, "", `#/users${kept ? `?${kept}` : ""}`);
-    if (!/^[0-9a-f-]*$/.test(term)) return fill(list, empty("No id looks like this", "A user's id is of digits, the letters a to f, and dashes: the sub of their token."));
+    if (!/^[0-9a-f-]*$/.test(term)) return fill(list, empty("No id looks like this", "A user's id consists of digits, the letters a to f, and dashes. It is the sub of their token."));
     list.setAttribute("aria-busy", "true");
     try {
       const page = await api("users", { query: { search: term, sort, cursor: more === true ? next : null }, signal: gone.signal });
@@ -82,12 +82,12 @@ export function usersPage({ main, query }) {
   }
 
   function noneFound(term) {
-    if (!UUID.test(term)) return empty("Nobody's id begins with this", "Ids are compared from their first character.");
+    if (!UUID.test(term)) return empty("No id begins with this", "Ids are compared from their first character.");
     return empty("This user has sent nothing yet", h("p", h("a", { href: `#/users/${term}` }, "Open their page"), " to see their plan, or to put them on one before their first request."));
   }
 
   function noneYet() {
-    return empty("No users yet: each appears with their first request.", firstRequest());
+    return empty("No users yet. A user appears with their first request.", firstRequest());
   }
 
   return {

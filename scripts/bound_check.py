@@ -418,7 +418,7 @@ def main():
     while time.monotonic() < ends and len(check.failures) < 20:
         check.try_body("generated", json.dumps(generator.body(), ensure_ascii=generator.random.random() < 0.5))
     for pair, (ratio, name) in sorted(check.worst.items()):
-        print(f"{pair}: at most {ratio:.2f} of the bound ({name})")
+        print(f"{pair}: at most {ratio:.3f} of the bound ({name})")
     refused = 0
     for model, sorts in (("local", pairs[:1] + pairs[3:4]), ("gpt-6-luna", closed)):
         for name, line, _ in ordinary_cases(sorts):

@@ -44,7 +44,7 @@ cost_usd_per_day = "50"
 name = "openai"
 base_url = "{upstream}"
 api_key_env = "OPENAI_API_KEY"
-models = ["gpt-4o-mini", "gpt-4o", "gpt-5-mini"]
+models = ["gpt-4o-mini", "gpt-4o", "gpt-5-mini", "gpt-6*"]
 dialect = "openai"
 
 [plans.free]
@@ -66,6 +66,16 @@ limits = [{{ per = "day", requests = 500 }}, {{ per = "month", cost_usd = "20" }
 [plans.pro]
 models = ["gpt-4o-mini", "gpt-5-mini", "gpt-4o"]
 limits = [{{ per = "month", cost_usd = "100" }}]
+
+[prompts.coach]
+model = "gpt-4o"
+system = "You are a patient running coach. Answer in at most five sentences, and never give medical advice."
+plans = ["plus", "pro"]
+
+[prompts.summarize]
+model = "gpt-4o-mini"
+system = "You summarise {{{{kind}}}} in three sentences, in {{{{language}}}}."
+max_output_tokens = 300
 """
 INSERT = """
 insert into requests (id, user_id, plan, endpoint, model, upstream, state, flags, held_input_tokens, held_output_tokens,
@@ -97,6 +107,7 @@ def seed(path):
     with contextlib.closing(sqlite3.connect(path)) as db, db:
         db.executemany(INSERT, rows)
         db.execute(LIFETIME)
+        db.execute("update requests set endpoint = '/api/prompts/summarize' where substr(id, -1) in ('3', '7')")
     return users
 
 
@@ -223,13 +234,16 @@ def check_empty(run):
 
     def pages():
         with run.look() as look:
-            page_expects(look.page.get_by_text("send one, and it shows here")).to_be_visible()
-            page_expects(look.page.get_by_text("Nobody was refused")).to_be_visible()
+            page_expects(look.page.get_by_text("Send one, and it appears here")).to_be_visible()
+            page_expects(look.page.get_by_text("No request was refused")).to_be_visible()
             look.is_clean("the empty overview")
             run.picture(look, "overview-empty")
             for route, heading, teaches in (
                 ("/users", "Users", "No users yet"),
                 ("/open", "Open requests", "Nothing is open"),
+                ("/models", "Models", "gpt-6.1-terra"),
+                ("/prompts", "Prompts", "You summarise {{kind}}"),
+                ("/purchases", "Purchases", "No purchases yet"),
                 ("/audit", "Audit", "No changes yet"),
             ):
                 look.go(route, heading)
@@ -254,7 +268,7 @@ def check_empty(run):
 
     def phone():
         with run.look(width=360, height=740, scheme="dark") as look:
-            for route, heading in (("/", "Overview"), ("/users", "Users"), ("/open", "Open"), ("/audit", "Audit")):
+            for route, heading in (("/", "Overview"), ("/users", "Users"), ("/open", "Open"), ("/models", "Models"), ("/prompts", "Prompts"), ("/purchases", "Purchases"), ("/audit", "Audit")):
                 look.go(route, heading)
                 look.is_clean(f"{route} of an empty ledger on a phone")
 
@@ -339,11 +353,14 @@ def every_page(run, user):
                 ("/users", "Users", "users"),
                 (f"/users/{user}", user[:8], "user"),
                 ("/open", "Open requests", "open"),
+                ("/models", "Models", "models"),
+                ("/prompts", "Prompts", "prompts"),
+                ("/purchases", "Purchases", "purchases"),
                 ("/audit", "Audit", "audit"),
             ):
                 look.go(route, heading)
                 look.is_clean(f"{name} {kind}")
-                if name == "user" or (name == "users" and kind == "light"):
+                if name == "user" or (name in ("users", "models") and kind == "light"):
                     run.picture(look, f"{name}-{kind}")
 
 
@@ -390,13 +407,19 @@ def steer(run, user):
         head = run.api(f"users/{user}")["user"]
         expect("the plan", (head["plan"], head["plan_source"], head["plan_until"][:16]), ("plus", "local", "2099-01-31T11:00"))
 
-        page.get_by_role("button", name="Give credit").click()
+        page.get_by_role("button", name="Give credits").click()
+        page.get_by_label("Amount").fill("2.50")
+        page.locator("dialog").get_by_role("button", name="Give credits").click()
+        page_expects(page.locator("section", has_text="Credits").locator("td", has_text="operator")).to_be_visible()
+        expect("the credits", run.api(f"users/{user}")["credit_balance"]["remaining"], "2.500000")
+
+        page.get_by_role("button", name="Raise a limit").click()
         page.get_by_label("Limit", exact=True).select_option(label="Requests a day")
         page.get_by_label("Amount").fill("7")
-        page.locator("dialog").get_by_role("button", name="Give credit").click()
-        page_expects(page.locator("section", has_text="Credits").locator("td", has_text="+7")).to_be_visible()
+        page.locator("dialog").get_by_role("button", name="Raise", exact=True).click()
+        page_expects(page.locator("section", has_text="Raised limits").locator("td", has_text="+7")).to_be_visible()
         day = [limit for limit in run.api(f"users/{user}")["limits"] if (limit["per"], limit["unit"]) == ("day", "requests")]
-        expect("the limit with its credit", day[0]["limit"], 507)
+        expect("the limit that was raised", day[0]["limit"], 507)
 
         page.get_by_role("button", name="Block").click()
         page.locator("dialog").get_by_role("button", name="Block").click()
@@ -486,7 +509,7 @@ def read_only(run, user):
         expect("a button that pauses", look.page.get_by_role("button", name="Pause all requests").count(), 0)
         look.go(f"/users/{user}", user[:8])
         page_expects(look.page.get_by_text("This token may only read.")).to_be_visible()
-        expect("buttons that change", look.page.get_by_role("button", name=re.compile("plan|credit|[Bb]lock")).count(), 0)
+        expect("buttons that change", look.page.get_by_role("button", name=re.compile("plan|credit|limit|[Bb]lock|Forget")).count(), 0)
         look.go("/audit", "Audit")
         page_expects(look.page.locator("td", has_text="colleague").first).to_be_visible()
         look.is_clean("the audit for a reader")

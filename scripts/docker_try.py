@@ -10,6 +10,7 @@ is fake_openai.py, nano is a stand-in that does what vi does: it puts a new file
 
 import argparse
 import contextlib
+import http.client
 import json
 import os
 import re
@@ -131,7 +132,7 @@ def status(url, token=None, body=None, context=None, seconds=60):
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as refused:
         return refused.code, refused.read().decode()
-    except (OSError, urllib.error.URLError) as broken:
+    except (OSError, urllib.error.URLError, http.client.HTTPException) as broken:
         return 0, str(broken)
 
 
@@ -220,7 +221,10 @@ class Trial:
     def source(self):
         begun = time.monotonic()
         self.home.bash(f"docker build -t from-source {ROOT}", seconds=3600)
-        self.measure("the image from source", f"{time.monotonic() - begun:.0f} s")
+        took = time.monotonic() - begun
+        size = int(self.home.bash("docker image inspect --format '{{.Size}}' from-source"))
+        self.measure("the image from source", f"{took:.0f} s, {size / 1e6:.1f} MB")
+        self.home.bash("docker run --rm --read-only --network none from-source demo --once")
 
     def demo(self):
         name = "tollgate-demo-tried"
@@ -367,6 +371,28 @@ class Trial:
         self.measure("stop with nothing open", f"{time.monotonic() - begun:.1f} s")
         self.home.bash("docker compose up -d --wait")
 
+    def stop_that_cuts(self):
+        """A stream that outlasts `shutdown_grace` ends with an error event, and not with a cut, and is charged what it used."""
+        settings = open(os.path.join(self.home.folder, "tollgate.toml"), encoding="utf-8").read()
+        self.home.write("tollgate.toml", settings + '[server]\nshutdown_grace = "3s"\n')
+        self.home.bash("docker compose restart tollgate && docker compose up -d --wait")
+        stream = Stream(self.home.url(), self.token, 600, 100)
+        begun = time.monotonic()
+        self.home.bash("docker compose stop tollgate")
+        took = time.monotonic() - begun
+        # A body that is cut reads as no answer at all here.
+        expect(f"an answer that ends: {stream.end()[-500:]}", stream.status, 200)
+        *before, error = [json.loads(line.removeprefix("data: ")) for line in stream.text.splitlines() if line.startswith("data: {")]
+        expect(f"the end of {stream.text[-500:]}", (error["error"]["code"], "[DONE]" in stream.text), ("overloaded", False))
+        code = self.home.bash("docker inspect --format '{{.State.ExitCode}}' " + self.home.id()).strip()
+        expect("exit", code, "0")
+        self.home.write("tollgate.toml", settings)
+        self.home.bash("docker compose up -d --wait")
+        rows = [json.loads(line) for line in self.home.tollgate("usage", "--requests", "--json").splitlines() if line.startswith("{")]
+        last = max(rows, key=lambda row: row["id"])
+        expect(f"settled, for some of 600 words: {last}", last["state"] == "settled" and 0 < last["output_tokens"] < 600, True)
+        self.measure("stop with `shutdown_grace` of 3 s and a stream that has 59 s to go", f"{took:.1f} s, {len(before)} events, an error event, and the end of the body")
+
     def dead_names(self):
         """A name server that says nothing keeps nobody from stopping."""
         run = "docker run -d --name deaf --dns 203.0.113.7 -e SUPABASE_URL=https://abcdefghijklmnopqrst.supabase.co -e OPENAI_API_KEY=x tollgate"
@@ -497,7 +523,7 @@ class Trial:
     def all(self):
         """Every check by its name."""
         checks = [self.image, self.archive, self.demo, self.as_shipped, self.first, self.hardened, self.operators_page, self.rotate, self.plans, self.typo]
-        checks += [self.elsewhere, self.unreadable, self.large, self.backup_and_restore, self.stop, self.dead_names, self.as_on_fly, self.local_supabase, self.upgrade]
+        checks += [self.elsewhere, self.unreadable, self.large, self.backup_and_restore, self.stop, self.stop_that_cuts, self.dead_names, self.as_on_fly, self.local_supabase, self.upgrade]
         checks += [self.move, self.caddy, self.postgres, self.old_volume]
         if self.asked.source:
             checks.insert(1, self.source)

@@ -31,6 +31,8 @@ ROOT = os.path.dirname(HERE)
 UNTRIED = {
     ("README.md", "cargo run --release -- demo"): "both are steps of .ci/run",
     ("README.md", "SUPABASE_URL=https://your-project"): "the lines of a file, which docs/quick-start.md writes",
+    ("README.md", "docker build -t tollgate ."): "scripts/docker-try.sh builds the image and runs the demo in it",
+    ("README.md", "docker compose run --rm tollgate check"): "scripts/docker-try.sh, as docs/docker.md has it",
     ("docs/supabase.md", "SUPABASE_URL=https://<ref>"): "tests/it/first_steps.rs takes the ten steps",
     ("docs/supabase.md", 'TOKEN=$(curl -s "https://<ref>'): "only Supabase itself gives such a token",
     ("docs/supabase.md", "curl localhost:8080/api/chat"): "tests/it/first_steps.rs takes the ten steps",
@@ -173,7 +175,8 @@ class Page:
         with tempfile.TemporaryDirectory() as folder:
             with open(os.path.join(folder, "tollgate.toml"), "w", encoding="utf-8") as file:
                 file.write(text)
-            env = {"PATH": os.environ["PATH"], "JWT_SECRET": "x" * 40 + "0123456789", "OPENAI_API_KEY": "sk-docs"}
+            env = {"PATH": os.environ["PATH"], "JWT_SECRET": "x" * 40 + "0123456789", "OPENAI_API_KEY": "sk-docs", "ANTHROPIC_API_KEY": "sk-docs",
+                   "GEMINI_API_KEY": "sk-docs"}
             done = subprocess.run([self.binary, "check"], cwd=folder, env=env, capture_output=True, text=True)
             if done.returncode != 0:
                 raise AssertionError(done.stderr)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""A stand-in for OpenAI's chat completions, with nothing but Python's standard library.
+"""A stand-in for OpenAI's chat completions, responses, embeddings and moderations, with only Python's standard library.
 
-It knows: chat completions streamed and not, tool calls, JSON answers, the list of models, usage, and OpenAI's errors.
+It knows: chat completions and responses streamed and not, tool calls, JSON answers, embeddings, the list of models, usage, and OpenAI's errors.
 It does not know a language: it answers with numbered words. What it should do is asked for in the last user message:
 
     [[words=40]]   answer with so many words (default 8); one word is one token
@@ -18,12 +18,16 @@ ground truth that a ledger is compared with: a stream whose reader left is bille
 """
 
 import argparse
+import base64
 import json
 import os
 import re
+import struct
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import fake_responses
 
 MODELS = [
     "gpt-6-luna", "gpt-4o-mini", "gpt-4o", "gpt-3.5-turbo", "gpt-4.1-mini", "gpt-4.1-nano", "gpt-5-mini", "gpt-5-nano",
@@ -98,6 +102,26 @@ def usage_of(messages, completion_tokens):
     }
 
 
+def findings_of(body):
+    """What is wrong with each text of a request: it is violent where it says so (`flag:violence`)."""
+    given = body["input"] if isinstance(body["input"], list) else [body["input"]]
+    violent = ["flag:violence" in json.dumps(one) for one in given]
+    return [{"flagged": is_so, "categories": {"violence": is_so}, "category_scores": {"violence": float(is_so)}} for is_so in violent]
+
+
+def embeddings_of(body):
+    """Vectors for a request, and their usage: a token for each word of a text, and each token that is one already."""
+    given = body["input"]
+    inputs = given if isinstance(given, list) and not isinstance(given[0], int) else [given]
+    tokens = sum(len(one.split()) if isinstance(one, str) else len(one) for one in inputs)
+    vector = [1 / n for n in range(1, (body.get("dimensions") or 4) + 1)]
+    if body.get("encoding_format") == "base64":
+        vector = base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+    data = [{"object": "embedding", "index": n, "embedding": vector} for n in range(len(inputs))]
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return {"object": "list", "data": data, "model": body["model"], "usage": usage}
+
+
 class Answer:
     """What one request gets: the words or the tool call, and the usage."""
 
@@ -167,13 +191,22 @@ class Handler(BaseHTTPRequestHandler):
         self.send_json(200, {"object": "list", "data": data})
 
     def do_POST(self):
-        """A chat completion."""
+        """A chat completion, or embeddings."""
         raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         entry = {"number": self.log.number(), "path": self.path, "at": time.time(), "usage": None, "read_to_end": None}
         try:
             body = json.loads(raw)
         except ValueError:
             body = None
+        if self.path == "/v1/embeddings" and isinstance(body, dict) and body.get("input"):
+            self.embeddings(body, entry)
+            return
+        if self.path == "/v1/moderations" and isinstance(body, dict) and "input" in body:
+            self.moderation(body, entry)
+            return
+        if self.path == "/v1/responses" and isinstance(body, dict) and body.get("input"):
+            self.response(body, entry)
+            return
         if self.path != "/v1/chat/completions" or not isinstance(body, dict) or not body.get("messages"):
             self.refuse(404 if isinstance(body, dict) else 400, entry)
             return
@@ -196,6 +229,61 @@ class Handler(BaseHTTPRequestHandler):
             self.stream(body, answer, entry)
         else:
             self.whole(body, answer, entry)
+
+    def response(self, body, entry):
+        """A response, whole or as events, with a line in the log as for a completion."""
+        if self.headers.get("Authorization") != f"Bearer {self.key}":
+            self.refuse(401, entry)
+            return
+        entry["sent"] = {name: value for name, value in body.items() if name != "input"}
+        answer = Answer(fake_responses.as_chat(body))
+        if "status" in answer.wants:
+            self.refuse(answer.wants["status"], entry)
+            return
+        entry |= {"id": f"resp-{os.getpid()}-{entry['number']}", "status": 200, "usage": answer.usage}
+        model = DATED.get(body["model"], body["model"])
+        if not body.get("stream"):
+            self.log.write({**entry, "read_to_end": True})
+            self.send_json(200, fake_responses.response_of(body, answer, entry, model))
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream; charset=utf-8")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        try:
+            for number, (kind, members) in enumerate(fake_responses.events_of(body, answer, entry, model)):
+                if kind.endswith(".delta"):
+                    time.sleep(answer.wants.get("pace", 0) / 1000)
+                event = json.dumps({"type": kind, "sequence_number": number, **members})
+                self.write_chunk(f"event: {kind}\ndata: {event}\n\n".encode())
+            self.write_chunk(b"")
+            self.log.write({**entry, "read_to_end": True})
+        except OSError:
+            self.log.write({**entry, "read_to_end": False})
+            self.close_connection = True
+
+    def embeddings(self, body, entry):
+        """Vectors, with a line in the log as for a completion."""
+        if self.headers.get("Authorization") != f"Bearer {self.key}":
+            self.refuse(401, entry)
+            return
+        entry["sent"] = {name: value for name, value in body.items() if name != "input"}
+        answer = embeddings_of(body)
+        details = {"completion_tokens": 0, "prompt_tokens_details": {"cached_tokens": 0}}
+        entry |= {"id": f"embd-{os.getpid()}-{entry['number']}", "status": 200, "usage": answer["usage"] | details}
+        self.log.write({**entry, "read_to_end": True})
+        self.send_json(200, answer)
+
+    def moderation(self, body, entry):
+        """Findings. What a plan asks for is no request of a user's: it has no line in the log."""
+        if self.headers.get("Authorization") != f"Bearer {self.key}":
+            self.refuse(401, entry)
+            return
+        nothing = {"prompt_tokens": 0, "completion_tokens": 0, "prompt_tokens_details": {"cached_tokens": 0}}
+        entry |= {"id": f"modr-{os.getpid()}-{entry['number']}", "status": 200, "usage": nothing}
+        if isinstance(body["input"], list):
+            self.log.write({**entry, "read_to_end": True})
+        self.send_json(200, {"id": entry["id"], "model": body["model"], "results": findings_of(body)})
 
     def refuse(self, status, entry, message=None):
         """The error for a status, with what only the operator may see in headers and message."""

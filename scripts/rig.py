@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -74,6 +75,55 @@ def read_lines(path):
     """One object a line."""
     with open(path, encoding="utf-8") as file:
         return [json.loads(line) for line in file if line.strip()]
+
+
+class Relay:
+    """Passes connections on to a port of loopback, and breaks some of them off, as a mobile network does.
+
+    `cuts` says for each connection, in the order in which they come, after how many bytes of the answers it breaks, None
+    for never; those that come after the last of them are whole. Without `heads`, none breaks within the head of an answer.
+    What was sent before the break has arrived.
+    """
+
+    def __init__(self, port, cuts, heads=True):
+        self.port = port
+        self.heads = heads
+        self.cuts = iter(cuts)
+        self.connections = 0
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+
+    def __enter__(self):
+        threading.Thread(target=self.accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.listener.close()
+
+    def accept(self):
+        """Takes connections until it is closed."""
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self.listener.accept()
+                self.connections += 1
+                cut = next(self.cuts, None)
+                server = socket.create_connection(("127.0.0.1", self.port))
+                threading.Thread(target=self.pump, args=(client, server, None), daemon=True).start()
+                threading.Thread(target=self.pump, args=(server, client, cut), daemon=True).start()
+
+    def pump(self, source, sink, cut):
+        """Passes bytes on until one side closes, or so many have passed."""
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                if cut is None or not self.heads and data.startswith(b"HTTP/1."):
+                    sink.sendall(data)
+                    continue
+                sink.sendall(data[:cut])
+                if (cut := cut - len(data)) <= 0:
+                    break
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
 
 
 class Tollgate:

@@ -5,6 +5,7 @@ import assert from "node:assert/strict";
 import OpenAI from "openai";
 
 const MODEL = "gpt-4o-mini";
+const EMBEDDER = "text-embedding-3-small";
 const tokens = JSON.parse(process.env.TOKENS);
 const ask = (content = "Say something.") => [{ role: "user", content }];
 const say = (value) => console.log(JSON.stringify(value));
@@ -63,6 +64,39 @@ await check("when not streamed the answer and its usage arrive", async () => {
   record("not streamed", answer._request_id, answer.id, answer.usage);
 });
 
+await check("when texts are embedded the vectors arrive", async () => {
+  const answer = await free.embeddings.create({ model: EMBEDDER, input: ["one two", "three"], dimensions: 2 });
+  assert.deepEqual(answer.data.map((item) => item.embedding), [[1, 0.5], [1, 0.5]]);
+  assert.equal(answer.usage.prompt_tokens, 3);
+  await refused(OpenAI.PermissionDeniedError, 403, "model_not_allowed", () =>
+    free.embeddings.create({ model: MODEL, input: "one" }));
+});
+
+await check("when texts are moderated the findings arrive", async () => {
+  const answer = await free.moderations.create({ input: ["a kind word", "flag:violence"] });
+  assert.deepEqual(answer.results.map((finding) => finding.flagged), [false, true]);
+  assert.equal(answer.results[1].categories.violence, true);
+});
+
+await check("when a response is asked for it arrives whole, streamed and parsed", async () => {
+  const whole = await free.responses.create({ model: MODEL, input: "Say something." });
+  assert.match(whole.output_text, /^word1 .* word8$/);
+  const { input_tokens: input, output_tokens: output, input_tokens_details: details } = whole.usage;
+  const usage = { prompt_tokens: input, completion_tokens: output, prompt_tokens_details: details };
+  record("response", whole._request_id, whole.id, usage);
+  const stream = free.responses.stream({ model: MODEL, input: "Say something." });
+  const kinds = [];
+  for await (const event of stream) kinds.push(event.type);
+  assert.deepEqual([kinds[0], kinds.at(-1)], ["response.created", "response.completed"]);
+  assert.match((await stream.finalResponse()).output_text, /^word1 .* word8$/);
+  const schema = { type: "object", properties: { city: { type: "string" } }, required: ["city"] };
+  const format = { type: "json_schema", name: "place", schema };
+  const parsed = await free.responses.parse({ model: MODEL, input: "Where?", text: { format } });
+  assert.deepEqual(JSON.parse(parsed.output_text), { city: "Paris" });
+  await refused(OpenAI.BadRequestError, 400, "unsupported_field", () =>
+    free.responses.create({ model: MODEL, input: "x", previous_response_id: "resp_1" }));
+});
+
 await check("when usage is asked for a stream ends with it", async () => {
   const chunks = await readAll("with usage", free, { messages: ask(), stream_options: { include_usage: true } });
   assert.deepEqual(chunks.at(-1).choices, []);
@@ -100,7 +134,7 @@ await check("when the stream helper is used its final completion is whole", asyn
 await check("when models are listed they are the plan's", async () => {
   const names = [];
   for await (const model of free.models.list()) names.push(model.id);
-  assert.deepEqual(names.sort(), ["gpt-4o", "gpt-4o-mini"]);
+  assert.deepEqual(names.sort(), ["gpt-4o", "gpt-4o-mini", "omni-moderation-latest", EMBEDDER]);
   assert.equal((await free.models.retrieve(MODEL)).id, MODEL);
 });
 
@@ -172,4 +206,14 @@ await check("when a stream breaks the SDK throws", async () => {
     }, OpenAI.APIError);
     assert.equal(words, 3);
   }
+});
+
+await check("when the connection is lost the SDK's own retry with a key is paid once", async () => {
+  const lost = client(tokens.free, { baseURL: process.env.LOST_URL });
+  const { data: answer, response } = await lost.chat.completions
+    .create({ model: MODEL, messages: ask() }, { headers: { "Idempotency-Key": "node-lost" } })
+    .withResponse();
+  assert.equal(response.headers.get("idempotent-replayed"), "true");
+  assert.match(answer.choices[0].message.content, /^word1 .* word8$/);
+  record("lost", answer._request_id, answer.id, answer.usage);
 });

@@ -16,11 +16,14 @@ import time
 
 import openai
 from openai import AsyncOpenAI, OpenAI
+from pydantic import BaseModel
 
-from rig import Checks, Tollgate, cost_micros, end_on_sigterm, expect, fake_openai, free_port, wait_for
+from rig import Checks, Relay, Tollgate, cost_micros, end_on_sigterm, expect, fake_openai, free_port, wait_for
 
 KEY = "sk-canary-operator-key"
 MODEL = "gpt-4o-mini"
+EMBEDDER = "text-embedding-3-small"
+MODERATOR = "omni-moderation-latest"
 # Micro-dollars a million tokens; the same numbers as dollars in CONFIG.
 PRICE = (150_000, 75_000, 600_000)
 CONFIG = """
@@ -28,7 +31,7 @@ CONFIG = """
 name = "openai"
 base_url = "{upstream}"
 api_key_env = "OPENAI_API_KEY"
-models = ["gpt-4o-mini", "gpt-5-mini"]
+models = ["gpt-4o-mini", "gpt-5-mini", "text-embedding-*", "omni-*"]
 dialect = "openai"
 
 [[upstreams]]
@@ -45,7 +48,7 @@ output = "0.60"
 
 [plans.free]
 default = true
-models = ["gpt-4o-mini", "gpt-4o"]
+models = ["gpt-4o-mini", "gpt-4o", "text-embedding-3-small", "omni-moderation-latest"]
 max_output_tokens = 1000
 concurrent_requests = 20
 limits = [{{ per = "day", requests = 1000 }}, {{ per = "month", cost_usd = "5" }}]
@@ -53,6 +56,11 @@ limits = [{{ per = "day", requests = 1000 }}, {{ per = "month", cost_usd = "5" }
 [plans.once]
 models = ["gpt-4o-mini"]
 limits = [{{ per = "lifetime", requests = 1 }}]
+
+[plans.checked]
+models = ["gpt-4o-mini"]
+moderate = "input"
+limits = [{{ per = "day", requests = 1000 }}]
 
 [plans.three]
 models = ["gpt-4o-mini"]
@@ -146,6 +154,92 @@ class Python:
         expect("finish", answer.choices[0].finish_reason, "stop")
         self.record("not streamed", raw, answer.id, answer.usage)
 
+    def when_texts_or_tokens_are_embedded_the_vectors_arrive_and_are_paid(self):
+        for given, vectors in (("one two three", 1), (["one two", "three"], 2), ([1, 2, 3], 1), ([[1, 2], [3]], 2)):
+            raw = self.client().embeddings.with_raw_response.create(model=EMBEDDER, input=given, dimensions=2)
+            answer = raw.parse()
+            expect("vectors", [item.embedding for item in answer.data], [[1.0, 0.5]] * vectors)
+            expect("usage", answer.usage.prompt_tokens, 3)
+            row = wait_for("its row", 5, lambda r=raw: self.settled(r.headers["x-request-id"]))
+            paid = (row["endpoint"], row["input_tokens"], row["output_tokens"], row["cost_micros"], row["flags"])
+            expect("the row", paid, ("/v1/embeddings", 3, 0, 1, []))
+
+    def when_texts_are_moderated_the_findings_arrive_for_nothing(self):
+        raw = self.client().moderations.with_raw_response.create(input=["a kind word", "flag:violence"])
+        answer = raw.parse()
+        expect("model", answer.model, MODERATOR)
+        expect("flagged", [finding.flagged for finding in answer.results], [False, True])
+        expect("violence", answer.results[1].categories.violence, True)
+        row = wait_for("its row", 5, lambda: self.settled(raw.headers["x-request-id"]))
+        expect("the row", (row["endpoint"], row["cost_micros"], row["flags"]), ("/v1/moderations", 0, []))
+
+    def when_a_plan_checks_what_is_said_it_is_refused_before_it_is_sent(self):
+        client = self.client(plan="checked")
+        call = lambda: client.chat.completions.create(model=MODEL, messages=ask("flag:violence"))  # noqa: E731
+        error = self.refused(openai.BadRequestError, 400, "content_flagged", call, param=None)
+        expect("categories", error.body["categories"], ["violence"])
+        answer = client.chat.completions.create(model=MODEL, messages=ask("a kind word"))
+        expect("text", answer.choices[0].message.content.split()[0], "word1")
+
+    def when_a_response_is_asked_for_it_arrives_whole_streamed_and_parsed(self):
+        client = self.client()
+        raw = client.responses.with_raw_response.create(model=MODEL, input="Say something.", instructions="Be brief.")
+        answer = raw.parse()
+        expect("text", answer.output_text, "word1 word2 word3 word4 word5 word6 word7 word8")
+        self.response("response", raw.headers["x-request-id"], answer)
+        with client.responses.stream(model=MODEL, input="Say something.", max_output_tokens=16) as stream:
+            kinds = [event.type for event in stream]
+            answer = stream.get_final_response()
+        expect("first and last event", (kinds[0], kinds[-1]), ("response.created", "response.completed"))
+        expect("text", answer.output_text, "word1 word2 word3 word4 word5 word6 word7 word8")
+
+        class Place(BaseModel):
+            city: str
+
+        answer = client.responses.parse(model=MODEL, input="Where?", text_format=Place)
+        expect("parsed", answer.output_parsed.city, "Paris")
+
+    def when_a_response_calls_a_tool_its_result_goes_back_as_the_sdk_sends_it(self):
+        client = self.client()
+        tool = {"type": "function", **TOOL["function"], "strict": False}
+        items = [{"role": "user", "content": "What is the weather?"}]
+        for _ in range(2):
+            raw = client.responses.with_raw_response.create(model=MODEL, input=items, tools=[tool])
+            answer = raw.parse()
+            self.response("response with a tool", raw.headers["x-request-id"], answer)
+            items += answer.output
+            calls = [item for item in answer.output if item.type == "function_call"]
+            items += [{"type": "function_call_output", "call_id": c.call_id, "output": "sunny"} for c in calls]
+        expect("text", answer.output_text, "The tool said sunny")
+
+    def when_a_response_would_keep_state_or_fails_the_sdk_is_told(self):
+        client = self.client()
+        call = lambda: client.responses.create(model=MODEL, input="x", store=True)  # noqa: E731
+        self.refused(openai.BadRequestError, 400, "unsupported_field", call, param="store")
+        call = lambda: client.responses.create(model=MODEL, input="x", tools=[{"type": "web_search"}])  # noqa: E731
+        self.refused(openai.BadRequestError, 400, "unsupported_field", call, param="tools[0].type")
+
+    def response(self, what, request_id, answer):
+        """Keeps what the SDK was told of a response, by the names that the ledger's check knows."""
+        usage = {
+            "prompt_tokens": answer.usage.input_tokens,
+            "completion_tokens": answer.usage.output_tokens,
+            "prompt_tokens_details": {"cached_tokens": answer.usage.input_tokens_details.cached_tokens},
+        }
+        self.records.append({"what": f"python {what}", "request_id": request_id, "id": answer.id, "usage": usage})
+
+    def when_a_model_does_not_serve_an_endpoint_it_is_refused(self):
+        client = self.client()
+        call = lambda: client.embeddings.create(model=MODEL, input="one")  # noqa: E731
+        self.refused(openai.PermissionDeniedError, 403, "model_not_allowed", call, param="model")
+        call = lambda: client.chat.completions.create(model=EMBEDDER, messages=ask())  # noqa: E731
+        self.refused(openai.PermissionDeniedError, 403, "model_not_allowed", call, param="model")
+
+    def settled(self, request_id):
+        """The row of a request, once it is settled."""
+        row = self.gate.rows().get(request_id)
+        return row if row and row["state"] == "settled" else None
+
     def when_max_tokens_is_set_the_answer_is_cut_there(self):
         client = self.client()
         for name in ("max_tokens", "max_completion_tokens"):
@@ -199,7 +293,7 @@ class Python:
 
     def when_models_are_listed_they_are_the_plans(self):
         client = self.client()
-        expect("models", sorted(m.id for m in client.models.list()), ["gpt-4o", "gpt-4o-mini"])
+        expect("models", sorted(m.id for m in client.models.list()), ["gpt-4o", "gpt-4o-mini", MODERATOR, EMBEDDER])
         expect("one model", client.models.retrieve(MODEL).id, MODEL)
         expect("models of another plan", [m.id for m in self.client("once").models.list()], ["gpt-4o-mini"])
 
@@ -357,6 +451,45 @@ class Python:
             else:
                 raise AssertionError(f"{how}: the stream ended as if it were whole")
 
+    def when_the_connection_is_lost_the_sdks_own_retry_with_a_key_is_paid_once(self):
+        client = self.client()
+        for name, cuts in {"before the head": [0], "in the head": [40], "in the body": [650], "twice": [0, 40]}.items():
+            key = {"Idempotency-Key": "lost-" + name.replace(" ", "-")}
+            with Relay(self.gate.port, cuts) as relay:
+                lost = client.with_options(base_url=relay.url + "/v1")
+                raw = lost.chat.completions.with_raw_response.create(model=MODEL, messages=ask(name), extra_headers=key)
+                expect(f"connections, lost {name}", relay.connections, len(cuts) + 1)
+            expect(f"replayed, lost {name}", raw.headers["idempotent-replayed"], "true")
+            answer = raw.parse()
+            expect("text", answer.choices[0].message.content, "word1 word2 word3 word4 word5 word6 word7 word8")
+            self.record(f"lost {name}", raw, answer.id, answer.usage)
+
+    @staticmethod
+    @contextlib.contextmanager
+    def assert_lost():
+        """That the network fails in it, with whatever error the SDK's own client has for that."""
+        try:
+            yield
+        except AssertionError:
+            raise
+        except Exception:  # noqa: BLE001
+            return
+        raise AssertionError("the stream was not lost")
+
+    def when_a_stream_is_lost_the_same_call_has_all_of_it_and_is_paid_once(self):
+        client = self.client()
+        with Relay(self.gate.port, [1500]) as relay:
+            lost = client.with_options(base_url=relay.url + "/v1")
+            body = {"messages": ask("[[pace=20]]"), "extra_headers": {"Idempotency-Key": "a-lost-stream"}}
+            with self.assert_lost():
+                self.stream("the lost stream", lost, **body)
+            chunks = self.stream("the same stream", lost, **body)
+        text = "".join(c.choices[0].delta.content or "" for c in chunks)
+        expect("text", text, "word1 word2 word3 word4 word5 word6 word7 word8")
+        call = lambda: client.chat.completions.create(model=MODEL, messages=ask("another"), **{  # noqa: E731
+            "extra_headers": {"Idempotency-Key": "a-lost-stream"}})
+        self.refused(openai.UnprocessableEntityError, 422, "idempotency_key_reused", call)
+
 
 def run_python(checks, gate):
     """Every check of the Python SDK; what it recorded."""
@@ -370,9 +503,11 @@ def run_node(checks, gate):
     """Every check of the Node SDK; what it recorded. It prints one object a line: a check's end or a record."""
     tokens = {plan: gate.token(plan) for plan in ("free", "once", "hourly", "narrow")}
     tokens["expired"] = gate.forge(exp=int(time.time()) - 600)
-    env = {**os.environ, "BASE_URL": gate.url + "/v1", "TOKENS": json.dumps(tokens)}
-    script = os.path.join(os.environ["NODE_FOLDER"], "sdk_check.mjs")
-    done = subprocess.run(["node", script], env=env, stdout=subprocess.PIPE, text=True, timeout=180)
+    with Relay(gate.port, [40]) as relay:
+        lost = relay.url + "/v1"
+        env = {**os.environ, "BASE_URL": gate.url + "/v1", "LOST_URL": lost, "TOKENS": json.dumps(tokens)}
+        script = os.path.join(os.environ["NODE_FOLDER"], "sdk_check.mjs")
+        done = subprocess.run(["node", script], env=env, stdout=subprocess.PIPE, text=True, timeout=180)
     said = [json.loads(line) for line in done.stdout.splitlines()]
     for check in (s for s in said if "check" in s):
         checks.tell("node: " + check["check"], check["error"])
@@ -419,7 +554,8 @@ def check_ledger(checks, gate, records, served):
 
     def nothing_else():
         expect("settled rows, against requests that the upstream served", len(settled), len(billed))
-        free = [row for row in settled if row["cost_micros"] <= 0]
+        paid = [row for row in settled if row["endpoint"] != "/v1/moderations"]
+        free = [row for row in paid if row["cost_micros"] <= 0]
         expect("settled rows that cost nothing", free, [])
         voided = [row for row in rows.values() if row["state"] == "voided" and row["cost_micros"]]
         expect("voided rows that cost something", voided, [])

@@ -1,19 +1,20 @@
 -- Tollgate in your own database: where it asks for a user's plan, and where it writes what each request cost.
 --
--- Run all of it in the Supabase SQL editor, or by: tollgate sql | psql "$DATABASE_URL" -v ON_ERROR_STOP=1
+-- Run all of it in the Supabase SQL editor, or with: tollgate sql | psql "$DATABASE_URL" -v ON_ERROR_STOP=1
 -- It is one transaction, and safe to run again:
---   * your two functions, tollgate.check_user_limits and tollgate.log_request, are made only where they are missing.
---     Edit them as you like: no later run overwrites them. To have one as shipped again, drop it first. Only their
---     setting search_path is put right (see 3): what they read and write stays as you wrote it.
---   * tables and rows are never changed or dropped; a missing table is made.
---   * everything else (the functions that Tollgate calls, row-level security, grants) is put back as it stands here,
---     so a run also takes away what somebody granted too widely.
+--   * Your two functions, tollgate.check_user_limits and tollgate.log_request, are created only if they are missing.
+--     Edit them as you like: no later run overwrites them. To get one back as shipped, drop it first. Only their
+--     setting search_path is corrected (see 3); what they read and write stays as you wrote it.
+--   * Tables and rows are never changed or dropped; a missing table is created.
+--   * Everything else (the functions that Tollgate calls, row-level security, grants) is restored as it is here,
+--     so a run also revokes what somebody granted too widely.
 --
--- Who may do what afterwards: a signed-in user reads the own rows of tollgate.usage and nothing else; nobody but the
--- service role (and the owner: whoever runs this) calls a function or writes a row. New objects get no grants of
--- themselves on Supabase any more, and functions are everybody's unless revoked: both are spelled out below.
+-- Who may do what afterwards: a signed-in user can read their own rows of tollgate.usage and nothing else. Only the
+-- service role (and the owner, which is whoever runs this) can call the functions or write rows. Supabase no longer
+-- grants anything on new objects by default, and Postgres lets everybody call a new function unless that is revoked:
+-- both are written out below.
 --
--- To remove everything, the usage too:
+-- To remove everything, including the usage:
 --   drop schema tollgate cascade;
 --   drop function public.tollgate_check_user_limits, public.tollgate_log_requests, public.tollgate_examine;
 
@@ -29,7 +30,7 @@ create schema if not exists tollgate;
 -- The default tables. Tollgate never reads or writes them itself: only your two functions do.
 -- ---------------------------------------------------------------------------------------------------------------------
 
--- One row a user who has a plan. A user without a row gets the plan that the token names, else the default plan.
+-- One row for each user who has a plan. A user without a row gets the plan that the token names, or else the default plan.
 create table if not exists tollgate.subscriptions (
     user_id      uuid        primary key,
     plan         text,                                    -- a plan of tollgate.toml
@@ -42,7 +43,8 @@ create table if not exists tollgate.subscriptions (
 comment on table tollgate.subscriptions is
     'Plans of users. limits replaces the limits of the plan, in the shape of tollgate.toml: [{"per": "day", "requests": 500}]';
 
--- One row a request that cost something. No foreign key to auth.users: deleting a user must not delete what was billed.
+-- One row for each request that cost something. There is no foreign key to auth.users: deleting a user must not delete
+-- what was billed.
 create table if not exists tollgate.usage (
     id                  uuid        primary key,           -- the X-Request-Id of the answer
     user_id             uuid        not null,
@@ -52,7 +54,7 @@ create table if not exists tollgate.usage (
     upstream            text        not null,
     started_at          timestamptz not null,
     ended_at            timestamptz not null,
-    "end"               text        not null,              -- settled, or lost: charged as held, the outcome is unknown
+    "end"               text        not null,              -- settled, or lost: outcome unknown, charged what was held
     flags               text[]      not null default '{}', -- estimated, overrun, cancelled …
     input_tokens        bigint      not null,
     cached_input_tokens bigint      not null,
@@ -63,24 +65,25 @@ create table if not exists tollgate.usage (
     duration_ms         bigint
 );
 create index if not exists usage_of_user on tollgate.usage (user_id, started_at);
-comment on table tollgate.usage is 'What Tollgate''s users used: one row a request, written by tollgate.log_request.';
+comment on table tollgate.usage is 'What Tollgate''s users used: one row per request, written by tollgate.log_request.';
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- 1. Your function: a user's plan.
 --
--- It answers {"plan": "pro", "allowed": true, "period_start": …, "period_end": …, "limits": […]}; plan is a name in
--- tollgate.toml, the rest may be missing. allowed = false refuses the user; period_start and period_end are the window
--- of limits per "period": columns, not now() and some days, which would be another window at each look-up, and is taken for
--- the one that is open for up to a day; limits replaces the plan's. null is no answer: the token's plan counts, else the default plan.
--- Tollgate asks again after [directory] plan_cache (15 s), so a purchase shows within that time.
+-- It returns {"plan": "pro", "allowed": true, "period_start": …, "period_end": …, "limits": […]}. plan is a name in
+-- tollgate.toml; the other members may be missing. allowed = false refuses the user. period_start and period_end are the
+-- period of limits per "period". Return stored dates, not now() and some days: that would be a new period at each look-up,
+-- so Tollgate continues the current one for up to a day. limits replaces the plan's limits. If the function returns null,
+-- the token's plan applies, or else the default plan.
+-- Tollgate asks again after [directory] plan_cache (15 s), so a purchase takes effect within that time.
 --
--- Keep `security definer` and `set search_path = pg_catalog, pg_temp`, and write every name of yours with its schema;
--- write check_user_limits.user_id where a column is called user_id too. Without pg_temp at the end, and also with '', a
--- session's own temporary types come before the built-in ones: whoever may call the function could have code of their
--- own run with your rights.
+-- Keep `security definer` and `set search_path = pg_catalog, pg_temp`, and write every name with its schema. Write
+-- check_user_limits.user_id where a column is called user_id too. If the search_path does not end with pg_temp (an empty
+-- one does not either), a session's own temporary types come before the built-in ones, and whoever may call the function
+-- could run code of their own with your rights.
 --
--- Read only what users cannot write. Under the usual policy "users can update their own profile", a column of profiles
--- is a plan that users give themselves; so is their user_metadata. `tollgate doctor` looks for both kinds of mistake.
+-- Read only what users cannot write. Under the usual policy "users can update their own profile", users can set a column of
+-- profiles themselves, and their user_metadata too. `tollgate doctor` looks for both kinds of mistake.
 -- ---------------------------------------------------------------------------------------------------------------------
 do $script$
 begin
@@ -95,13 +98,13 @@ begin
             || case when s.limits is null then '{}' else jsonb_build_object('limits', s.limits) end
         from tollgate.subscriptions s
         where s.user_id = check_user_limits.user_id
-          -- A period that is over is no plan any more; a blocked user stays blocked.
+          -- A plan ends with its period; a blocked user stays blocked.
           and (s.period_end is null or s.period_end > now() or not s.allowed)
     $function$;
 end
 $script$;
 
-/* Adapt: plans in a `subscriptions` table of your own, several rows a user, filled by your billing webhook.
+/* Adapt: plans in a `subscriptions` table of your own, with several rows per user, filled by your billing webhook.
 
 create or replace function tollgate.check_user_limits(user_id uuid) returns jsonb
 language sql stable security definer set search_path = pg_catalog, pg_temp
@@ -157,8 +160,8 @@ as $function$
 $function$;
 */
 
-/* Adapt: the plan stands in the user's app_metadata, which only your server writes (never in user_metadata, which is the
-   user's own). Asked here it counts at once; the token has it as it was when the token was made.
+/* Adapt: the plan is in the user's app_metadata, which only your server writes (never use user_metadata, which users write).
+   Read here, a change takes effect at once; the token has the value from when the token was made.
 
 create or replace function tollgate.check_user_limits(user_id uuid) returns jsonb
 language sql stable security definer set search_path = pg_catalog, pg_temp
@@ -170,12 +173,12 @@ $function$;
 */
 
 -- ---------------------------------------------------------------------------------------------------------------------
--- 2. Your function: what a request used.
+-- 2. Your function: records what a request used.
 --
 -- It is called for every request that was charged, in the order in which a user's requests ended, and at least once:
--- now and then the same entry comes twice. So it must do nothing for an id that it has seen: `on conflict do nothing`,
--- and whatever else you count goes by the row that was really inserted (see below).
--- An error keeps the entry in Tollgate's outbox, and it comes again.
+-- sometimes the same entry comes twice. So it must do nothing for an id that it has already seen: `on conflict do nothing`.
+-- Whatever else you count must depend on the row that was really inserted (see below).
+-- If it fails, the entry stays in Tollgate's outbox and comes again.
 -- ---------------------------------------------------------------------------------------------------------------------
 do $script$
 begin
@@ -198,7 +201,7 @@ begin
 end
 $script$;
 
-/* Adapt: keep the rows, and count the spending of a user as well, in a table that users may read and not write. An entry
+/* Adapt: keep the rows, and also add up each user's spending in a table that users may read but not write. An entry
    that comes twice inserts nothing the second time, so it is not counted twice.
 
 create or replace function tollgate.log_request(entry jsonb) returns void
@@ -234,13 +237,13 @@ $function$;
 */
 
 -- ---------------------------------------------------------------------------------------------------------------------
--- 3. What Tollgate calls. Do not edit: every run puts these back.
+-- 3. What Tollgate calls. Do not edit: every run restores these.
 --
--- All of it runs with its owner's rights, so nothing that a caller brings along may be found by a name in it: temporary
+-- All of it runs with its owner's rights, so no name in it may resolve to something that a caller created: temporary
 -- types, domains and tables of the caller's session come first wherever search_path does not name pg_temp last.
 -- ---------------------------------------------------------------------------------------------------------------------
 
--- Your two functions get that setting too. What they name of other schemas is found as before.
+-- Your two functions get that setting too. Names from the other schemas of their search_path still resolve as before.
 do $script$
 declare
     one record;
@@ -260,8 +263,8 @@ begin
 end
 $script$;
 
--- Called before one of your functions where the session has temporary objects: one whose search_path lets them come
--- first is not called then. (Editing it may have lost the setting, and nobody may have run this script since.)
+-- Called before one of your functions if the session has temporary objects. A function whose search_path lets these come
+-- first is then not called. (Somebody may have edited it without the setting, and not run this script since.)
 create or replace function tollgate.refuse_shadows(called regprocedure) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $function$
@@ -278,8 +281,8 @@ begin
 end
 $function$;
 
--- The answer of check_user_limits; with a session_id, and where Supabase Auth's tables are, also session_alive (the
--- user has not signed out of it) and banned. Not marked `stable`: your function may write.
+-- Returns the answer of check_user_limits. With a session_id, and if Supabase Auth's tables exist, also session_alive (the
+-- user has not signed out of it) and banned. Not marked `stable`, since your function may write.
 create or replace function tollgate.check_user(user_id uuid, session_id uuid default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $function$
@@ -304,7 +307,7 @@ begin
 end
 $function$;
 
--- Logs the entries of an array, one after the other; all of them or, if one fails, none.
+-- Records the entries of an array in order; all of them, or none if one fails.
 create or replace function tollgate.log_requests(entries jsonb) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $function$
@@ -320,7 +323,7 @@ begin
 end
 $function$;
 
--- The same two in `public`, for the REST API: so the schema tollgate need not be among the exposed ones.
+-- The same two in `public`, for the REST API, so that the schema tollgate need not be exposed.
 create or replace function public.tollgate_check_user_limits(user_id uuid, session_id uuid default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $function$
@@ -337,8 +340,8 @@ begin
 end
 $function$;
 
--- What `tollgate doctor` asks: functions whose search_path lets a caller's temporary objects come first, and tables that
--- check_user_limits reads and that the app's users can write. It looks into the catalogue and at nobody's rows.
+-- What `tollgate doctor` calls. It finds functions whose search_path lets a caller's temporary objects come first, and tables
+-- that check_user_limits reads and that the app's users can write. It reads only the catalogue, no rows of yours.
 create or replace function public.tollgate_examine() returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp set jit = off
 as $function$
@@ -346,7 +349,7 @@ as $function$
         select p.oid from pg_proc p join pg_namespace n on n.oid = p.pronamespace
         where p.prokind = 'f' and (n.nspname = 'tollgate' or (n.nspname = 'public' and p.proname like 'tollgate\_%'))
     ), texts (oid, text) as (
-        -- What a function says, without comments, quotes of names, and spaces around dots.
+        -- The text of a function, without comments, quotes around names, and spaces around dots.
         select p.oid, regexp_replace(regexp_replace(regexp_replace(regexp_replace(lower(pg_get_functiondef(p.oid)),
                    '/\*.*?\*/', ' ', 'g'), '--[^\n]*', ' ', 'g'), '"', '', 'g'), '\s*\.\s*', '.', 'g')
         from pg_proc p join pg_namespace n on n.oid = p.pronamespace
@@ -385,7 +388,7 @@ as $function$
                or r.text ~ ('\m(from|join|only)\s+' || regexp_replace(lower(c.relname), '([^a-z0-9_])', '\\\1', 'g')
                             || '($|[^a-z0-9_$.(])'))
         union
-        -- What a view stands on.
+        -- The tables below a view.
         select d.refobjid, v.text
         from named v join pg_rewrite w on w.ev_class = v.oid
             join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = w.oid
@@ -393,7 +396,7 @@ as $function$
     ), touched (oid, read, text) as (
         select oid, oid, text from named
         union
-        -- A view of a table is another way to write it, with the rights of the view's owner.
+        -- A view of a table is another way to write to it, with the rights of the view's owner.
         select w.ev_class, t.read, t.text
         from touched t join pg_depend d on d.refclassid = 'pg_class'::regclass and d.refobjid = t.oid
                 and d.classid = 'pg_rewrite'::regclass
@@ -426,14 +429,14 @@ as $function$
 $function$;
 
 -- ---------------------------------------------------------------------------------------------------------------------
--- 4. Who may do what. Put back by every run; roles that this database does not have are left out.
+-- 4. Who may do what. Every run restores this; roles that this database does not have are left out.
 -- ---------------------------------------------------------------------------------------------------------------------
 alter table tollgate.subscriptions enable row level security;
 alter table tollgate.usage enable row level security;
 
 do $script$
 declare
-    -- Supabase grants new objects to its API roles by name on older projects, so PUBLIC alone would not do.
+    -- Older Supabase projects grant new objects to the API roles by name, so revoking from PUBLIC alone is not enough.
     strangers constant text := (
         select string_agg(name, ', ')
         from (select 'public' as name union all
@@ -465,8 +468,8 @@ begin
 end
 $script$;
 
-/* Adapt: let the app read the user's own usage over the REST API without exposing the schema tollgate. The view asks
-   with the rights of whoever reads it, so row-level security holds.
+/* Adapt: let the app read the user's own usage over the REST API without exposing the schema tollgate. The view runs
+   with the rights of whoever reads it, so row-level security applies.
 
 create or replace view public.my_usage with (security_invoker = true) as
     select id, started_at, model, input_tokens, output_tokens, cost_usd from tollgate.usage;
@@ -474,8 +477,8 @@ revoke all on public.my_usage from public, anon, authenticated;
 grant select on public.my_usage to authenticated;
 */
 
-/* Adapt: a role of its own for DATABASE_URL, with no rights but Tollgate's: the functions, and a schema for the ledger.
-   Choose a password; on Supabase's pooler the user is called tollgate_app.<project ref>.
+/* Adapt: a separate role for DATABASE_URL that has only the rights Tollgate needs: the functions, and a schema for the ledger.
+   Choose a password. On Supabase's pooler the user is called tollgate_app.<project ref>.
 
 create role tollgate_app login password 'choose-one';
 grant usage on schema tollgate to tollgate_app;

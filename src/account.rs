@@ -4,26 +4,27 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, Query, State};
+use jiff::Span;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use crate::app::{App, Caller};
+use crate::auth::Principal;
 use crate::clock::Timestamp;
 use crate::error::{Code, Refusal};
 use crate::ledger::limit_states;
-use crate::ledger::report::{ModelSum, Reports, Which};
+use crate::ledger::read::report::{ModelSum, Reports, Which};
 use crate::openapi::{ModelRefusals, UserRefusals};
-use crate::plan::{self, LimitState, Unit, Window};
+use crate::plan::{self, CreditBalanceRow, DayRange, LimitRow, LivePurchase};
 use crate::price::MicroUsd;
 
 /// How many rows of history a page has at most.
 const PAGE_ROWS: usize = 500;
-/// How many days one question may span.
-const DAYS_MAX: i32 = 800;
+/// How many days of history are told where nobody says how many.
+const DAYS: i64 = 30;
 
 /// Who calls, what they may, and what is left of it.
 #[derive(Debug, Serialize, ToSchema)]
@@ -31,10 +32,14 @@ pub struct Me {
     user: MyUser,
     plan: MyPlan,
     limits: Vec<LimitRow>,
+    /// Dollars beside the plan; null where there are none.
+    credits: Option<CreditBalanceRow>,
     concurrent: Concurrent,
     /// Their names; the first is taken when none is asked for.
     models: Vec<String>,
     max_output_tokens: u32,
+    /// The live purchase that gives a plan, whether or not something else goes first.
+    purchase: Option<MyPurchase>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -47,9 +52,33 @@ struct MyUser {
 #[derive(Debug, Serialize, ToSchema)]
 struct MyPlan {
     name: String,
-    /// Who said so: `database`, `claim`, `local` or `default`.
+    /// Who said so: `database`, `claim`, `local`, `purchase` or `default`.
     source: &'static str,
     period_ends_at: Option<String>,
+}
+
+/// What was bought in a store.
+#[derive(Debug, Serialize, ToSchema)]
+struct MyPurchase {
+    /// The store's name of the product.
+    product: String,
+    /// `app_store`, `play_store`, `stripe` …
+    store: String,
+    /// When the plan that it gives ends; null for never.
+    expires_at: Option<String>,
+    /// Whether the store will renew it; null where it did not say.
+    will_renew: Option<bool>,
+}
+
+impl MyPurchase {
+    fn of(live: LivePurchase) -> Self {
+        Self {
+            product: live.purchase.product,
+            store: live.purchase.store,
+            expires_at: live.ends_at.map(Timestamp::rfc3339),
+            will_renew: live.purchase.will_renew,
+        }
+    }
 }
 
 /// Open requests, and how many the plan lets be open.
@@ -59,55 +88,6 @@ pub(crate) struct Concurrent {
     pub(crate) open: i64,
 }
 
-/// A limit as a paywall shows it: money as decimal strings, counts as numbers.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct LimitRow {
-    /// `minute`, `hour`, `day`, `month`, `period` or `lifetime`.
-    per: &'static str,
-    /// `requests`, `tokens` or `cost_usd`.
-    unit: &'static str,
-    limit: Amount,
-    used: Amount,
-    held: Amount,
-    remaining: Amount,
-    /// Null for all time.
-    resets_at: Option<String>,
-}
-
-/// So much of a unit: US dollars as a decimal string of six places, counts as numbers.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-#[serde(untagged)]
-pub enum Amount {
-    /// Requests or tokens.
-    Count(i64),
-    /// US dollars.
-    Usd(String),
-}
-
-impl LimitRow {
-    pub(crate) fn of(state: &LimitState) -> Self {
-        let unit = state.limit.unit;
-        Self {
-            per: state.limit.per.as_str(),
-            unit: unit.as_str(),
-            limit: Amount::of(unit, state.limit.amount),
-            used: Amount::of(unit, state.used()),
-            held: Amount::of(unit, state.held()),
-            remaining: Amount::of(unit, state.remaining()),
-            resets_at: resets_at(&state.window).as_str().map(str::to_owned),
-        }
-    }
-}
-
-impl Amount {
-    pub(crate) fn of(unit: Unit, amount: i64) -> Self {
-        match unit {
-            Unit::CostUsd => Self::Usd(MicroUsd(amount).to_string()),
-            Unit::Requests | Unit::Tokens => Self::Count(amount),
-        }
-    }
-}
-
 /// The user, the plan, every limit, the allowed models
 ///
 /// # Errors
@@ -115,19 +95,41 @@ impl Amount {
 #[utoipa::path(get, path = "/api/me", tag = "account", responses((status = 200, body = Me), UserRefusals))]
 pub async fn me(
     State(app): State<Arc<App>>,
-    Caller { who: caller, place: _place }: Caller,
+    Caller {
+        who: caller,
+        place: _place,
+    }: Caller,
 ) -> Result<Json<Me>, Refusal> {
+    seen_by(&app, &caller).await
+}
+
+/// What `/api/me` tells a user.
+pub(crate) async fn seen_by(app: &Arc<App>, caller: &Principal) -> Result<Json<Me>, Refusal> {
     let config = app.config();
     let now = app.clock.now();
-    let granted = app.directory.plan_of(&caller, &config, now).await?;
+    let granted = app.directory.plan_of(caller, &config, now).await?;
     let limits = granted.limits_at(now, &config.server.time_zone);
-    let windows = limits.iter().map(|(_, window)| *window).collect();
-    let standing = app.ledger.standing(caller.user_id(), now, windows).await?;
+    let counters = limits
+        .iter()
+        .map(|(limit, window)| limit.counter(*window))
+        .collect();
+    let standing = app.ledger.standing(caller.user_id(), now, counters).await?;
     let is_anonymous = caller.is_anonymous();
     Ok(Json(Me {
-        user: MyUser { id: caller.user_id(), email: caller.email().map(str::to_owned), is_anonymous },
-        limits: limit_states(&limits, &standing.windows).iter().map(LimitRow::of).collect(),
-        concurrent: Concurrent { limit: granted.plan.concurrent_requests, open: standing.open },
+        user: MyUser {
+            id: caller.user_id(),
+            email: caller.email().map(str::to_owned),
+            is_anonymous,
+        },
+        limits: limit_states(&limits, &standing.windows)
+            .iter()
+            .map(LimitRow::of)
+            .collect(),
+        credits: standing.credits.as_ref().map(CreditBalanceRow::of),
+        concurrent: Concurrent {
+            limit: granted.plan.concurrent_requests,
+            open: standing.open,
+        },
         models: granted.plan.models.clone(),
         max_output_tokens: granted.plan.max_output_tokens,
         plan: MyPlan {
@@ -135,43 +137,35 @@ pub async fn me(
             source: granted.source.as_str(),
             period_ends_at: granted.period.map(|period| period.end.rfc3339()),
         },
+        purchase: granted.purchase.map(MyPurchase::of),
     }))
-}
-
-/// A limit as a paywall shows it.
-pub(crate) fn limit_json(state: &LimitState) -> Value {
-    json!(LimitRow::of(state))
-}
-
-/// An amount of a unit: micro-dollars as a decimal string in dollars.
-pub(crate) fn amount(unit: Unit, amount: i64) -> Value {
-    json!(Amount::of(unit, amount))
-}
-
-/// When a window ends; null for all time.
-pub(crate) fn resets_at(window: &Window) -> Value {
-    if window.end == Timestamp::MAX { Value::Null } else { window.end.rfc3339().into() }
 }
 
 /// The models of a plan, in OpenAI's shape.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Models {
     object: &'static str,
-    data: Vec<Model>,
+    data: Vec<ModelObject>,
 }
 
 /// A model, in OpenAI's shape.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Model {
+#[schema(as = Model)]
+pub struct ModelObject {
     id: String,
     object: &'static str,
     created: i64,
     owned_by: &'static str,
 }
 
-impl Model {
+impl ModelObject {
     fn named(name: &str) -> Self {
-        Self { id: name.to_owned(), object: "model", created: 0, owned_by: "tollgate" }
+        Self {
+            id: name.to_owned(),
+            object: "model",
+            created: 0,
+            owned_by: "tollgate",
+        }
     }
 }
 
@@ -182,10 +176,24 @@ impl Model {
 #[utoipa::path(get, path = "/v1/models", tag = "openai", responses((status = 200, body = Models), UserRefusals))]
 pub async fn models(
     State(app): State<Arc<App>>,
-    Caller { who: caller, place: _place }: Caller,
+    Caller {
+        who: caller,
+        place: _place,
+    }: Caller,
 ) -> Result<Json<Models>, Refusal> {
-    let granted = app.directory.plan_of(&caller, &app.config(), app.clock.now()).await?;
-    Ok(Json(Models { object: "list", data: granted.plan.models.iter().map(|name| Model::named(name)).collect() }))
+    let granted = app
+        .directory
+        .plan_of(&caller, &app.config(), app.clock.now())
+        .await?;
+    Ok(Json(Models {
+        object: "list",
+        data: granted
+            .plan
+            .models
+            .iter()
+            .map(|name| ModelObject::named(name))
+            .collect(),
+    }))
 }
 
 /// One of them
@@ -197,28 +205,40 @@ pub async fn models(
     path = "/v1/models/{id}",
     tag = "openai",
     params(("id" = String, Path, description = "The model's name")),
-    responses((status = 200, body = Model), ModelRefusals)
+    responses((status = 200, body = ModelObject), ModelRefusals)
 )]
 pub async fn model(
     State(app): State<Arc<App>>,
-    Caller { who: caller, place: _place }: Caller,
+    Caller {
+        who: caller,
+        place: _place,
+    }: Caller,
     id: Result<Path<String>, axum::extract::rejection::PathRejection>,
-) -> Result<Json<Model>, Refusal> {
-    let Path(id) = id.map_err(|_| Refusal::invalid("model", "The model's name in the path is not UTF-8."))?;
+) -> Result<Json<ModelObject>, Refusal> {
+    let Path(id) =
+        id.map_err(|_| Refusal::invalid("model", "The model's name in the path is not UTF-8."))?;
     let config = app.config();
-    let granted = app.directory.plan_of(&caller, &config, app.clock.now()).await?;
-    let canonical = config.prices.resolve(&id).map(|(name, _)| name);
-    let known = granted.plan.models.iter().find(|name| canonical == Some(name.as_str()));
-    let name =
-        known.ok_or_else(|| Refusal::new(Code::ModelNotAllowed, "This model is not in your plan.").at("model"))?;
-    Ok(Json(Model::named(name)))
+    let granted = app
+        .directory
+        .plan_of(&caller, &config, app.clock.now())
+        .await?;
+    let entry = config.prices.entry(&id, &config.models);
+    let known = granted
+        .plan
+        .models
+        .iter()
+        .find(|name| entry == Some(name.as_str()));
+    let name = known.ok_or_else(|| {
+        Refusal::new(Code::ModelNotAllowed, "This model is not in your plan.").at("model")
+    })?;
+    Ok(Json(ModelObject::named(name)))
 }
 
 /// The query of `/api/usage`.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
-pub struct UsageQuery {
+pub struct HistoryQuery {
     /// The first day (`2026-11-01`); without it, the last thirty days.
     #[param(format = Date)]
     from: Option<String>,
@@ -231,17 +251,19 @@ pub struct UsageQuery {
 
 /// A page of a history, newest first.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Usage {
+#[schema(as = Usage)]
+pub struct UsageHistory {
     from: String,
     to: String,
-    rows: Vec<UsageRow>,
+    rows: Vec<HistoryRow>,
     /// The cursor of the next page; null on the last one.
     next: Option<String>,
 }
 
 /// What the requests of a day and a model add up to.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct UsageRow {
+#[schema(as = UsageRow)]
+pub struct HistoryRow {
     day: String,
     #[serde(flatten)]
     sum: Sum,
@@ -255,6 +277,9 @@ struct Sum {
     input_tokens: i64,
     cached_input_tokens: i64,
     output_tokens: i64,
+    images: i64,
+    audio_seconds: i64,
+    characters: i64,
     cost_usd: String,
 }
 
@@ -268,20 +293,23 @@ struct Sum {
     get,
     path = "/api/usage",
     tag = "account",
-    params(UsageQuery),
-    responses((status = 200, body = Usage), UserRefusals)
+    params(HistoryQuery),
+    responses((status = 200, body = UsageHistory), UserRefusals)
 )]
 pub async fn usage(
     State(app): State<Arc<App>>,
     Caller { who: caller, place }: Caller,
-    query: Result<Query<UsageQuery>, axum::extract::rejection::QueryRejection>,
-) -> Result<Json<Usage>, Refusal> {
+    query: Result<Query<HistoryQuery>, axum::extract::rejection::QueryRejection>,
+) -> Result<Json<UsageHistory>, Refusal> {
     let Query(query) = query.map_err(|_| {
-        Refusal::new(Code::InvalidRequest, "Known parameters: from and to (like 2026-11-01), and cursor.")
+        Refusal::new(
+            Code::InvalidRequest,
+            "Known parameters: from and to (like 2026-11-01), and cursor.",
+        )
     })?;
     let config = app.config();
     let zone = config.server.time_zone.clone();
-    let pages = Pages::of(&query, today(app.clock.now(), &zone))?;
+    let pages = DayCursor::of(&query, plan::date_of(app.clock.now(), &zone))?;
     let (from, to, user_id) = (pages.from, pages.to, caller.user_id());
     let turn = place.read_turn().await?;
     let read = move |reports: &Reports| {
@@ -293,39 +321,41 @@ pub async fn usage(
     let page = app.directory.reader().read(read).await;
     let (rows, next) = page.map_err(|error| {
         tracing::warn!(error, "the usage log cannot be read");
-        Refusal::new(Code::StoreUnavailable, "The usage log cannot be read right now.")
+        Refusal::new(
+            Code::StoreUnavailable,
+            "The usage log cannot be read right now.",
+        )
     })?;
-    Ok(Json(Usage { from: from.to_string(), to: to.to_string(), rows, next }))
-}
-
-fn today(now: Timestamp, zone: &TimeZone) -> Date {
-    let moment = jiff::Timestamp::from_millisecond(now.millis()).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
-    moment.to_zoned_datetime(zone.clone()).date()
+    Ok(Json(UsageHistory {
+        from: from.to_string(),
+        to: to.to_string(),
+        rows,
+        next,
+    }))
 }
 
 /// Days still to be told, the newest first; on the first of them `skip` models were told already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Pages {
+struct DayCursor {
     from: Date,
     to: Date,
     newest: Date,
     skip: usize,
 }
 
-impl Pages {
-    fn of(query: &UsageQuery, today: Date) -> Result<Self, Refusal> {
-        let to = date("to", query.to.as_deref())?.unwrap_or(today);
-        let month_ago = || to.saturating_sub(jiff::SignedDuration::from_hours(24 * 29));
-        let from = date("from", query.from.as_deref())?.unwrap_or_else(month_ago);
-        let span = to.duration_since(from).as_hours().div_euclid(24);
-        if span < 0 {
-            return Err(Refusal::invalid("from", format!("from ({from}) is after to ({to}).")));
-        }
-        if span > i64::from(DAYS_MAX) {
-            return Err(Refusal::invalid("from", format!("Ask for at most {DAYS_MAX} days at a time.")));
-        }
-        let all = Self { from, to, newest: to, skip: 0 };
-        query.cursor.as_deref().map_or(Ok(all), |cursor| all.after(cursor))
+impl DayCursor {
+    fn of(query: &HistoryQuery, today: Date) -> Result<Self, Refusal> {
+        let range = days((query.from.as_deref(), query.to.as_deref()), DAYS, today)?;
+        let all = Self {
+            from: range.from(),
+            to: range.to(),
+            newest: range.to(),
+            skip: 0,
+        };
+        query
+            .cursor
+            .as_deref()
+            .map_or(Ok(all), |cursor| all.after(cursor))
     }
 
     fn after(self, cursor: &str) -> Result<Self, Refusal> {
@@ -333,9 +363,19 @@ impl Pages {
             let (day, skip) = cursor.split_once('.')?;
             let newest = parse_date(day)?;
             let inside = self.from <= newest && newest <= self.to;
-            Some(Self { newest, skip: skip.parse().ok()?, ..self }).filter(|_| inside)
+            Some(Self {
+                newest,
+                skip: skip.parse().ok()?,
+                ..self
+            })
+            .filter(|_| inside)
         };
-        read().ok_or_else(|| Refusal::invalid("cursor", "Not a cursor of this query: take `next` of the page before."))
+        read().ok_or_else(|| {
+            Refusal::invalid(
+                "cursor",
+                "Not a cursor of this query: take `next` of the page before.",
+            )
+        })
     }
 
     /// One page, and the cursor of the next.
@@ -344,27 +384,40 @@ impl Pages {
         reports: &Reports,
         user_id: Uuid,
         zone: &TimeZone,
-    ) -> Result<(Vec<UsageRow>, Option<String>), crate::ledger::Failure> {
+    ) -> Result<(Vec<HistoryRow>, Option<String>), crate::ledger::Failure> {
         let mut rows = Vec::new();
         let (mut day, mut skip) = (self.newest, self.skip);
         while day >= self.from {
             let (start, end) = plan::day_of(day, zone);
-            let of_day = Which { user_id: Some(user_id), from: Some(start), until: Some(end) };
+            let of_day = Which {
+                user_id: Some(user_id),
+                from: Some(start),
+                until: Some(end),
+            };
             let sums = reports.by_model(of_day)?;
             for (place, sum) in sums.iter().enumerate().skip(skip) {
                 if rows.len() == PAGE_ROWS {
                     return Ok((rows, Some(format!("{day}.{place}"))));
                 }
-                rows.push(UsageRow { day: day.to_string(), sum: Sum::of(sum) });
+                rows.push(HistoryRow {
+                    day: day.to_string(),
+                    sum: Sum::of(sum),
+                });
             }
             skip = 0;
             let Ok(before) = day.yesterday() else { break };
             day = before;
             if sums.is_empty() {
                 // Days without requests cost nothing, however many they are.
-                let before = Which { from: None, until: Some(start), ..of_day };
-                let Some(last) = reports.last_request(before)? else { break };
-                day = today(last, zone).min(day);
+                let before = Which {
+                    from: None,
+                    until: Some(start),
+                    ..of_day
+                };
+                let Some(last) = reports.last_request(before)? else {
+                    break;
+                };
+                day = plan::date_of(last, zone).min(day);
             }
         }
         Ok((rows, None))
@@ -379,15 +432,31 @@ impl Sum {
             input_tokens: sum.input_tokens,
             cached_input_tokens: sum.cached_input_tokens,
             output_tokens: sum.output_tokens,
+            images: sum.images,
+            audio_seconds: sum.audio_seconds,
+            characters: sum.characters,
             cost_usd: MicroUsd(sum.cost_micros).to_string(),
         }
     }
 }
 
-pub(crate) fn date(name: &'static str, text: Option<&str>) -> Result<Option<Date>, Refusal> {
+/// The days that a query names; where it says nothing, `count` of them up to today.
+pub(crate) fn days(
+    (from, to): (Option<&str>, Option<&str>),
+    count: i64,
+    today: Date,
+) -> Result<DayRange, Refusal> {
+    let to = date("to", to)?.unwrap_or(today);
+    let before = || to.saturating_sub(Span::new().days(count.saturating_sub(1)));
+    let from = date("from", from)?.unwrap_or_else(before);
+    DayRange::new(from, to).map_err(|told| Refusal::invalid("from", told))
+}
+
+fn date(name: &'static str, text: Option<&str>) -> Result<Option<Date>, Refusal> {
     let Some(text) = text else { return Ok(None) };
     let read = parse_date(text);
-    read.map(Some).ok_or_else(|| Refusal::invalid(name, format!("{name} must be a date like 2026-11-01.")))
+    read.map(Some)
+        .ok_or_else(|| Refusal::invalid(name, format!("{name} must be a date like 2026-11-01.")))
 }
 
 /// `YYYY-MM-DD` and nothing else, in years that a timestamp can hold.

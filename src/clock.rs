@@ -1,7 +1,7 @@
-//! Wall time: the only reader of it.
+//! The only reader of wall time.
 //!
-//! Everything else takes `now` as an argument, so that a rule can be tried at any moment. A [`Clock`] can be shifted,
-//! which is how tests step it by days; the product never shifts it.
+//! Everything else takes `now` as an argument, so that a rule can be tested at any moment. Tests shift a [`Clock`] by
+//! days; the product never does.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -50,13 +50,19 @@ impl Timestamp {
     /// This moment and `wait` more, saturating.
     #[must_use]
     pub fn plus(self, wait: Duration) -> Self {
-        Self::from_millis(self.0.saturating_add(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX)))
+        Self::from_millis(
+            self.0
+                .saturating_add(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX)),
+        )
     }
 
     /// This moment less `wait`, saturating.
     #[must_use]
     pub fn minus(self, wait: Duration) -> Self {
-        Self::from_millis(self.0.saturating_sub(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX)))
+        Self::from_millis(
+            self.0
+                .saturating_sub(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX)),
+        )
     }
 
     /// How long from `earlier` to this moment; zero when `earlier` is later.
@@ -68,7 +74,8 @@ impl Timestamp {
     /// RFC 3339 in UTC, with milliseconds only where there are any: `2026-11-25T00:00:00Z`.
     #[must_use]
     pub fn rfc3339(self) -> String {
-        jiff::Timestamp::from_millisecond(self.0).map_or_else(|_| String::new(), |moment| moment.to_string())
+        jiff::Timestamp::from_millisecond(self.0)
+            .map_or_else(|_| String::new(), |moment| moment.to_string())
     }
 
     /// Reads RFC 3339 (`2026-11-25T00:00:00Z`, any offset).
@@ -97,7 +104,10 @@ impl Clock {
 
     /// The present moment.
     #[must_use]
-    #[allow(clippy::disallowed_methods, reason = "this is the one place that reads wall time")]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "this is the one place that reads wall time"
+    )]
     pub fn now(&self) -> Timestamp {
         let ms = match SystemTime::now().duration_since(UNIX_EPOCH) {
             Ok(elapsed) => i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX),
@@ -120,14 +130,23 @@ mod tests {
     fn times_are_written_and_read_in_rfc_3339() {
         let moment = Timestamp::parse("2026-11-25T01:30:00+01:30").unwrap();
         assert_eq!(moment.rfc3339(), "2026-11-25T00:00:00Z");
-        assert_eq!(Timestamp::from_millis(1).rfc3339(), "1970-01-01T00:00:00.001Z");
-        assert_eq!(Timestamp::parse(&Timestamp::MAX.rfc3339()).unwrap(), Timestamp::MAX);
+        assert_eq!(
+            Timestamp::from_millis(1).rfc3339(),
+            "1970-01-01T00:00:00.001Z"
+        );
+        assert_eq!(
+            Timestamp::parse(&Timestamp::MAX.rfc3339()).unwrap(),
+            Timestamp::MAX
+        );
     }
 
     #[test]
     fn arithmetic_saturates_and_a_shift_reaches_every_clone() {
         assert_eq!(Timestamp::MAX.plus(Duration::from_secs(9)), Timestamp::MAX);
-        assert_eq!(Timestamp::EPOCH.minus(Duration::from_secs(9)), Timestamp::EPOCH);
+        assert_eq!(
+            Timestamp::EPOCH.minus(Duration::from_secs(9)),
+            Timestamp::EPOCH
+        );
         let clock = Clock::system();
         let other = clock.clone();
         let before = clock.now();

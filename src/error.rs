@@ -1,16 +1,19 @@
 //! Refusals: every way to say no, and the one mapping of them to HTTP.
 //!
-//! Making a refusal has no side effect. It carries what the caller may know and nothing else: never an upstream's
-//! body, a key, or a path of this machine.
+//! Making a refusal has no side effect. It carries what the caller may know and nothing else: never an upstream's body,
+//! a key, or a path of this machine.
 
 use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// The header that repeats a refusal's code, for clients that drop the body of a failed stream.
 pub const CODE_HEADER: &str = "x-tollgate-error";
+
+/// Tells OpenAI's SDKs, which send a 409 again, that this one is final.
+const NO_RETRY_HEADER: &str = "x-should-retry";
 
 macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident = $code:literal, $status:literal, $kind:literal;)+) => {
@@ -22,7 +25,7 @@ macro_rules! codes {
             /// Every code there is.
             pub const ALL: &'static [Self] = &[$(Self::$name,)+];
 
-            /// The code as it stands in `error.code` and in the header.
+            /// The code in `error.code` and in the header.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$name => $code,)+ }
@@ -48,10 +51,14 @@ codes! {
     InvalidRequest = "invalid_request", 400, "invalid_request_error";
     /// A field, or a value of a known field, that costs money or keeps state.
     UnsupportedField = "unsupported_field", 400, "invalid_request_error";
+    /// What the user said was flagged by the moderation of the plan.
+    ContentFlagged = "content_flagged", 400, "invalid_request_error";
     /// No bearer token.
     MissingToken = "missing_token", 401, "authentication_error";
     /// A token that is not a user's of this project.
     InvalidToken = "invalid_token", 401, "authentication_error";
+    /// A webhook without its store's proof.
+    InvalidSignature = "invalid_signature", 401, "authentication_error";
     /// Nothing is wrong but its age: the app should refresh it.
     TokenExpired = "token_expired", 401, "authentication_error";
     /// A limit per day, month, period or lifetime, or a request that could never fit.
@@ -70,10 +77,16 @@ codes! {
     NotFound = "not_found", 404, "invalid_request_error";
     /// A known path, another method.
     MethodNotAllowed = "method_not_allowed", 405, "invalid_request_error";
+    /// A request that was sent before, whose answer is not here: it is still open, or is kept no longer.
+    AnswerGone = "answer_gone", 409, "invalid_request_error";
+    /// A purchase that is another user's.
+    PurchaseTaken = "purchase_taken", 409, "invalid_request_error";
     /// More bytes than `body_bytes_max`.
     BodyTooLarge = "body_too_large", 413, "invalid_request_error";
     /// A content type other than JSON, or any content encoding.
     UnsupportedMediaType = "unsupported_media_type", 415, "invalid_request_error";
+    /// An `Idempotency-Key` that stands for another request.
+    IdempotencyKeyReused = "idempotency_key_reused", 422, "invalid_request_error";
     /// More header bytes than `header_bytes_max`.
     HeadersTooLarge = "headers_too_large", 431, "invalid_request_error";
     /// A limit per minute or hour.
@@ -104,13 +117,15 @@ impl Code {
     const fn challenge(self) -> Option<&'static str> {
         match self {
             Self::MissingToken => Some(r#"Bearer realm="tollgate""#),
-            Self::InvalidToken | Self::TokenExpired => Some(r#"Bearer realm="tollgate", error="invalid_token""#),
+            Self::InvalidToken | Self::TokenExpired => {
+                Some(r#"Bearer realm="tollgate", error="invalid_token""#)
+            }
             _ => None,
         }
     }
 }
 
-/// A refusal: what the caller is told, and no more.
+/// A refusal, as the caller sees it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Refusal {
     /// Why.
@@ -123,7 +138,8 @@ pub struct Refusal {
     pub retry_after: Option<Duration>,
     /// More members of the `error` object, such as `limit` and `plan`.
     pub details: Vec<(&'static str, Value)>,
-    /// A status and an error code of the upstream, passed on when its 400, 404 or 422 is about the user's own request.
+    /// Another status than the code's, and a code: of the upstream, whose 400, 404 or 422 about the user's own request is passed
+    /// on; or of a GET (410).
     pub passed_on: Option<(StatusCode, String)>,
 }
 
@@ -135,7 +151,14 @@ impl Refusal {
             503 => Some(Duration::from_secs(5)),
             _ => None,
         };
-        Self { code, message: message.into(), param: None, retry_after, details: Vec::new(), passed_on: None }
+        Self {
+            code,
+            message: message.into(),
+            param: None,
+            retry_after,
+            details: Vec::new(),
+            passed_on: None,
+        }
     }
 
     /// `invalid_request` about a field.
@@ -155,6 +178,19 @@ impl Refusal {
         self
     }
 
+    /// Without what a provider says of a request, which may quote it. Its status and code stay.
+    #[must_use]
+    pub fn without_quotes(self) -> Self {
+        if self.passed_on.is_none() {
+            return self;
+        }
+        Self {
+            message: "The model's provider refused this request as invalid.".to_owned(),
+            param: None,
+            ..self
+        }
+    }
+
     /// Says when to try again.
     #[must_use]
     pub fn retry_after(mut self, wait: Duration) -> Self {
@@ -169,19 +205,29 @@ impl Refusal {
         self
     }
 
+    /// Answers with another status than the code's.
+    #[must_use]
+    pub fn with_status(mut self, status: StatusCode) -> Self {
+        self.passed_on = Some((status, self.code.as_str().to_owned()));
+        self
+    }
+
     /// The HTTP status it is answered with.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match &self.passed_on {
             Some((status, _)) => *status,
-            None => StatusCode::from_u16(self.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+            None => StatusCode::from_u16(self.code.status())
+                .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
         }
     }
 
     /// The code as clients see it: ours, or the upstream's where its answer is passed on.
     #[must_use]
     pub fn code_str(&self) -> &str {
-        self.passed_on.as_ref().map_or(self.code.as_str(), |(_, code)| code)
+        self.passed_on
+            .as_ref()
+            .map_or(self.code.as_str(), |(_, code)| code)
     }
 
     /// `{"error": {…}}`, the shape that OpenAI's clients decode.
@@ -194,9 +240,68 @@ impl Refusal {
             "param": self.param,
         });
         if let Some(members) = error.as_object_mut() {
-            members.extend(self.details.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+            members.extend(
+                self.details
+                    .iter()
+                    .map(|(name, value)| ((*name).to_owned(), value.clone())),
+            );
         }
         json!({ "error": error })
+    }
+}
+
+impl Refusal {
+    /// `{"type": "error", …}`, the shape that Anthropic's clients decode. The code is in the header only.
+    #[must_use]
+    pub fn anthropic_body(&self, request_id: &str) -> Value {
+        let mut error = json!({
+            "type": anthropic_kind(self.status().as_u16()),
+            "message": self.message,
+        });
+        if let Some(members) = error.as_object_mut() {
+            members.extend(
+                self.details
+                    .iter()
+                    .map(|(name, value)| ((*name).to_owned(), value.clone())),
+            );
+        }
+        json!({ "type": "error", "error": error, "request_id": request_id })
+    }
+}
+
+/// The body of a refusal as Anthropic's clients decode it, from the one that OpenAI's do: what is said beside message and
+/// code (a limit, a plan, a request) is kept.
+#[must_use]
+pub fn anthropic_shape(status: StatusCode, body: &[u8], request_id: &str) -> Value {
+    let body: Value = serde_json::from_slice(body).unwrap_or_default();
+    let mut error = Map::new();
+    error.insert("type".to_owned(), json!(anthropic_kind(status.as_u16())));
+    for (name, value) in body
+        .get("error")
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten()
+    {
+        if !["type", "code", "param"].contains(&name.as_str()) {
+            error.insert(name.clone(), value.clone());
+        }
+    }
+    json!({ "type": "error", "error": error, "request_id": request_id })
+}
+
+/// `error.type` of a status, in Anthropic's words.
+const fn anthropic_kind(status: u16) -> &'static str {
+    match status {
+        401 => "authentication_error",
+        402 => "billing_error",
+        403 => "permission_error",
+        404 => "not_found_error",
+        413 => "request_too_large",
+        429 => "rate_limit_error",
+        503 => "overloaded_error",
+        504 => "timeout_error",
+        400..500 => "invalid_request_error",
+        _ => "api_error",
     }
 }
 
@@ -204,13 +309,23 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let mut response = (self.status(), self.body().to_string()).into_response();
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        );
         headers.insert(
             CODE_HEADER,
-            HeaderValue::from_str(self.code_str()).unwrap_or(HeaderValue::from_static("upstream_error")),
+            HeaderValue::from_str(self.code_str())
+                .unwrap_or(HeaderValue::from_static("upstream_error")),
         );
         if let Some(challenge) = self.code.challenge() {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+            headers.insert(
+                header::WWW_AUTHENTICATE,
+                HeaderValue::from_static(challenge),
+            );
+        }
+        if self.code == Code::AnswerGone && self.retry_after.is_none() {
+            headers.insert(NO_RETRY_HEADER, HeaderValue::from_static("false"));
         }
         if let Some(wait) = self.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(wait)));

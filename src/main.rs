@@ -1,9 +1,9 @@
-//! The binary: parses the command line, runs it, and tells how it ended.
+//! The binary: parses the command line, runs the command, and sets the exit code.
 
 use std::process::ExitCode;
 
 use clap::Parser;
-use tollgate::cli::{Cli, Failure, print, run};
+use tollgate::operator::cli::{Cli, CommandError, print, run};
 
 fn main() -> ExitCode {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -16,9 +16,17 @@ fn main() -> ExitCode {
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     // Before there are threads: it takes the variables of its arrival out of the environment.
     let handed = listenfd::ListenFd::from_env();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
-        Err(error) => return failed(&Failure::new(format!("no threads: {error}"), "raise the limits of this process")),
+        Err(error) => {
+            return failed(&CommandError::new(
+                format!("no threads: {error}"),
+                "raise the limits of this process",
+            ));
+        }
     };
     let done = runtime.block_on(run(cli, handed));
     // What must end has ended. A name that a dead DNS server is still asked for would be waited for.
@@ -38,13 +46,22 @@ fn give_memory_back() {
     use std::os::unix::process::CommandExt;
     const FROM: &str = "MALLOC_MMAP_THRESHOLD_";
     let mut words = std::env::args_os();
-    let (Some(name), words) = (words.next(), words.collect::<Vec<_>>()) else { return };
+    let (Some(name), words) = (words.next(), words.collect::<Vec<_>>()) else {
+        return;
+    };
     let is_server = words.iter().any(|word| word == "serve" || word == "demo");
-    if !is_server || std::env::var_os(FROM).is_some() || std::env::var_os("GLIBC_TUNABLES").is_some() {
+    if !is_server
+        || std::env::var_os(FROM).is_some()
+        || std::env::var_os("GLIBC_TUNABLES").is_some()
+    {
         return;
     }
     let mut again = std::process::Command::new("/proc/self/exe");
-    again.arg0(name).args(words).env(FROM, "262144").env("MALLOC_TRIM_THRESHOLD_", "1048576");
+    again
+        .arg0(name)
+        .args(words)
+        .env(FROM, "262144")
+        .env("MALLOC_TRIM_THRESHOLD_", "1048576");
     // It comes back only where it cannot: then memory stays, and nothing else is wrong.
     drop(again.exec());
 }
@@ -55,7 +72,7 @@ fn usage(told: &clap::Error) -> ExitCode {
     ExitCode::from(u8::try_from(told.exit_code()).unwrap_or(2))
 }
 
-fn failed(failure: &Failure) -> ExitCode {
+fn failed(failure: &CommandError) -> ExitCode {
     print::error_line(&failure.to_string());
     ExitCode::FAILURE
 }

@@ -46,7 +46,11 @@ pub(crate) struct Asked {
 impl Wire {
     pub(crate) fn new(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
-        Ok(Self { stream, buffer: Vec::with_capacity(READ_BYTES), used: 0 })
+        Ok(Self {
+            stream,
+            buffer: Vec::with_capacity(READ_BYTES),
+            used: 0,
+        })
     }
 
     /// Dials.
@@ -98,7 +102,11 @@ impl Wire {
                 if !self.fill_to(length + body_bytes).await? {
                     return Ok(None);
                 }
-                asked.body = self.unread().get(length..length + body_bytes).unwrap_or_default().to_vec();
+                asked.body = self
+                    .unread()
+                    .get(length..length + body_bytes)
+                    .unwrap_or_default()
+                    .to_vec();
                 self.take(length + body_bytes);
                 return Ok(Some(asked));
             }
@@ -122,9 +130,17 @@ impl Wire {
     }
 
     /// Reads a body to its end and shows every piece of it.
-    pub(crate) async fn body(&mut self, framing: Framing, mut see: impl FnMut(&[u8])) -> io::Result<()> {
+    pub(crate) async fn body(
+        &mut self,
+        framing: Framing,
+        mut see: impl FnMut(&[u8]),
+    ) -> io::Result<()> {
         let mut chunks = Chunks::default();
-        let mut left = if let Framing::Length(bytes) = framing { bytes } else { usize::MAX };
+        let mut left = if let Framing::Length(bytes) = framing {
+            bytes
+        } else {
+            usize::MAX
+        };
         loop {
             let unread = self.buffer.get(self.used..).unwrap_or_default();
             let (taken, ended) = if framing == Framing::Chunked {
@@ -143,7 +159,11 @@ impl Wire {
             }
             if !self.fill().await? {
                 let told = framing == Framing::Close;
-                return if told { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
+                return if told {
+                    Ok(())
+                } else {
+                    Err(io::ErrorKind::UnexpectedEof.into())
+                };
             }
         }
     }
@@ -154,7 +174,9 @@ fn broken(error: &'static str) -> io::Error {
 }
 
 fn value<'a>(headers: &'a [httparse::Header<'_>], name: &str) -> Option<&'a str> {
-    let header = headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
+    let header = headers
+        .iter()
+        .find(|header| header.name.eq_ignore_ascii_case(name))?;
     std::str::from_utf8(header.value).ok()
 }
 
@@ -167,9 +189,15 @@ fn request_head(bytes: &[u8]) -> io::Result<Option<(usize, usize, Asked)>> {
             if value(request.headers, "transfer-encoding").is_some() {
                 return Err(broken("a request in chunks"));
             }
-            let body_bytes = value(request.headers, "content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
+            let body_bytes = value(request.headers, "content-length")
+                .and_then(|text| text.parse().ok())
+                .unwrap_or(0);
             let text = |text: Option<&str>| text.unwrap_or_default().to_owned();
-            let asked = Asked { method: text(request.method), path: text(request.path), body: Vec::new() };
+            let asked = Asked {
+                method: text(request.method),
+                path: text(request.path),
+                body: Vec::new(),
+            };
             Ok(Some((length, body_bytes, asked)))
         }
         Ok(httparse::Status::Partial) => Ok(None),
@@ -183,15 +211,24 @@ fn answer_head(bytes: &[u8]) -> io::Result<Option<(usize, AnswerHead)>> {
     match response.parse(bytes) {
         Ok(httparse::Status::Complete(length)) => {
             let chunked = value(response.headers, "transfer-encoding").is_some();
-            let declared = value(response.headers, "content-length").and_then(|text| text.parse().ok());
+            let declared =
+                value(response.headers, "content-length").and_then(|text| text.parse().ok());
             let framing = match declared {
                 _ if chunked => Framing::Chunked,
                 Some(bytes) => Framing::Length(bytes),
                 None => Framing::Close,
             };
-            let closes = value(response.headers, "connection").is_some_and(|text| text.eq_ignore_ascii_case("close"));
+            let closes = value(response.headers, "connection")
+                .is_some_and(|text| text.eq_ignore_ascii_case("close"));
             let keep = !closes && framing != Framing::Close && response.version == Some(1);
-            Ok(Some((length, AnswerHead { status: response.code.unwrap_or(0), framing, keep })))
+            Ok(Some((
+                length,
+                AnswerHead {
+                    status: response.code.unwrap_or(0),
+                    framing,
+                    keep,
+                },
+            )))
         }
         Ok(httparse::Status::Partial) => Ok(None),
         Err(_) => Err(broken("no HTTP answer")),
@@ -225,7 +262,9 @@ impl Chunks {
                 }
                 continue;
             }
-            let Some(end) = memchr::memchr(b'\n', rest) else { return Ok((at, false)) };
+            let Some(end) = memchr::memchr(b'\n', rest) else {
+                return Ok((at, false));
+            };
             let line = rest.get(..end).unwrap_or_default().trim_ascii();
             at += end + 1;
             if self.last {
@@ -236,7 +275,8 @@ impl Chunks {
                 continue;
             }
             let digits = line.split(|byte| *byte == b';').next().unwrap_or_default();
-            let digits = std::str::from_utf8(digits).map_err(|_| broken("a chunk without a size"))?;
+            let digits =
+                std::str::from_utf8(digits).map_err(|_| broken("a chunk without a size"))?;
             match usize::from_str_radix(digits.trim(), 16) {
                 Ok(0) => self.last = true,
                 Ok(size) => self.left = size + 2,
@@ -254,10 +294,13 @@ mod tests {
     fn chunks_come_out_the_same_however_they_are_cut() {
         let wire = b"5\r\nhello\r\n1a;x=y\r\nabcdefghijklmnopqrstuvwxyz\r\n0\r\nTrailer: x\r\n\r\nHTTP/1.1";
         for cut in 1..wire.len() {
-            let (mut chunks, mut seen, mut buffer, mut ended) = (Chunks::default(), Vec::new(), Vec::new(), false);
+            let (mut chunks, mut seen, mut buffer, mut ended) =
+                (Chunks::default(), Vec::new(), Vec::new(), false);
             for piece in wire.chunks(cut) {
                 buffer.extend_from_slice(piece);
-                let (used, end) = chunks.read(&buffer, &mut |bytes| seen.extend_from_slice(bytes)).unwrap();
+                let (used, end) = chunks
+                    .read(&buffer, &mut |bytes| seen.extend_from_slice(bytes))
+                    .unwrap();
                 buffer.drain(..used);
                 ended |= end;
                 if end {
@@ -274,8 +317,18 @@ mod tests {
     fn the_head_of_an_answer_says_how_its_body_ends() {
         let head = |text: &str| answer_head(text.as_bytes()).unwrap().unwrap().1;
         let whole = head("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n");
-        assert_eq!(whole, AnswerHead { status: 200, framing: Framing::Length(3), keep: true });
-        assert_eq!(head("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").framing, Framing::Chunked);
+        assert_eq!(
+            whole,
+            AnswerHead {
+                status: 200,
+                framing: Framing::Length(3),
+                keep: true
+            }
+        );
+        assert_eq!(
+            head("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").framing,
+            Framing::Chunked
+        );
         assert!(!head("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").keep);
         assert!(!head("HTTP/1.1 200 OK\r\n\r\n").keep);
         assert_eq!(answer_head(b"HTTP/1.1 200 OK\r\nContent-").unwrap(), None);

@@ -123,11 +123,19 @@ impl Seen {
             return;
         }
         for at in memchr::memchr_iter(b'\n', piece) {
-            let before = if at == 0 { self.last_byte } else { piece.get(at - 1).copied().unwrap_or(0) };
+            let before = if at == 0 {
+                self.last_byte
+            } else {
+                piece.get(at - 1).copied().unwrap_or(0)
+            };
             self.events += u64::from(before == b'\n');
         }
         self.last_byte = piece.last().copied().unwrap_or(self.last_byte);
-        self.tail.extend_from_slice(piece.get(piece.len().saturating_sub(16)..).unwrap_or_default());
+        self.tail.extend_from_slice(
+            piece
+                .get(piece.len().saturating_sub(16)..)
+                .unwrap_or_default(),
+        );
         self.tail.drain(..self.tail.len().saturating_sub(16));
     }
 
@@ -138,11 +146,15 @@ impl Seen {
 
 /// Sends them all and prints what became of them.
 pub(crate) async fn run(args: Args) -> Result<(), String> {
-    let rest = args.url.strip_prefix("http://").ok_or("--url must begin with http://")?;
+    let rest = args
+        .url
+        .strip_prefix("http://")
+        .ok_or("--url must begin with http://")?;
     let (address, path) = rest.split_once('/').unwrap_or((rest, ""));
     let tokens = match &args.tokens {
         Some(file) => {
-            let text = fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
+            let text =
+                fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
             text.lines().map(str::to_owned).collect()
         }
         None => vec!["none".to_owned()],
@@ -174,7 +186,10 @@ impl Load {
     fn next(&self) -> Option<u64> {
         let index = self.begun.get();
         let over = self.args.requests.is_some_and(|requests| index >= requests)
-            || self.args.seconds.is_some_and(|seconds| self.start.elapsed().as_secs_f64() >= seconds);
+            || self
+                .args
+                .seconds
+                .is_some_and(|seconds| self.start.elapsed().as_secs_f64() >= seconds);
         if over {
             return None;
         }
@@ -187,8 +202,8 @@ impl Load {
         for worker in 0..self.args.concurrency {
             let load = Rc::clone(&self);
             workers.spawn_local(async move {
-                let wait =
-                    Duration::from_millis(load.args.ramp_ms).mul_f64(worker as f64 / load.args.concurrency as f64);
+                let wait = Duration::from_millis(load.args.ramp_ms)
+                    .mul_f64(worker as f64 / load.args.concurrency as f64);
                 tokio::time::sleep(wait).await;
                 while let Some(index) = load.next() {
                     load.request(index, Instant::now()).await;
@@ -201,7 +216,10 @@ impl Load {
     /// A thread of its own keeps the time: the runtime's timers have milliseconds.
     async fn open_loop(self: Rc<Self>, rate: f64) -> Result<(), String> {
         let (ring, mut bell) = mpsc::unbounded_channel();
-        let seconds = self.args.seconds.map_or(Duration::MAX, Duration::from_secs_f64);
+        let seconds = self
+            .args
+            .seconds
+            .map_or(Duration::MAX, Duration::from_secs_f64);
         let requests = self.args.requests.unwrap_or(u64::MAX);
         let start = Instant::now();
         let clock = std::thread::spawn(move || {
@@ -233,7 +251,8 @@ impl Load {
         let patience = self.patience();
         let limit = patience.unwrap_or(Duration::from_secs(self.args.timeout));
         let mut seen = Seen::default();
-        let done = tokio::time::timeout_at((due + limit).into(), self.exchange(index, &mut seen)).await;
+        let done =
+            tokio::time::timeout_at((due + limit).into(), self.exchange(index, &mut seen)).await;
         let mut tally = self.tally.borrow_mut();
         tally.events += seen.events;
         match done {
@@ -244,7 +263,10 @@ impl Load {
                 *tally.statuses.entry(head.status).or_default() += 1;
                 if head.status == 200 {
                     tally.whole.add(due.elapsed());
-                    tally.first.add(seen.first.map_or(Duration::ZERO, |first| first.saturating_duration_since(due)));
+                    tally.first.add(
+                        seen.first
+                            .map_or(Duration::ZERO, |first| first.saturating_duration_since(due)),
+                    );
                     tally.unfinished += u64::from(self.args.stream && !seen.is_done());
                 }
             }
@@ -266,7 +288,8 @@ impl Load {
             None => self.anew(&request).await?,
         };
         let stream = self.args.stream && head.status == 200;
-        wire.body(head.framing, |piece| seen.add(piece, stream)).await?;
+        wire.body(head.framing, |piece| seen.add(piece, stream))
+            .await?;
         if head.keep {
             self.idle.borrow_mut().push(wire);
         }
@@ -295,17 +318,38 @@ impl Load {
         let token = self.tokens.get(place as usize).map_or("", String::as_str);
         let args = &self.args;
         let user = args.first + place * args.step;
-        let Args { events, interval_us, delay_us, .. } = args;
-        let model = if args.model.is_empty() { String::new() } else { format!("\"model\":\"{}\",", args.model) };
-        let cap = if args.max_tokens > 0 { format!(",\"max_tokens\":{}", args.max_tokens) } else { String::new() };
-        let stream = if args.stream { ",\"stream\":true,\"stream_options\":{\"include_usage\":true}" } else { "" };
+        let Args {
+            events,
+            interval_us,
+            delay_us,
+            ..
+        } = args;
+        let model = if args.model.is_empty() {
+            String::new()
+        } else {
+            format!("\"model\":\"{}\",", args.model)
+        };
+        let cap = if args.max_tokens > 0 {
+            format!(",\"max_tokens\":{}", args.max_tokens)
+        } else {
+            String::new()
+        };
+        let stream = if args.stream {
+            ",\"stream\":true,\"stream_options\":{\"include_usage\":true}"
+        } else {
+            ""
+        };
         let body = format!(
             "{{{model}\"messages\":[{{\"role\":\"system\",\"content\":\"You are a helpful assistant in a mobile app. Answer \
              briefly, in the language of the question, and say so when you do not know.\"}},{{\"role\":\"user\",\"content\":\
              \"bench:user={user},events={events},interval={interval_us},delay={delay_us}; What should I cook tonight with \
              rice, two eggs and a leek, if I have twenty minutes and one pan?\"}}],\"temperature\":0.7{cap}{stream}}}"
         );
-        let more = args.header.as_ref().map(|header| format!("{header}\r\n")).unwrap_or_default();
+        let more = args
+            .header
+            .as_ref()
+            .map(|header| format!("{header}\r\n"))
+            .unwrap_or_default();
         let (path, address, length) = (&self.path, &self.address, body.len());
         format!(
             "POST {path} HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\n\

@@ -25,15 +25,19 @@ enum Command {
 
 fn main() -> ExitCode {
     let command = Command::parse();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let done = runtime.map_err(|error| error.to_string()).and_then(|runtime| {
-        let local = tokio::task::LocalSet::new();
-        match command {
-            Command::Upstream(args) => local.block_on(&runtime, upstream::run(args)),
-            Command::Load(args) => local.block_on(&runtime, load::run(args)),
-            Command::Tokens(args) => tokens::run(&args),
-        }
-    });
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let done = runtime
+        .map_err(|error| error.to_string())
+        .and_then(|runtime| {
+            let local = tokio::task::LocalSet::new();
+            match command {
+                Command::Upstream(args) => local.block_on(&runtime, upstream::run(args)),
+                Command::Load(args) => local.block_on(&runtime, load::run(args)),
+                Command::Tokens(args) => tokens::run(&args),
+            }
+        });
     if let Err(error) = done {
         eprintln!("tollgate-bench: {error}");
         return ExitCode::FAILURE;

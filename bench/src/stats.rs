@@ -17,7 +17,9 @@ impl Durations {
     /// Percentiles, mean and extremes in milliseconds; null where nothing was measured.
     pub(crate) fn summary(&mut self) -> Value {
         self.0.sort_unstable();
-        let Some(largest) = self.0.last().copied() else { return Value::Null };
+        let Some(largest) = self.0.last().copied() else {
+            return Value::Null;
+        };
         let at = |share| percentile(&self.0, share).map(millis);
         let mean = self.0.iter().sum::<Duration>().as_secs_f64() * 1000.0 / self.0.len() as f64;
         json!({
@@ -83,8 +85,19 @@ mod tests {
     #[test]
     fn a_percentile_is_a_value_that_was_measured() {
         let hundred = of(1..=100);
-        for (share, wanted) in [(0.0, 1), (0.01, 1), (0.5, 50), (0.501, 51), (0.99, 99), (1.0, 100)] {
-            assert_eq!(percentile(&hundred, share), Some(Duration::from_millis(wanted)), "{share}");
+        for (share, wanted) in [
+            (0.0, 1),
+            (0.01, 1),
+            (0.5, 50),
+            (0.501, 51),
+            (0.99, 99),
+            (1.0, 100),
+        ] {
+            assert_eq!(
+                percentile(&hundred, share),
+                Some(Duration::from_millis(wanted)),
+                "{share}"
+            );
         }
         assert_eq!(percentile(&of([7]), 0.5), Some(Duration::from_millis(7)));
         assert_eq!(percentile(&[], 0.5), None);
@@ -97,7 +110,10 @@ mod tests {
             durations.add(value);
         }
         let summary = durations.summary();
-        assert_eq!((&summary["p50"], &summary["max"], &summary["mean"]), (&json!(20.0), &json!(30.0), &json!(20.0)));
+        assert_eq!(
+            (&summary["p50"], &summary["max"], &summary["mean"]),
+            (&json!(20.0), &json!(30.0), &json!(20.0))
+        );
         assert_eq!(Durations::default().summary(), Value::Null);
     }
 
@@ -114,7 +130,8 @@ mod tests {
         let mut dice = Dice::new(1);
         let rolls: Vec<f64> = (0..1000).map(|_| dice.roll()).collect();
         assert!(rolls.iter().all(|roll| (0.0..1.0).contains(roll)));
-        let tenths: std::collections::BTreeSet<u64> = rolls.iter().map(|roll| (roll * 10.0) as u64).collect();
+        let tenths: std::collections::BTreeSet<u64> =
+            rolls.iter().map(|roll| (roll * 10.0) as u64).collect();
         assert_eq!(tenths.len(), 10);
     }
 }

@@ -42,8 +42,12 @@ impl Key {
     pub(crate) fn open(path: &Path) -> Result<Self, String> {
         let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
         if !path.exists() {
-            let made = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new());
-            fs::write(path, made.map_err(|error| failed(&error))?.as_ref()).map_err(|error| failed(&error))?;
+            let made = EcdsaKeyPair::generate_pkcs8(
+                &ECDSA_P256_SHA256_FIXED_SIGNING,
+                &SystemRandom::new(),
+            );
+            fs::write(path, made.map_err(|error| failed(&error))?.as_ref())
+                .map_err(|error| failed(&error))?;
         }
         let file = fs::read(path).map_err(|error| failed(&error))?;
         let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &file);
@@ -54,7 +58,11 @@ impl Key {
     pub(crate) fn jwks(&self) -> Value {
         // An uncompressed point: 4, x, y.
         let point = self.0.public_key().as_ref();
-        let (x, y) = point.get(1..).unwrap_or_default().split_at_checked(32).unwrap_or_default();
+        let (x, y) = point
+            .get(1..)
+            .unwrap_or_default()
+            .split_at_checked(32)
+            .unwrap_or_default();
         json!({"keys": [{"kty": "EC", "crv": "P-256", "alg": "ES256", "use": "sig", "kid": KID, "key_ops": ["verify"],
                          "x": base64url(x), "y": base64url(y)}]})
     }
@@ -77,8 +85,15 @@ impl Key {
             "session_id": user_id(user),
             "is_anonymous": false,
         });
-        let signed = format!("{}.{}", base64url(header.to_string()), base64url(claims.to_string()));
-        let signature = self.0.sign(&SystemRandom::new(), signed.as_bytes()).map_err(|error| error.to_string())?;
+        let signed = format!(
+            "{}.{}",
+            base64url(header.to_string()),
+            base64url(claims.to_string())
+        );
+        let signature = self
+            .0
+            .sign(&SystemRandom::new(), signed.as_bytes())
+            .map_err(|error| error.to_string())?;
         Ok(format!("{signed}.{}", base64url(signature)))
     }
 }
@@ -97,7 +112,10 @@ fn base64url(bytes: impl AsRef<[u8]>) -> String {
 pub(crate) fn run(args: &Args) -> Result<(), String> {
     let key = Key::open(&args.key)?;
     let issuer = format!("{}/auth/v1", args.project.trim_end_matches('/'));
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(|error| error.to_string())?.as_secs();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_err(|error| error.to_string())?
+        .as_secs();
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     for index in 0..args.users {
         let token = key.token(args.first + index * args.step, &issuer, now)?;

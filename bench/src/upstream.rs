@@ -23,7 +23,9 @@ use crate::tokens::Key;
 const PROMPT_TOKENS: u64 = 24;
 const MODEL: &str = "gpt-4o-mini-2024-07-18";
 const BACKLOG: u32 = 8192;
-const WORDS: [&str; 8] = [" the", " quick", " brown", " fox", " jumps", " over", " it", "."];
+const WORDS: [&str; 8] = [
+    " the", " quick", " brown", " fox", " jumps", " over", " it", ".",
+];
 
 /// Arguments of `upstream`.
 #[derive(Debug, clap::Args)]
@@ -76,10 +78,16 @@ pub(crate) async fn run(args: Args) -> Result<(), String> {
     socket.set_reuseaddr(true).map_err(|error| failed(&error))?;
     socket.bind(address).map_err(|error| failed(&error))?;
     let listener = socket.listen(BACKLOG).map_err(|error| failed(&error))?;
-    println!("http://{}", listener.local_addr().map_err(|error| failed(&error))?);
+    println!(
+        "http://{}",
+        listener.local_addr().map_err(|error| failed(&error))?
+    );
     let upstream = Rc::new(Upstream {
         jwks: key.jwks().to_string(),
-        events: WORDS.iter().map(|word| chunk(&event(json!({"content": word})))).collect(),
+        events: WORDS
+            .iter()
+            .map(|word| chunk(&event(json!({"content": word}))))
+            .collect(),
         served: RefCell::default(),
         open: RefCell::default(),
     });
@@ -111,7 +119,11 @@ impl Upstream {
                 self.count(wanted.user, |served| served.requests += 1);
                 let _open = Open::new(&self.open);
                 sleep_if(wanted.delay).await;
-                if wanted.stream { self.stream(wire, wanted).await } else { self.whole(wire, wanted).await }
+                if wanted.stream {
+                    self.stream(wire, wanted).await
+                } else {
+                    self.whole(wire, wanted).await
+                }
             }
             ("GET", "/auth/v1/.well-known/jwks.json") => wire.write(&json_answer(&self.jwks)).await,
             ("GET", "/served") => wire.write(&json_answer(&self.told().to_string())).await,
@@ -147,13 +159,16 @@ impl Upstream {
         let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n\
                     transfer-encoding: chunked\r\nx-request-id: req_bench\r\n\r\n";
         let mut first = head.as_bytes().to_vec();
-        first.extend(chunk(&event(json!({"role": "assistant", "content": "", "refusal": null}))));
+        first.extend(chunk(&event(
+            json!({"role": "assistant", "content": "", "refusal": null}),
+        )));
         wire.write(&first).await?;
         let start = Instant::now();
         for index in 0..wanted.events {
             if !wanted.interval.is_zero() {
                 // By the index: one late event moves no other.
-                sleep_until(start + wanted.interval * u32::try_from(index).unwrap_or(u32::MAX)).await;
+                sleep_until(start + wanted.interval * u32::try_from(index).unwrap_or(u32::MAX))
+                    .await;
             }
             if let Some(event) = self.events.get(index as usize % WORDS.len()) {
                 wire.write(event).await?;
@@ -222,8 +237,13 @@ fn wanted(body: &[u8]) -> Wanted {
     let told = told.split(|byte| *byte == b';').next().unwrap_or_default();
     let number = |name: &[u8]| after(told, name).and_then(leading_number);
     let cap = [b"\"max_completion_tokens\":".as_slice(), b"\"max_tokens\":"];
-    let cap = cap.iter().find_map(|name| after(body, name).and_then(leading_number)).unwrap_or(u64::MAX);
-    let is_true = |name: &[u8]| after(body, name).is_some_and(|rest| rest.trim_ascii_start().starts_with(b"true"));
+    let cap = cap
+        .iter()
+        .find_map(|name| after(body, name).and_then(leading_number))
+        .unwrap_or(u64::MAX);
+    let is_true = |name: &[u8]| {
+        after(body, name).is_some_and(|rest| rest.trim_ascii_start().starts_with(b"true"))
+    };
     Wanted {
         user: number(b"user=").unwrap_or(0),
         events: number(b"events=").unwrap_or(16).min(cap),
@@ -231,7 +251,11 @@ fn wanted(body: &[u8]) -> Wanted {
         delay: Duration::from_micros(number(b"delay=").unwrap_or(0)),
         stream: is_true(b"\"stream\":"),
         usage: is_true(b"\"include_usage\":"),
-        model: if memmem::find(body, b"\"gpt-4o\"").is_some() { "gpt-4o-2024-08-06" } else { MODEL },
+        model: if memmem::find(body, b"\"gpt-4o\"").is_some() {
+            "gpt-4o-2024-08-06"
+        } else {
+            MODEL
+        },
     }
 }
 
@@ -241,13 +265,19 @@ fn after<'a>(bytes: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
 
 fn leading_number(bytes: &[u8]) -> Option<u64> {
     let bytes = bytes.trim_ascii_start();
-    let digits = bytes.split(|byte| !byte.is_ascii_digit()).next().unwrap_or_default();
+    let digits = bytes
+        .split(|byte| !byte.is_ascii_digit())
+        .next()
+        .unwrap_or_default();
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
 fn json_answer(body: &str) -> Vec<u8> {
-    format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len())
-        .into_bytes()
+    format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .into_bytes()
 }
 
 /// An event as a chunk of its own.
@@ -271,11 +301,17 @@ fn part(choices: &Value, usage: &Value) -> String {
 
 #[expect(clippy::needless_pass_by_value, reason = "a literal at every call")]
 fn event(delta: Value) -> String {
-    part(&json!([{"index": 0, "delta": delta, "logprobs": null, "finish_reason": null}]), &Value::Null)
+    part(
+        &json!([{"index": 0, "delta": delta, "logprobs": null, "finish_reason": null}]),
+        &Value::Null,
+    )
 }
 
 fn finish() -> String {
-    part(&json!([{"index": 0, "delta": {}, "logprobs": null, "finish_reason": "stop"}]), &Value::Null)
+    part(
+        &json!([{"index": 0, "delta": {}, "logprobs": null, "finish_reason": "stop"}]),
+        &Value::Null,
+    )
 }
 
 fn usage_event(output: u64) -> String {

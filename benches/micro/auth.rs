@@ -35,9 +35,19 @@ pub(crate) fn cases() -> Vec<Case> {
     let secret_tokens = (0..=TOKENS).map(|_| by_secret.signed_by_secret()).collect();
     let again = known.signed_by_key();
     vec![
-        Case::new("auth: an ES256 token, new", TOKENS, each_once(by_key, key_tokens)),
-        Case::new("auth: an HS256 token, new", TOKENS, each_once(by_secret, secret_tokens)),
-        Case::new("auth: a token seen before", 100, move || known.verify(&again)),
+        Case::new(
+            "auth: an ES256 token, new",
+            TOKENS,
+            each_once(by_key, key_tokens),
+        ),
+        Case::new(
+            "auth: an HS256 token, new",
+            TOKENS,
+            each_once(by_secret, secret_tokens),
+        ),
+        Case::new("auth: a token seen before", 100, move || {
+            known.verify(&again);
+        }),
     ]
 }
 
@@ -68,19 +78,35 @@ impl Project {
             anonymous_plan: None,
             check_session: false,
         };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         let clock = Clock::system();
         let who = Authenticator::new(&auth, TaskTracker::new(), clock.clone());
-        let project = Self { auth, who, pair, now: clock.now(), runtime };
+        let project = Self {
+            auth,
+            who,
+            pair,
+            now: clock.now(),
+            runtime,
+        };
         let first = project.signed_by_key();
-        project.runtime.block_on(project.who.verify(&first, &project.auth, project.now)).expect("a good token");
+        project
+            .runtime
+            .block_on(
+                project
+                    .who
+                    .verify((&first, "/"), &project.auth, project.now),
+            )
+            .expect("a good token");
         project
     }
 
     /// Nothing is waited for: the keys are here.
     fn verify(&self, headers: &HeaderMap) {
         let _entered = self.runtime.enter();
-        let verdict = pin!(self.who.verify(headers, &self.auth, self.now));
+        let verdict = pin!(self.who.verify((headers, "/"), &self.auth, self.now));
         let verdict = verdict.poll(&mut Context::from_waker(Waker::noop()));
         assert!(matches!(verdict, Poll::Ready(Ok(_))), "{verdict:?}");
     }
@@ -89,7 +115,10 @@ impl Project {
         let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
         let header = json!({"alg": "ES256", "kid": "bench", "typ": "JWT"});
         let message = format!("{}.{}", encode(&header), encode(&self.claims()));
-        let signature = self.pair.sign(&SystemRandom::new(), message.as_bytes()).unwrap();
+        let signature = self
+            .pair
+            .sign(&SystemRandom::new(), message.as_bytes())
+            .unwrap();
         bearer(&format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature)))
     }
 
@@ -118,7 +147,10 @@ impl Project {
 
 fn bearer(token: &str) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    headers.insert(header::AUTHORIZATION, format!("Bearer {token}").parse().unwrap());
+    headers.insert(
+        header::AUTHORIZATION,
+        format!("Bearer {token}").parse().unwrap(),
+    );
     headers
 }
 
@@ -127,10 +159,12 @@ fn publish(pair: &EcdsaKeyPair) -> String {
     let point = pair.public_key().as_ref();
     let (x, y) = point.split_at(1).1.split_at(32);
     let [x, y] = [x, y].map(|number| URL_SAFE_NO_PAD.encode(number));
-    let set =
-        json!({"keys": [{"kid": "bench", "alg": "ES256", "use": "sig", "kty": "EC", "crv": "P-256", "x": x, "y": y}]});
+    let set = json!({"keys": [{"kid": "bench", "alg": "ES256", "use": "sig", "kty": "EC", "crv": "P-256", "x": x, "y": y}]});
     let set = set.to_string();
-    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{set}", set.len());
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{set}",
+        set.len()
+    );
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     std::thread::spawn(move || {

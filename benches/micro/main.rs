@@ -42,14 +42,26 @@ impl Case {
         let run = move || {
             black_box(run());
         };
-        Self { name, times, run: Box::new(run) }
+        Self {
+            name,
+            times,
+            run: Box::new(run),
+        }
     }
 }
 
 fn main() -> ExitCode {
     // `cargo bench` adds `--bench`.
-    let asked: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    match asked.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+    let asked: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|argument| argument != "--bench")
+        .collect();
+    match asked
+        .iter()
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .as_slice()
+    {
         [callgrind::CHILD] => measure(),
         [] => return table::compare(&callgrind::run()),
         ["--renew"] => table::renew(&callgrind::run()),

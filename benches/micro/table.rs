@@ -15,15 +15,27 @@ const RENEW: &str = "`just micro --renew` (cargo bench --locked --bench micro --
 pub(crate) fn compare(counts: &[Count]) -> ExitCode {
     let text = fs::read_to_string(TABLE).unwrap_or_default();
     if !cfg!(target_arch = "x86_64") {
-        println!("NOT COMPARED: the table is of x86_64, and this is {}", std::env::consts::ARCH);
+        println!(
+            "NOT COMPARED: the table is of x86_64, and this is {}",
+            std::env::consts::ARCH
+        );
         return ExitCode::SUCCESS;
     }
     let mut table = read(&text);
     let mut faults = Vec::new();
-    println!("{:<34}{:>12}{:>12}{:>9}", "instructions of one run", "table", "now", "");
-    for Count { name, instructions: now } in counts {
+    println!(
+        "{:<34}{:>12}{:>12}{:>9}",
+        "instructions of one run", "table", "now", ""
+    );
+    for Count {
+        name,
+        instructions: now,
+    } in counts
+    {
         let Some(before) = table.remove(name.as_str()) else {
-            faults.push(format!("{name}: {now} instructions, and the table does not have it: write it with {RENEW}"));
+            faults.push(format!(
+                "{name}: {now} instructions, and the table does not have it: write it with {RENEW}"
+            ));
             continue;
         };
         println!("{name:<34}{before:>12}{now:>12}{:>9}", change(before, *now));
@@ -34,15 +46,26 @@ pub(crate) fn compare(counts: &[Count]) -> ExitCode {
             ));
         }
     }
-    faults.extend(table.keys().map(|name| format!("{name}: is in the table and no longer measured: {RENEW}")));
+    faults.extend(
+        table
+            .keys()
+            .map(|name| format!("{name}: is in the table and no longer measured: {RENEW}")),
+    );
     for fault in &faults {
         println!("FAILED {fault}");
     }
     if !faults.is_empty() && text.lines().next() != Some(&heading()) {
-        println!("The table was made by: {}", text.lines().next().unwrap_or_default());
+        println!(
+            "The table was made by: {}",
+            text.lines().next().unwrap_or_default()
+        );
         println!("This is:              {}", heading());
     }
-    if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if faults.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 pub(crate) fn renew(counts: &[Count]) {

@@ -33,7 +33,11 @@ impl Json {
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Self> {
         match self {
-            Self::Object(members) => members.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value),
+            Self::Object(members) => members
+                .iter()
+                .rev()
+                .find(|(key, _)| key == name)
+                .map(|(_, value)| value),
             _ => None,
         }
     }
@@ -160,7 +164,9 @@ impl Reader<'_> {
     }
 
     fn digits(&mut self) -> usize {
-        let rest = self.rest.trim_start_matches(|digit: char| digit.is_ascii_digit());
+        let rest = self
+            .rest
+            .trim_start_matches(|digit: char| digit.is_ascii_digit());
         let length = self.rest.len() - rest.len();
         self.rest = rest;
         length
@@ -180,7 +186,9 @@ impl Reader<'_> {
                 return None;
             }
         }
-        begun.strip_suffix(self.rest).map(|text| Json::Number(text.to_owned()))
+        begun
+            .strip_suffix(self.rest)
+            .map(|text| Json::Number(text.to_owned()))
     }
 
     fn string(&mut self) -> Option<String> {
@@ -220,17 +228,31 @@ impl Reader<'_> {
             if !(0xD800..0xDC00).contains(&first) {
                 return char::from_u32(first);
             }
-            let second = if self.eat("\\u") { self.hex()? } else { return None };
+            let second = if self.eat("\\u") {
+                self.hex()?
+            } else {
+                return None;
+            };
             let is_low = (0xDC00..0xE000).contains(&second);
-            return if is_low { char::from_u32(0x1_0000 + ((first - 0xD800) << 10) + (second - 0xDC00)) } else { None };
+            return if is_low {
+                char::from_u32(0x1_0000 + ((first - 0xD800) << 10) + (second - 0xDC00))
+            } else {
+                None
+            };
         }
         let letter = self.rest.chars().next()?;
         self.eat(letter.encode_utf8(&mut [0; 4]));
-        simple.iter().find(|(name, _)| *name == letter).map(|(_, meaning)| *meaning)
+        simple
+            .iter()
+            .find(|(name, _)| *name == letter)
+            .map(|(_, meaning)| *meaning)
     }
 
     fn hex(&mut self) -> Option<u32> {
-        let digits = self.rest.get(..4).filter(|text| text.bytes().all(|byte| byte.is_ascii_hexdigit()))?;
+        let digits = self
+            .rest
+            .get(..4)
+            .filter(|text| text.bytes().all(|byte| byte.is_ascii_hexdigit()))?;
         self.rest = self.rest.get(4..)?;
         u32::from_str_radix(digits, 16).ok()
     }

@@ -7,6 +7,7 @@
 pub mod config;
 pub mod json;
 pub mod order;
+pub mod responses;
 pub mod stream;
 pub mod token;
 pub mod usage;
@@ -18,8 +19,15 @@ pub mod usage;
 #[must_use]
 pub fn settings(variables: &[(&str, &str)]) -> tollgate::config::Config {
     let nowhere = std::path::PathBuf::from("/nonexistent");
-    let env = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    let sources = tollgate::config::Sources { file: None, env, directory: nowhere };
+    let env = variables
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect();
+    let sources = tollgate::config::Sources {
+        file: None,
+        env,
+        directory: nowhere,
+    };
     tollgate::config::Config::load(&sources).unwrap_or_else(|errors| panic!("{errors}"))
 }
 
@@ -30,10 +38,9 @@ impl Dice {
     /// Dice for an input.
     #[must_use]
     pub fn of(data: &[u8]) -> Self {
-        Self(
-            data.iter()
-                .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)),
-        )
+        Self(data.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
+        }))
     }
 
     /// A number below `bound`.

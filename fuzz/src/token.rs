@@ -11,7 +11,8 @@ use aws_lc_rs::encoding::{AsBigEndian, EcPublicKeyUncompressedBin};
 use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256, RsaKeyPair,
+    ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256,
+    RsaKeyPair,
 };
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -68,8 +69,15 @@ static DOOR: LazyLock<Door> = LazyLock::new(|| {
     let numbers = rsa.public_key().as_ref();
     let (n, e) = (encode(&numbers[9..265]), encode(&numbers[267..]));
     let jwks = [
-        format!(r#"{{"kty":"OKP","crv":"Ed25519","kid":"e","x":"{}"}}"#, encode(ed25519.public_key().as_ref())),
-        format!(r#"{{"kty":"EC","crv":"P-256","kid":"p","x":"{}","y":"{}"}}"#, encode(x), encode(y)),
+        format!(
+            r#"{{"kty":"OKP","crv":"Ed25519","kid":"e","x":"{}"}}"#,
+            encode(ed25519.public_key().as_ref())
+        ),
+        format!(
+            r#"{{"kty":"EC","crv":"P-256","kid":"p","x":"{}","y":"{}"}}"#,
+            encode(x),
+            encode(y)
+        ),
         format!(r#"{{"kty":"RSA","kid":"s","n":"{n}","e":"{e}"}}"#),
     ];
     let url = publish(format!(r#"{{"keys":[{}]}}"#, jwks.join(",")));
@@ -80,11 +88,22 @@ static DOOR: LazyLock<Door> = LazyLock::new(|| {
         ("TOLLGATE_AUTH__ISSUER", ISSUER),
         ("TOLLGATE_DIRECTORY__VIA", "none"),
     ]);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
     let clock = Clock::system();
     clock.shift((NOW * 1000) - clock.now().millis());
     let who = Authenticator::new(&config.auth, tokio_util::task::TaskTracker::new(), clock);
-    Door { runtime, config, who, ed25519, p256, rsa, jwks }
+    Door {
+        runtime,
+        config,
+        who,
+        ed25519,
+        p256,
+        rsa,
+        jwks,
+    }
 });
 
 /// Serves one text at a URL, for ever.
@@ -111,13 +130,21 @@ fn publish(text: String) -> String {
 /// # Panics
 /// It breaks a promise.
 pub fn check(data: &[u8]) {
-    let Some((mode, rest)) = data.split_first() else { return };
+    let Some((mode, rest)) = data.split_first() else {
+        return;
+    };
     let door = &*DOOR;
-    let Some(value) = header_value(*mode, rest, door) else { return };
+    let Some(value) = header_value(*mode, rest, door) else {
+        return;
+    };
     let mut headers = HeaderMap::new();
     headers.insert(header::AUTHORIZATION, value.clone());
     let ask = || {
-        let verified = door.who.verify(&headers, &door.config.auth, Timestamp::from_secs(NOW));
+        let verified = door.who.verify(
+            (&headers, "/"),
+            &door.config.auth,
+            Timestamp::from_secs(NOW),
+        );
         door.runtime.block_on(verified)
     };
     let answer = ask();
@@ -132,16 +159,27 @@ pub fn check(data: &[u8]) {
                 Code::AuthUnavailable,
             ];
             assert!(known.contains(&refusal.code), "{:?}", refusal.code);
-            assert!(refusal.message.len() < 200, "nothing of the token is in the answer");
+            assert!(
+                refusal.message.len() < 200,
+                "nothing of the token is in the answer"
+            );
             if refusal.code == Code::TokenExpired {
-                let claims = parts(&value).and_then(|parts| Json::read(&parts.1)).expect("only the claims are wrong");
-                assert!(time(&claims, "exp").is_some_and(|exp| exp + LEEWAY <= now()), "it has expired");
+                let claims = parts(&value)
+                    .and_then(|parts| Json::read(&parts.1))
+                    .expect("only the claims are wrong");
+                assert!(
+                    time(&claims, "exp").is_some_and(|exp| exp + LEEWAY <= now()),
+                    "it has expired"
+                );
                 proven(&value, door);
             }
         }
     }
     // Remembered or not, it is the same answer.
-    assert_eq!(answer.map_err(|refusal| refusal.code), ask().map_err(|refusal| refusal.code));
+    assert_eq!(
+        answer.map_err(|refusal| refusal.code),
+        ask().map_err(|refusal| refusal.code)
+    );
 }
 
 fn header_value(mode: u8, rest: &[u8], door: &Door) -> Option<HeaderValue> {
@@ -150,33 +188,63 @@ fn header_value(mode: u8, rest: &[u8], door: &Door) -> Option<HeaderValue> {
     }
     let at = rest.iter().position(|byte| *byte == b'\n')?;
     let (header, claims) = (rest.get(..at)?, rest.get(at + 1..)?);
-    let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
+    let message = format!(
+        "{}.{}",
+        URL_SAFE_NO_PAD.encode(header),
+        URL_SAFE_NO_PAD.encode(claims)
+    );
     let signature = match mode {
         b'h' => {
             let key = hmac::Key::new(hmac::HMAC_SHA256, SECRET.as_bytes());
             hmac::sign(&key, message.as_bytes()).as_ref().to_vec()
         }
         b'e' => door.ed25519.sign(message.as_bytes()).as_ref().to_vec(),
-        b'p' => door.p256.sign(&SystemRandom::new(), message.as_bytes()).ok()?.as_ref().to_vec(),
+        b'p' => door
+            .p256
+            .sign(&SystemRandom::new(), message.as_bytes())
+            .ok()?
+            .as_ref()
+            .to_vec(),
         b's' => {
             let mut signature = vec![0; door.rsa.public_modulus_len()];
-            door.rsa.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), message.as_bytes(), &mut signature).ok()?;
+            door.rsa
+                .sign(
+                    &RSA_PKCS1_SHA256,
+                    &SystemRandom::new(),
+                    message.as_bytes(),
+                    &mut signature,
+                )
+                .ok()?;
             signature
         }
         _ => return None,
     };
-    HeaderValue::from_str(&format!("Bearer {message}.{}", URL_SAFE_NO_PAD.encode(signature))).ok()
+    HeaderValue::from_str(&format!(
+        "Bearer {message}.{}",
+        URL_SAFE_NO_PAD.encode(signature)
+    ))
+    .ok()
 }
 
 type Parts = (Vec<u8>, Vec<u8>, Vec<u8>);
 
 fn token(value: &HeaderValue) -> Option<&str> {
-    value.to_str().ok()?.split_once(' ').map(|(_, token)| token.trim_matches(' '))
+    value
+        .to_str()
+        .ok()?
+        .split_once(' ')
+        .map(|(_, token)| token.trim_matches(' '))
 }
 
 fn parts(value: &HeaderValue) -> Option<Parts> {
-    let mut parts = token(value)?.split('.').map(|part| URL_SAFE_NO_PAD.decode(part));
-    let all = (parts.next()?.ok()?, parts.next()?.ok()?, parts.next()?.ok()?);
+    let mut parts = token(value)?
+        .split('.')
+        .map(|part| URL_SAFE_NO_PAD.decode(part));
+    let all = (
+        parts.next()?.ok()?,
+        parts.next()?.ok()?,
+        parts.next()?.ok()?,
+    );
     parts.next().is_none().then_some(all)
 }
 
@@ -185,7 +253,10 @@ fn proven(value: &HeaderValue, door: &Door) {
     let (header, _, _) = parts(value).expect("three parts of base64url");
     let header = Json::read(&header).expect("a header of JSON");
     let (algorithm, key) = match header.get("alg").and_then(Json::text) {
-        Some("HS256") => (Algorithm::HS256, DecodingKey::from_secret(SECRET.as_bytes())),
+        Some("HS256") => (
+            Algorithm::HS256,
+            DecodingKey::from_secret(SECRET.as_bytes()),
+        ),
         Some("EdDSA") => (Algorithm::EdDSA, public(&door.jwks[0])),
         Some("ES256") => (Algorithm::ES256, public(&door.jwks[1])),
         Some("RS256") => (Algorithm::RS256, public(&door.jwks[2])),
@@ -197,9 +268,14 @@ fn proven(value: &HeaderValue, door: &Door) {
     let mut validation = Validation::new(algorithm);
     validation.required_spec_claims.clear();
     (validation.validate_exp, validation.validate_aud) = (false, false);
-    let (message, signature) = token(value).and_then(|token| token.rsplit_once('.')).expect("a token");
+    let (message, signature) = token(value)
+        .and_then(|token| token.rsplit_once('.'))
+        .expect("a token");
     let verified = jsonwebtoken::crypto::verify(signature, message.as_bytes(), &key, algorithm);
-    assert!(verified.is_ok_and(|is| is), "another library does not verify it");
+    assert!(
+        verified.is_ok_and(|is| is),
+        "another library does not verify it"
+    );
 }
 
 fn public(jwk: &str) -> DecodingKey {
@@ -221,20 +297,44 @@ fn let_in(value: &HeaderValue, principal: &Principal, door: &Door) {
     let (_, claims, _) = parts(value).expect("three parts");
     let claims = Json::read(&claims).expect("claims of JSON");
     let text = |name| claims.get(name).and_then(Json::text);
-    assert_eq!((text("role"), text("iss")), (Some("authenticated"), Some(ISSUER)));
+    assert_eq!(
+        (text("role"), text("iss")),
+        (Some("authenticated"), Some(ISSUER))
+    );
     let audience = claims.get("aud").expect("an audience");
     let named = |one: &Json| one.text() == Some("authenticated");
     assert!(named(audience) || audience.items().iter().any(named));
-    assert!(time(&claims, "exp").is_some_and(|exp| exp + LEEWAY > now()), "it has not expired");
+    assert!(
+        time(&claims, "exp").is_some_and(|exp| exp + LEEWAY > now()),
+        "it has not expired"
+    );
     for name in ["nbf", "iat"] {
-        assert!(claims.get(name).is_none() || time(&claims, name).is_some_and(|time| time <= now() + LEEWAY));
+        assert!(
+            claims.get(name).is_none()
+                || time(&claims, name).is_some_and(|time| time <= now() + LEEWAY)
+        );
     }
-    let hex = |text: &str| text.chars().filter(char::is_ascii_hexdigit).collect::<String>().to_ascii_lowercase();
+    let hex = |text: &str| {
+        text.chars()
+            .filter(char::is_ascii_hexdigit)
+            .collect::<String>()
+            .to_ascii_lowercase()
+    };
     let sub = text("sub").expect("a subject").to_ascii_lowercase();
     let sub = sub.trim_start_matches("urn:uuid:");
     assert_eq!(hex(sub), hex(&principal.user_id().to_string()));
     assert!(!principal.user_id().is_nil());
-    assert!(matches!(claims.get("is_anonymous"), None | Some(Json::Bool(false))), "an anonymous user has no plan here");
-    let plan = claims.get("app_metadata").and_then(|data| data.get("plan")).and_then(Json::text);
-    assert!(principal.plan_claim().is_none_or(|claim| Some(claim) == plan));
+    assert!(
+        matches!(claims.get("is_anonymous"), None | Some(Json::Bool(false))),
+        "an anonymous user has no plan here"
+    );
+    let plan = claims
+        .get("app_metadata")
+        .and_then(|data| data.get("plan"))
+        .and_then(Json::text);
+    assert!(
+        principal
+            .plan_claim()
+            .is_none_or(|claim| Some(claim) == plan)
+    );
 }

@@ -1,7 +1,8 @@
-//! How many connections and open requests the descriptors of this process are enough for.
+//! How many connections and open requests the file descriptors of this process are enough for.
 //!
-//! An open request holds one descriptor towards its upstream, also when its caller has left and it is read to its end; each
-//! other upstream may keep as many idle connections. What is not for users stays free, whatever they do.
+//! An open request holds one descriptor to its upstream, also when its caller has left and the answer is read to its
+//! end. Each other upstream may keep as many idle connections. A reserve stays free for everything that is not a user's
+//! request.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -13,13 +14,19 @@ const RESERVED: usize = 192;
 /// Connections beyond the open requests: idle ones, and those that are still sending.
 const SPARE_CONNECTIONS: usize = 1024;
 
-/// Takes as many descriptors as this process may have: many systems give 1024 to whoever does not ask for more.
+/// Raises the limit of descriptors to the most that this process may have: many systems start with 1024.
 pub(crate) fn raise() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current == maximum {
         return;
     }
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+    if let Err(error) = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: maximum,
+            maximum,
+        },
+    ) {
         tracing::debug!(%error, "the limit of open files stays as it is");
     }
 }
@@ -44,21 +51,33 @@ impl Descriptors {
     }
 
     fn of(limit: Option<u64>, config: &Config) -> Self {
-        let all = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
-        Self { all, upstreams: config.upstreams.len().max(1) }
+        let all = limit
+            .and_then(|limit| usize::try_from(limit).ok())
+            .unwrap_or(usize::MAX);
+        Self {
+            all,
+            upstreams: config.upstreams.len().max(1),
+        }
     }
 
     /// How many requests may be open.
     pub(crate) const fn open_requests(self) -> usize {
-        let most = self.for_users().div_euclid(self.upstreams.saturating_add(1));
+        let most = self
+            .for_users()
+            .div_euclid(self.upstreams.saturating_add(1));
         if most == 0 { 1 } else { most }
     }
 
-    /// How many connections users may have where so many requests are wanted open.
+    /// How many connections users may have if this many requests may be open.
     pub(crate) fn connections(self, open_requests_max: usize) -> usize {
         let open = open_requests_max.min(self.open_requests());
-        let left = self.for_users().saturating_sub(open.saturating_mul(self.upstreams)).max(1);
-        open_requests_max.saturating_add(SPARE_CONNECTIONS).min(left)
+        let left = self
+            .for_users()
+            .saturating_sub(open.saturating_mul(self.upstreams))
+            .max(1);
+        open_requests_max
+            .saturating_add(SPARE_CONNECTIONS)
+            .min(left)
     }
 
     /// What to say where they are too few for the settings.
@@ -68,7 +87,9 @@ impl Descriptors {
             return None;
         }
         let Self { all, upstreams } = self;
-        let needed = open_requests_max.saturating_mul(upstreams.saturating_add(1)).saturating_add(RESERVED);
+        let needed = open_requests_max
+            .saturating_mul(upstreams.saturating_add(1))
+            .saturating_add(RESERVED);
         Some(format!(
             "[server] open_requests_max = {open_requests_max} needs {needed} open files, and {all} are allowed: no more than \
              {open} requests are open at once. Raise the limit (`ulimit -n {needed}`, LimitNOFILE= of systemd), or set \
@@ -93,8 +114,14 @@ mod tests {
                     let descriptors = Descriptors { all, upstreams };
                     let open = wanted.min(descriptors.open_requests());
                     let connections = descriptors.connections(wanted);
-                    assert!(connections + open * upstreams + RESERVED <= all, "{all} for {upstreams}: {wanted}");
-                    assert!(connections >= open && open > 0, "{all} for {upstreams}: {wanted}");
+                    assert!(
+                        connections + open * upstreams + RESERVED <= all,
+                        "{all} for {upstreams}: {wanted}"
+                    );
+                    assert!(
+                        connections >= open && open > 0,
+                        "{all} for {upstreams}: {wanted}"
+                    );
                 }
             }
         }
@@ -105,10 +132,17 @@ mod tests {
         let of = |all| Descriptors { all, upstreams: 1 };
         assert_eq!(of(65_536).too_few(4096), None);
         let told = of(1024).too_few(4096).unwrap();
-        assert!(told.contains("ulimit -n 8384") && told.contains("open_requests_max = 416"), "{told}");
+        assert!(
+            told.contains("ulimit -n 8384") && told.contains("open_requests_max = 416"),
+            "{told}"
+        );
         assert_eq!(of(8384).too_few(4096), None);
         assert_eq!(of(1024).too_few(416), None);
         let none = of(0);
-        assert_eq!((none.open_requests(), none.connections(4096)), (1, 1), "one at a time is served as far as it goes");
+        assert_eq!(
+            (none.open_requests(), none.connections(4096)),
+            (1, 1),
+            "one at a time is served as far as it goes"
+        );
     }
 }

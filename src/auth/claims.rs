@@ -1,8 +1,8 @@
-//! Verified claims → [`Grant`].
+//! Turns verified claims into a [`Grant`].
 //!
-//! It knows what Supabase puts into an access token and which of it must hold. Pure: no keys, no clock of its own.
-//! Invariant: only claims whose signature was verified come in, each is read by its exact type, and nothing under
-//! `user_metadata`, which users write themselves, decides anything.
+//! It knows what Supabase puts into an access token and which claims are required. Pure: no keys, and `now` is an
+//! argument. Invariant: only claims whose signature was verified come in, each is read by its exact type, and nothing
+//! under `user_metadata` decides anything, because users write that themselves.
 
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -57,19 +57,39 @@ pub(super) fn judge(claims: &Claims, auth: &Auth, now: Timestamp) -> Result<Gran
         return Err(invalid("The token's role is not \"authenticated\"."));
     }
     let is_ours = |issuer: &str| is_same_on_this_machine(issuer, &auth.issuer);
-    if !auth.issuer.is_empty() && !claims.get("iss").and_then(Value::as_str).is_some_and(is_ours) {
-        return Err(invalid("The token is not from this project: its iss is another or missing."));
+    if !auth.issuer.is_empty()
+        && !claims
+            .get("iss")
+            .and_then(Value::as_str)
+            .is_some_and(is_ours)
+    {
+        return Err(invalid(
+            "The token is not from this project: its iss is another or missing.",
+        ));
     }
-    let not_before = time(claims, "nbf")?.max(time(claims, "iat")?).unwrap_or(Timestamp::EPOCH);
-    let grant = Grant { principal: principal(claims, auth)?, not_before };
+    let not_before = time(claims, "nbf")?
+        .max(time(claims, "iat")?)
+        .unwrap_or(Timestamp::EPOCH);
+    let grant = Grant {
+        principal: principal(claims, auth)?,
+        not_before,
+    };
     if not_before > now.plus(LEEWAY) {
-        return Err(invalid("The token is from the future: its nbf or iat lies ahead."));
+        return Err(invalid(
+            "The token is from the future: its nbf or iat lies ahead.",
+        ));
     }
     if grant.is_expired_at(now) {
-        return Err(Refusal::new(Code::TokenExpired, "The token has expired: refresh the session and try again."));
+        return Err(Refusal::new(
+            Code::TokenExpired,
+            "The token has expired: refresh the session and try again.",
+        ));
     }
     if grant.principal.is_anonymous && auth.anonymous_plan.is_none() {
-        return Err(Refusal::new(Code::AnonymousNotAllowed, "Anonymous users have no plan here: sign in first."));
+        return Err(Refusal::new(
+            Code::AnonymousNotAllowed,
+            "Anonymous users have no plan here: sign in first.",
+        ));
     }
     Ok(grant)
 }
@@ -78,10 +98,16 @@ fn principal(claims: &Claims, auth: &Auth) -> Result<Principal, Refusal> {
     let expires_at = time(claims, "exp")?.ok_or_else(|| invalid("The token has no exp."))?;
     Ok(Principal {
         user_id: user_id(claims)?,
-        email: claims.get("email").and_then(Value::as_str).and_then(|email| short(email, EMAIL_BYTES_MAX)),
+        email: claims
+            .get("email")
+            .and_then(Value::as_str)
+            .and_then(|email| short(email, EMAIL_BYTES_MAX)),
         is_anonymous: is_anonymous(claims)?,
         plan_claim: plan_claim(claims, &auth.plan_claim),
-        session_id: claims.get("session_id").and_then(Value::as_str).and_then(|id| Uuid::try_parse(id).ok()),
+        session_id: claims
+            .get("session_id")
+            .and_then(Value::as_str)
+            .and_then(|id| Uuid::try_parse(id).ok()),
         expires_at,
     })
 }
@@ -91,7 +117,7 @@ fn refuse_api_keys(claims: &Claims) -> Result<(), Refusal> {
     let role = claims.get("role").and_then(Value::as_str);
     let issuer = claims.get("iss").and_then(Value::as_str);
     if issuer == Some("supabase") || matches!(role, Some("anon" | "service_role")) {
-        return Err(invalid(super::API_KEY_MESSAGE));
+        return Err(invalid(super::bearer::API_KEY_MESSAGE));
     }
     Ok(())
 }
@@ -100,12 +126,14 @@ fn refuse_api_keys(claims: &Claims) -> Result<(), Refusal> {
 fn names_us(audience: Option<&Value>) -> bool {
     match audience {
         Some(Value::String(one)) => one == AUTHENTICATED,
-        Some(Value::Array(many)) => many.iter().all(Value::is_string) && many.iter().any(|one| one == AUTHENTICATED),
+        Some(Value::Array(many)) => {
+            many.iter().all(Value::is_string) && many.iter().any(|one| one == AUTHENTICATED)
+        }
         _ => false,
     }
 }
 
-/// Any spelling of a UUID is the same user; the nil UUID is nobody.
+/// Any spelling of a UUID is the same user; the nil UUID is not a user.
 fn user_id(claims: &Claims) -> Result<Uuid, Refusal> {
     claims
         .get("sub")
@@ -119,7 +147,9 @@ fn is_anonymous(claims: &Claims) -> Result<bool, Refusal> {
     match claims.get("is_anonymous") {
         None => Ok(false),
         Some(Value::Bool(flag)) => Ok(*flag),
-        Some(_) => Err(invalid("The token's is_anonymous is neither true nor false.")),
+        Some(_) => Err(invalid(
+            "The token's is_anonymous is neither true nor false.",
+        )),
     }
 }
 
@@ -129,7 +159,9 @@ fn plan_claim(claims: &Claims, path: &[String]) -> Option<String> {
     if first == "user_metadata" {
         return None;
     }
-    let found = rest.iter().try_fold(claims.get(first)?, |value, name| value.get(name))?;
+    let found = rest
+        .iter()
+        .try_fold(claims.get(first)?, |value, name| value.get(name))?;
     short(found.as_str()?, PLAN_BYTES_MAX)
 }
 
@@ -140,18 +172,26 @@ fn short(text: &str, bytes_max: usize) -> Option<String> {
 
 /// A `NumericDate` (RFC 7519 §2) of whole seconds between 1970 and 9999.
 fn time(claims: &Claims, name: &str) -> Result<Option<Timestamp>, Refusal> {
-    let Some(value) = claims.get(name) else { return Ok(None) };
+    let Some(value) = claims.get(name) else {
+        return Ok(None);
+    };
     let seconds = value.as_i64().or_else(|| whole(value.as_f64()?));
     match seconds {
-        Some(seconds) if (0..=Timestamp::MAX.secs()).contains(&seconds) => Ok(Some(Timestamp::from_secs(seconds))),
-        _ => Err(invalid(&format!("The token's {name} is not a time in whole seconds."))),
+        Some(seconds) if (0..=Timestamp::MAX.secs()).contains(&seconds) => {
+            Ok(Some(Timestamp::from_secs(seconds)))
+        }
+        _ => Err(invalid(&format!(
+            "The token's {name} is not a time in whole seconds."
+        ))),
     }
 }
 
 /// A float that is a whole number and small enough to be one exactly.
 fn whole(number: f64) -> Option<i64> {
     let is_whole = number.is_finite() && number.fract() == 0.0 && number.abs() < 1e15;
-    is_whole.then(|| format!("{number:.0}").parse().ok()).flatten()
+    is_whole
+        .then(|| format!("{number:.0}").parse().ok())
+        .flatten()
 }
 
 fn invalid(message: &str) -> Refusal {

@@ -1,7 +1,7 @@
-//! A JWS in its compact form (RFC 7515 §7.1): taken apart, and made for development.
+//! A JWS in compact form (RFC 7515 §7.1): taken apart, and made for development.
 //!
-//! It knows bytes, the header and nothing of what the claims mean. Invariant: nothing here is believed: a [`Parts`] is
-//! unverified, and its header names a key at most, it never brings one. What comes in is no longer than `auth` lets in.
+//! It knows the bytes and the header, not what the claims mean. Invariant: a [`Parts`] is unverified. Its header can
+//! name a key, but never bring one. Its length was limited by `auth` before.
 
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
+use crate::auth::key::{Algorithm, KID_BYTES_MAX};
 use crate::clock::Timestamp;
-use crate::jwks::key::{Algorithm, KID_BYTES_MAX};
 
 /// Header members that a token may not carry. `jwk`, `jku`, `x5u` and `x5c` bring or name a key, and only the operator
 /// does that; `crit` and `b64` change what the rest means; `zip` and `enc` are those of encrypted tokens.
@@ -50,10 +50,19 @@ impl<'a> Parts<'a> {
         let (message, signature) = token.rsplit_once('.').ok_or("The token is not a JWT.")?;
         let (header, payload) = message.split_once('.').ok_or("The token is not a JWT.")?;
         // A fourth part would be a dot in `payload`, which base64url does not have.
-        let header = object(header).ok_or("The token's header is not base64url of a JSON object.")?;
+        let header =
+            object(header).ok_or("The token's header is not base64url of a JSON object.")?;
         let (scheme, kid) = read_header(&header)?;
-        let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| "The token's signature is not base64url.")?;
-        Ok(Self { scheme, kid, message: message.as_bytes(), signature, payload })
+        let signature = URL_SAFE_NO_PAD
+            .decode(signature)
+            .map_err(|_| "The token's signature is not base64url.")?;
+        Ok(Self {
+            scheme,
+            kid,
+            message: message.as_bytes(),
+            signature,
+            payload,
+        })
     }
 
     /// The claims. To be read only once the signature is verified.
@@ -63,11 +72,18 @@ impl<'a> Parts<'a> {
 }
 
 fn read_header(header: &Map<String, Value>) -> Result<(Scheme, Option<String>), &'static str> {
-    if REFUSED_MEMBERS.iter().any(|member| header.contains_key(*member)) {
-        return Err("The token's header names a key or an extension of its own; neither is accepted.");
+    if REFUSED_MEMBERS
+        .iter()
+        .any(|member| header.contains_key(*member))
+    {
+        return Err(
+            "The token's header names a key or an extension of its own; neither is accepted.",
+        );
     }
     let typ_is_known = header.get("typ").is_none_or(|typ| {
-        typ.as_str().is_some_and(|typ| typ.eq_ignore_ascii_case("JWT") || typ.eq_ignore_ascii_case("at+jwt"))
+        typ.as_str().is_some_and(|typ| {
+            typ.eq_ignore_ascii_case("JWT") || typ.eq_ignore_ascii_case("at+jwt")
+        })
     });
     if !typ_is_known {
         return Err("The token's typ is not JWT.");
@@ -109,16 +125,24 @@ pub struct MintClaims<'a> {
     pub issuer: &'a str,
 }
 
-/// Makes an HS256 token with the claims of Supabase's own, for development: whoever has the secret can sign one.
+/// Makes an HS256 token with the claims of Supabase's own, for development. It needs the secret.
 ///
 /// # Errors
 /// The secret is empty.
-pub fn mint(secret: &SecretString, claims: MintClaims<'_>, now: Timestamp) -> Result<String, String> {
+pub fn mint(
+    secret: &SecretString,
+    claims: MintClaims<'_>,
+    now: Timestamp,
+) -> Result<String, String> {
     if secret.expose_secret().is_empty() {
         return Err("a token cannot be signed with an empty secret: set JWT_SECRET".to_owned());
     }
     let header = json!({"alg": "HS256", "typ": "JWT"});
-    let message = format!("{}.{}", encode(&header), encode(&supabase_claims(claims, now)));
+    let message = format!(
+        "{}.{}",
+        encode(&header),
+        encode(&supabase_claims(claims, now))
+    );
     let key = hmac::Key::new(hmac::HMAC_SHA256, secret.expose_secret().as_bytes());
     let signature = hmac::sign(&key, message.as_bytes());
     Ok(format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature)))

@@ -1,6 +1,6 @@
-//! Settings before they mean anything: a tree of values, each of which knows where it was said.
+//! Settings before they are checked: a tree of values, each with the place where it is set.
 //!
-//! It knows TOML and how a later source covers an earlier one. It does not know which keys exist.
+//! It knows TOML and how a later source overrides an earlier one. It does not know which keys exist.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,10 +9,10 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// Where a value was said.
+/// Where a value is set.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) enum Origin {
-    /// Nowhere: it is built in.
+    /// A built-in default.
     Default,
     /// In a file, on a line.
     File(Arc<str>, usize),
@@ -33,14 +33,14 @@ impl fmt::Display for Origin {
 /// A table of settings.
 pub(super) type Table = BTreeMap<String, Node>;
 
-/// A value and where it was said. No `Debug`: it may be a secret.
+/// A value and where it is set. No `Debug`: it may be a secret.
 #[derive(Clone)]
 pub(super) struct Node {
     pub(super) value: Value,
     pub(super) origin: Origin,
 }
 
-/// What was said.
+/// A value.
 #[derive(Clone)]
 pub(super) enum Value {
     Table(Table),
@@ -48,7 +48,7 @@ pub(super) enum Value {
     Text(String),
     /// Digits that do not fit 64 bits are `None`.
     Integer(Option<i64>),
-    /// As written: no float is ever calculated with.
+    /// As written: no calculation uses floats.
     Float(String),
     Boolean(bool),
     Moment,
@@ -57,7 +57,7 @@ pub(super) enum Value {
 }
 
 impl Value {
-    /// What it is, in words.
+    /// Its type, for error messages.
     pub(super) const fn kind(&self) -> &'static str {
         match self {
             Self::Table(_) => "a table",
@@ -81,16 +81,22 @@ pub(super) struct BadToml {
 pub(super) fn parse_document(text: &str, name: &Arc<str>) -> Result<Node, BadToml> {
     let origin = |offset: usize| Origin::File(name.clone(), line_of(text, offset));
     let table = DeTable::parse(text).map_err(|error| bad(text, &error))?;
-    Ok(Node { value: Value::Table(entries(table.get_ref(), &origin)), origin: origin(0) })
+    Ok(Node {
+        value: Value::Table(entries(table.get_ref(), &origin)),
+        origin: origin(0),
+    })
 }
 
 /// Reads the built-in settings. They are a part of the program, so what cannot be read is left out (a test reads it).
 pub(super) fn parse_defaults(text: &str) -> Node {
     let table = DeTable::parse(text).map(|table| entries(table.get_ref(), &|_| Origin::Default));
-    Node { value: Value::Table(table.unwrap_or_default()), origin: Origin::Default }
+    Node {
+        value: Value::Table(table.unwrap_or_default()),
+        origin: Origin::Default,
+    }
 }
 
-/// Reads one TOML value, said in a variable.
+/// Reads one TOML value from a variable.
 pub(super) fn parse_value(text: &str, origin: &Origin) -> Result<Node, BadToml> {
     let value = DeValue::parse(text).map_err(|error| bad(text, &error))?;
     Ok(node(value.get_ref(), origin.clone(), &|_| origin.clone()))
@@ -98,7 +104,10 @@ pub(super) fn parse_value(text: &str, origin: &Origin) -> Result<Node, BadToml> 
 
 fn bad(text: &str, error: &toml::de::Error) -> BadToml {
     let offset = error.span().map_or(0, |span| span.start);
-    BadToml { line: line_of(text, offset), message: error.message().to_owned() }
+    BadToml {
+        line: line_of(text, offset),
+        message: error.message().to_owned(),
+    }
 }
 
 fn line_of(text: &str, offset: usize) -> usize {
@@ -108,7 +117,10 @@ fn line_of(text: &str, offset: usize) -> usize {
 
 fn entries(table: &DeTable<'_>, origin: &impl Fn(usize) -> Origin) -> Table {
     let entry = |(key, value): (&Spanned<std::borrow::Cow<'_, str>>, &Spanned<DeValue<'_>>)| {
-        (key.get_ref().clone().into_owned(), node(value.get_ref(), origin(key.span().start), origin))
+        (
+            key.get_ref().clone().into_owned(),
+            node(value.get_ref(), origin(key.span().start), origin),
+        )
     };
     table.iter().map(entry).collect()
 }
@@ -116,16 +128,24 @@ fn entries(table: &DeTable<'_>, origin: &impl Fn(usize) -> Origin) -> Table {
 fn node(value: &DeValue<'_>, here: Origin, origin: &impl Fn(usize) -> Origin) -> Node {
     let value = match value {
         DeValue::String(text) => Value::Text(text.clone().into_owned()),
-        DeValue::Integer(digits) => Value::Integer(i64::from_str_radix(digits.as_str(), digits.radix()).ok()),
+        DeValue::Integer(digits) => {
+            Value::Integer(i64::from_str_radix(digits.as_str(), digits.radix()).ok())
+        }
         DeValue::Float(digits) => Value::Float(digits.as_str().to_owned()),
         DeValue::Boolean(value) => Value::Boolean(*value),
         DeValue::Datetime(_) => Value::Moment,
-        DeValue::Array(items) => {
-            Value::Array(items.iter().map(|item| node(item.get_ref(), origin(item.span().start), origin)).collect())
-        }
+        DeValue::Array(items) => Value::Array(
+            items
+                .iter()
+                .map(|item| node(item.get_ref(), origin(item.span().start), origin))
+                .collect(),
+        ),
         DeValue::Table(table) => Value::Table(entries(table, origin)),
     };
-    Node { value, origin: here }
+    Node {
+        value,
+        origin: here,
+    }
 }
 
 impl Node {
@@ -134,18 +154,54 @@ impl Node {
         let value = match json {
             serde_json::Value::Null => Value::Text("null".to_owned()),
             serde_json::Value::Bool(value) => Value::Boolean(*value),
-            serde_json::Value::Number(number) if number.is_f64() => Value::Float(number.to_string()),
+            serde_json::Value::Number(number) if number.is_f64() => {
+                Value::Float(number.to_string())
+            }
             serde_json::Value::Number(number) => Value::Integer(number.as_i64()),
             serde_json::Value::String(text) => Value::Text(text.clone()),
-            serde_json::Value::Array(items) => Value::Array(items.iter().map(Self::of_json).collect()),
-            serde_json::Value::Object(members) => {
-                Value::Table(members.iter().map(|(key, value)| (key.clone(), Self::of_json(value))).collect())
+            serde_json::Value::Array(items) => {
+                Value::Array(items.iter().map(Self::of_json).collect())
             }
+            serde_json::Value::Object(members) => Value::Table(
+                members
+                    .iter()
+                    .map(|(key, value)| (key.clone(), Self::of_json(value)))
+                    .collect(),
+            ),
         };
-        Self { value, origin: Origin::Default }
+        Self {
+            value,
+            origin: Origin::Default,
+        }
     }
 
-    /// Lays `over` on this: tables key by key, anything else in whole.
+    /// As JSON; text from a variable is a TOML value if it can be read as one. `None`: JSON has no such value.
+    pub(super) fn to_json(&self) -> Option<serde_json::Value> {
+        Some(match &self.value {
+            Value::Table(table) => table
+                .iter()
+                .map(|(key, node)| Some((key.clone(), node.to_json()?)))
+                .collect::<Option<_>>()?,
+            Value::Array(items) => {
+                serde_json::Value::Array(items.iter().map(Self::to_json).collect::<Option<_>>()?)
+            }
+            Value::Text(text) => text.clone().into(),
+            Value::Raw(text) => match parse_value(text, &self.origin) {
+                Ok(node) => node.to_json()?,
+                Err(_) => text.clone().into(),
+            },
+            Value::Integer(number) => (*number)?.into(),
+            Value::Float(digits) => {
+                let plain = digits.replace('_', "");
+                let number: serde_json::Number = plain.trim_start_matches('+').parse().ok()?;
+                number.into()
+            }
+            Value::Boolean(value) => (*value).into(),
+            Value::Moment => return None,
+        })
+    }
+
+    /// Merges `over` into this: tables key by key, anything else as a whole.
     pub(super) fn cover(&mut self, over: Self) {
         match (&mut self.value, over.value) {
             (Value::Table(mine), Value::Table(theirs)) => {
@@ -161,7 +217,7 @@ impl Node {
         }
     }
 
-    /// What is at `path`, where there is anything.
+    /// The node at `path`, if there is one.
     pub(super) fn at(&self, path: &[&str]) -> Option<&Self> {
         path.iter().try_fold(self, |node, name| match &node.value {
             Value::Table(table) => table.get(*name),
@@ -172,25 +228,35 @@ impl Node {
     /// Lays `leaf` on what is at `path`, making tables on the way. Names are found in any case; an element of a list
     /// is named by its index, and the index after the last adds one.
     ///
-    /// False: there is no such place.
+    /// False: the path leads nowhere.
     pub(super) fn set(&mut self, path: &[&str], leaf: Self) -> bool {
         let Some((first, rest)) = path.split_first() else {
             self.cover(leaf);
             return true;
         };
-        let empty = || Self { value: Value::Table(Table::new()), origin: leaf.origin.clone() };
+        let empty = || Self {
+            value: Value::Table(Table::new()),
+            origin: leaf.origin.clone(),
+        };
         match &mut self.value {
             Value::Table(table) => {
-                let name = table.keys().find(|key| key.eq_ignore_ascii_case(first)).cloned();
+                let name = table
+                    .keys()
+                    .find(|key| key.eq_ignore_ascii_case(first))
+                    .cloned();
                 let name = name.unwrap_or_else(|| first.to_ascii_lowercase());
                 table.entry(name).or_insert_with(empty).set(rest, leaf)
             }
             Value::Array(items) => {
-                let Ok(index) = first.parse::<usize>() else { return false };
+                let Ok(index) = first.parse::<usize>() else {
+                    return false;
+                };
                 if index == items.len() {
                     items.push(empty());
                 }
-                items.get_mut(index).is_some_and(|item| item.set(rest, leaf))
+                items
+                    .get_mut(index)
+                    .is_some_and(|item| item.set(rest, leaf))
             }
             _ => false,
         }

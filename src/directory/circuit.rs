@@ -1,9 +1,10 @@
-//! Whether a database that is asked answers at all.
+//! A circuit breaker for a database that does not answer.
 //!
-//! One that breaks says so at once; one that hangs makes everybody wait who asks it. This knows which calls are under way
-//! and when something was heard; it does not know what is asked. Invariants: a database that answers, however slowly and
-//! however many wait for it, is never taken for silent; one that is silent is asked once in `PROBE_EVERY`, and its first
-//! answer lets everybody ask again; a call that hangs while others are answered is that call's trouble alone.
+//! A database that fails reports an error at once; one that hangs makes everybody wait. This tracks which calls are in
+//! progress and when an answer last arrived; it does not know what the calls ask. Invariants:
+//! - A database that answers is never called silent, however slow it is and however many wait for it.
+//! - A silent database gets one call in `PROBE_EVERY`, and its first answer closes the circuit.
+//! - A call that hangs while others are answered affects only its own caller.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-/// How long a database that is asked may say nothing before nobody waits for it any more. The first call after a pause is
+/// How long a database may be silent before callers stop waiting for it. The first call after a pause is
 /// a new connection with TLS and a sign-in: eight times the way there and back, which may be 150 ms.
 pub(super) const PATIENCE: Duration = Duration::from_millis(1500);
 /// How often a silent database is asked whether it answers again.
@@ -19,39 +20,49 @@ const PROBE_EVERY: Duration = Duration::from_millis(500);
 
 /// The calls of one kind to one database. Clones are the same.
 #[derive(Clone)]
-pub(super) struct Circuit(Arc<Shared>);
+pub(super) struct Circuit(Arc<CircuitState>);
 
-struct Shared {
+struct CircuitState {
     /// What is asked, for the log.
     name: &'static str,
     calls: Mutex<Calls>,
 }
 
-/// The leave to make one call.
-pub(super) struct Pass {
+/// The permission to make one call.
+pub(super) struct Permit {
     circuit: Circuit,
     number: u64,
-    /// Whoever made it waits so long, silent or not.
+    /// Its caller waits at least until then.
     waits_until: Instant,
 }
 
 impl Circuit {
     /// A circuit that opens after so much silence.
     pub(super) fn new(name: &'static str, patience: Duration) -> Self {
-        Self(Arc::new(Shared { name, calls: Mutex::new(Calls::new(patience)) }))
+        Self(Arc::new(CircuitState {
+            name,
+            calls: Mutex::new(Calls::new(patience)),
+        }))
     }
 
-    /// The leave to ask now; none while the database is silent and was asked a moment ago.
-    pub(super) fn pass(&self) -> Option<Pass> {
+    /// A permit for one call. `None` while the circuit is open and a probe was made a moment ago (half-open).
+    pub(super) fn permit(&self) -> Option<Permit> {
         let now = Instant::now();
         let mut calls = self.lock();
         let Some((number, waits_until)) = calls.begin(now) else {
             if !std::mem::replace(&mut calls.told, true) {
-                tracing::error!("{} does not answer: until it does, what it said lately counts", self.0.name);
+                tracing::error!(
+                    "{} does not answer: until it does, what it said lately counts",
+                    self.0.name
+                );
             }
             return None;
         };
-        Some(Pass { circuit: self.clone(), number, waits_until })
+        Some(Permit {
+            circuit: self.clone(),
+            number,
+            waits_until,
+        })
     }
 
     /// Nothing was heard for too long.
@@ -61,7 +72,11 @@ impl Circuit {
     }
 
     /// Waits for something that needs an answer: as long as there are any, and until `at_least`.
-    pub(super) async fn unless_silent<T>(&self, at_least: Instant, wanted: impl Future<Output = T>) -> Option<T> {
+    pub(super) async fn while_answering<T>(
+        &self,
+        at_least: Instant,
+        wanted: impl Future<Output = T>,
+    ) -> Option<T> {
         let mut wanted = std::pin::pin!(wanted);
         loop {
             let until = self.lock().silent_from(Instant::now()).max(at_least);
@@ -80,13 +95,13 @@ impl Circuit {
     }
 }
 
-impl Pass {
-    /// Whoever made the call waits for its answer until then, silent or not.
+impl Permit {
+    /// The caller waits for the answer at least until then, even if the circuit opens.
     pub(super) const fn waits_until(&self) -> Instant {
         self.waits_until
     }
 
-    /// Takes note of what the call brought. An error that came soon is no silence.
+    /// Records how the call ended. An error is an answer too: it is not silence.
     pub(super) fn over<T, E>(self, brought: Result<T, E>) -> Result<T, E> {
         let now = Instant::now();
         let mut calls = self.circuit.lock();
@@ -99,14 +114,14 @@ impl Pass {
     }
 }
 
-impl Drop for Pass {
+impl Drop for Permit {
     /// Without a word of what it brought: it was not made, or its task died.
     fn drop(&mut self) {
         self.circuit.lock().waiting.remove(&self.number);
     }
 }
 
-/// What is known of the calls. The present is an argument.
+/// The state of the calls. `now` is an argument.
 struct Calls {
     patience: Duration,
     begun: u64,
@@ -116,20 +131,32 @@ struct Calls {
     /// One ended after a long silence, and nothing was heard since.
     gave_up: bool,
     probed: Option<Instant>,
-    /// The log has it that it is silent.
+    /// The silence has been logged.
     told: bool,
 }
 
 impl Calls {
     const fn new(patience: Duration) -> Self {
         let waiting = BTreeMap::new();
-        Self { patience, begun: 0, waiting, heard: None, gave_up: false, probed: None, told: false }
+        Self {
+            patience,
+            begun: 0,
+            waiting,
+            heard: None,
+            gave_up: false,
+            probed: None,
+            told: false,
+        }
     }
 
     /// The number of a new call, and until when it is waited for at least; `None`: not now.
     fn begin(&mut self, now: Instant) -> Option<(u64, Instant)> {
         let is_silent = self.is_silent(now);
-        if is_silent && self.probed.is_some_and(|at| now.saturating_duration_since(at) < PROBE_EVERY) {
+        if is_silent
+            && self
+                .probed
+                .is_some_and(|at| now.saturating_duration_since(at) < PROBE_EVERY)
+        {
             return None;
         }
         if is_silent {
@@ -137,7 +164,14 @@ impl Calls {
         }
         self.begun = self.begun.saturating_add(1);
         self.waiting.insert(self.begun, now);
-        Some((self.begun, if is_silent { self.after_patience(now) } else { now }))
+        Some((
+            self.begun,
+            if is_silent {
+                self.after_patience(now)
+            } else {
+                now
+            },
+        ))
     }
 
     /// True if it was said to be silent.
@@ -151,8 +185,11 @@ impl Calls {
     }
 
     fn failed(&mut self, number: u64, now: Instant) {
-        let Some(began) = self.waiting.remove(&number) else { return };
-        let silence = now.saturating_duration_since(self.heard.map_or(began, |heard| heard.max(began)));
+        let Some(began) = self.waiting.remove(&number) else {
+            return;
+        };
+        let silence =
+            now.saturating_duration_since(self.heard.map_or(began, |heard| heard.max(began)));
         self.gave_up |= silence >= self.patience;
     }
 
@@ -165,8 +202,11 @@ impl Calls {
         if self.gave_up {
             return now;
         }
-        // With nobody waiting there is nothing to hear.
-        let earliest = self.waiting.first_key_value().map_or(now, |(_, began)| *began);
+        // Without a waiting call there is no silence.
+        let earliest = self
+            .waiting
+            .first_key_value()
+            .map_or(now, |(_, began)| *began);
         self.after_patience(self.heard.map_or(earliest, |heard| heard.max(earliest)))
     }
 
@@ -181,7 +221,9 @@ mod tests {
 
     fn calls() -> (Calls, impl Fn(u64) -> Instant) {
         let start = Instant::now();
-        (Calls::new(PATIENCE), move |ms| start.checked_add(Duration::from_millis(ms)).unwrap())
+        (Calls::new(PATIENCE), move |ms| {
+            start.checked_add(Duration::from_millis(ms)).unwrap()
+        })
     }
 
     #[test]
@@ -208,19 +250,30 @@ mod tests {
     #[test]
     fn one_that_says_nothing_is_asked_twice_a_second_until_it_answers() {
         let (mut calls, at) = calls();
-        assert!(calls.begin(at(0)).is_some() && calls.begin(at(1499)).is_some() && !calls.is_silent(at(1499)));
+        assert!(
+            calls.begin(at(0)).is_some()
+                && calls.begin(at(1499)).is_some()
+                && !calls.is_silent(at(1499))
+        );
         let asked = |calls: &mut Calls, range: std::ops::Range<u64>| {
-            let made: Vec<_> = range.step_by(10).filter_map(|ms| calls.begin(at(ms))).collect();
+            let made: Vec<_> = range
+                .step_by(10)
+                .filter_map(|ms| calls.begin(at(ms)))
+                .collect();
             made
         };
         assert_eq!(asked(&mut calls, 1500..3500).len(), 4);
-        // All of them end without an answer, and then nobody asks for long.
+        // All of them end without an answer, and no new call comes for a long time.
         for number in 1..=6 {
             calls.failed(number, at(6500));
         }
         assert!(calls.is_silent(at(60_000)));
         let probe = asked(&mut calls, 60_000..60_500);
-        assert_eq!(probe.iter().map(|probe| probe.1).collect::<Vec<_>>(), [at(61_500)], "a probe is waited for");
+        assert_eq!(
+            probe.iter().map(|probe| probe.1).collect::<Vec<_>>(),
+            [at(61_500)],
+            "a probe is waited for"
+        );
         calls.answered(probe[0].0, at(60_500));
         assert_eq!(asked(&mut calls, 60_500..61_500).len(), 100);
     }
@@ -251,20 +304,25 @@ mod tests {
     async fn whoever_waits_when_it_falls_silent_is_let_go_and_a_probe_waits_anyway() {
         let circuit = Circuit::new("it", PATIENCE);
         let begun = Instant::now();
-        let first = circuit.pass().unwrap();
+        let first = circuit.permit().unwrap();
         tokio::time::sleep(Duration::from_secs(1)).await;
         let never = std::future::pending::<()>();
-        assert_eq!(circuit.unless_silent(Instant::now(), never).await, None);
+        assert_eq!(circuit.while_answering(Instant::now(), never).await, None);
         assert_eq!(begun.elapsed().as_millis().div_euclid(100), 15);
-        let probe = circuit.pass().unwrap();
-        assert!(circuit.pass().is_none() && circuit.is_silent());
+        let probe = circuit.permit().unwrap();
+        assert!(circuit.permit().is_none() && circuit.is_silent());
         let answer = async {
             tokio::time::sleep(Duration::from_secs(1)).await;
             probe.circuit.clone()
         };
-        assert!(circuit.unless_silent(probe.waits_until(), answer).await.is_some());
+        assert!(
+            circuit
+                .while_answering(probe.waits_until(), answer)
+                .await
+                .is_some()
+        );
         assert_eq!(probe.over(Ok::<_, ()>(())), Ok(()));
-        assert!(!circuit.is_silent() && circuit.pass().is_some());
+        assert!(!circuit.is_silent() && circuit.permit().is_some());
         drop(first);
     }
 }

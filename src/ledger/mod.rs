@@ -7,27 +7,24 @@
 //! Invariants (the laws in the README's words): used + held ≤ limit; every hold ends exactly once; the ended rows of a
 //! window add up to what the window says; nothing held when nothing is open.
 
-pub(crate) mod db;
-mod jobs;
-mod known;
+pub mod file;
+pub mod grants;
+pub(crate) mod hex;
+mod idempotency;
+#[cfg(test)]
+mod law_one;
+#[cfg(test)]
+mod laws;
 mod postgres;
+mod price_ids;
+mod queue;
+pub mod read;
 mod reservation;
 mod settlement;
 mod sqlite;
-mod writer;
+pub mod tools;
 
-pub mod backup;
-pub mod check;
-pub mod kept;
-pub mod moving;
-pub mod place;
-pub mod probe;
-pub mod pruning;
-pub mod report;
-
-#[cfg(test)]
-mod laws;
-
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -39,12 +36,18 @@ use uuid::Uuid;
 use crate::clock::{Clock, Timestamp};
 use crate::config::StoreUrl;
 use crate::error::{Code, Refusal};
-use crate::ledger::report::RequestRow;
-use crate::plan::{Ask, Exceeded, Hold, Limit, LimitState, Standing, Window};
+use crate::ledger::read::report::RequestRow;
+use crate::plan::{
+    self, Amounts, Ask, Balance, CreditBalance, Exceeded, Hold, Limit, LimitCounter, LimitState,
+    PaidBy, Unit, Window,
+};
 
-use jobs::{Job, Jobs};
+pub use idempotency::{IdempotencyKey, Repetition};
+#[cfg(test)]
+pub(crate) use postgres::install::versioned;
+use queue::{Job, Jobs};
 pub use reservation::Reservation;
-pub use settlement::{Charge, Ending, Settlement, charge};
+pub use settlement::{Charge, EndState, Ending, Flag, Settlement, charge};
 pub use sqlite::Failure;
 
 /// How long a hold waits for its commit before the store counts as unavailable.
@@ -62,24 +65,49 @@ pub struct HoldRequest {
     /// The plan's name, for the row.
     pub plan: String,
     /// The path that was called, for the row.
-    pub endpoint: &'static str,
+    pub endpoint: Cow<'static, str>,
     /// The canonical name of the model, for the row.
     pub model: String,
+    /// The name in the plan that it goes by, where that is another: what limits for one name count by.
+    pub plan_model: Option<String>,
+    /// The name that the app asked for, where that is another; for the row.
+    pub requested_model: Option<String>,
+    /// What the app calls the request; for the row.
+    pub feature: Option<String>,
+    /// The version of the server's prompt that the request begins with; for the row.
+    pub prompt_version: Option<String>,
     /// The upstream's name, for the row.
     pub upstream: String,
     /// What is held.
     pub ask: Ask,
-    /// Every limit of the caller's plan, with its current window.
+    /// Every limit of the caller's plan that counts this request, with its current window.
     pub limits: Vec<(Limit, Window)>,
     /// How many requests of this caller may be open.
     pub concurrent: Option<u32>,
     /// What the whole app may spend: micro-dollars, and the current day.
     pub ceiling: Option<(i64, Window)>,
+    /// The key that the request takes, and no other may take within a day.
+    pub idempotency: Option<IdempotencyKey>,
+    /// What the request holds already, where this is to take its place: then nothing new is counted as open.
+    pub replaces: Option<Hold>,
+    /// Whether credits may pay for it, where it does not fit the plan's limits in dollars.
+    pub credits: bool,
+}
+
+impl HoldRequest {
+    /// The key that is to be free. A request that holds something has taken its key.
+    pub(crate) fn key_to_take(&self) -> Option<&IdempotencyKey> {
+        self.idempotency
+            .as_ref()
+            .filter(|_| self.replaces.is_none())
+    }
 }
 
 /// Why nothing was held.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NoHold {
+    /// The request's key is taken. Decided before anything else: nothing of it needs to fit any more.
+    Repeated(Repetition),
     /// A limit of the plan.
     Limit(Exceeded),
     /// So many requests are open, and the plan allows no more.
@@ -99,11 +127,13 @@ pub enum NoHold {
 
 /// What a user has used and holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UserStanding {
-    /// In the order in which the windows were asked for.
-    pub windows: Vec<Standing>,
+pub struct UserBalance {
+    /// In the order of the counters that were asked for.
+    pub windows: Vec<Balance>,
     /// Open requests.
     pub open: i64,
+    /// The user's credits; `None` where there are none.
+    pub credits: Option<CreditBalance>,
 }
 
 /// What the writer shares with its handles.
@@ -155,7 +185,7 @@ pub struct Ledger {
     shared: Arc<Shared>,
     store: StoreUrl,
     /// Where the ledger's file lies; none where it is no file.
-    place: Option<place::Place>,
+    place: Option<file::Place>,
     has_outbox: bool,
     identifier_key: Arc<hmac::Key>,
 }
@@ -193,7 +223,8 @@ impl Ledger {
         let (jobs, thread, key, place) = match &store {
             StoreUrl::Sqlite(path) => {
                 let (jobs, queue) = std::sync::mpsc::channel();
-                let (thread, key, place) = writer::start(path.clone(), settings, clock, shared.clone(), queue)?;
+                let (thread, key, place) =
+                    sqlite::writer::start(path.clone(), settings, clock, shared.clone(), queue)?;
                 (Jobs::Sqlite(jobs), thread, key, Some(place))
             }
             StoreUrl::Postgres(url) => {
@@ -202,7 +233,14 @@ impl Ledger {
             }
         };
         let identifier_key = Arc::new(hmac::Key::new(hmac::HMAC_SHA256, key.as_bytes()));
-        let handle = Self { jobs: jobs.clone(), shared, store, place, has_outbox, identifier_key };
+        let handle = Self {
+            jobs: jobs.clone(),
+            shared,
+            store,
+            place,
+            has_outbox,
+            identifier_key,
+        };
         Ok((handle, Writer { jobs, thread }))
     }
 
@@ -233,20 +271,39 @@ impl Ledger {
         }
     }
 
-    /// What a user has used and holds in each of `windows`. What was ended before the call is seen as ended once it is
+    /// What a user has used and holds by each of `counters`. What was ended before the call is seen as ended once it is
     /// written, which is before the answer unless the ledger cannot be written or, on Postgres, another process is busy
     /// with this user: then it still counts as held. So what is left is never overstated.
     ///
     /// # Errors
     /// The ledger cannot be read.
-    pub async fn standing(&self, user_id: Uuid, now: Timestamp, windows: Vec<Window>) -> Result<UserStanding, Refusal> {
+    pub async fn standing(
+        &self,
+        user_id: Uuid,
+        now: Timestamp,
+        counters: Vec<LimitCounter>,
+    ) -> Result<UserBalance, Refusal> {
         let (answer, wait) = oneshot::channel();
-        let unavailable = || Refusal::new(Code::StoreUnavailable, "The usage ledger cannot be read right now.");
-        if !self.jobs.send(Job::Standing { user_id, now, windows, answer }) {
+        let unavailable = || {
+            Refusal::new(
+                Code::StoreUnavailable,
+                "The usage ledger cannot be read right now.",
+            )
+        };
+        if !self.jobs.send(Job::Standing {
+            user_id,
+            now,
+            counters,
+            answer,
+        }) {
             return Err(unavailable());
         }
         let answered = tokio::time::timeout(COMMIT_TIMEOUT, wait).await;
-        answered.ok().and_then(Result::ok).flatten().ok_or_else(unavailable)
+        answered
+            .ok()
+            .and_then(Result::ok)
+            .flatten()
+            .ok_or_else(unavailable)
     }
 
     /// Rows that wait for the outbox, at most `limit`, in the order in which they ended, but for those of the users in
@@ -254,8 +311,17 @@ impl Ledger {
     ///
     /// # Errors
     /// The ledger cannot be read.
-    pub async fn unsent(&self, limit: u32, except: Vec<String>) -> Result<Vec<RequestRow>, Failure> {
-        self.ask(|answer| Job::Unsent { limit, except, answer }).await
+    pub async fn unsent(
+        &self,
+        limit: u32,
+        except: Vec<String>,
+    ) -> Result<Vec<RequestRow>, Failure> {
+        self.ask(|answer| Job::Unsent {
+            limit,
+            except,
+            answer,
+        })
+        .await
     }
 
     /// Takes or keeps the turn to send, for the next fifteen seconds. [`Ledger::unsent`] does too: this is for what takes
@@ -272,7 +338,8 @@ impl Ledger {
     /// # Errors
     /// The ledger cannot be written: the rows may go on waiting.
     pub async fn mark(&self, ids: Vec<String>, mark: Mark) -> Result<(), Failure> {
-        self.ask(|answer| Job::Mark(jobs::Marking { ids, mark, answer })).await
+        self.ask(|answer| Job::Mark(queue::Marking { ids, mark, answer }))
+            .await
     }
 
     /// Rows that end wait for the outbox.
@@ -294,7 +361,10 @@ impl Ledger {
         self.shared.ended.notified().await;
     }
 
-    async fn ask<T>(&self, job: impl FnOnce(oneshot::Sender<Result<T, Failure>>) -> Job) -> Result<T, Failure> {
+    async fn ask<T>(
+        &self,
+        job: impl FnOnce(oneshot::Sender<Result<T, Failure>>) -> Job,
+    ) -> Result<T, Failure> {
         let (answer, wait) = oneshot::channel();
         let gone = || Failure::new("the ledger's writer does not answer".to_owned());
         if !self.jobs.send(job(answer)) {
@@ -319,7 +389,7 @@ impl Ledger {
     /// A user's id as an upstream may know it: a keyed hash (64 hexadecimal digits), the same for as long as the ledger.
     #[must_use]
     pub fn hash_user(&self, user_id: Uuid) -> String {
-        moving::hex(hmac::sign(&self.identifier_key, user_id.as_bytes()).as_ref())
+        hex::hex(hmac::sign(&self.identifier_key, user_id.as_bytes()).as_ref())
     }
 
     /// Where it is, for [`report`].
@@ -329,7 +399,7 @@ impl Ledger {
     }
 
     /// Where its file lies, for whoever opens it beside the writer.
-    pub(crate) const fn place(&self) -> Option<&place::Place> {
+    pub(crate) const fn place(&self) -> Option<&file::Place> {
         self.place.as_ref()
     }
 }
@@ -345,24 +415,72 @@ impl Writer {
 }
 
 /// Limits with where their windows stand, for [`crate::plan::admit`].
-pub(crate) fn limit_states(limits: &[(Limit, Window)], standings: &[Standing]) -> Vec<LimitState> {
+pub(crate) fn limit_states(limits: &[(Limit, Window)], standings: &[Balance]) -> Vec<LimitState> {
     let states = limits.iter().zip(standings);
     states
-        .map(|((limit, window), standing)| LimitState { limit: *limit, window: *window, standing: *standing })
+        .map(|((limit, window), standing)| LimitState {
+            limit: limit.clone(),
+            window: *window,
+            standing: *standing,
+        })
         .collect()
 }
 
-/// Decides a hold from what the windows say. Pure: the one place where law 1 is kept.
-fn decide(request: &HoldRequest, standings: &[Standing], ceiling: Option<Standing>, open: i64) -> Result<Hold, NoHold> {
+/// Decides a hold from what the windows say, and from what is left of the user's credits, where they may pay. Pure: the
+/// one place where law 1 is kept. What the request holds already stands in the windows, and does not count against it;
+/// `credits` are what is left as if it held nothing.
+fn decide(
+    request: &HoldRequest,
+    standings: &[Balance],
+    ceiling: Option<Balance>,
+    open: i64,
+    credits: Option<i64>,
+) -> Result<Hold, NoHold> {
+    let own = request.replaces.map(|hold| hold.amounts);
+    let own = own.unwrap_or_default();
+    let is_by_credits = |hold: Hold| hold.paid_by == PaidBy::Credits;
+    let own_by_plan = Amounts {
+        cost: if request.replaces.is_some_and(is_by_credits) {
+            0
+        } else {
+            own.cost
+        },
+        ..own
+    };
+    let of_others = |balance: Balance, own: Amounts| Balance {
+        held: balance.held.minus(own),
+        ..balance
+    };
+    let open = open.saturating_sub(own.requests);
+    let ceiling = ceiling.map(|balance| of_others(balance, own));
     if let Some(limit) = request.concurrent.filter(|limit| open >= i64::from(*limit)) {
         return Err(NoHold::Concurrent { open, limit });
     }
     let mut states = limit_states(&request.limits, standings);
-    let hold = crate::plan::admit(&request.ask, &states).map_err(NoHold::Limit)?;
+    for state in &mut states {
+        state.standing = of_others(state.standing, own_by_plan);
+    }
+    let mut with_credits = credits.map(|left| plan::limits_with_credits(&states, left));
+    let hold = plan::admit_with_credits(&request.ask, &states, with_credits.as_deref());
+    let hold = hold.map_err(|exceeded| {
+        NoHold::Limit(Exceeded {
+            credits,
+            ..exceeded
+        })
+    })?;
     let (Some((amount, window)), Some(standing)) = (request.ceiling, ceiling) else {
         return Ok(hold);
     };
-    let limit = Limit { per: window.per, unit: crate::plan::Unit::CostUsd, amount };
-    states.push(LimitState { limit, window, standing });
-    crate::plan::admit(&request.ask, &states).map_err(|_| NoHold::Ceiling(window.end))
+    let limit = Limit::of_all(window.per, Unit::CostUsd, amount);
+    let ceiling = LimitState {
+        limit,
+        window,
+        standing,
+    };
+    if let Some(states) = &mut with_credits {
+        states.push(ceiling.clone());
+    }
+    states.push(ceiling);
+    plan::admit_with_credits(&request.ask, &states, with_credits.as_deref())
+        .map_err(|_| NoHold::Ceiling(window.end))
 }

@@ -6,25 +6,25 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http_body::{Body, Frame};
-use http_body_util::BodyExt;
-use tokio::time::{Instant, Sleep, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::ahead::{Ahead, Rest};
 use super::{Fault, Measured, Meter};
 
 /// After so long without anything else, the caller gets a comment (iOS gives up after 60 s of silence).
 pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
-const KEEP_ALIVE_COMMENT: &[u8] = b": keep-alive\n\n";
+/// The comment.
+pub(crate) const KEEP_ALIVE_COMMENT: &[u8] = b": keep-alive\n\n";
 /// How long the upstream may take from `[DONE]` to its usage, where that comes so late, and to the end of its body, so that
 /// its connection can be used again.
-const TAIL_TIMEOUT: Duration = Duration::from_millis(100);
+pub(super) const TAIL_TIMEOUT: Duration = Duration::from_millis(100);
 /// How many reads that give nothing to the caller one poll may do, before it lets others run.
 const READS_PER_POLL: usize = 32;
 
@@ -52,13 +52,6 @@ pub struct Ended<B> {
     pub rest: Option<Rest<B>>,
 }
 
-/// The part of a stream that its caller did not wait for.
-#[derive(Debug)]
-pub struct Rest<B> {
-    body: B,
-    meter: Meter,
-}
-
 /// How long a stream may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -66,47 +59,6 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// When it must be at its end.
     pub deadline: Instant,
-}
-
-/// Reads a stream to its end with nobody listening, for its exact usage.
-///
-/// Without a fault at `[DONE]`, with one at anything else, at the latest at the deadline or when `stop` ends.
-pub async fn drain<B>(rest: Rest<B>, limits: Limits, stop: impl Future<Output = ()>) -> (Option<Fault>, Measured)
-where
-    B: Body<Data = Bytes> + Unpin,
-{
-    let Rest { mut body, mut meter } = rest;
-    let mut nowhere = BytesMut::new();
-    let mut stop = std::pin::pin!(stop);
-    let mut deadline = limits.deadline;
-    while !meter.is_done() {
-        let next = tokio::select! {
-            next = timeout_at(deadline, timeout(limits.idle_timeout, body.frame())) => next,
-            () = &mut stop => return (Some(Fault::Stopped), meter.into_measured()),
-        };
-        let read = match next {
-            Ok(Ok(Some(Ok(frame)))) => match frame.into_data() {
-                Ok(data) => meter.push(&data, &mut nowhere),
-                Err(_) => Ok(()),
-            },
-            Ok(Ok(None)) => meter.finish(&mut nowhere),
-            Ok(Ok(Some(Err(_)))) => Err(Fault::Broken),
-            Ok(Err(_)) => Err(Fault::Idle),
-            Err(_) => Err(Fault::Deadline),
-        };
-        if meter.is_waiting() {
-            deadline = deadline.min(later(Instant::now(), TAIL_TIMEOUT));
-            if read.is_err() {
-                meter.close(&mut nowhere);
-            }
-        } else if let Err(fault) = read {
-            return (Some(fault), meter.into_measured());
-        }
-        nowhere.clear();
-    }
-    // An error means that the connection is lost, which is no matter now.
-    drop(timeout(TAIL_TIMEOUT, body.frame()).await);
-    (None, meter.into_measured())
 }
 
 type OnEnd<B> = Box<dyn FnOnce(Ended<B>) + Send>;
@@ -119,6 +71,8 @@ pub struct Metered<B: Body<Data = Bytes> + Unpin> {
     tail: Option<B>,
     out: BytesMut,
     on_first: Option<Box<dyn FnOnce() + Send>>,
+    /// It failed while it was read ahead: the caller is not told yet.
+    fault: Option<Fault>,
     /// Until when the usage may come, once `[DONE]` came without it.
     waits_until: Option<Instant>,
     /// The server stops: what is not at its end ends now.
@@ -136,24 +90,52 @@ struct Open<B> {
 
 impl<B: Body<Data = Bytes> + Unpin> fmt::Debug for Metered<B> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Metered").field("open", &self.open.is_some()).finish_non_exhaustive()
+        formatter
+            .debug_struct("Metered")
+            .field("open", &self.open.is_some())
+            .finish_non_exhaustive()
     }
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Metered<B> {
     /// Watches `body` with `meter`. `on_end` is called exactly once, also when this is dropped at once; it must not
     /// block.
-    pub fn new(body: B, meter: Meter, limits: Limits, on_end: impl FnOnce(Ended<B>) + Send + 'static) -> Self {
+    pub fn new(
+        body: B,
+        meter: Meter,
+        limits: Limits,
+        on_end: impl FnOnce(Ended<B>) + Send + 'static,
+    ) -> Self {
+        Self::of(Ahead::new(body, meter), limits, on_end)
+    }
+
+    /// [`Metered::new`] for a stream whose beginning was read already.
+    pub fn of(
+        ahead: Ahead<B>,
+        limits: Limits,
+        on_end: impl FnOnce(Ended<B>) + Send + 'static,
+    ) -> Self {
         let now = Instant::now();
+        let Ahead {
+            rest,
+            out,
+            fault,
+            last_read,
+        } = ahead;
+        let is_waiting = rest.meter.is_waiting();
         Self {
-            open: Some(Open { rest: Rest { body, meter }, on_end: Box::new(on_end) }),
+            open: Some(Open {
+                rest,
+                on_end: Box::new(on_end),
+            }),
             tail: None,
-            out: BytesMut::new(),
+            out,
             on_first: None,
-            waits_until: None,
+            fault,
+            waits_until: is_waiting.then(|| later(now, TAIL_TIMEOUT)),
             stop: None,
             limits,
-            last_read: now,
+            last_read,
             last_written: now,
             alarm: Box::pin(sleep_until(now)),
         }
@@ -174,10 +156,24 @@ impl<B: Body<Data = Bytes> + Unpin> Metered<B> {
         self
     }
 
+    /// What was read ahead, or else one read of the upstream.
+    fn read_next(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Fault>> {
+        match self.fault.take() {
+            Some(fault) => Poll::Ready(Err(fault)),
+            // Nothing is left here between two polls.
+            None if !self.out.is_empty() => Poll::Ready(Ok(())),
+            None => self.read(context),
+        }
+    }
+
     /// One read of the upstream: what is to be done next.
     fn read(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Fault>> {
-        let Some(Open { rest, .. }) = &mut self.open else { return Poll::Ready(Ok(())) };
-        let Poll::Ready(next) = Pin::new(&mut rest.body).poll_frame(context) else { return Poll::Pending };
+        let Some(Open { rest, .. }) = &mut self.open else {
+            return Poll::Ready(Ok(()));
+        };
+        let Poll::Ready(next) = Pin::new(&mut rest.body).poll_frame(context) else {
+            return Poll::Pending;
+        };
         self.last_read = Instant::now();
         let read = match next {
             _ if self.last_read >= self.limits.deadline => Err(Fault::Deadline),
@@ -190,7 +186,9 @@ impl<B: Body<Data = Bytes> + Unpin> Metered<B> {
             None => rest.meter.finish(&mut self.out),
         };
         if rest.meter.is_waiting() {
-            let until = *self.waits_until.get_or_insert(later(self.last_read, TAIL_TIMEOUT));
+            let until = *self
+                .waits_until
+                .get_or_insert(later(self.last_read, TAIL_TIMEOUT));
             if read.is_err() || self.last_read >= until {
                 rest.meter.close(&mut self.out);
             }
@@ -201,7 +199,11 @@ impl<B: Body<Data = Bytes> + Unpin> Metered<B> {
 
     /// Nothing to read: a comment when the caller has heard nothing for long, a fault when the upstream has not.
     fn wait(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Fault>> {
-        if self.stop.as_ref().is_some_and(CancellationToken::is_cancelled) {
+        if self
+            .stop
+            .as_ref()
+            .is_some_and(CancellationToken::is_cancelled)
+        {
             return Poll::Ready(Err(Fault::Stopped));
         }
         loop {
@@ -244,30 +246,45 @@ impl<B: Body<Data = Bytes> + Unpin> Metered<B> {
 
     /// Tells the owner the end, once.
     fn end(&mut self, end: End, fault: Option<Fault>) {
-        let Some(Open { rest, on_end }) = self.open.take() else { return };
+        let Some(Open { rest, on_end }) = self.open.take() else {
+            return;
+        };
         let ended = if end == End::Cancelled {
-            Ended { end, fault, measured: rest.meter.measured(), rest: Some(rest) }
+            Ended {
+                end,
+                fault,
+                measured: rest.meter.measured(),
+                rest: Some(rest),
+            }
         } else {
             let Rest { body, meter } = rest;
             self.tail = Some(body).filter(|_| end == End::Complete);
-            Ended { end, fault, measured: meter.into_measured(), rest: None }
+            Ended {
+                end,
+                fault,
+                measured: meter.into_measured(),
+                rest: None,
+            }
         };
         on_end(ended);
     }
 
     fn fail(&mut self, fault: Fault) {
-        let event = fault.refusal().body().to_string();
-        self.out.put_slice(b"data: ");
-        self.out.put_slice(event.as_bytes());
-        self.out.put_slice(b"\n\n");
+        if let Some(Open { rest, .. }) = &mut self.open {
+            rest.meter.fail(fault, &mut self.out);
+        }
         self.end(End::Failed, Some(fault));
     }
 
     /// All is told and handed out. A connection whose body is not at its end cannot be used again, so this waits a
     /// moment for the end, and for nothing else.
     fn poll_tail(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        let Some(body) = &mut self.tail else { return Poll::Ready(()) };
-        if Pin::new(body).poll_frame(context).is_pending() && self.alarm.as_mut().poll(context).is_pending() {
+        let Some(body) = &mut self.tail else {
+            return Poll::Ready(());
+        };
+        if Pin::new(body).poll_frame(context).is_pending()
+            && self.alarm.as_mut().poll(context).is_pending()
+        {
             return Poll::Pending;
         }
         self.tail = None;
@@ -285,13 +302,16 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Metered<B> {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let this = self.get_mut();
         for _ in 0..READS_PER_POLL {
             if this.open.is_none() {
                 return this.poll_tail(context).map(|()| None);
             }
-            let (outcome, is_event) = match this.read(context) {
+            let (outcome, is_event) = match this.read_next(context) {
                 Poll::Ready(outcome) => (outcome, true),
                 Poll::Pending => match this.wait(context) {
                     Poll::Ready(outcome) => (outcome, false),
@@ -304,9 +324,15 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Metered<B> {
             // The end is told before the caller can see it.
             if let Err(fault) = outcome {
                 this.fail(fault);
-            } else if this.open.as_ref().is_some_and(|open| open.rest.meter.is_done()) {
+            } else if this
+                .open
+                .as_ref()
+                .is_some_and(|open| open.rest.meter.is_done())
+            {
                 this.end(End::Complete, None);
-                this.alarm.as_mut().reset(later(this.last_read, TAIL_TIMEOUT));
+                this.alarm
+                    .as_mut()
+                    .reset(later(this.last_read, TAIL_TIMEOUT));
             }
             if !this.out.is_empty() {
                 return Poll::Ready(Some(Ok(this.take())));
@@ -324,8 +350,9 @@ impl<B: Body<Data = Bytes> + Unpin> Drop for Metered<B> {
 }
 
 /// A moment far away when there is no such moment.
-fn later(from: Instant, wait: Duration) -> Instant {
-    from.checked_add(wait).unwrap_or_else(|| later(from, Duration::from_hours(24 * 365)))
+pub(crate) fn later(from: Instant, wait: Duration) -> Instant {
+    from.checked_add(wait)
+        .unwrap_or_else(|| later(from, Duration::from_hours(24 * 365)))
 }
 
 #[cfg(test)]
@@ -333,10 +360,14 @@ mod tests {
     use std::collections::VecDeque;
     use std::sync::{Arc, Mutex};
 
+    use http_body_util::BodyExt;
+
     use super::*;
+    use crate::meter::drain::drain;
 
     const TEXT: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"hi\"}}]}\n\n";
-    const USAGE: &str = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":2}}\n\n";
+    const USAGE: &str =
+        "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":2}}\n\n";
     const DONE: &str = "data: [DONE]\n\n";
 
     enum Step {
@@ -367,9 +398,14 @@ mod tests {
                     self.sleep = None;
                 }
                 match self.steps.pop_front() {
-                    Some(Say(text)) => return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(text.as_bytes()))))),
+                    Some(Say(text)) => {
+                        return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(
+                            text.as_bytes(),
+                        )))));
+                    }
                     Some(Wait(seconds)) => {
-                        self.sleep = Some(Box::pin(tokio::time::sleep(Duration::from_secs(seconds))));
+                        self.sleep =
+                            Some(Box::pin(tokio::time::sleep(Duration::from_secs(seconds))));
                     }
                     Some(Break) => return Poll::Ready(Some(Err("broken"))),
                     Some(Hang) => {
@@ -385,14 +421,22 @@ mod tests {
     type Told = Arc<Mutex<Vec<Ended<Script>>>>;
 
     fn limits() -> Limits {
-        Limits { idle_timeout: Duration::from_mins(1), deadline: later(Instant::now(), Duration::from_mins(5)) }
+        Limits {
+            idle_timeout: Duration::from_mins(1),
+            deadline: later(Instant::now(), Duration::from_mins(5)),
+        }
     }
 
     fn stream(steps: impl IntoIterator<Item = Step>) -> (Metered<Script>, Told) {
         let told = Told::default();
         let tell = told.clone();
-        let script = Script { steps: steps.into_iter().collect(), sleep: None };
-        let body = Metered::new(script, Meter::new(false), limits(), move |end| tell.lock().unwrap().push(end));
+        let script = Script {
+            steps: steps.into_iter().collect(),
+            sleep: None,
+        };
+        let body = Metered::new(script, Meter::chat(false), limits(), move |end| {
+            tell.lock().unwrap().push(end);
+        });
         (body, told)
     }
 
@@ -412,7 +456,14 @@ mod tests {
     fn only(told: &Told) -> (End, Option<Fault>, u64) {
         let told = told.lock().unwrap();
         assert_eq!(told.len(), 1, "told once");
-        (told[0].end, told[0].fault, told[0].measured.usage.map_or(0, |usage| usage.output_tokens))
+        (
+            told[0].end,
+            told[0].fault,
+            told[0]
+                .measured
+                .usage
+                .map_or(0, |usage| usage.output_tokens),
+        )
     }
 
     #[tokio::test(start_paused = true)]
@@ -433,9 +484,21 @@ mod tests {
             (vec![Say(TEXT), Break], Fault::Broken),
             (vec![Say(TEXT)], Fault::Cut),
             (vec![Say(TEXT), Say("<html>")], Fault::Cut),
-            (vec![Say(TEXT), Say("data: {\"error\":{\"message\":\"sk-1\"}}\n\n"), Say(DONE)], Fault::Upstream),
+            (
+                vec![
+                    Say(TEXT),
+                    Say("data: {\"error\":{\"message\":\"sk-1\"}}\n\n"),
+                    Say(DONE),
+                ],
+                Fault::Upstream,
+            ),
             (vec![Say(TEXT), Wait(61), Say(DONE)], Fault::Idle),
-            (std::iter::once(Say(TEXT)).chain((0..9).flat_map(|_| [Wait(50), Say(":\n")])).collect(), Fault::Deadline),
+            (
+                std::iter::once(Say(TEXT))
+                    .chain((0..9).flat_map(|_| [Wait(50), Say(":\n")]))
+                    .collect(),
+                Fault::Deadline,
+            ),
         ];
         for (steps, fault) in cases {
             let (mut body, told) = stream(steps);
@@ -449,13 +512,23 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn usage_after_done_is_waited_for_and_nothing_else_is() {
-        let late = [vec![Say(USAGE)], vec![Say(": c\n\n"), Say(USAGE), Hang], vec![Say(USAGE), Break]];
+        let late = [
+            vec![Say(USAGE)],
+            vec![Say(": c\n\n"), Say(USAGE), Hang],
+            vec![Say(USAGE), Break],
+        ];
         for steps in late {
             let (mut body, told) = stream([Say(TEXT), Say(DONE)].into_iter().chain(steps));
             assert_eq!(all(&mut body).await, format!("{TEXT}{DONE}"));
             assert_eq!(only(&told), (End::Complete, None, 2));
         }
-        let never = [vec![], vec![Hang], vec![Break], vec![Wait(1), Say(USAGE)], vec![Say("data: x")]];
+        let never = [
+            vec![],
+            vec![Hang],
+            vec![Break],
+            vec![Wait(1), Say(USAGE)],
+            vec![Say("data: x")],
+        ];
         for steps in never {
             let start = Instant::now();
             let (mut body, told) = stream([Say(TEXT), Say(DONE)].into_iter().chain(steps));
@@ -463,8 +536,15 @@ mod tests {
             assert_eq!(only(&told), (End::Complete, None, 0));
             assert!(start.elapsed() <= TAIL_TIMEOUT * 3, "{:?}", start.elapsed());
         }
-        let flood = std::iter::repeat_with(|| Say(": c\n")).take(100).chain([Wait(0)]);
-        let (mut body, told) = stream([Say(TEXT), Say(DONE)].into_iter().chain(flood).chain([Hang]));
+        let flood = std::iter::repeat_with(|| Say(": c\n"))
+            .take(100)
+            .chain([Wait(0)]);
+        let (mut body, told) = stream(
+            [Say(TEXT), Say(DONE)]
+                .into_iter()
+                .chain(flood)
+                .chain([Hang]),
+        );
         assert_eq!(all(&mut body).await, format!("{TEXT}{DONE}"));
         assert_eq!(only(&told).0, End::Complete);
     }
@@ -477,7 +557,10 @@ mod tests {
             drop(body);
             let rest = told.lock().unwrap().pop().unwrap().rest.unwrap();
             let (end, measured) = drain(rest, limits(), std::future::pending()).await;
-            assert_eq!((end, measured.usage.map_or(0, |usage| usage.output_tokens)), (None, wanted));
+            assert_eq!(
+                (end, measured.usage.map_or(0, |usage| usage.output_tokens)),
+                (None, wanted)
+            );
         }
     }
 
@@ -488,11 +571,17 @@ mod tests {
         let (mut body, told) = stream([Say(start), Wait(20), Say(end)]);
         assert_eq!(next(&mut body).await.as_deref(), Some(": keep-alive\n\n"));
         let text = all(&mut body).await;
-        assert!(text.starts_with("data: {") && text.ends_with("data: [DONE]\n\n"), "{text}");
+        assert!(
+            text.starts_with("data: {") && text.ends_with("data: [DONE]\n\n"),
+            "{text}"
+        );
         assert_eq!(only(&told), (End::Complete, None, 2));
         let (mut body, told) = stream([Say(start), Break]);
         assert!(all(&mut body).await.starts_with("data: {\"error\""));
-        assert!(told.lock().unwrap()[0].measured.text_overflow, "all may have been generated");
+        assert!(
+            told.lock().unwrap()[0].measured.text_overflow,
+            "all may have been generated"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -512,13 +601,23 @@ mod tests {
     async fn what_came_before_a_failure_in_one_read_is_delivered() {
         let (mut body, _) = stream([Say(concat!("data: {\"choices\":[]}\n\n", "data: x\n\n"))]);
         let text = all(&mut body).await;
-        assert!(text.starts_with("data: {\"choices\":[]}\n\ndata: {\"error\":"), "{text}");
+        assert!(
+            text.starts_with("data: {\"choices\":[]}\n\ndata: {\"error\":"),
+            "{text}"
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_caller_who_leaves_at_any_event_is_told_once_with_the_rest() {
         for read in 0..4 {
-            let (mut body, told) = stream([Say(TEXT), Say(TEXT), Say(TEXT), Wait(30), Say(USAGE), Say(DONE)]);
+            let (mut body, told) = stream([
+                Say(TEXT),
+                Say(TEXT),
+                Say(TEXT),
+                Wait(30),
+                Say(USAGE),
+                Say(DONE),
+            ]);
             for _ in 0..read {
                 next(&mut body).await.unwrap();
             }
@@ -526,7 +625,8 @@ mod tests {
             assert_eq!(only(&told), (End::Cancelled, None, 0));
             let ended = told.lock().unwrap().pop().unwrap();
             assert_eq!(ended.measured.content_events, read);
-            let (fault, measured) = drain(ended.rest.unwrap(), limits(), std::future::pending()).await;
+            let (fault, measured) =
+                drain(ended.rest.unwrap(), limits(), std::future::pending()).await;
             assert_eq!((fault, measured.content_events), (None, 3));
             assert_eq!(measured.usage.unwrap().output_tokens, 2);
         }
@@ -544,7 +644,12 @@ mod tests {
             drop(body);
             let rest = told.lock().unwrap().pop().unwrap().rest.unwrap();
             let start = Instant::now();
-            assert!(drain(rest, limits(), std::future::pending()).await.0.is_some());
+            assert!(
+                drain(rest, limits(), std::future::pending())
+                    .await
+                    .0
+                    .is_some()
+            );
             assert_eq!(start.elapsed().as_secs(), seconds);
         }
     }

@@ -9,8 +9,8 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::lenient::{Counted, SaysSomething, Text, is_blank};
-use super::text::Delivered;
+use super::lenient::{CountSeed, SaysSomething, Text, is_blank};
+use super::text::TextSeed;
 use super::watch::Watch;
 
 /// The longest name of a model or service tier that is kept, in characters.
@@ -18,8 +18,11 @@ const NAME_CHARS_MAX: usize = 128;
 
 /// What an object said. Its choices are noted already.
 #[derive(Default)]
-#[allow(clippy::struct_excessive_bools, reason = "independent facts of an object")]
-pub(super) struct Seen<'a> {
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "independent facts of an object"
+)]
+pub(super) struct ObjectFacts<'a> {
     /// There is a list of choices.
     pub(super) is_completion: bool,
     /// There is a choice in it.
@@ -33,10 +36,29 @@ pub(super) struct Seen<'a> {
     /// More of it, where it is said more than once.
     pub(super) usage_again: Vec<&'a RawValue>,
     /// Usage in a choice or in a server's own member. It counts where there is no other.
-    pub(super) nested_usage: Vec<&'a RawValue>,
+    pub(super) nested_usage: Vec<NestedUsage<'a>>,
 }
 
-impl<'a> Seen<'a> {
+/// Usage that does not stand where OpenAI has it.
+pub(super) struct NestedUsage<'a> {
+    pub(super) raw: &'a RawValue,
+    /// The choice in which it stands, by its index: it is about that one. None is about all.
+    pub(super) choice: Option<u64>,
+    /// The choice ends there.
+    pub(super) is_at_end: bool,
+}
+
+impl<'a> NestedUsage<'a> {
+    const fn of_all(raw: &'a RawValue) -> Self {
+        Self {
+            raw,
+            choice: None,
+            is_at_end: false,
+        }
+    }
+}
+
+impl<'a> ObjectFacts<'a> {
     /// Reads an object and notes its choices in `watch`. On `None` it may have noted any of them.
     pub(super) fn read(json: &'a str, watch: &mut Watch) -> Option<Self> {
         let mut reader = serde_json::Deserializer::from_str(json);
@@ -86,7 +108,7 @@ struct BareError {
 }
 
 impl<'de> DeserializeSeed<'de> for Object<'_> {
-    type Value = Seen<'de>;
+    type Value = ObjectFacts<'de>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         deserializer.deserialize_map(self)
@@ -94,7 +116,7 @@ impl<'de> DeserializeSeed<'de> for Object<'_> {
 }
 
 impl<'de> Visitor<'de> for Object<'_> {
-    type Value = Seen<'de>;
+    type Value = ObjectFacts<'de>;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("an object")
@@ -106,25 +128,40 @@ impl<'de> Visitor<'de> for Object<'_> {
         while let Some(seen) = items.next_element_seed(Object(self.0))? {
             is_error |= seen.is_error;
         }
-        if is_error { Ok(Seen { is_error, ..Seen::default() }) } else { Err(A::Error::custom("a list of no errors")) }
+        if is_error {
+            Ok(ObjectFacts {
+                is_error,
+                ..ObjectFacts::default()
+            })
+        } else {
+            Err(A::Error::custom("a list of no errors"))
+        }
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
         let Self(watch) = self;
-        let mut seen = Seen::default();
+        let mut seen = ObjectFacts::default();
         let mut bare = BareError::default();
         while let Some(field) = members.next_key::<Field>()? {
             match field {
-                Field::Choices => members.next_value_seed(Choices { watch, seen: &mut seen })?,
+                Field::Choices => members.next_value_seed(Choices {
+                    watch,
+                    seen: &mut seen,
+                })?,
                 Field::Usage => seen.usage_said(members.next_value()?),
                 Field::Model => {
-                    members.next_value_seed(Text(|name: &str| keep(&mut watch.measured.model, name)))?;
+                    members.next_value_seed(Text(|name: &str| {
+                        keep(&mut watch.measured.model, name);
+                    }))?;
                 }
                 Field::ServiceTier => {
-                    members.next_value_seed(Text(|name: &str| keep(&mut watch.measured.service_tier, name)))?;
+                    members.next_value_seed(Text(|name: &str| {
+                        keep(&mut watch.measured.service_tier, name);
+                    }))?;
                 }
                 Field::Object => {
-                    seen.is_error |= members.next_value_seed(Text(|kind: &str| kind == "error"))? == Some(true);
+                    seen.is_error |=
+                        members.next_value_seed(Text(|kind: &str| kind == "error"))? == Some(true);
                 }
                 Field::Error => seen.is_error |= members.next_value_seed(SaysSomething)?,
                 Field::Message => bare.has_message |= members.next_value_seed(SaysSomething)?,
@@ -146,7 +183,7 @@ impl<'de> Visitor<'de> for Object<'_> {
 }
 
 /// Groq's own member: usage on the last chunk, or why the stream stopped.
-fn of_groq<'a>(raw: &'a RawValue, seen: &mut Seen<'a>) {
+fn of_groq<'a>(raw: &'a RawValue, seen: &mut ObjectFacts<'a>) {
     #[derive(Deserialize)]
     struct Groq<'b> {
         #[serde(borrow)]
@@ -154,26 +191,42 @@ fn of_groq<'a>(raw: &'a RawValue, seen: &mut Seen<'a>) {
         #[serde(borrow)]
         error: Option<&'b RawValue>,
     }
-    let Ok(Groq { usage, error }) = serde_json::from_str::<Groq<'_>>(raw.get()) else { return };
-    seen.nested_usage.extend(usage);
-    let says = |error: &RawValue| SaysSomething.deserialize(&mut serde_json::Deserializer::from_str(error.get()));
+    let Ok(Groq { usage, error }) = serde_json::from_str::<Groq<'_>>(raw.get()) else {
+        return;
+    };
+    seen.nested_usage.extend(usage.map(NestedUsage::of_all));
+    let says = |error: &RawValue| {
+        SaysSomething.deserialize(&mut serde_json::Deserializer::from_str(error.get()))
+    };
     seen.is_error |= error.is_some_and(|error| says(error).unwrap_or(true));
 }
 
+/// The name in a value, if it is one.
+#[must_use]
+pub fn name_reported(raw: &RawValue) -> Option<String> {
+    let mut name = None;
+    let said: std::borrow::Cow<'_, str> = serde_json::from_str(raw.get()).ok()?;
+    keep(&mut name, &said);
+    name
+}
+
 /// Remembers the last name said, cut to what a name may be.
-fn keep(name: &mut Option<String>, said: &str) {
+pub(super) fn keep(name: &mut Option<String>, said: &str) {
     // Every event says it again.
     if said.is_empty() || name.as_deref() == Some(said) {
         return;
     }
-    let end = said.char_indices().nth(NAME_CHARS_MAX).map_or(said.len(), |(end, _)| end);
+    let end = said
+        .char_indices()
+        .nth(NAME_CHARS_MAX)
+        .map_or(said.len(), |(end, _)| end);
     *name = said.get(..end).map(str::to_owned);
 }
 
 /// A list of choices, or null. They are read one by one, as an event may hold very many.
 struct Choices<'m, 'a> {
     watch: &'m mut Watch,
-    seen: &'m mut Seen<'a>,
+    seen: &'m mut ObjectFacts<'a>,
 }
 
 impl<'de> DeserializeSeed<'de> for Choices<'_, 'de> {
@@ -220,7 +273,7 @@ pub(super) enum Finish {
 
 impl Finish {
     /// None if that is no end: some servers write an empty `finish_reason` on every chunk.
-    fn of(reason: &str) -> Option<Self> {
+    pub(super) fn of(reason: &str) -> Option<Self> {
         const CAPS: [&str; 8] = [
             "length",
             "max_tokens",
@@ -260,7 +313,7 @@ impl Finish {
 /// One choice.
 struct Choice<'m, 'a> {
     watch: &'m mut Watch,
-    seen: &'m mut Seen<'a>,
+    seen: &'m mut ObjectFacts<'a>,
 }
 
 #[derive(Deserialize)]
@@ -297,18 +350,22 @@ impl<'de> Visitor<'de> for Choice<'_, 'de> {
         let (mut index, mut end, mut shown) = (None, None, None);
         let (mut has_delta, mut has_message) = (false, false);
         let before = watch.text_bytes();
+        let reports_before = seen.nested_usage.len();
         while let Some(part) = members.next_key::<Part>()? {
             match part {
-                Part::Index => index = members.next_value_seed(Counted)?.known(),
+                Part::Index => index = members.next_value_seed(CountSeed)?.known(),
                 Part::Delta | Part::Message | Part::Text => {
                     has_delta |= matches!(part, Part::Delta);
                     has_message |= matches!(part, Part::Message);
                     let start = watch.text_bytes();
-                    members.next_value_seed(Delivered::answer(watch))?;
+                    members.next_value_seed(TextSeed::answer(watch))?;
                     watch.count_once(&mut shown, start);
                 }
                 Part::FinishReason => end = members.next_value_seed(Text(Finish::of))?.flatten(),
-                Part::Usage => seen.nested_usage.extend(members.next_value::<Option<&RawValue>>()?),
+                Part::Usage => {
+                    let usage = members.next_value::<Option<&RawValue>>()?;
+                    seen.nested_usage.extend(usage.map(NestedUsage::of_all));
+                }
                 Part::Error => seen.is_error |= members.next_value_seed(SaysSomething)?,
                 Part::Other => {
                     members.next_value::<IgnoredAny>()?;
@@ -317,7 +374,11 @@ impl<'de> Visitor<'de> for Choice<'_, 'de> {
         }
         seen.has_message |= has_message && !has_delta;
         seen.is_error |= end == Some(Finish::Error);
-        watch.choice(index.unwrap_or(0), end, watch.text_bytes() > before);
+        let index = index.unwrap_or(0);
+        for usage in seen.nested_usage.iter_mut().skip(reports_before) {
+            (usage.choice, usage.is_at_end) = (Some(index), end.is_some());
+        }
+        watch.choice(index, end, watch.text_bytes() > before);
         Ok(())
     }
 }

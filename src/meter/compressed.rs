@@ -8,7 +8,9 @@ const BEGINNING_BYTES_MAX: usize = 4;
 /// Whether a body that begins so is compressed.
 #[must_use]
 pub fn is_compressed(start: &[u8]) -> bool {
-    BEGINNINGS.iter().any(|beginning| start.starts_with(beginning))
+    BEGINNINGS
+        .iter()
+        .any(|beginning| start.starts_with(beginning))
 }
 
 /// The first bytes of a stream, in whatever pieces they come.

@@ -97,14 +97,17 @@ impl Count {
 
     /// A float is written without an exponent, and without a point only if it is whole.
     fn of_float(value: f64) -> Self {
-        value.to_string().parse().map_or(Self::Nonsense, Self::Known)
+        value
+            .to_string()
+            .parse()
+            .map_or(Self::Nonsense, Self::Known)
     }
 }
 
 /// Reads a [`Count`].
-pub(super) struct Counted;
+pub(super) struct CountSeed;
 
-impl<'de> DeserializeSeed<'de> for Counted {
+impl<'de> DeserializeSeed<'de> for CountSeed {
     type Value = Count;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Count, D::Error> {
@@ -112,7 +115,7 @@ impl<'de> DeserializeSeed<'de> for Counted {
     }
 }
 
-impl<'de> Visitor<'de> for Counted {
+impl<'de> Visitor<'de> for CountSeed {
     type Value = Count;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -140,8 +143,16 @@ impl<'de> Visitor<'de> for Counted {
         if text.is_empty() {
             return Ok(Count::Missing);
         }
-        let of_float = || text.parse().ok().and_then(|value| Count::of_float(value).known());
-        Ok(text.parse().ok().or_else(of_float).map_or(Count::Nonsense, Count::Text))
+        let of_float = || {
+            text.parse()
+                .ok()
+                .and_then(|value| Count::of_float(value).known())
+        };
+        Ok(text
+            .parse()
+            .ok()
+            .or_else(of_float)
+            .map_or(Count::Nonsense, Count::Text))
     }
 
     others_are!(Count::Nonsense => bool list object);
@@ -210,7 +221,10 @@ impl<'de> Visitor<'de> for SaysSomething {
 /// A text that stands for nothing. Some servers write their `null` as a word.
 pub(super) fn is_blank(text: &str) -> bool {
     let text = text.trim();
-    text.is_empty() || ["null", "none", "undefined"].iter().any(|word| text.eq_ignore_ascii_case(word))
+    text.is_empty()
+        || ["null", "none", "undefined"]
+            .iter()
+            .any(|word| text.eq_ignore_ascii_case(word))
 }
 
 #[cfg(test)]
@@ -227,25 +241,56 @@ mod tests {
     #[test]
     fn a_count_is_whole_however_it_is_written() {
         for json in ["13", "13.0", "1.3e1"] {
-            assert_eq!(read(Counted, json), Count::Known(13), "{json}");
+            assert_eq!(read(CountSeed, json), Count::Known(13), "{json}");
         }
         for json in ["\"13\"", "\" 13.0 \""] {
-            assert_eq!(read(Counted, json), Count::Text(13), "{json}");
+            assert_eq!(read(CountSeed, json), Count::Text(13), "{json}");
         }
-        for json in ["-1", "13.5", "\"13.5\"", "\"-1\"", "\"NaN\"", "1e300", "true", "[13]", "{\"a\":13}", "\"many\""] {
-            assert_eq!(read(Counted, json), Count::Nonsense, "{json}");
+        for json in [
+            "-1",
+            "13.5",
+            "\"13.5\"",
+            "\"-1\"",
+            "\"NaN\"",
+            "1e300",
+            "true",
+            "[13]",
+            "{\"a\":13}",
+            "\"many\"",
+        ] {
+            assert_eq!(read(CountSeed, json), Count::Nonsense, "{json}");
         }
-        assert_eq!((read(Counted, "null"), read(Counted, "\" \"")), (Count::Missing, Count::Missing));
+        assert_eq!(
+            (read(CountSeed, "null"), read(CountSeed, "\" \"")),
+            (Count::Missing, Count::Missing)
+        );
     }
 
     #[test]
     fn what_is_empty_says_nothing() {
-        for json in
-            ["null", "false", "0", "0.0", "\"\"", "\"null\"", "{}", "[]", "{\"message\":\"\",\"code\":null}", "[{}]"]
-        {
+        for json in [
+            "null",
+            "false",
+            "0",
+            "0.0",
+            "\"\"",
+            "\"null\"",
+            "{}",
+            "[]",
+            "{\"message\":\"\",\"code\":null}",
+            "[{}]",
+        ] {
             assert!(!read(SaysSomething, json), "{json}");
         }
-        for json in ["true", "7", "-1", "\"x\"", "{\"code\":500}", "[\"x\"]", "{\"a\":{\"b\":\"c\"}}"] {
+        for json in [
+            "true",
+            "7",
+            "-1",
+            "\"x\"",
+            "{\"code\":500}",
+            "[\"x\"]",
+            "{\"a\":{\"b\":\"c\"}}",
+        ] {
             assert!(read(SaysSomething, json), "{json}");
         }
     }

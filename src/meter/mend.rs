@@ -12,6 +12,15 @@ const UNREADABLE: &str = "\\ufffd";
 /// The names of numbers that are none, without their sign.
 const NO_NUMBERS: [&str; 3] = ["nan", "infinity", "inf"];
 
+/// How an answer in one piece is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Syntax {
+    Json,
+    /// Not without [`json`].
+    NearlyJson,
+    NoObject,
+}
+
 /// A copy of `bytes` in which such faults are mended.
 pub(super) fn json(bytes: &[u8]) -> String {
     let text: Cow<'_, str> = String::from_utf8_lossy(bytes);
@@ -42,7 +51,9 @@ fn values(text: &str, out: &mut String) {
 
 fn is_no_number(value: &str) -> bool {
     let name = value.trim_start_matches(['-', '+']);
-    let is_named = NO_NUMBERS.iter().any(|no_number| name.eq_ignore_ascii_case(no_number));
+    let is_named = NO_NUMBERS
+        .iter()
+        .any(|no_number| name.eq_ignore_ascii_case(no_number));
     is_named || value.parse::<f64>().is_ok_and(|number| !number.is_finite())
 }
 
@@ -115,7 +126,10 @@ fn write_unit(unit: u32, out: &mut String) {
 fn unit(text: &str) -> Option<(u32, &str)> {
     let (digits, rest) = text.split_at_checked(4)?;
     let all = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
-    u32::from_str_radix(digits, 16).ok().filter(|_| all).map(|unit| (unit, rest))
+    u32::from_str_radix(digits, 16)
+        .ok()
+        .filter(|_| all)
+        .map(|unit| (unit, rest))
 }
 
 #[cfg(test)]
@@ -128,11 +142,17 @@ mod tests {
     #[test]
     fn what_is_nearly_json_is_mended() {
         let cases: [(&[u8], &str); 9] = [
-            (b"{\"a\":NaN,\"b\":[-Infinity, 1]}", r#"{"a":null,"b":[null, 1]}"#),
+            (
+                b"{\"a\":NaN,\"b\":[-Infinity, 1]}",
+                r#"{"a":null,"b":[null, 1]}"#,
+            ),
             (b"{\"a\":1e999}", r#"{"a":null}"#),
             (b"{\"a\":\"half \xe2\x82\"}", "{\"a\":\"half \u{fffd}\"}"),
             (br#"{"a":"\ud83d"}"#, r#"{"a":"\ufffd"}"#),
-            (br#"{"a":"\ude00\ud83d\ude00"}"#, r#"{"a":"\ufffd\ud83d\ude00"}"#),
+            (
+                br#"{"a":"\ude00\ud83d\ude00"}"#,
+                r#"{"a":"\ufffd\ud83d\ude00"}"#,
+            ),
             (br#"{"a":"\u12"}"#, r#"{"a":"\ufffd12"}"#),
             (b"{\"a\":\"b\tc\"}", r#"{"a":"b\u0009c"}"#),
             (br#"{"a":"\'"}"#, r#"{"a":"\\'"}"#),
@@ -142,7 +162,12 @@ mod tests {
             assert_eq!(json(bytes), wanted);
             assert!(serde_json::from_str::<Value>(wanted).is_ok(), "{wanted}");
         }
-        for bytes in [b"{'a': 1}".as_slice(), b"nonsense", b"{\"a\":1", b"{\"a\":1} x"] {
+        for bytes in [
+            b"{'a': 1}".as_slice(),
+            b"nonsense",
+            b"{\"a\":1",
+            b"{\"a\":1} x",
+        ] {
             assert!(serde_json::from_str::<Value>(&json(bytes)).is_err());
         }
     }

@@ -1,27 +1,42 @@
 //! Reads usage and delivered text off a passing answer.
 //!
-//! It knows OpenAI's chat completions, streamed and whole, and what compatible servers make of them; it does not know prices,
-//! plans or who asked. Payloads pass byte for byte, the framing is ours. What the upstream says is judged strictly: a
-//! count that cannot be right is no count, and the owner estimates instead. What cannot be read is left out and ends
-//! nothing. Invariant: memory is bounded whatever the upstream sends.
+//! [`Meter`] splits a stream into events, and an [`EventReader`] says what they mean: there is one for each API. They know
+//! what compatible servers make of their API; they do not know prices, plans or who asked. Payloads pass byte for byte, the
+//! framing is ours. What the upstream says is judged strictly: a count that cannot be right is no count, and the owner
+//! estimates instead. What cannot be read is left out and ends nothing. Invariant: memory is bounded whatever the upstream
+//! sends.
 
+pub mod ahead;
 pub mod body;
 mod chat;
+mod chat_events;
+mod choices;
 mod chunks;
 pub mod compressed;
+pub mod drain;
+mod event_reader;
 mod lenient;
 mod mend;
+pub mod messages;
+pub mod responses;
 pub mod sse;
+#[cfg(test)]
+mod tests;
 mod text;
 mod usage;
 mod watch;
 pub mod whole;
 
-use bytes::{BufMut, BytesMut};
+use bytes::BytesMut;
+use uuid::Uuid;
 
+pub use self::chat::name_reported;
 use self::compressed::Start;
+use self::event_reader::EventReader;
+use self::messages::MessagesReader;
+use self::responses::ResponseWatch;
 use self::sse::Splitter;
-pub use self::usage::PartialUsage;
+pub use self::usage::{PartialUsage, input_reported};
 use self::watch::Watch;
 use crate::error::{Code, Refusal};
 use crate::price::Usage;
@@ -63,11 +78,18 @@ impl Fault {
     #[must_use]
     pub fn refusal(self) -> Refusal {
         match self {
-            Self::Idle | Self::Deadline => {
-                Refusal::new(Code::UpstreamTimeout, "The model's provider did not finish in time.")
-            }
-            Self::Stopped => Refusal::new(Code::Overloaded, "The server is stopping; try again in a moment."),
-            _ => Refusal::new(Code::UpstreamError, "The model's provider failed in mid-answer."),
+            Self::Idle | Self::Deadline => Refusal::new(
+                Code::UpstreamTimeout,
+                "The model's provider did not finish in time.",
+            ),
+            Self::Stopped => Refusal::new(
+                Code::Overloaded,
+                "The server is stopping; try again in a moment.",
+            ),
+            _ => Refusal::new(
+                Code::UpstreamError,
+                "The model's provider failed in mid-answer.",
+            ),
         }
     }
 
@@ -91,7 +113,10 @@ impl Fault {
 
 /// What an answer said of itself, and what of it was seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[allow(clippy::struct_excessive_bools, reason = "independent facts, each asked for by itself")]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "independent facts, each asked for by itself"
+)]
 pub struct Measured {
     /// The last usage reported at an end, or the greatest of several that contradict each other; none if a part of it was
     /// missing or cannot be right.
@@ -108,11 +133,11 @@ pub struct Measured {
     pub model: Option<String>,
     /// The service tier that the upstream says it used.
     pub service_tier: Option<String>,
-    /// Every choice that began has a `finish_reason`, and there is one.
+    /// Every choice that began has ended, and there is one.
     pub finished: bool,
-    /// A stream was seen to its end: `[DONE]`, or the end of the body with every choice finished.
+    /// A stream was seen to its end: what its API ends it by, or the end of the body with every choice finished.
     pub done: bool,
-    /// It is a chat completion: an object with `choices`.
+    /// It is an answer of the API that was asked, such as a chat completion: an object with `choices`.
     pub is_completion: bool,
     /// The upstream said that it failed, in whatever shape. Without `text` and usage it failed before any content.
     pub is_error: bool,
@@ -125,6 +150,18 @@ pub struct Measured {
     pub hidden_reasoning: bool,
     /// How many events carried text; with 0 nothing that was generated was delivered.
     pub content_events: u64,
+}
+
+impl Measured {
+    /// Text that was generated.
+    fn deliver(&mut self, text: &str) {
+        let room = TEXT_BYTES_MAX.saturating_sub(self.text.len());
+        let fitting = text
+            .get(..text.floor_char_boundary(room))
+            .unwrap_or_default();
+        self.text.push_str(fitting);
+        self.text_overflow |= fitting.len() < text.len();
+    }
 }
 
 /// How an answer to a stream is written.
@@ -140,23 +177,44 @@ enum Form {
 }
 
 /// Watches one streamed answer, also one that comes in one piece: the caller gets events.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Meter {
     start: Start,
     form: Form,
     splitter: Splitter,
-    watch: Watch,
+    reader: Box<dyn EventReader>,
+    /// What came could not be looked into, or not yet: more may have been generated than was seen.
+    is_unseen: bool,
 }
 
 impl Meter {
-    /// A meter of a stream; `wants_usage` says whether the caller asked for the usage-only chunk.
+    /// A meter of a stream of chat completions; `wants_usage` says whether the caller asked for the usage-only chunk.
     #[must_use]
-    pub fn new(wants_usage: bool) -> Self {
+    pub fn chat(wants_usage: bool) -> Self {
+        Self::new(Watch::new(wants_usage))
+    }
+
+    /// A meter of a stream of Anthropic's messages. `keeps_for_an_hour`: something of the request is to be; an error is
+    /// told with `request_id`.
+    #[must_use]
+    pub fn messages(keeps_for_an_hour: bool, request_id: Uuid) -> Self {
+        Self::new(MessagesReader::new(keeps_for_an_hour, request_id))
+    }
+
+    /// A meter of a stream of OpenAI's responses.
+    #[must_use]
+    pub fn responses() -> Self {
+        Self::new(ResponseWatch::default())
+    }
+
+    /// A meter of a stream whose events `reader` reads.
+    fn new(reader: impl EventReader + 'static) -> Self {
         Self {
             start: Start::default(),
             form: Form::default(),
-            splitter: Splitter::default(),
-            watch: Watch::new(wants_usage),
+            splitter: Splitter::new(reader.event_bytes_max()),
+            reader: Box::new(reader),
+            is_unseen: false,
         }
     }
 
@@ -165,115 +223,118 @@ impl Meter {
     /// # Errors
     /// The stream is not to be read on. What was appended before is still the caller's.
     pub fn push(&mut self, chunk: &[u8], out: &mut BytesMut) -> Result<(), Fault> {
-        let Self { start, splitter, watch, form } = self;
-        if watch.is_closed() {
+        let Self {
+            start,
+            splitter,
+            reader,
+            form,
+            is_unseen,
+        } = self;
+        if reader.is_closed() {
             return Ok(());
         }
         if start.is_compressed_with(chunk) {
-            watch.measured.text_overflow = true;
+            *is_unseen = true;
             return Err(Fault::Compressed);
         }
         if matches!(form, Form::Unknown) {
             *form = form_of(chunk);
             // What a whole answer cost is not known before all of it is there.
-            watch.measured.text_overflow = matches!(form, Form::Whole(_));
+            *is_unseen = matches!(form, Form::Whole(_));
         }
         if let Form::Whole(body) = form {
-            if body.len().saturating_add(chunk.len()) > WHOLE_BYTES_MAX {
+            let most = WHOLE_BYTES_MAX.max(reader.event_bytes_max());
+            if body.len().saturating_add(chunk.len()) > most {
                 return Err(Fault::EventTooLarge);
             }
             body.extend_from_slice(chunk);
             return Ok(());
         }
-        let read = splitter.push(chunk, |event| watch.event(event, out));
-        if read.is_err() && watch.is_waiting() {
-            watch.close(out);
+        let read = splitter.push(chunk, |event| reader.event(event, out));
+        if read.is_err() && reader.is_waiting() {
+            reader.close(out);
             return Ok(());
         }
         read
     }
 
-    /// The upstream has ended its body in good order. Without `[DONE]` that is the end of the stream if every choice is
-    /// finished; then the `[DONE]` is added.
+    /// The upstream has ended its body in good order.
     ///
     /// # Errors
-    /// [`Fault::Cut`], or what the last bytes say.
+    /// [`Fault::Cut`] where that is not the end of the answer, or what the last bytes say.
     pub fn finish(&mut self, out: &mut BytesMut) -> Result<(), Fault> {
-        if let Form::Whole(body) = &mut self.form {
+        let Self {
+            splitter,
+            reader,
+            form,
+            is_unseen,
+            ..
+        } = self;
+        if let Form::Whole(body) = form {
             let body = std::mem::take(body);
-            return self.finish_whole(&body, out);
-        }
-        let Self { splitter, watch, .. } = self;
-        let last = splitter.finish(|event| watch.event(event, out));
-        if last == Err(Fault::Upstream) && !watch.measured.done {
-            return last;
-        }
-        if !watch.measured.done && !watch.is_finished() {
-            return Err(Fault::Cut);
-        }
-        watch.close(out);
-        Ok(())
-    }
-
-    /// The whole answer is there: a completion, or events that are one a line and nothing else.
-    fn finish_whole(&mut self, body: &[u8], out: &mut BytesMut) -> Result<(), Fault> {
-        let Self { watch, .. } = self;
-        if watch.is_closed() {
-            return Ok(());
-        }
-        let mut whole = Watch::new(watch.wants_usage);
-        let is_object = whole.whole(body);
-        if !is_object && body.contains(&b'\n') {
-            watch.measured.text_overflow = false;
-            return watch.lines(body, out);
-        }
-        let events = chunks::of_whole(body, watch.wants_usage).filter(|_| whole.measured.is_completion);
-        *watch = whole;
-        match events {
-            Some(events) => {
-                out.put_slice(&events);
-                watch.close(out);
-                Ok(())
+            *is_unseen = false;
+            if reader.is_closed() {
+                return Ok(());
             }
-            None => Err(if watch.measured.is_error { Fault::Upstream } else { Fault::Nonsense }),
+            return reader.whole(&body, out);
         }
+        let last = splitter.finish(|event| reader.event(event, out));
+        reader.finish(last, out)
     }
 
     /// The caller has all that it gets.
     #[must_use]
-    pub const fn is_done(&self) -> bool {
-        self.watch.is_closed()
+    pub fn is_done(&self) -> bool {
+        self.reader.is_closed()
     }
 
-    /// `[DONE]` has come, and is held back for the usage, which some servers send after it. Only a moment is to be waited
+    /// The end has come, and is held back for the usage, which some servers send after it. Only a moment is to be waited
     /// for that: then [`Self::close`].
     #[must_use]
-    pub const fn is_waiting(&self) -> bool {
-        self.watch.is_waiting()
+    pub fn is_waiting(&self) -> bool {
+        self.reader.is_waiting()
     }
 
-    /// Ends the waiting: the `[DONE]` goes to the caller.
+    /// Ends the waiting: the end goes to the caller.
     pub fn close(&mut self, out: &mut BytesMut) {
-        self.watch.close(out);
+        self.reader.close(out);
+    }
+
+    /// Tells the caller that its answer ends here, and why.
+    pub fn fail(&mut self, fault: Fault, out: &mut BytesMut) {
+        self.reader.fail(fault, out);
     }
 
     /// How many bytes it holds.
     #[must_use]
     pub fn bytes_held(&self) -> usize {
-        let whole = if let Form::Whole(body) = &self.form { body.capacity() } else { 0 };
-        self.splitter.held().saturating_add(whole).saturating_add(self.watch.measured.text.capacity())
+        let whole = if let Form::Whole(body) = &self.form {
+            body.capacity()
+        } else {
+            0
+        };
+        self.splitter
+            .held()
+            .saturating_add(whole)
+            .saturating_add(self.reader.bytes_held())
     }
 
     /// What is known so far.
     #[must_use]
     pub fn measured(&self) -> Measured {
-        self.watch.clone().judged()
+        self.with_unseen(self.reader.measured())
     }
 
     /// What is known at the end.
     #[must_use]
-    pub fn into_measured(self) -> Measured {
-        self.watch.judged()
+    pub fn into_measured(mut self) -> Measured {
+        let measured = self.reader.take_measured();
+        self.with_unseen(measured)
+    }
+
+    const fn with_unseen(&self, mut measured: Measured) -> Measured {
+        measured.text_overflow |= self.is_unseen;
+        measured
     }
 }
 
@@ -290,9 +351,6 @@ fn form_of(chunk: &[u8]) -> Form {
 #[must_use]
 pub fn measure_json(body: &[u8]) -> Measured {
     let mut watch = Watch::default();
-    watch.whole(body);
+    watch.read_whole(body);
     watch.judged()
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,12 +1,14 @@
 //! Splits a byte stream into the payloads of server-sent events. Pure; it knows nothing of what they say.
 //!
 //! Reads LF, CR and CRLF, a byte order mark, events cut at any byte and several `data:` lines to an event (WHATWG
-//! HTML §9.2.6). Of the other fields only `event: error` is told. Invariant: it holds at most one event of [`EVENT_BYTES_MAX`], and gives up on anything else beyond
-//! [`NOISE_BYTES_MAX`] between two events, so its memory is flat whatever it is fed.
+//! HTML §9.2.6). Of the other fields only `event` is told. Invariant: it holds at most one event of its longest, and
+//! gives up on anything else beyond [`NOISE_BYTES_MAX`] between two events, so its memory is flat whatever it is fed.
+
+use bytes::{BufMut, BytesMut};
 
 use super::Fault;
 
-/// The longest event, in bytes of its lines.
+/// The longest event of an API whose events are short, in bytes of its lines.
 pub const EVENT_BYTES_MAX: usize = 1024 * 1024;
 /// The most bytes of comments, empty lines and other fields between two events.
 pub const NOISE_BYTES_MAX: usize = 64 * 1024;
@@ -17,7 +19,7 @@ const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 const DATA: &[u8] = b"data:";
 const EVENT: &[u8] = b"event:";
 /// The longest line of an `event` field that is looked at.
-const EVENT_LINE_BYTES_MAX: usize = 64;
+const EVENT_LINE_BYTES_MAX: usize = 128;
 /// `data:` and its two line endings.
 const EMPTY_EVENT_BYTES: usize = 7;
 
@@ -26,20 +28,33 @@ const EMPTY_EVENT_BYTES: usize = 7;
 pub(super) struct Event<'a> {
     /// Its `data` lines.
     pub(super) payload: &'a [u8],
+    /// Its `event`; empty where it has none.
+    pub(super) name: &'a [u8],
+}
+
+impl Event<'_> {
     /// Its `event` is `error`.
-    pub(super) is_error: bool,
+    pub(super) fn is_error(&self) -> bool {
+        self.name == b"error"
+    }
 }
 
 /// Where it is in the stream.
 #[derive(Clone, Debug, Default)]
-#[allow(clippy::struct_excessive_bools, reason = "independent facts of a line, not states of one machine")]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "independent facts of a line, not states of one machine"
+)]
 pub(super) struct Splitter {
+    /// The longest event, in bytes of its lines.
+    event_bytes_max: usize,
     /// The line that has not ended yet; empty while its rest is noise.
     line: Vec<u8>,
     /// The `data` lines of the event that has not ended yet, joined by LF.
     data: Vec<u8>,
     has_data: bool,
-    is_error: bool,
+    /// The last `event` field of that event.
+    name: Vec<u8>,
     line_is_noise: bool,
     after_cr: bool,
     past_first_line: bool,
@@ -47,9 +62,18 @@ pub(super) struct Splitter {
 }
 
 impl Splitter {
+    /// At the beginning of a stream.
+    pub(super) fn new(event_bytes_max: usize) -> Self {
+        Self {
+            event_bytes_max,
+            ..Self::default()
+        }
+    }
+
     /// How many bytes it holds.
     pub(super) fn held(&self) -> usize {
-        self.line.capacity().saturating_add(self.data.capacity())
+        let line_and_name = self.line.capacity().saturating_add(self.name.capacity());
+        line_and_name.saturating_add(self.data.capacity())
     }
 
     /// Reads on. Gives each whole event to `event`, in order; stops at the first fault. An event that says nothing
@@ -63,9 +87,13 @@ impl Splitter {
                 self.after_cr = false;
                 chunk = chunk.strip_prefix(b"\n").unwrap_or(chunk);
             }
-            let Some(end) = memchr::memchr2(b'\n', b'\r', chunk) else { return self.part(chunk) };
+            let Some(end) = memchr::memchr2(b'\n', b'\r', chunk) else {
+                return self.part(chunk);
+            };
             let (line, rest) = chunk.split_at_checked(end).unwrap_or((chunk, &[]));
-            let Some((ending, rest)) = rest.split_first() else { return Ok(()) };
+            let Some((ending, rest)) = rest.split_first() else {
+                return Ok(());
+            };
             self.part(line)?;
             self.after_cr = *ending == b'\r';
             self.line_ends(&mut event)?;
@@ -92,7 +120,7 @@ impl Splitter {
             return self.noise(part.len());
         }
         let held = self.line.len().saturating_add(self.data.len());
-        if held.saturating_add(part.len()) > EVENT_BYTES_MAX {
+        if held.saturating_add(part.len()) > self.event_bytes_max {
             return Err(Fault::EventTooLarge);
         }
         self.line.extend_from_slice(part);
@@ -130,7 +158,8 @@ impl Splitter {
         let Some(value) = self.line.strip_prefix(DATA) else {
             // Another field, or a part of a field's name: one without a value, of which none matters.
             if let Some(name) = self.line.strip_prefix(EVENT) {
-                self.is_error = name.trim_ascii() == b"error";
+                self.name.clear();
+                self.name.extend_from_slice(name.trim_ascii());
             }
             let length = self.line.len();
             self.line.clear();
@@ -140,7 +169,8 @@ impl Splitter {
             self.data.push(b'\n');
         }
         self.has_data = true;
-        self.data.extend_from_slice(value.strip_prefix(b" ").unwrap_or(value));
+        self.data
+            .extend_from_slice(value.strip_prefix(b" ").unwrap_or(value));
         self.line.clear();
         Ok(())
     }
@@ -150,13 +180,18 @@ impl Splitter {
         F: FnMut(&Event<'_>) -> Result<bool, Fault>,
     {
         let had_data = std::mem::take(&mut self.has_data);
-        let is_error = std::mem::take(&mut self.is_error);
+        let said = Event {
+            payload: &self.data,
+            name: &self.name,
+        };
         // An event of nothing is a heartbeat of some servers, and counts like a comment.
-        if self.data.is_empty() && !(had_data && is_error) {
+        if self.data.is_empty() && !(had_data && said.is_error()) {
+            self.name.clear();
             return self.noise(if had_data { EMPTY_EVENT_BYTES } else { 1 });
         }
-        let outcome = event(&Event { payload: &self.data, is_error });
+        let outcome = event(&said);
         self.data.clear();
+        self.name.clear();
         // One long event must not cost memory for as long as its stream lives.
         self.data.shrink_to(SPARE_BYTES);
         self.line.shrink_to(SPARE_BYTES);
@@ -169,6 +204,30 @@ impl Splitter {
 
     fn noise(&mut self, bytes: usize) -> Result<(), Fault> {
         self.noise_bytes = self.noise_bytes.saturating_add(bytes);
-        if self.noise_bytes > NOISE_BYTES_MAX { Err(Fault::Noise) } else { Ok(()) }
+        if self.noise_bytes > NOISE_BYTES_MAX {
+            Err(Fault::Noise)
+        } else {
+            Ok(())
+        }
     }
+}
+
+/// As [`write_event`], after `event: …`. The name is in one line.
+pub(super) fn write_named_event(name: &[u8], payload: &[u8], out: &mut BytesMut) {
+    out.reserve(name.len().saturating_add(8));
+    out.put_slice(b"event: ");
+    out.put_slice(name);
+    out.put_slice(b"\n");
+    write_event(payload, out);
+}
+
+/// `data: …` and an empty line; a payload of several lines takes several `data` lines.
+pub(super) fn write_event(payload: &[u8], out: &mut BytesMut) {
+    for line in payload.split(|byte| *byte == b'\n') {
+        out.reserve(line.len().saturating_add(8));
+        out.put_slice(b"data: ");
+        out.put_slice(line);
+        out.put_slice(b"\n");
+    }
+    out.put_slice(b"\n");
 }

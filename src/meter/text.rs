@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::lenient::SaysSomething;
+use super::lenient::{SaysSomething, others_are};
 use super::watch::Watch;
 
 #[derive(Deserialize)]
@@ -49,19 +49,25 @@ enum Name {
 }
 
 /// Notes every generated string of a value.
-pub(super) struct Delivered<'m> {
+pub(super) struct TextSeed<'m> {
     watch: &'m mut Watch,
     is_reasoning: bool,
 }
 
-impl<'m> Delivered<'m> {
+impl<'m> TextSeed<'m> {
     /// Of a delta or a message.
     pub(super) const fn answer(watch: &'m mut Watch) -> Self {
-        Self { watch, is_reasoning: false }
+        Self {
+            watch,
+            is_reasoning: false,
+        }
     }
 
-    const fn again(&mut self) -> Delivered<'_> {
-        Delivered { watch: self.watch, is_reasoning: self.is_reasoning }
+    const fn again(&mut self) -> TextSeed<'_> {
+        TextSeed {
+            watch: self.watch,
+            is_reasoning: self.is_reasoning,
+        }
     }
 
     fn arguments(&mut self, raw: &RawValue) {
@@ -76,7 +82,7 @@ impl<'m> Delivered<'m> {
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Delivered<'_> {
+impl<'de> DeserializeSeed<'de> for TextSeed<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -84,7 +90,7 @@ impl<'de> DeserializeSeed<'de> for Delivered<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Delivered<'_> {
+impl<'de> Visitor<'de> for TextSeed<'_> {
     type Value = ();
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -96,25 +102,7 @@ impl<'de> Visitor<'de> for Delivered<'_> {
         Ok(())
     }
 
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
-        Ok(())
-    }
+    others_are!(() => unit bool numbers);
 
     fn visit_seq<A: SeqAccess<'de>>(mut self, mut items: A) -> Result<(), A::Error> {
         while items.next_element_seed(self.again())?.is_some() {}
@@ -131,12 +119,18 @@ impl<'de> Visitor<'de> for Delivered<'_> {
                 }
                 Name::Reasoning => {
                     let start = self.watch.text_bytes();
-                    members.next_value_seed(Delivered { watch: self.watch, is_reasoning: true })?;
+                    members.next_value_seed(TextSeed {
+                        watch: self.watch,
+                        is_reasoning: true,
+                    })?;
                     self.watch.progress.shows_reasoning |= self.watch.text_bytes() > start;
                     self.watch.count_once(&mut reasoning, start);
                 }
                 Name::Arguments => self.arguments(members.next_value()?),
-                Name::Signature => self.watch.progress.hides_reasoning |= members.next_value_seed(SaysSomething)?,
+                Name::Signature => {
+                    self.watch.progress.hides_reasoning |=
+                        members.next_value_seed(SaysSomething)?;
+                }
                 Name::Data | Name::Format if self.is_reasoning => {
                     let says = members.next_value_seed(SaysSomething)?;
                     self.watch.progress.hides_reasoning |= says && matches!(name, Name::Data);
@@ -144,7 +138,8 @@ impl<'de> Visitor<'de> for Delivered<'_> {
                 Name::Data | Name::Format | Name::Summary => {
                     let start = self.watch.text_bytes();
                     members.next_value_seed(self.again())?;
-                    self.watch.progress.hides_reasoning |= self.is_reasoning && self.watch.text_bytes() > start;
+                    self.watch.progress.hides_reasoning |=
+                        self.is_reasoning && self.watch.text_bytes() > start;
                 }
             }
         }

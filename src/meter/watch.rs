@@ -8,30 +8,18 @@ use std::ops::Range;
 use bytes::{BufMut, BytesMut};
 use serde::de::IgnoredAny;
 
-use super::chat::{Finish, Seen};
-use super::sse::Event;
-use super::usage::{Judged, Place, Reports};
-use super::{Fault, Measured, TEXT_BYTES_MAX, chunks, mend};
+use super::chat::{Finish, ObjectFacts};
+use super::choices::Progress;
+use super::mend::{self, Syntax};
+use super::sse::{Event, write_event};
+use super::usage::reports::UsageReports;
+use super::usage::{Place, UsageVerdict};
+use super::{Fault, Measured, chunks};
 
 /// The most bytes of events in a row that cannot be read.
 pub(super) const UNREAD_BYTES_MAX: usize = 1024 * 1024;
 /// The payload of the last event.
 pub(super) const DONE: &[u8] = b"[DONE]";
-
-/// What is known of the choices so far.
-#[derive(Clone, Copy, Debug, Default)]
-#[allow(clippy::struct_excessive_bools, reason = "independent facts of the choices")]
-pub(super) struct Progress {
-    /// One bit a choice, by its index.
-    begun: u128,
-    ended: u128,
-    cap_reached: bool,
-    filtered: bool,
-    /// Reasoning was shown in words.
-    pub(super) shows_reasoning: bool,
-    /// Reasoning was shown sealed, or as a summary.
-    pub(super) hides_reasoning: bool,
-}
 
 /// Where the text and the choices stood before an object was read.
 struct Mark {
@@ -48,22 +36,27 @@ pub(super) struct Watch {
     pub(super) wants_usage: bool,
     /// All that the caller gets was written.
     is_closed: bool,
-    reports: Reports,
-    /// Reports at places where they count only if there are no others.
-    nested_reports: Reports,
+    reports: UsageReports,
     unread_bytes: usize,
 }
 
 impl Watch {
     /// Watches for a caller who asked for the usage-only chunk, or not.
     pub(super) fn new(wants_usage: bool) -> Self {
-        Self { wants_usage, ..Self::default() }
+        Self {
+            wants_usage,
+            ..Self::default()
+        }
     }
 
     /// What is known, with the usage judged.
     pub(super) fn judged(self) -> Measured {
         let judged = self.usage();
-        let Self { mut measured, progress, .. } = self;
+        let Self {
+            mut measured,
+            progress,
+            ..
+        } = self;
         measured.usage = judged.usage;
         measured.partial_usage = judged.partial;
         measured.usage_nonsense = judged.nonsense;
@@ -74,16 +67,14 @@ impl Watch {
         measured
     }
 
-    fn usage(&self) -> Judged {
-        let only_nested = self.reports.is_empty() && !self.nested_reports.is_empty();
-        let reports = if only_nested { &self.nested_reports } else { &self.reports };
-        let is_of_one = self.progress.begun.count_ones() <= 1;
-        reports.judged(self.measured.done && is_of_one, !self.measured.text.is_empty())
+    fn usage(&self) -> UsageVerdict {
+        let Measured { done, text, .. } = &self.measured;
+        self.reports.judged(&self.progress, *done, !text.is_empty())
     }
 
     /// Every choice that began has ended, and there is one.
     pub(super) const fn is_finished(&self) -> bool {
-        self.progress.begun != 0 && self.progress.begun == self.progress.ended
+        self.progress.is_finished()
     }
 
     /// The caller has all that it gets.
@@ -109,7 +100,7 @@ impl Watch {
     pub(super) fn event(&mut self, event: &Event<'_>, out: &mut BytesMut) -> Result<bool, Fault> {
         let payload = without_doubled_name(event.payload);
         let said = payload.trim_ascii();
-        if self.is_closed || ((said.is_empty() || said.starts_with(b":")) && !event.is_error) {
+        if self.is_closed || ((said.is_empty() || said.starts_with(b":")) && !event.is_error()) {
             return Ok(false);
         }
         if is_done(said) {
@@ -124,42 +115,47 @@ impl Watch {
             return Ok(false);
         }
         let text_before = self.text_bytes();
-        let Some(seen) = str::from_utf8(payload).ok().and_then(|json| self.object(json)) else {
+        let Some(seen) = str::from_utf8(payload)
+            .ok()
+            .and_then(|json| self.object(json))
+        else {
             return self.strange(&Event { payload, ..*event }, out);
         };
         self.noted(text_before, &seen, false);
-        if event.is_error || seen.is_error {
+        if event.is_error() || seen.is_error {
             return Err(self.failed());
         }
         self.pass(payload, &seen, out);
         Ok(true)
     }
 
-    /// The whole answer, in one piece. False: it is no object.
-    pub(super) fn whole(&mut self, body: &[u8]) -> bool {
+    /// The whole answer, in one piece.
+    pub(super) fn read_whole(&mut self, body: &[u8]) -> Syntax {
         let text_before = self.text_bytes();
-        let mended;
         let mut seen = str::from_utf8(body).ok().and_then(|json| self.object(json));
+        let mut syntax = Syntax::Json;
+        let mended;
         if seen.is_none() {
             mended = mend::json(body);
             seen = self.object(&mended);
+            syntax = Syntax::NearlyJson;
         }
         let Some(seen) = seen else {
             if body.trim_ascii_start().starts_with(b"{") {
                 self.deliver(&String::from_utf8_lossy(body));
             }
-            return false;
+            return Syntax::NoObject;
         };
         self.noted(text_before, &seen, true);
         self.measured.is_error = seen.is_error;
         self.measured.is_completion = seen.is_completion && !seen.is_error;
-        true
+        syntax
     }
 
     /// A whole answer whose lines are events, as some servers write them.
     pub(super) fn lines(&mut self, body: &[u8], out: &mut BytesMut) -> Result<(), Fault> {
         for payload in body.split(|byte| *byte == b'\n') {
-            self.event(&Event { payload, is_error: false }, out)?;
+            self.event(&Event { payload, name: b"" }, out)?;
         }
         if !self.measured.is_completion {
             return Err(Fault::Nonsense);
@@ -177,7 +173,7 @@ impl Watch {
     }
 
     /// Writes an event, or what the caller gets in its place.
-    fn pass(&mut self, payload: &[u8], seen: &Seen<'_>, out: &mut BytesMut) {
+    fn pass(&mut self, payload: &[u8], seen: &ObjectFacts<'_>, out: &mut BytesMut) {
         self.measured.is_completion = true;
         self.unread_bytes = 0;
         if seen.has_message {
@@ -200,7 +196,7 @@ impl Watch {
         let mended = mend::json(payload);
         if let Some(seen) = self.object(&mended) {
             self.noted(text_before, &seen, false);
-            if event.is_error || seen.is_error {
+            if event.is_error() || seen.is_error {
                 return Err(self.failed());
             }
             // Half a surrogate pair is JSON and passes. The rest would end the stream in the caller's own reader.
@@ -209,27 +205,45 @@ impl Watch {
             }
             return Ok(true);
         }
-        if event.is_error {
+        if event.is_error() {
             return Err(self.failed());
         }
         if payload.contains(&b'\n') {
             // Events that no empty line parts.
             let mut any = false;
             for line in payload.split(|byte| *byte == b'\n') {
-                any |= self.event(&Event { payload: line, ..*event }, out)?;
+                any |= self.event(
+                    &Event {
+                        payload: line,
+                        ..*event
+                    },
+                    out,
+                )?;
             }
             return Ok(any);
         }
-        // What cannot be read may still have been generated: it counts as it was written.
-        self.deliver(&String::from_utf8_lossy(payload));
+        // What cannot be read may still have been generated: it counts as it was written. Without an object in it, it is
+        // noise (`data: ping`).
+        if payload.contains(&b'{') {
+            self.deliver(&String::from_utf8_lossy(payload));
+        }
         self.unread_bytes = self.unread_bytes.saturating_add(payload.len());
-        if self.unread_bytes > UNREAD_BYTES_MAX { Err(Fault::Nonsense) } else { Ok(false) }
+        if self.unread_bytes > UNREAD_BYTES_MAX {
+            Err(Fault::Nonsense)
+        } else {
+            Ok(false)
+        }
     }
 
     /// After `[DONE]` only the usage counts.
     fn after_done(&mut self, payload: &[u8], out: &mut BytesMut) {
         let mark = self.mark();
-        let Some(seen) = str::from_utf8(payload).ok().and_then(|json| self.object(json)) else { return };
+        let Some(seen) = str::from_utf8(payload)
+            .ok()
+            .and_then(|json| self.object(json))
+        else {
+            return;
+        };
         self.undo(&mark);
         self.report(&seen, Place::OfAll);
         if self.wants_usage && !seen.has_choices && seen.usage.is_some() {
@@ -241,9 +255,10 @@ impl Watch {
     }
 
     /// Reads an object; with `None` nothing is noted.
-    fn object<'a>(&mut self, json: &'a str) -> Option<Seen<'a>> {
+    fn object<'a>(&mut self, json: &'a str) -> Option<ObjectFacts<'a>> {
         let mark = self.mark();
-        let seen = Seen::read(json, self);
+        self.progress.with_new_text = 0;
+        let seen = ObjectFacts::read(json, self);
         if seen.is_none() {
             self.undo(&mark);
         }
@@ -251,8 +266,16 @@ impl Watch {
     }
 
     const fn mark(&self) -> Mark {
-        let Measured { text, text_overflow, .. } = &self.measured;
-        Mark { text_bytes: text.len(), text_overflow: *text_overflow, progress: self.progress }
+        let Measured {
+            text,
+            text_overflow,
+            ..
+        } = &self.measured;
+        Mark {
+            text_bytes: text.len(),
+            text_overflow: *text_overflow,
+            progress: self.progress,
+        }
     }
 
     fn undo(&mut self, mark: &Mark) {
@@ -262,13 +285,13 @@ impl Watch {
     }
 
     /// All of an object is read, and the text before it was so long.
-    fn noted(&mut self, text_before: usize, seen: &Seen<'_>, is_whole: bool) {
+    fn noted(&mut self, text_before: usize, seen: &ObjectFacts<'_>, is_whole: bool) {
         let has_text = self.text_bytes() > text_before;
         if has_text {
             self.measured.content_events = self.measured.content_events.saturating_add(1);
-            self.reports.text_came();
-            self.nested_reports.text_came();
         }
+        self.reports
+            .text_came(has_text, self.progress.with_new_text);
         self.measured.finished = self.is_finished();
         self.report(
             seen,
@@ -280,30 +303,18 @@ impl Watch {
         );
     }
 
-    fn report(&mut self, seen: &Seen<'_>, place: Place) {
+    fn report(&mut self, seen: &ObjectFacts<'_>, place: Place) {
         for raw in seen.usage_again.iter().copied().chain(seen.usage) {
             self.reports.note(raw, place);
         }
-        for raw in &seen.nested_usage {
-            self.nested_reports.note(raw, place);
+        for usage in &seen.nested_usage {
+            self.reports.note_nested(usage, place);
         }
     }
 
     /// A choice was read.
     pub(super) fn choice(&mut self, index: u64, end: Option<Finish>, has_text: bool) {
-        let progress = &mut self.progress;
-        let bit = u32::try_from(index).ok().and_then(|index| 1_u128.checked_shl(index)).unwrap_or(0);
-        progress.begun |= bit;
-        match end {
-            Some(end) => {
-                progress.ended |= bit;
-                progress.cap_reached |= end == Finish::Cap;
-                progress.filtered |= end == Finish::Filter;
-            }
-            // It goes on, whatever was said before.
-            None if has_text => progress.ended &= !bit,
-            None => {}
-        }
+        self.progress.read(index, end, has_text);
     }
 
     /// How much text there is.
@@ -313,11 +324,7 @@ impl Watch {
 
     /// Text that was generated.
     pub(super) fn deliver(&mut self, text: &str) {
-        let Measured { text: all, text_overflow, .. } = &mut self.measured;
-        let room = TEXT_BYTES_MAX.saturating_sub(all.len());
-        let fitting = text.get(..text.floor_char_boundary(room)).unwrap_or_default();
-        all.push_str(fitting);
-        *text_overflow |= fitting.len() < text.len();
+        self.measured.deliver(text);
     }
 
     /// The text from `start` on may be what `shown` says already: then the longer of the two counts.
@@ -331,7 +338,10 @@ impl Watch {
             *shown = Some(new);
             return;
         };
-        let texts = (all.get(old.clone()).unwrap_or_default(), all.get(new).unwrap_or_default());
+        let texts = (
+            all.get(old.clone()).unwrap_or_default(),
+            all.get(new).unwrap_or_default(),
+        );
         if texts.0.contains(texts.1) {
             all.truncate(start);
         } else if texts.1.contains(texts.0) {
@@ -342,17 +352,22 @@ impl Watch {
 }
 
 /// `[DONE]`, as careless servers write it too.
-fn is_done(said: &[u8]) -> bool {
-    let Some(first) = said.first() else { return false };
+pub(super) fn is_done(said: &[u8]) -> bool {
+    let Some(first) = said.first() else {
+        return false;
+    };
     if !matches!(first, b'[' | b'"') {
         return false;
     }
-    let bare = said.strip_prefix(b"\"").and_then(|said| said.strip_suffix(b"\"")).unwrap_or(said);
+    let bare = said
+        .strip_prefix(b"\"")
+        .and_then(|said| said.strip_suffix(b"\""))
+        .unwrap_or(said);
     bare.trim_ascii().eq_ignore_ascii_case(DONE)
 }
 
 /// Some servers write `data: data: …`.
-fn without_doubled_name(payload: &[u8]) -> &[u8] {
+pub(super) fn without_doubled_name(payload: &[u8]) -> &[u8] {
     let mut payload = payload;
     while let Some(inner) = payload.strip_prefix(b"data:") {
         payload = inner.strip_prefix(b" ").unwrap_or(inner);
@@ -360,17 +375,6 @@ fn without_doubled_name(payload: &[u8]) -> &[u8] {
     payload
 }
 
-fn is_json(payload: &[u8]) -> bool {
+pub(super) fn is_json(payload: &[u8]) -> bool {
     str::from_utf8(payload).is_ok_and(|json| serde_json::from_str::<IgnoredAny>(json).is_ok())
-}
-
-/// `data: …` and an empty line; a payload of several lines takes several `data` lines.
-pub(super) fn write_event(payload: &[u8], out: &mut BytesMut) {
-    for line in payload.split(|byte| *byte == b'\n') {
-        out.reserve(line.len().saturating_add(8));
-        out.put_slice(b"data: ");
-        out.put_slice(line);
-        out.put_slice(b"\n");
-    }
-    out.put_slice(b"\n");
 }

@@ -1,4 +1,4 @@
-//! Waits that double, with jitter, so that servers that lost the same database do not come back in step.
+//! Exponential backoff with jitter, so that servers that lost the same database do not retry in step.
 
 use std::time::Duration;
 
@@ -13,7 +13,11 @@ pub(super) struct Backoff {
 impl Backoff {
     /// Waits from `first`, doubling to `most`.
     pub(super) const fn new(first: Duration, most: Duration) -> Self {
-        Self { first, most, next: first }
+        Self {
+            first,
+            most,
+            next: first,
+        }
     }
 
     /// The next wait: somewhere between half of it and the whole.
@@ -21,11 +25,14 @@ impl Backoff {
         let whole = self.next;
         self.next = whole.saturating_mul(2).min(self.most);
         let half = whole.checked_div(2).unwrap_or_default();
-        let more = half.saturating_mul(u32::from(dice())).checked_div(u32::from(u8::MAX)).unwrap_or_default();
+        let more = half
+            .saturating_mul(u32::from(dice()))
+            .checked_div(u32::from(u8::MAX))
+            .unwrap_or_default();
         half.saturating_add(more)
     }
 
-    /// Begins anew.
+    /// Starts again with the shortest wait.
     pub(super) const fn reset(&mut self) {
         self.next = self.first;
     }

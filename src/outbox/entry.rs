@@ -1,15 +1,15 @@
-//! A row of the ledger as `log_request` is told of it, and how many of them go in one call. Pure.
+//! A row of the ledger as `log_request` gets it, and how many of them go in one call. Pure.
 
 use serde_json::{Value, json};
 
 use crate::clock::Timestamp;
-use crate::ledger::report::RequestRow;
-use crate::price::MicroUsd;
+use crate::ledger::read::report::RequestRow;
+use crate::price::{MicroUsd, Quantities};
 
-/// A call carries at most so many bytes of entries (the first entry goes whatever its size).
+/// The most bytes of entries in a call (the first entry is sent whatever its size).
 const CALL_BYTES_MAX: usize = 1024 * 1024;
 
-/// What `log_request` is told of one request.
+/// One request, as `log_request` gets it.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
     /// The request's id.
@@ -22,7 +22,11 @@ pub(super) struct Entry {
 
 impl From<RequestRow> for Entry {
     fn from(row: RequestRow) -> Self {
-        Self { value: value(&row), id: row.id, user_id: row.user_id }
+        Self {
+            value: value(&row),
+            id: row.id,
+            user_id: row.user_id,
+        }
     }
 }
 
@@ -30,8 +34,11 @@ impl From<RequestRow> for Entry {
 fn value(row: &RequestRow) -> Value {
     let moment = |text: &str| Timestamp::parse(text).ok();
     let ended_at = row.ended_at.as_deref();
-    let duration = ended_at.and_then(moment).zip(moment(&row.started_at)).map(|(end, start)| end.since(start));
-    json!({
+    let duration = ended_at
+        .and_then(moment)
+        .zip(moment(&row.started_at))
+        .map(|(end, start)| end.since(start));
+    let mut entry = json!({
         "id": row.id,
         "user_id": row.user_id,
         "plan": row.plan,
@@ -42,14 +49,24 @@ fn value(row: &RequestRow) -> Value {
         "ended_at": ended_at,
         "end": row.state,
         "flags": row.flags,
-        "input_tokens": row.input_tokens,
-        "cached_input_tokens": row.cached_input_tokens,
-        "output_tokens": row.output_tokens,
-        "reasoning_tokens": row.reasoning_tokens,
+        "input_tokens": row.used.input_tokens,
+        "cached_input_tokens": row.used.cached_input_tokens,
+        "output_tokens": row.used.output_tokens,
+        "reasoning_tokens": row.used.reasoning_tokens,
         "cost_usd": MicroUsd(row.cost_micros).to_string(),
         "ttft_ms": row.ttft_ms,
         "duration_ms": duration.map(|duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)),
-    })
+        "requested_model": row.requested_model,
+        "feature": row.feature,
+        "paid_by": row.paid_by,
+    });
+    if let Some(members) = entry.as_object_mut() {
+        let used = Quantities::NAMES.into_iter().zip(row.used.values());
+        for (name, count) in used.filter(|(_, count)| *count > 0) {
+            members.insert(name.to_owned(), json!(count));
+        }
+    }
+    entry
 }
 
 /// As many of the rows, from the first on, as fit in one call.
@@ -58,7 +75,9 @@ pub(super) fn batch(rows: Vec<RequestRow>) -> Vec<Entry> {
     let entries = rows.into_iter().map(Entry::from).enumerate();
     let fitting = entries.take_while(|(place, entry)| {
         // One more for the comma or the bracket.
-        bytes = bytes.saturating_add(entry.value.to_string().len()).saturating_add(1);
+        bytes = bytes
+            .saturating_add(entry.value.to_string().len())
+            .saturating_add(1);
         *place == 0 || bytes <= CALL_BYTES_MAX
     });
     fitting.map(|(_, entry)| entry).collect()
@@ -78,15 +97,26 @@ mod tests {
             upstream: "openai".to_owned(),
             state: "settled".to_owned(),
             flags: vec!["estimated".to_owned()],
-            input_tokens: 12,
-            cached_input_tokens: 3,
-            output_tokens: 4,
-            reasoning_tokens: 2,
+            used: Quantities {
+                input_tokens: 12,
+                cached_input_tokens: 3,
+                output_tokens: 4,
+                reasoning_tokens: 2,
+                audio_seconds: 9,
+                ..Quantities::NONE
+            },
             held_micros: 99,
             cost_micros: 1_000_123,
             started_at: "2026-11-24T10:00:00.5Z".to_owned(),
             ended_at: Some("2026-11-24T10:00:02Z".to_owned()),
             ttft_ms: None,
+            requested_model: "asked".to_owned(),
+            paid_by: "plan".to_owned(),
+            price_id: None,
+            feature: None,
+            prompt_version: None,
+            plan_model: None,
+            credit_micros: 0,
         }
     }
 
@@ -97,6 +127,7 @@ mod tests {
             "started_at": "2026-11-24T10:00:00.5Z", "ended_at": "2026-11-24T10:00:02Z", "end": "settled",
             "flags": ["estimated"], "input_tokens": 12, "cached_input_tokens": 3, "output_tokens": 4,
             "reasoning_tokens": 2, "cost_usd": "1.000123", "ttft_ms": null, "duration_ms": 1500,
+            "requested_model": "asked", "feature": null, "paid_by": "plan", "audio_seconds": 9,
         });
         assert_eq!(value(&row("m")), expected);
     }
@@ -104,9 +135,26 @@ mod tests {
     #[test]
     fn a_call_stays_under_a_mebibyte_and_never_carries_nothing() {
         let large = "m".repeat(300_000);
-        let call = batch(vec![row(&large), row(&large), row(&large), row(&large), row("m")]);
-        assert_eq!(call.len(), 3, "the fourth does not fit, and nothing overtakes it");
-        assert!(call.into_iter().map(|entry| entry.value).collect::<Value>().to_string().len() <= CALL_BYTES_MAX);
+        let call = batch(vec![
+            row(&large),
+            row(&large),
+            row(&large),
+            row(&large),
+            row("m"),
+        ]);
+        assert_eq!(
+            call.len(),
+            3,
+            "the fourth does not fit, and nothing overtakes it"
+        );
+        assert!(
+            call.into_iter()
+                .map(|entry| entry.value)
+                .collect::<Value>()
+                .to_string()
+                .len()
+                <= CALL_BYTES_MAX
+        );
         assert_eq!(batch(vec![row(&"m".repeat(2_000_000)), row("m")]).len(), 1);
     }
 }

@@ -9,10 +9,10 @@ use uuid::Uuid;
 use super::*;
 use crate::clock::Clock;
 use crate::config::StoreUrl;
-use crate::ledger::report::{Reports, Which};
-use crate::ledger::{Charge, HoldRequest, Settings, Settlement, Writer};
+use crate::ledger::read::report::{Reports, Which};
+use crate::ledger::{Charge, HoldRequest, Settings, Settlement, Writer, versioned};
 use crate::plan::Ask;
-use crate::price::{MicroUsd, PerMillion, Price, Tokenizer, Usage};
+use crate::price::{MicroUsd, Price, Rate, Rates, Usage};
 
 /// A ledger's file, gone with the test.
 struct Place(PathBuf);
@@ -40,9 +40,17 @@ impl Place {
             rows.push(row);
             Ok(())
         };
-        Reports::open(&StoreUrl::Sqlite(self.0.clone())).unwrap().requests(Which::default(), each).unwrap();
+        Reports::open(&StoreUrl::Sqlite(self.0.clone()))
+            .unwrap()
+            .requests(Which::default(), each)
+            .unwrap();
         rows.retain(|row| row.state == "settled" || row.state == "lost");
-        rows.sort_by_key(|row| (Timestamp::parse(row.ended_at.as_ref().unwrap()).unwrap(), row.id.clone()));
+        rows.sort_by_key(|row| {
+            (
+                Timestamp::parse(row.ended_at.as_ref().unwrap()).unwrap(),
+                row.id.clone(),
+            )
+        });
         let mut by_user = BTreeMap::<_, Vec<_>>::new();
         for row in rows {
             by_user.entry(row.user_id).or_default().push(row.id);
@@ -62,15 +70,17 @@ impl Drop for Place {
 }
 
 fn price() -> Price {
-    let (input, output) = (PerMillion(150_000), PerMillion(600_000));
-    Price {
+    let (input, output) = (Rate(150_000), Rate(600_000));
+    let rates = Rates {
         input,
         cached_input: input,
         cache_write: input,
         output,
-        long: None,
-        reasoning: false,
-        tokenizer: Tokenizer::Unknown,
+        ..Rates::default()
+    };
+    Price {
+        rates,
+        ..Price::default()
     }
 }
 
@@ -81,23 +91,47 @@ async fn request(ledger: &Ledger, user: u128, charge: Charge) -> String {
         user_id: Uuid::from_u128(user),
         now: Clock::system().now(),
         plan: "free".to_owned(),
-        endpoint: "/api/chat",
+        endpoint: "/api/chat".into(),
         model: "m".to_owned(),
+        plan_model: None,
+        requested_model: Some("asked-for".to_owned()),
+        feature: Some("coach".to_owned()),
+        prompt_version: None,
         upstream: "u".to_owned(),
-        ask: Ask { price: price(), input_tokens: 100, output_cap: 100, output_floor: 64, choices: 1 },
+        ask: Ask {
+            price: price(),
+            base: Usage::of_input(100),
+            output_cap: 100,
+            output_floor: 64,
+            choices: 1,
+        },
         limits: Vec::new(),
         concurrent: None,
         ceiling: None,
+        idempotency: None,
+        replaces: None,
+        credits: false,
     };
     let reservation = ledger.hold(request).await.unwrap();
     let id = reservation.id().to_string();
-    reservation.end(Settlement { charge, flags: Vec::new(), ttft_ms: Some(7) });
+    reservation.end(Settlement {
+        charge,
+        flags: Vec::new(),
+        ttft_ms: Some(7),
+    });
     id
 }
 
 fn settled() -> Charge {
-    let usage = Usage { input_tokens: 10, output_tokens: 5, ..Usage::default() };
-    Charge::Settled { usage, cost: MicroUsd(42) }
+    let usage = Usage {
+        input_tokens: 10,
+        output_tokens: 5,
+        ..Usage::default()
+    };
+    Charge::Settled {
+        usage,
+        cost: MicroUsd(42),
+    }
 }
 
 /// What the fake does with a call.
@@ -140,16 +174,24 @@ impl Fake {
         }))
     }
 
-    fn call(&mut self, entries: &[Value]) -> Option<Result<(), NotTaken>> {
+    fn call(&mut self, entries: &[Value]) -> Option<Result<(), DatabaseFailure>> {
         self.calls.push(entries.len());
         let act = (self.act)(self.calls.len());
-        let down = || Some(Err(NotTaken::Unavailable("down".to_owned())));
+        let down = || Some(Err(DatabaseFailure::Unavailable("down".to_owned())));
         if matches!(act, Act::Fail | Act::Hang) {
-            return if matches!(act, Act::Hang) { None } else { down() };
+            return if matches!(act, Act::Hang) {
+                None
+            } else {
+                down()
+            };
         }
         let text = |entry: &Value, field: &str| entry[field].as_str().unwrap().to_owned();
-        if self.refuse_all || entries.iter().any(|entry| self.poison.contains(&text(entry, "id"))) {
-            return Some(Err(NotTaken::Refused("P0001".to_owned())));
+        if self.refuse_all
+            || entries
+                .iter()
+                .any(|entry| self.poison.contains(&text(entry, "id")))
+        {
+            return Some(Err(DatabaseFailure::Refused("P0001".to_owned())));
         }
         for entry in entries {
             let ids = self.applied.entry(text(entry, "user_id")).or_default();
@@ -173,17 +215,17 @@ fn count(fake: &Shared) -> usize {
 }
 
 fn outbox(ledger: &Ledger, fake: &Shared) -> Outbox {
-    let pace = Pace {
+    let timing = OutboxTiming {
         poll: Duration::from_millis(20),
         gather: Duration::from_millis(1),
         call_timeout: Duration::from_millis(20),
         renew_turn_after: Duration::from_millis(5),
         backoff: Backoff::new(Duration::from_millis(1), Duration::from_millis(8)),
     };
-    with_pace(ledger, fake, pace)
+    with_pace(ledger, fake, timing)
 }
 
-fn with_pace(ledger: &Ledger, fake: &Shared, pace: Pace) -> Outbox {
+fn with_pace(ledger: &Ledger, fake: &Shared, timing: OutboxTiming) -> Outbox {
     let fake = fake.clone();
     let deliver = move |entries: Vec<Value>| -> Delivery {
         let answer = fake.lock().unwrap().call(&entries);
@@ -194,7 +236,7 @@ fn with_pace(ledger: &Ledger, fake: &Shared, pace: Pace) -> Outbox {
             }
         })
     };
-    Outbox::with_pace(ledger.clone(), Box::new(deliver), pace)
+    Outbox::with_pace(ledger.clone(), Box::new(deliver), timing)
 }
 
 /// An outbox that runs; dropping it is a crash.
@@ -207,7 +249,10 @@ impl Running {
     #[allow(clippy::disallowed_methods, reason = "the test owns the task")]
     fn start(outbox: Outbox) -> Self {
         let stop = CancellationToken::new();
-        Self { task: tokio::spawn(outbox.run(stop.clone())), stop }
+        Self {
+            task: tokio::spawn(outbox.run(stop.clone())),
+            stop,
+        }
     }
 
     async fn stop(mut self) -> Duration {
@@ -233,13 +278,19 @@ impl Drop for Running {
 async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let begun = Instant::now();
     while !is_so().await {
-        assert!(begun.elapsed() < Duration::from_secs(20), "never came: {what}");
+        assert!(
+            begun.elapsed() < Duration::from_secs(20),
+            "never came: {what}"
+        );
         sleep(Duration::from_millis(5)).await;
     }
 }
 
 async fn until_nothing_waits(ledger: &Ledger) {
-    until("nothing waits", async || ledger.unsent_lag().await.unwrap().unsent == 0).await;
+    until("nothing waits", async || {
+        ledger.unsent_lag().await.unwrap().unsent == 0
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -255,9 +306,18 @@ async fn what_is_settled_or_lost_arrives_and_nothing_else() {
     running.stop().await;
     let entries = fake.lock().unwrap().entries.clone();
     assert_eq!(entries.len(), 2, "{entries:?}");
-    assert_eq!((&entries[0]["id"], &entries[0]["end"]), (&Value::from(first), &Value::from("settled")));
-    assert_eq!((&entries[1]["id"], &entries[1]["end"]), (&Value::from(second), &Value::from("lost")));
-    assert_eq!((&entries[0]["cost_usd"], &entries[0]["ttft_ms"]), (&Value::from("0.000042"), &Value::from(7)));
+    assert_eq!(
+        (&entries[0]["id"], &entries[0]["end"]),
+        (&Value::from(first), &Value::from("settled"))
+    );
+    assert_eq!(
+        (&entries[1]["id"], &entries[1]["end"]),
+        (&Value::from(second), &Value::from("lost"))
+    );
+    assert_eq!(
+        (&entries[0]["cost_usd"], &entries[0]["ttft_ms"]),
+        (&Value::from("0.000042"), &Value::from(7))
+    );
     assert!(entries[0]["duration_ms"].is_u64());
     writer.close();
 }
@@ -267,7 +327,10 @@ async fn a_row_that_ends_wakes_the_outbox() {
     let place = Place::new();
     let (ledger, writer) = place.open(true);
     let fake = Fake::new(|_| Act::Take);
-    let slow = Pace { poll: Duration::from_hours(1), ..Pace::default() };
+    let slow = OutboxTiming {
+        poll: Duration::from_hours(1),
+        ..OutboxTiming::default()
+    };
     let running = Running::start(with_pace(&ledger, &fake, slow));
     sleep(Duration::from_millis(50)).await;
     request(&ledger, 1, settled()).await;
@@ -289,7 +352,8 @@ async fn a_ledger_without_outbox_keeps_nothing_waiting() {
 async fn a_ledger_of_an_earlier_version_starts_with_an_empty_outbox() {
     let place = Place::new();
     let old = rusqlite::Connection::open(&place.0).unwrap();
-    old.execute_batch(include_str!("../../migrations/0001_ledger.sql")).unwrap();
+    old.execute_batch(include_str!("../../migrations/0001_ledger.sql"))
+        .unwrap();
     old.execute_batch(
         "insert into requests (id, user_id, plan, endpoint, model, upstream, state, held_input_tokens,
                                held_output_tokens, held_micros, started_at, ended_at, owner)
@@ -342,7 +406,14 @@ async fn a_call_that_is_too_much_at_once_is_tried_smaller() {
 async fn nothing_is_lost_or_overtaken_through_failures_and_crashes() {
     let place = Place::new();
     let mut dice = 0x9E37_79B9_7F4A_7C15_u64;
-    let acts = [Act::Take, Act::Fail, Act::TakeAndFail, Act::TakeAndHang, Act::Hang, Act::TakeAndFail];
+    let acts = [
+        Act::Take,
+        Act::Fail,
+        Act::TakeAndFail,
+        Act::TakeAndHang,
+        Act::Hang,
+        Act::TakeAndFail,
+    ];
     let fake = Fake::new(move |_| {
         dice ^= dice << 13;
         dice ^= dice >> 7;
@@ -353,7 +424,16 @@ async fn nothing_is_lost_or_overtaken_through_failures_and_crashes() {
         let (ledger, writer) = place.open(true);
         let running = Running::start(outbox(&ledger, &fake));
         for number in 0..40 {
-            request(&ledger, number % 4, if number % 7 == 0 { Charge::Lost } else { settled() }).await;
+            request(
+                &ledger,
+                number % 4,
+                if number % 7 == 0 {
+                    Charge::Lost
+                } else {
+                    settled()
+                },
+            )
+            .await;
         }
         sleep(Duration::from_millis(3 * life)).await;
         running.crash().await;
@@ -367,7 +447,10 @@ async fn nothing_is_lost_or_overtaken_through_failures_and_crashes() {
     running.stop().await;
     writer.close();
     let fake = fake.lock().unwrap();
-    assert!(fake.again > 0, "no answer was lost after its entries were taken: the test tried nothing");
+    assert!(
+        fake.again > 0,
+        "no answer was lost after its entries were taken: the test tried nothing"
+    );
     assert_eq!(fake.applied, place.ended());
     assert_eq!(fake.entries.len(), 8 * 40);
 }
@@ -387,11 +470,18 @@ async fn a_poisoned_entry_holds_up_its_user_alone_and_is_left_behind_in_the_end(
     let progress = outbox.progress.clone();
     let running = Running::start(outbox);
     until("the others", async || count(&fake) == 9).await;
-    assert_eq!(fake.lock().unwrap().applied[&Uuid::from_u128(1).to_string()], ids[1..2]);
+    assert_eq!(
+        fake.lock().unwrap().applied[&Uuid::from_u128(1).to_string()],
+        ids[1..2]
+    );
     sleep(Duration::from_millis(200)).await;
     let lag = ledger.unsent_lag().await.unwrap();
     assert_eq!((lag.unsent, lag.given_up), (3, 0));
-    assert_eq!(count(&fake), 9, "what came after a refused entry waits, while nothing shows that the function works");
+    assert_eq!(
+        count(&fake),
+        9,
+        "what came after a refused entry waits, while nothing shows that the function works"
+    );
     // Others are served meanwhile, which shows it.
     for _ in 0..40 {
         request(&ledger, 2, settled()).await;
@@ -399,11 +489,17 @@ async fn a_poisoned_entry_holds_up_its_user_alone_and_is_left_behind_in_the_end(
     }
     until("the end of waiting", async || count(&fake) == 9 + 40 + 2).await;
     let mut expected = place.ended();
-    expected.get_mut(&Uuid::from_u128(1).to_string()).unwrap().retain(|id| *id != ids[4]);
+    expected
+        .get_mut(&Uuid::from_u128(1).to_string())
+        .unwrap()
+        .retain(|id| *id != ids[4]);
     assert_eq!(fake.lock().unwrap().applied, expected);
     until_nothing_waits(&ledger).await;
     assert_eq!(ledger.unsent_lag().await.unwrap().given_up, 1);
-    until("readiness", async || progress.health(Timestamp::EPOCH).given_up == 1).await;
+    until("readiness", async || {
+        progress.health(Timestamp::EPOCH).given_up == 1
+    })
+    .await;
     running.stop().await;
     writer.close();
 }
@@ -421,7 +517,12 @@ async fn a_user_with_a_poisoned_entry_and_many_more_hides_nobody_behind_them() {
     fake.lock().unwrap().poison.insert(poisoned);
     let running = Running::start(outbox(&ledger, &fake));
     until("the other user's entry", async || count(&fake) == 1).await;
-    assert!(fake.lock().unwrap().applied.contains_key(&Uuid::from_u128(2).to_string()));
+    assert!(
+        fake.lock()
+            .unwrap()
+            .applied
+            .contains_key(&Uuid::from_u128(2).to_string())
+    );
     running.stop().await;
     writer.close();
 }
@@ -431,7 +532,13 @@ async fn a_call_that_hangs_is_left_and_tried_again() {
     let place = Place::new();
     let (ledger, writer) = place.open(true);
     request(&ledger, 1, settled()).await;
-    let fake = Fake::new(|call| if call <= 2 { Act::TakeAndHang } else { Act::Take });
+    let fake = Fake::new(|call| {
+        if call <= 2 {
+            Act::TakeAndHang
+        } else {
+            Act::Take
+        }
+    });
     let running = Running::start(outbox(&ledger, &fake));
     until_nothing_waits(&ledger).await;
     assert_eq!((count(&fake), fake.lock().unwrap().again), (1, 2));
@@ -449,7 +556,10 @@ async fn a_function_that_refuses_everything_loses_nothing() {
         request(&ledger, number % 5, settled()).await;
     }
     let running = Running::start(outbox(&ledger, &fake));
-    until("many refusals", async || fake.lock().unwrap().calls.len() > 200).await;
+    until("many refusals", async || {
+        fake.lock().unwrap().calls.len() > 200
+    })
+    .await;
     let lag = ledger.unsent_lag().await.unwrap();
     assert_eq!((lag.unsent, lag.given_up), (20, 0));
     fake.lock().unwrap().refuse_all = false;
@@ -465,7 +575,7 @@ async fn it_stops_within_a_second_whatever_the_database_does() {
     let (ledger, writer) = place.open(true);
     request(&ledger, 1, settled()).await;
     let fake = Fake::new(|_| Act::Hang);
-    let running = Running::start(with_pace(&ledger, &fake, Pace::default()));
+    let running = Running::start(with_pace(&ledger, &fake, OutboxTiming::default()));
     until("a call", async || !fake.lock().unwrap().calls.is_empty()).await;
     assert!(running.stop().await < Duration::from_millis(1500));
     assert_eq!(ledger.unsent_lag().await.unwrap().unsent, 1);
@@ -477,7 +587,11 @@ async fn what_ended_last_is_sent_before_it_stops() {
     let place = Place::new();
     let (ledger, writer) = place.open(true);
     let fake = Fake::new(|_| Act::Take);
-    let slow = Pace { poll: Duration::from_hours(1), gather: Duration::from_hours(1), ..Pace::default() };
+    let slow = OutboxTiming {
+        poll: Duration::from_hours(1),
+        gather: Duration::from_hours(1),
+        ..OutboxTiming::default()
+    };
     let running = Running::start(with_pace(&ledger, &fake, slow));
     sleep(Duration::from_millis(50)).await;
     request(&ledger, 1, settled()).await;
@@ -496,7 +610,15 @@ async fn readiness_tells_how_far_behind_it_is() {
     let outbox = outbox(&ledger, &fake);
     let progress = outbox.progress.clone();
     let now = Clock::system().now();
-    assert_eq!(progress.health(now), Health { ok: true, unsent: 0, oldest_seconds: None, given_up: 0 });
+    assert_eq!(
+        progress.health(now),
+        OutboxHealth {
+            ok: true,
+            unsent: 0,
+            oldest_seconds: None,
+            given_up: 0
+        }
+    );
     let running = Running::start(outbox);
     until("the lag", async || progress.health(now).unsent == 2).await;
     assert!(progress.health(now.plus(Duration::from_secs(200))).ok);
@@ -530,14 +652,25 @@ impl Processes {
             Ledger::open(settings, Clock::system()).unwrap()
         };
         let ledgers = vec![open(), open()];
-        let settings = crate::pg::Settings { connections: 1, call_timeout: Duration::from_secs(10) };
-        let by_hand =
-            crate::pg::Database::new(&server.url(""), settings, tokio_util::task::TaskTracker::new()).unwrap();
-        let fast = "create or replace function tollgate_ledger.clock_ms() returns bigint
+        let settings = crate::pg::PgSettings {
+            connections: 1,
+            call_timeout: Duration::from_secs(10),
+        };
+        let by_hand = crate::pg::Database::new(
+            &server.url(""),
+            settings,
+            tokio_util::task::TaskTracker::new(),
+        )
+        .unwrap();
+        let fast = "create or replace function tollgate_ledger.clock_ms_v0() returns bigint
                     language sql volatile set search_path = '' as
                     $$ select (extract(epoch from pg_catalog.clock_timestamp()) * 4000)::bigint $$";
-        by_hand.batch(fast).await.unwrap();
-        Some(Self { server, ledgers, by_hand })
+        by_hand.batch(versioned(fast)).await.unwrap();
+        Some(Self {
+            server,
+            ledgers,
+            by_hand,
+        })
     }
 
     fn ledger(&self, process: usize) -> &Ledger {
@@ -546,9 +679,12 @@ impl Processes {
 
     /// Gives the turn to somebody who is not here, until so long from now on the database's clock.
     async fn turn_of_another(&self, until_ms: i64) {
-        let sql = "insert into tollgate_ledger.switches values ('outbox', 'another', tollgate_ledger.clock_ms() + $1)
+        let sql = "insert into tollgate_ledger.switches values ('outbox', 'another', tollgate_ledger.clock_ms_v0() + $1)
                    on conflict (name) do update set value = excluded.value, updated_at = excluded.updated_at";
-        self.by_hand.query(sql, vec![until_ms.into()]).await.unwrap();
+        self.by_hand
+            .query(versioned(sql), vec![until_ms.into()])
+            .await
+            .unwrap();
     }
 
     fn end(self) {
@@ -562,7 +698,7 @@ impl Processes {
 
 /// An outbox whose calls take so long each.
 fn slow_outbox(ledger: &Ledger, fake: &Shared, call: Duration, backoff: Backoff) -> Outbox {
-    let quick = outbox(ledger, fake).pace;
+    let quick = outbox(ledger, fake).timing;
     let fake = fake.clone();
     let deliver = move |entries: Vec<Value>| -> Delivery {
         let fake = fake.clone();
@@ -572,28 +708,62 @@ fn slow_outbox(ledger: &Ledger, fake: &Shared, call: Duration, backoff: Backoff)
             answer.unwrap()
         })
     };
-    let pace = Pace { call_timeout: Duration::from_secs(30), renew_turn_after: Duration::ZERO, backoff, ..quick };
-    Outbox::with_pace(ledger.clone(), Box::new(deliver), pace)
+    let timing = OutboxTiming {
+        call_timeout: Duration::from_secs(30),
+        renew_turn_after: Duration::ZERO,
+        backoff,
+        ..quick
+    };
+    Outbox::with_pace(ledger.clone(), Box::new(deliver), timing)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_process_that_sends_entry_by_entry_for_longer_than_a_turn_keeps_it() {
-    let Some(both) = Processes::start().await else { return };
+    let Some(both) = Processes::start().await else {
+        return;
+    };
     let fake = Fake::new(|_| Act::Take);
     let poison = request(both.ledger(0), 1, settled()).await;
     fake.lock().unwrap().poison.insert(poison);
     for user in 2..26 {
         request(both.ledger(0), user, settled()).await;
     }
-    until("the rows", async || both.ledger(0).unsent_lag().await.unwrap().unsent == 25).await;
-    let (begun, soon) = (Instant::now(), Backoff::new(Duration::from_millis(1), Duration::from_millis(8)));
-    let first = Running::start(slow_outbox(both.ledger(0), &fake, Duration::from_millis(300), soon));
-    until("its first call", async || !fake.lock().unwrap().calls.is_empty()).await;
+    until("the rows", async || {
+        both.ledger(0).unsent_lag().await.unwrap().unsent == 25
+    })
+    .await;
+    let (begun, soon) = (
+        Instant::now(),
+        Backoff::new(Duration::from_millis(1), Duration::from_millis(8)),
+    );
+    let first = Running::start(slow_outbox(
+        both.ledger(0),
+        &fake,
+        Duration::from_millis(300),
+        soon,
+    ));
+    until("its first call", async || {
+        !fake.lock().unwrap().calls.is_empty()
+    })
+    .await;
     let idle = Fake::new(|_| Act::Take);
     let second = Running::start(outbox(both.ledger(1), &idle));
-    until("the others", async || both.ledger(0).unsent_lag().await.unwrap().unsent == 1).await;
-    assert!(begun.elapsed() > Duration::from_secs(7), "it took no longer than a turn: the test tried nothing");
-    assert_eq!((count(&fake), fake.lock().unwrap().again, idle.lock().unwrap().calls.len()), (24, 0, 0));
+    until("the others", async || {
+        both.ledger(0).unsent_lag().await.unwrap().unsent == 1
+    })
+    .await;
+    assert!(
+        begun.elapsed() > Duration::from_secs(7),
+        "it took no longer than a turn: the test tried nothing"
+    );
+    assert_eq!(
+        (
+            count(&fake),
+            fake.lock().unwrap().again,
+            idle.lock().unwrap().calls.len()
+        ),
+        (24, 0, 0)
+    );
     // And while it tries the refused one again and again, it is still its turn.
     sleep(Duration::from_secs(5)).await;
     assert_eq!(idle.lock().unwrap().calls.len(), 0);
@@ -605,11 +775,16 @@ async fn one_process_that_sends_entry_by_entry_for_longer_than_a_turn_keeps_it()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refused_entry_that_another_process_has_sent_meanwhile_is_forgotten() {
-    let Some(both) = Processes::start().await else { return };
+    let Some(both) = Processes::start().await else {
+        return;
+    };
     let fake = Fake::new(|_| Act::Take);
     let id = request(both.ledger(0), 1, settled()).await;
     fake.lock().unwrap().poison.insert(id.clone());
-    until("the row", async || both.ledger(0).unsent_lag().await.unwrap().unsent == 1).await;
+    until("the row", async || {
+        both.ledger(0).unsent_lag().await.unwrap().unsent == 1
+    })
+    .await;
     let later = Backoff::new(Duration::from_secs(2), Duration::from_secs(2));
     let mut outbox = slow_outbox(both.ledger(0), &fake, Duration::ZERO, later);
     until("its refusal", async || {
@@ -618,7 +793,10 @@ async fn a_refused_entry_that_another_process_has_sent_meanwhile_is_forgotten() 
     })
     .await;
     both.turn_of_another(-1).await;
-    both.by_hand.batch("update tollgate_ledger.requests set unsent = 0").await.unwrap();
+    both.by_hand
+        .batch("update tollgate_ledger.requests set unsent = 0")
+        .await
+        .unwrap();
     fake.lock().unwrap().poison.clear();
     // Before it is due again, and after.
     assert!(matches!(outbox.send_some().await, Ok(false)));
@@ -633,18 +811,36 @@ async fn a_refused_entry_that_another_process_has_sent_meanwhile_is_forgotten() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_turn_of_a_clock_that_was_set_back_is_nobodys() {
-    let Some(both) = Processes::start().await else { return };
+    let Some(both) = Processes::start().await else {
+        return;
+    };
     request(both.ledger(0), 1, settled()).await;
-    until("the row", async || both.ledger(0).unsent_lag().await.unwrap().unsent == 1).await;
-    let given = async |process: usize| both.ledger(process).unsent(10, Vec::new()).await.unwrap().len();
+    until("the row", async || {
+        both.ledger(0).unsent_lag().await.unwrap().unsent == 1
+    })
+    .await;
+    let given = async |process: usize| {
+        both.ledger(process)
+            .unsent(10, Vec::new())
+            .await
+            .unwrap()
+            .len()
+    };
     both.turn_of_another(14_000).await;
-    assert_eq!((given(0).await, both.ledger(0).outbox_turn().await.unwrap()), (0, Turn::Another));
+    assert_eq!(
+        (given(0).await, both.ledger(0).outbox_turn().await.unwrap()),
+        (0, Turn::Another)
+    );
     both.turn_of_another(-1).await;
     assert_eq!((given(0).await, given(1).await), (1, 0));
     // An hour ahead, and a day.
     for ahead in [3_600_000, 86_400_000] {
         both.turn_of_another(ahead).await;
-        assert_eq!(both.ledger(1).outbox_turn().await.unwrap(), Turn::Given, "{ahead}");
+        assert_eq!(
+            both.ledger(1).outbox_turn().await.unwrap(),
+            Turn::Given,
+            "{ahead}"
+        );
         assert_eq!((given(0).await, given(1).await), (0, 1), "{ahead}");
     }
     both.end();

@@ -1,20 +1,13 @@
-//! A `postgres://` URL → where to connect to, and by which TLS.
+//! Reads a `postgres://` URL: the address, the user, and how TLS is used.
 //!
-//! `sslmode` and `sslrootcert` mean what they mean to libpq, which knows more of them than the driver does. Complaints
-//! never repeat the URL: it holds a password.
+//! libpq knows parameters that the driver does not, so they are read here. Errors never repeat the URL: it holds a password.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use secrecy::{ExposeSecret, SecretString};
-use tokio_postgres::config::SslMode;
 use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::tls::{Tls, client_config, mode};
 
 /// How long a connection may be silent before the system asks whether the other end is still there.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
@@ -42,7 +35,7 @@ const PASSED_ON: [&str; 15] = [
 ];
 
 /// Parameters for other clients, which stand in URLs that people copy: of poolers, which need nothing of us that we do not
-/// do, and of libraries with other habits. None of them is about whom a connection trusts.
+/// do, and of libraries with other habits. None of them changes which server a connection trusts.
 const LEFT_OUT: [&str; 34] = [
     "pgbouncer",
     "supa",
@@ -82,27 +75,30 @@ const LEFT_OUT: [&str; 34] = [
 
 /// What is wrong with a URL, and what to do. Neither has anything of the URL that could be a secret.
 #[derive(Debug)]
-pub struct Fault {
+pub struct UrlProblem {
     /// What is wrong, after the name of the setting.
     pub problem: String,
     /// What to do.
     pub fix: String,
 }
 
-impl Fault {
+impl UrlProblem {
     fn new(problem: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { problem: problem.into(), fix: fix.into() }
+        Self {
+            problem: problem.into(),
+            fix: fix.into(),
+        }
     }
 }
 
-impl From<String> for Fault {
+impl From<String> for UrlProblem {
     fn from(problem: String) -> Self {
         let fix = "write it like postgres://user:password@host:5432/database?sslmode=verify-full&sslrootcert=ca.crt";
         Self::new(problem, fix)
     }
 }
 
-impl From<&str> for Fault {
+impl From<&str> for UrlProblem {
     fn from(problem: &str) -> Self {
         Self::from(problem.to_owned())
     }
@@ -115,29 +111,11 @@ pub struct Target {
     pub(super) tls: MakeRustlsConnect,
 }
 
-/// How much of the server's certificate is verified.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verify {
-    /// Nothing: what is sent is encrypted, to whomever.
-    Nothing,
-    /// An authority that is trusted signed it.
-    Chain,
-    /// And it is this host's.
-    Host,
-}
-
-/// What stands in a URL about TLS.
-#[derive(Debug, Default)]
-struct Tls {
-    mode: Option<String>,
-    root_cert: Option<String>,
-}
-
 /// Whether a URL is one that [`Target::parse`] takes; also reads the certificates that it names.
 ///
 /// # Errors
 /// Why not, without the URL.
-pub fn check_url(url: &SecretString) -> Result<(), Fault> {
+pub fn check_url(url: &SecretString) -> Result<(), UrlProblem> {
     Target::read(url).map(drop)
 }
 
@@ -150,33 +128,45 @@ impl Target {
         Self::read(url).map_err(|fault| fault.problem)
     }
 
-    fn read(url: &SecretString) -> Result<Self, Fault> {
+    fn read(url: &SecretString) -> Result<Self, UrlProblem> {
         let (plain, tls) = split(url.expose_secret())?;
         authority(&plain)?;
-        let mut config: tokio_postgres::Config =
-            plain.parse().map_err(|_| "is not a URL of Postgres (special letters of a password are %-encoded)")?;
+        let mut config: tokio_postgres::Config = plain.parse().map_err(
+            |_| "is not a URL of Postgres (special letters of a password are %-encoded)",
+        )?;
         if config.get_hosts().is_empty() {
             return Err("names no host".into());
         }
         let (mode, verify) = mode(&tls)?;
-        config.ssl_mode(mode).keepalives(true).keepalives_idle(KEEPALIVE_IDLE);
-        config.keepalives_interval(KEEPALIVE_INTERVAL).tcp_user_timeout(TCP_USER_TIMEOUT);
+        config
+            .ssl_mode(mode)
+            .keepalives(true)
+            .keepalives_idle(KEEPALIVE_IDLE);
+        config
+            .keepalives_interval(KEEPALIVE_INTERVAL)
+            .tcp_user_timeout(TCP_USER_TIMEOUT);
         if config.get_application_name().is_none() {
             config.application_name("tollgate");
         }
-        Ok(Self { config, tls: MakeRustlsConnect::new(client_config(verify, tls.root_cert.as_deref())?) })
+        Ok(Self {
+            config,
+            tls: MakeRustlsConnect::new(client_config(verify, tls.root_cert.as_deref())?),
+        })
     }
 }
 
 /// The URL without the parameters that the driver does not know, and what they say.
-fn split(url: &str) -> Result<(String, Tls), Fault> {
+fn split(url: &str) -> Result<(String, Tls), UrlProblem> {
     if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
         let fix = "write postgres:// for all that stands before the user's name (other libraries add their own)";
-        return Err(Fault::new("does not begin with postgres://", fix));
+        return Err(UrlProblem::new("does not begin with postgres://", fix));
     }
     // A password may hold a question mark, but not after the last @.
     let after_user = url.rfind('@').unwrap_or(0);
-    let query = url.get(after_user..).and_then(|rest| rest.find('?')).and_then(|found| after_user.checked_add(found));
+    let query = url
+        .get(after_user..)
+        .and_then(|rest| rest.find('?'))
+        .and_then(|found| after_user.checked_add(found));
     let Some((plain, query)) = query.and_then(|at| url.split_at_checked(at)) else {
         return Ok((url.to_owned(), Tls::default()));
     };
@@ -184,7 +174,11 @@ fn split(url: &str) -> Result<(String, Tls), Fault> {
     let may_name = after_user > 0 && !query.contains("password");
     let mut tls = Tls::default();
     let mut kept = Vec::new();
-    for pair in query.trim_start_matches('?').split('&').filter(|pair| !pair.is_empty()) {
+    for pair in query
+        .trim_start_matches('?')
+        .split('&')
+        .filter(|pair| !pair.is_empty())
+    {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         match key {
             "sslmode" => tls.mode = Some(decoded(value)?),
@@ -198,12 +192,13 @@ fn split(url: &str) -> Result<(String, Tls), Fault> {
     Ok((format!("{plain}{separator}{}", kept.join("&")), tls))
 }
 
-fn unknown(key: &str, may_name: bool) -> Fault {
-    let is_word = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '_' | '.' | '-');
+fn unknown(key: &str, may_name: bool) -> UrlProblem {
+    let is_word =
+        |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '_' | '.' | '-');
     let is_plain = !key.is_empty() && key.len() <= 40 && key.chars().all(is_word);
     if matches!(key, "ssl" | "sslaccept" | "tls" | "requiressl") {
         let fix = "write sslmode=require in its place, or sslmode=verify-full with sslrootcert=FILE, as libpq does";
-        return Fault::new(
+        return UrlProblem::new(
             format!("has the parameter {key}, which says in another library's way how TLS is used"),
             fix,
         );
@@ -211,39 +206,61 @@ fn unknown(key: &str, may_name: bool) -> Fault {
     let known = format!("known: sslmode, sslrootcert, {}", PASSED_ON.join(", "));
     if is_plain && (may_name || (key.starts_with("ssl") && key.len() < 24)) {
         let what = format!("has the parameter {key}, which is not supported ({known})");
-        return Fault::new(what, format!("take it out: {key}=…"));
+        return UrlProblem::new(what, format!("take it out: {key}=…"));
     }
-    Fault::new(format!("has an unknown parameter ({known})"), "take it out, or correct its name")
+    UrlProblem::new(
+        format!("has an unknown parameter ({known})"),
+        "take it out, or correct its name",
+    )
 }
 
 /// What people get wrong between `postgres://` and the database, each with its own advice.
-fn authority(plain: &str) -> Result<(), Fault> {
+fn authority(plain: &str) -> Result<(), UrlProblem> {
     let rest = plain.split_once("://").map_or(plain, |(_, rest)| rest);
-    let (user, place) = rest.rsplit_once('@').map_or((None, rest), |(user, place)| (Some(user), place));
+    let (user, place) = rest
+        .rsplit_once('@')
+        .map_or((None, rest), |(user, place)| (Some(user), place));
     let host = place.split(['/', '?']).next().unwrap_or_default();
     if has_placeholder(host) {
-        let fix = "copy the whole URL from the Supabase dashboard (Connect), where it names your project";
-        return Err(Fault::new("still has a placeholder for its host", fix));
+        let fix =
+            "copy the whole URL from the Supabase dashboard (Connect), where it names your project";
+        return Err(UrlProblem::new("still has a placeholder for its host", fix));
     }
     let Some(user) = user else { return Ok(()) };
     let (name, password) = user.split_once(':').unwrap_or((user, ""));
-    if password.to_ascii_uppercase().replace(['-', '_', ' '], "").contains("YOURPASSWORD") {
+    if password
+        .to_ascii_uppercase()
+        .replace(['-', '_', ' '], "")
+        .contains("YOURPASSWORD")
+    {
         let fix = "put the database's own password in its place, without brackets (dashboard: Database, Settings)";
-        return Err(Fault::new("still has the placeholder [YOUR-PASSWORD]", fix));
+        return Err(UrlProblem::new(
+            "still has the placeholder [YOUR-PASSWORD]",
+            fix,
+        ));
     }
     if has_placeholder(password) || has_placeholder(name) {
         let fix = "take the brackets of [YOUR-PASSWORD] away with it; one that belongs to the password is %5B or %5D";
-        return Err(Fault::new("has brackets around its user or its password", fix));
+        return Err(UrlProblem::new(
+            "has brackets around its user or its password",
+            fix,
+        ));
     }
     for (letter, code) in [('@', "%40"), ('/', "%2F")] {
         if user.contains(letter) {
             let fix = format!("write {code} for each {letter} in it");
-            return Err(Fault::new(format!("has a {letter} in its user or password"), fix));
+            return Err(UrlProblem::new(
+                format!("has a {letter} in its user or password"),
+                fix,
+            ));
         }
     }
     if decoded(user).is_err() {
         let fix = "write %25 for a % that belongs to the password";
-        return Err(Fault::new("has a % in its user or password that is no code of a letter", fix));
+        return Err(UrlProblem::new(
+            "has a % in its user or password that is no code of a letter",
+            fix,
+        ));
     }
     Ok(())
 }
@@ -251,7 +268,10 @@ fn authority(plain: &str) -> Result<(), Fault> {
 /// `[YOUR-PASSWORD]`, `<host>`, `db.[PROJECT-REF].supabase.co`; not the `[::1]` of IPv6.
 fn has_placeholder(text: &str) -> bool {
     let within = |open: char, close: char| {
-        let inner = text.split_once(open).and_then(|(_, rest)| rest.split_once(close)).map(|(inner, _)| inner);
+        let inner = text
+            .split_once(open)
+            .and_then(|(_, rest)| rest.split_once(close))
+            .map(|(inner, _)| inner);
         inner.is_some_and(|inner| inner.parse::<std::net::Ipv6Addr>().is_err())
     };
     within('[', ']') || within('<', '>') || within('{', '}')
@@ -266,108 +286,15 @@ fn decoded(value: &str) -> Result<String, String> {
             continue;
         }
         let digits = [rest.next(), rest.next()];
-        let digit = |at: Option<u8>| char::from(at?).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+        let digit = |at: Option<u8>| {
+            char::from(at?)
+                .to_digit(16)
+                .and_then(|digit| u8::try_from(digit).ok())
+        };
         let [Some(high), Some(low)] = digits.map(digit) else {
             return Err("has a % that two hexadecimal digits do not follow".to_owned());
         };
         bytes.push(high << 4 | low);
     }
     String::from_utf8(bytes).map_err(|_| "has a parameter that is not UTF-8".to_owned())
-}
-
-/// As libpq: `require` with a certificate to trust is `verify-ca`.
-fn mode(tls: &Tls) -> Result<(SslMode, Verify), String> {
-    match (tls.mode.as_deref().unwrap_or("prefer"), &tls.root_cert) {
-        ("disable", _) => Ok((SslMode::Disable, Verify::Nothing)),
-        ("allow" | "prefer", _) => Ok((SslMode::Prefer, Verify::Nothing)),
-        ("require", None) => Ok((SslMode::Require, Verify::Nothing)),
-        ("require" | "verify-ca", _) => Ok((SslMode::Require, Verify::Chain)),
-        ("verify-full", _) => Ok((SslMode::Require, Verify::Host)),
-        _ => Err("has an sslmode that is none of disable, prefer, require, verify-ca and verify-full".to_owned()),
-    }
-}
-
-/// Trusts the certificates in the file alone; without one, or with `system`, the web's public roots.
-fn client_config(verify: Verify, root_cert: Option<&str>) -> Result<ClientConfig, String> {
-    let failed = |error: rustls::Error| format!("needs TLS, which could not be set up: {error}");
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let chain = match verify {
-        Verify::Nothing => None,
-        Verify::Chain | Verify::Host => Some(verifier(root_cert, provider.clone())?),
-    };
-    let verifier = Arc::new(Verifier { chain, check_host: verify == Verify::Host, provider: provider.clone() });
-    let builder =
-        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(failed)?;
-    Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
-}
-
-fn verifier(root_cert: Option<&str>, provider: Arc<CryptoProvider>) -> Result<Arc<WebPkiServerVerifier>, String> {
-    let mut roots = RootCertStore::empty();
-    match root_cert {
-        None | Some("system") => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
-        Some(path) => {
-            for certificate in certificates(path)? {
-                roots.add(certificate).map_err(|error| format!("has an sslrootcert that cannot be used: {error}"))?;
-            }
-        }
-    }
-    let built = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
-    built.map_err(|error| format!("has an sslrootcert that cannot be used: {error}"))
-}
-
-fn certificates(path: &str) -> Result<Vec<CertificateDer<'static>>, String> {
-    let cannot = |error: &dyn std::fmt::Display| format!("has an sslrootcert, {path}, that cannot be read: {error}");
-    let found = CertificateDer::pem_file_iter(path).map_err(|error| cannot(&error))?;
-    let found: Vec<_> = found.collect::<Result<_, _>>().map_err(|error| cannot(&error))?;
-    if found.is_empty() { Err(cannot(&"there is no certificate in it")) } else { Ok(found) }
-}
-
-/// Verifies as much as `sslmode` says, and always that the server has the key of the certificate it shows.
-#[derive(Debug)]
-struct Verifier {
-    chain: Option<Arc<WebPkiServerVerifier>>,
-    check_host: bool,
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for Verifier {
-    fn verify_server_cert(
-        &self,
-        certificate: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        host: &ServerName<'_>,
-        ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let Some(chain) = &self.chain else { return Ok(ServerCertVerified::assertion()) };
-        match chain.verify_server_cert(certificate, intermediates, host, ocsp, now) {
-            // The name is looked at last: everything else was right.
-            Err(rustls::Error::InvalidCertificate(
-                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) if !self.check_host => Ok(ServerCertVerified::assertion()),
-            verified => verified,
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
 }

@@ -12,7 +12,7 @@ const CHUNK_LINE_BYTES_MAX: usize = 16 * 1024;
 
 /// Why an answer cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Malformed {
+pub(super) enum ProtocolError {
     /// Its head is none of HTTP/1.
     Head(httparse::Error),
     /// Its head, or a line between its chunks, has no end within the bound.
@@ -27,7 +27,7 @@ pub(super) enum Malformed {
     Cut,
 }
 
-impl fmt::Display for Malformed {
+impl fmt::Display for ProtocolError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::Head(error) => return write!(formatter, "the head of the answer: {error}"),
@@ -40,10 +40,10 @@ impl fmt::Display for Malformed {
     }
 }
 
-impl std::error::Error for Malformed {}
+impl std::error::Error for ProtocolError {}
 
-impl From<Malformed> for io::Error {
-    fn from(malformed: Malformed) -> Self {
+impl From<ProtocolError> for io::Error {
+    fn from(malformed: ProtocolError) -> Self {
         Self::new(io::ErrorKind::InvalidData, malformed)
     }
 }
@@ -89,7 +89,11 @@ enum At {
 impl Framing {
     /// A body in chunks, of which nothing was read.
     pub(super) const fn chunked() -> Self {
-        Self::Chunked(Chunks { at: At::SizeStart, left: 0, passed: 0 })
+        Self::Chunked(Chunks {
+            at: At::SizeStart,
+            left: 0,
+            passed: 0,
+        })
     }
 
     /// Whether nothing is left.
@@ -106,14 +110,14 @@ impl Framing {
     ///
     /// # Errors
     /// It is no body, or it was cut.
-    pub(super) fn take(&mut self, read: &[u8]) -> Result<(Bytes, Bytes), Malformed> {
+    pub(super) fn take(&mut self, read: &[u8]) -> Result<(Bytes, Bytes), ProtocolError> {
         let (payload, rest): (Bytes, &[u8]) = match self {
             Self::UntilClose if read.is_empty() => {
                 *self = Self::Length(0);
                 (Bytes::new(), &[])
             }
             Self::UntilClose => (Bytes::copy_from_slice(read), &[]),
-            _ if read.is_empty() && !self.is_ended() => return Err(Malformed::Cut),
+            _ if read.is_empty() && !self.is_ended() => return Err(ProtocolError::Cut),
             Self::Length(left) => {
                 let (payload, rest) = split(read, left);
                 (Bytes::copy_from_slice(payload), rest)
@@ -132,7 +136,7 @@ fn split<'a>(read: &'a [u8], left: &mut u64) -> (&'a [u8], &'a [u8]) {
 }
 
 impl Chunks {
-    fn take<'a>(&mut self, read: &'a [u8]) -> Result<(Bytes, &'a [u8]), Malformed> {
+    fn take<'a>(&mut self, read: &'a [u8]) -> Result<(Bytes, &'a [u8]), ProtocolError> {
         let mut rest = read;
         // Most often one event comes at a time, in one chunk: it is copied once.
         let (mut first, mut joined): (&[u8], Vec<u8>) = (&[], Vec::new());
@@ -160,21 +164,29 @@ impl Chunks {
             }
             joined.extend_from_slice(piece);
         }
-        let payload = if joined.is_empty() { Bytes::copy_from_slice(first) } else { Bytes::from(joined) };
+        let payload = if joined.is_empty() {
+            Bytes::copy_from_slice(first)
+        } else {
+            Bytes::from(joined)
+        };
         Ok((payload, rest))
     }
 
     /// One byte that is no payload. A bare line feed is nowhere the end of a line: others may read it differently.
-    fn step(&mut self, byte: u8) -> Result<(), Malformed> {
+    fn step(&mut self, byte: u8) -> Result<(), ProtocolError> {
         self.passed = self.passed.saturating_add(1);
         if self.passed > CHUNK_LINE_BYTES_MAX {
-            return Err(Malformed::TooLong);
+            return Err(ProtocolError::TooLong);
         }
         self.at = match (self.at, byte) {
             (At::SizeStart | At::Size, digit) if digit.is_ascii_hexdigit() => {
                 let value = char::from(digit).to_digit(16).map(u64::from);
-                let size = self.left.checked_mul(16).zip(value).and_then(|(high, low)| high.checked_add(low));
-                self.left = size.ok_or(Malformed::Chunk)?;
+                let size = self
+                    .left
+                    .checked_mul(16)
+                    .zip(value)
+                    .and_then(|(high, low)| high.checked_add(low));
+                self.left = size.ok_or(ProtocolError::Chunk)?;
                 At::Size
             }
             (At::Size | At::AfterSize, b' ' | b'\t') => At::AfterSize,
@@ -183,7 +195,11 @@ impl Chunks {
             (At::Extension, other) if other != b'\n' => At::Extension,
             (At::SizeLf, b'\n') => {
                 self.passed = 0;
-                if self.left == 0 { At::TrailerStart } else { At::Data }
+                if self.left == 0 {
+                    At::TrailerStart
+                } else {
+                    At::Data
+                }
             }
             (At::DataCr, b'\r') => At::DataLf,
             (At::DataLf, b'\n') => At::SizeStart,
@@ -193,7 +209,7 @@ impl Chunks {
             (At::TrailerStart | At::Trailer, other) if other != b'\n' => At::Trailer,
             (At::TrailerLf, b'\n') => At::TrailerStart,
             (At::EndLf, b'\n') => At::End,
-            _ => return Err(Malformed::Chunk),
+            _ => return Err(ProtocolError::Chunk),
         };
         Ok(())
     }

@@ -4,58 +4,79 @@
 //! provider is out of use. It knows nothing of users, plans or money. Nothing of the caller's reaches the upstream but
 //! the body it is given. Invariant: [`SendError::Connect`] means that the upstream cannot have seen the request.
 
+mod advice;
 pub mod answer;
+mod connection;
+mod connector;
 mod error_body;
+mod exchange;
 mod framing;
 mod head;
 pub mod health;
 mod pool;
+mod redact;
+pub mod rejection;
 mod request;
 mod rotation;
-mod strip;
-mod way;
-mod wire;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode, Uri};
-use tower::Service;
+use http::{HeaderValue, StatusCode};
 use uuid::Uuid;
 
 use crate::clock::Timestamp;
 use crate::config::{Proxy, UpstreamConfig};
-use crate::error::{Code, Refusal};
 
+pub use self::advice::Advice;
 use self::answer::Answer;
+use self::connector::{Https, PoolKey, TimeoutConnector};
+pub use self::exchange::{Exchange, SendError};
 use self::health::{Failure, Health};
 use self::pool::Pool;
-pub use self::pool::Received;
+pub use self::pool::UpstreamBody;
 use self::request::Request;
-use self::rotation::{Rotation, Second};
-use self::way::{Https, Reach};
+use self::rotation::{Rotation, SecondTry};
 
 /// The longest head of an answer, in bytes.
 const ANSWER_HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Idle connections kept for each host.
 const IDLE_CONNECTIONS_MAX: usize = 256;
 /// The longest answer to a question of [`Upstreams::ask`].
-const ASKED_BYTES_MAX: usize = 4 * 1024 * 1024;
+const QUERY_ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-type Connector = Bounded<Https>;
+type Connector = TimeoutConnector<Https>;
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// The upstream that serves `model`: the first, in the order of the settings, one of whose patterns matches.
-#[must_use]
-pub fn route<'a>(upstreams: &'a [Arc<UpstreamConfig>], model: &str) -> Option<&'a Arc<UpstreamConfig>> {
-    upstreams.iter().find(|upstream| upstream.serves(model))
+/// The upstreams that serve `model`, in the order of the settings: those of whose patterns one matches.
+pub fn routes<'a>(
+    upstreams: &'a [Arc<UpstreamConfig>],
+    model: &str,
+) -> impl Iterator<Item = &'a Arc<UpstreamConfig>> {
+    upstreams
+        .iter()
+        .filter(move |upstream| upstream.serves(model))
+}
+
+/// A request on its way out, as it was priced.
+#[derive(Clone, Debug)]
+pub struct Outgoing {
+    /// What follows the base URL.
+    pub path: &'static str,
+    /// The body.
+    pub body: Bytes,
+    /// What the body is.
+    pub content_type: HeaderValue,
+    /// It asks for events.
+    pub stream: bool,
+    /// For Anthropic's API: what else of it the request asks for (`anthropic-beta`), which may be nothing.
+    pub anthropic_beta: Option<String>,
 }
 
 /// The names that a request goes by at an upstream.
@@ -69,7 +90,10 @@ pub struct Names {
 
 impl From<Uuid> for Names {
     fn from(request_id: Uuid) -> Self {
-        Self { request_id, traceparent: None }
+        Self {
+            request_id,
+            traceparent: None,
+        }
     }
 }
 
@@ -80,7 +104,7 @@ pub struct Upstreams {
     /// How long the head of an answer is waited for.
     head_timeout: Duration,
     // One for each way of reaching upstreams: there are few.
-    pools: Arc<Mutex<Vec<(Reach, Pool)>>>,
+    pools: Arc<Mutex<Vec<(PoolKey, Pool)>>>,
     seen: Arc<Mutex<BTreeMap<String, Health>>>,
     rotation: Rotation,
 }
@@ -109,7 +133,11 @@ impl Upstreams {
     /// A changed `connect_timeout` needs new pools, so then idle connections are let go.
     #[must_use]
     pub fn with_settings(&self, proxy: &Proxy) -> Self {
-        let pools = if proxy.connect_timeout == self.connect_timeout { self.pools.clone() } else { Arc::default() };
+        let pools = if proxy.connect_timeout == self.connect_timeout {
+            self.pools.clone()
+        } else {
+            Arc::default()
+        };
         Self {
             connect_timeout: proxy.connect_timeout,
             head_timeout: proxy.first_byte_timeout.min(proxy.total_timeout),
@@ -119,24 +147,51 @@ impl Upstreams {
         }
     }
 
-    /// Sends a chat request: `body` is the JSON as priced, `stream` whether it asks for events.
+    /// [`Upstreams::send_as`], of which nobody else needs to know whether it was sent.
+    pub fn send(
+        &self,
+        to: &UpstreamConfig,
+        outgoing: Outgoing,
+        names: impl Into<Names>,
+    ) -> Exchange {
+        self.send_as(to, outgoing, (names.into(), Arc::default()))
+    }
+
+    /// Sends a request of a user. `sent` is set as [`Exchange::sent`] is: several that follow each other may share it.
     ///
     /// Nothing is dialled before the [`Exchange`] is polled. It ends within `first_byte_timeout` and `total_timeout`, the second try with a previous key included. A redirect is an
     /// answer like any other; a request is repeated only on another connection, when nothing of it had been sent.
-    pub fn send(&self, to: &UpstreamConfig, body: Bytes, stream: bool, names: impl Into<Names>) -> Exchange {
-        let sent = Arc::new(AtomicBool::new(false));
-        let names = names.into();
-        let with_key = |key, body: Bytes| Request::chat((to, key), (body, sent.clone()), stream, &names);
+    pub fn send_as(
+        &self,
+        to: &UpstreamConfig,
+        outgoing: Outgoing,
+        (names, sent): (Names, Arc<AtomicBool>),
+    ) -> Exchange {
+        sent.store(false, Ordering::Release);
+        let with_key =
+            |key, outgoing: Outgoing| Request::paid((to, key), (outgoing, sent.clone()), &names);
         let again = to.api_key_previous.as_ref();
-        let again = again.and_then(|key| with_key(Some(key), body.clone()));
-        let again = again.map(|request| Second { request, rotation: self.rotation.clone(), upstream: to.name.clone() });
-        let pending = self.pool(to).zip(with_key(to.api_key.as_ref(), body));
+        let again = again.and_then(|key| with_key(Some(key), outgoing.clone()));
+        let again = again.map(|request| SecondTry {
+            request,
+            rotation: self.rotation.clone(),
+            upstream: to.name.clone(),
+        });
+        let pending = self.pool(to).zip(with_key(to.api_key.as_ref(), outgoing));
         let limit = self.head_timeout;
         let was_sent = sent.clone();
         let answer = async move {
-            let Some((pool, request)) = pending else { return Err(SendError::Connect) };
+            let Some((pool, request)) = pending else {
+                return Err(SendError::Connect);
+            };
             // "Not sent" is certain knowledge: not a byte had been given away.
-            let unless_unsent = |error| if was_sent.load(Ordering::Acquire) { error } else { SendError::Connect };
+            let unless_unsent = |error| {
+                if was_sent.load(Ordering::Acquire) {
+                    error
+                } else {
+                    SendError::Connect
+                }
+            };
             let answered = async {
                 let first = pool.request(request).await?;
                 match again {
@@ -154,7 +209,7 @@ impl Upstreams {
                 Err(_) => Err(unless_unsent(SendError::TimedOut)),
             }
         };
-        Exchange { answer: Box::pin(answer), sent }
+        Exchange::new(answer, sent)
     }
 
     /// Asks an upstream something that is no request of a user, and costs nothing: the way is the same, with the key in
@@ -162,31 +217,64 @@ impl Upstreams {
     ///
     /// # Errors
     /// Why there is no answer, in plain words.
-    pub async fn ask(&self, to: &UpstreamConfig, path: &str) -> Result<(StatusCode, Bytes), String> {
-        let request = Request::question(to, path).ok_or("its address or a header cannot be written as HTTP")?;
+    pub async fn ask(
+        &self,
+        to: &UpstreamConfig,
+        path: &str,
+    ) -> Result<(StatusCode, Bytes), String> {
+        let request = Request::question(to, path)
+            .ok_or("its address or a header cannot be written as HTTP")?;
         let pool = self.pool(to).ok_or("TLS cannot be set up")?;
         let limit = self.head_timeout;
-        let answered = tokio::time::timeout(limit, pool.request(request)).await.map_err(|_| "no answer in time")?;
+        let answered = tokio::time::timeout(limit, pool.request(request))
+            .await
+            .map_err(|_| "no answer in time")?;
         let Answer { status, body, .. } = answered.map_err(|error| trouble(&*error))?;
-        let deadline = tokio::time::Instant::now().checked_add(limit).unwrap_or_else(tokio::time::Instant::now);
-        let body = answer::read(body, ASKED_BYTES_MAX, limit, deadline).await;
+        let deadline = tokio::time::Instant::now()
+            .checked_add(limit)
+            .unwrap_or_else(tokio::time::Instant::now);
+        let body = answer::read(body, QUERY_ANSWER_BYTES_MAX, limit, deadline).await;
         let body = body.map_err(|_| "the answer broke off, or was longer than 4 MiB")?;
         Ok((status, body))
     }
 
     fn pool(&self, to: &UpstreamConfig) -> Option<Pool> {
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, pool)) = pools.iter().find(|(reach, _)| reach.is_of(to)) {
+        if let Some((_, pool)) = pools.iter().find(|(key, _)| key.is_of(to)) {
             return Some(pool.clone());
         }
-        let reach = Reach::of(to);
-        let https = reach.connector(self.connect_timeout);
+        let key = PoolKey::of(to);
+        let https = key.connector(self.connect_timeout);
         let https = https
-            .inspect_err(|error| tracing::error!(%error, "TLS cannot be set up: no upstream can be reached"))
+            .inspect_err(
+                |error| tracing::error!(%error, "TLS cannot be set up: no upstream can be reached"),
+            )
             .ok()?;
-        let pool = Pool::new(Bounded { inner: https, limit: self.connect_timeout }, to.keep_alive);
-        pools.push((reach, pool.clone()));
+        let pool = Pool::new(
+            TimeoutConnector {
+                inner: https,
+                limit: self.connect_timeout,
+            },
+            to.keep_alive,
+        );
+        pools.push((key, pool.clone()));
         Some(pool)
+    }
+
+    /// Whether `upstream` failed lately, so that others are tried before it.
+    #[must_use]
+    pub fn is_tried_last(&self, upstream: &str, now: Timestamp) -> bool {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.get(upstream)
+            .is_some_and(|health| health.is_tried_last(now))
+    }
+
+    /// Notes that a request goes to `upstream`: it may be the probe of its breaker.
+    pub fn record_dial(&self, upstream: &str, now: Timestamp) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(health) = seen.get_mut(upstream) {
+            health.dialled(now);
+        }
     }
 
     /// Notes that `upstream` answered as it should.
@@ -194,9 +282,9 @@ impl Upstreams {
         self.note(upstream, |health| health.succeeded(now));
     }
 
-    /// Notes that `upstream` failed.
-    pub fn record_failure(&self, upstream: &str, failure: Failure, now: Timestamp) {
-        self.note(upstream, |health| health.failed(failure, now));
+    /// Notes that `upstream` failed a request of this user.
+    pub fn record_failure(&self, upstream: &str, failure: Failure, user_id: Uuid, now: Timestamp) {
+        self.note(upstream, |health| health.failed(failure, user_id, now));
     }
 
     fn note(&self, upstream: &str, change: impl FnOnce(&mut Health)) {
@@ -209,10 +297,21 @@ impl Upstreams {
 
     /// What the last traffic of each of `upstreams` saw, by name; one without traffic is taken to be in use.
     #[must_use]
-    pub fn health(&self, upstreams: &[Arc<UpstreamConfig>], now: Timestamp) -> BTreeMap<String, Health> {
+    pub fn health(
+        &self,
+        upstreams: &[Arc<UpstreamConfig>],
+        now: Timestamp,
+    ) -> BTreeMap<String, Health> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let of = |to: &Arc<UpstreamConfig>| seen.get(&to.name).map(|health| health.at(now)).unwrap_or_default();
-        upstreams.iter().map(|to| (to.name.clone(), of(to))).collect()
+        let of = |to: &Arc<UpstreamConfig>| {
+            seen.get(&to.name)
+                .map(|health| health.at(now))
+                .unwrap_or_default()
+        };
+        upstreams
+            .iter()
+            .map(|to| (to.name.clone(), of(to)))
+            .collect()
     }
 }
 
@@ -222,108 +321,10 @@ fn trouble(error: &(dyn std::error::Error + 'static)) -> String {
     while let Some(deeper) = cause.source() {
         cause = deeper;
     }
-    let what = if error.is::<std::io::Error>() { "the connection broke" } else { "cannot connect" };
+    let what = if error.is::<std::io::Error>() {
+        "the connection broke"
+    } else {
+        "cannot connect"
+    };
     format!("{what}: {cause}")
 }
-
-/// A request on its way: resolves to the head of the answer.
-///
-/// It can be moved to another task half-way, so that an answer is read on when its caller has left. Dropping it closes
-/// the connection.
-#[must_use = "nothing is sent until it is polled"]
-pub struct Exchange {
-    answer: Pin<Box<dyn Future<Output = Result<Answer, SendError>> + Send>>,
-    sent: Arc<AtomicBool>,
-}
-
-impl Exchange {
-    /// Whether the upstream may have the request. While false, it certainly has not.
-    #[must_use]
-    pub fn sent(&self) -> bool {
-        self.sent.load(Ordering::Acquire)
-    }
-
-    /// [`Exchange::sent`], for one who gives the exchange away.
-    #[must_use]
-    pub fn sent_flag(&self) -> Arc<AtomicBool> {
-        self.sent.clone()
-    }
-}
-
-impl fmt::Debug for Exchange {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Exchange").field("sent", &self.sent()).finish_non_exhaustive()
-    }
-}
-
-impl Future for Exchange {
-    type Output = Result<Answer, SendError>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        self.answer.as_mut().poll(context)
-    }
-}
-
-/// Why there is no answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SendError {
-    /// It could not be reached, and nothing was sent: no name, no connection, no TLS, or none in time.
-    Connect,
-    /// Sent, and no head of an answer in time. It may be running.
-    TimedOut,
-    /// Sent, and the connection broke before the head of an answer. It may be running.
-    Broken,
-}
-
-impl SendError {
-    /// What the caller is told.
-    #[must_use]
-    pub fn refusal(self) -> Refusal {
-        match self {
-            Self::Connect => Refusal::new(Code::UpstreamUnavailable, "The model's provider cannot be reached."),
-            Self::TimedOut => Refusal::new(Code::UpstreamTimeout, "The model's provider did not answer in time."),
-            Self::Broken => Refusal::new(Code::UpstreamError, "The model's provider broke off before it answered."),
-        }
-    }
-
-    /// What its health is told.
-    #[must_use]
-    pub const fn failure(self) -> Failure {
-        match self {
-            Self::Connect => Failure::Connect,
-            Self::TimedOut => Failure::TimedOut,
-            Self::Broken => Failure::Broken,
-        }
-    }
-}
-
-/// A connector whose whole work is bounded: the name, the connection and the TLS handshake.
-///
-/// The connector's own timeout covers the connection only.
-#[derive(Clone)]
-struct Bounded<C> {
-    inner: C,
-    limit: Duration,
-}
-
-impl<C> Service<Uri> for Bounded<C>
-where
-    C: Service<Uri, Error = BoxError>,
-    C::Future: Send + 'static,
-{
-    type Response = C::Response;
-    type Error = BoxError;
-    type Future = Pin<Box<dyn Future<Output = Result<C::Response, BoxError>> + Send>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, uri: Uri) -> Self::Future {
-        let connecting = tokio::time::timeout(self.limit, self.inner.call(uri));
-        Box::pin(async move { connecting.await? })
-    }
-}
-
-#[cfg(test)]
-mod tests;

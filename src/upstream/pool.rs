@@ -21,111 +21,151 @@ use tokio::time::Instant;
 use tower::ServiceExt;
 
 use super::answer::Answer;
+use super::connection::Connection;
 use super::framing::Framing;
 use super::head::Head;
 use super::request::{Origin, Request};
-use super::wire::Wire;
+
 use super::{BoxError, IDLE_CONNECTIONS_MAX};
 
 /// Makes connections and keeps those that nobody uses. Cheap to clone; clones share them.
 #[derive(Clone)]
 pub(super) struct Pool {
     connector: super::Connector,
-    stock: Arc<Stock>,
+    idle: Arc<IdleConnections>,
 }
 
 /// Connections that nobody uses.
-struct Stock {
+struct IdleConnections {
     /// How long one is kept without use.
     keep_alive: Duration,
-    kept: Mutex<Kept>,
+    state: Mutex<IdleState>,
 }
 
 #[derive(Default)]
-struct Kept {
+struct IdleState {
     // The newest are last: they are used first, and the oldest are found first.
-    of: HashMap<Origin, Vec<(Box<Wire>, Instant)>, foldhash::fast::RandomState>,
+    by_origin: HashMap<Origin, Vec<IdleConnection>, foldhash::fast::RandomState>,
     /// A task looks for those that were kept for too long.
     is_swept: bool,
+}
+
+struct IdleConnection {
+    connection: Box<Connection>,
+    since: Instant,
 }
 
 impl Pool {
     /// A connection that nobody uses for `keep_alive` is closed. Dials nobody.
     pub(super) fn new(connector: super::Connector, keep_alive: Duration) -> Self {
-        Self { connector, stock: Arc::new(Stock { keep_alive, kept: Mutex::default() }) }
+        Self {
+            connector,
+            idle: Arc::new(IdleConnections {
+                keep_alive,
+                state: Mutex::default(),
+            }),
+        }
     }
 
     /// Sends a request on a connection that is kept and open, or else on a new one: on one only, since what was written
     /// may have been read.
     pub(super) async fn request(&self, request: Request) -> Result<Answer, BoxError> {
-        let mut wire = match self.stock.take(&request.origin) {
-            Some(wire) => wire,
+        let mut connection = match self.idle.take(&request.origin) {
+            Some(connection) => connection,
             None => self.dial(request.origin.clone()).await?,
         };
-        let (Head { status, headers, framing, keeps }, ahead) = wire.exchange(request).await?;
-        let stock = Arc::downgrade(&self.stock);
-        let mut body = Received { framing, ahead, wire: Some(wire), keeps, stock };
+        let (
+            Head {
+                status,
+                headers,
+                framing,
+                keeps,
+            },
+            ahead,
+        ) = connection.exchange(request).await?;
+        let mut body = UpstreamBody {
+            framing,
+            ahead,
+            connection: Some(connection),
+            keeps,
+            idle: Arc::downgrade(&self.idle),
+        };
         if body.framing.is_ended() {
             body.end();
         }
-        Ok(Answer { status, headers, body })
+        Ok(Answer {
+            status,
+            headers,
+            body,
+        })
     }
 
-    async fn dial(&self, origin: Origin) -> Result<Box<Wire>, BoxError> {
+    async fn dial(&self, origin: Origin) -> Result<Box<Connection>, BoxError> {
         let (scheme, authority) = origin.clone();
-        let uri = Uri::builder().scheme(scheme).authority(authority).path_and_query("/").build()?;
+        let uri = Uri::builder()
+            .scheme(scheme)
+            .authority(authority)
+            .path_and_query("/")
+            .build()?;
         let io = self.connector.clone().oneshot(uri).await?;
-        let mut wire = Box::new(Wire::new(io, origin));
-        if !wire.is_usable() {
+        let mut connection = Box::new(Connection::new(io, origin));
+        if !connection.is_usable() {
             return Err("the connection was closed as soon as it was made".into());
         }
-        Ok(wire)
+        Ok(connection)
     }
 }
 
-impl Stock {
-    fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+impl IdleConnections {
+    fn state(&self) -> MutexGuard<'_, IdleState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The connection that was used last and is still open.
-    fn take(&self, origin: &Origin) -> Option<Box<Wire>> {
+    fn take(&self, origin: &Origin) -> Option<Box<Connection>> {
         loop {
-            let (mut wire, since) = self.kept().of.get_mut(origin)?.pop()?;
-            if since.elapsed() < self.keep_alive && wire.is_usable() {
-                return Some(wire);
+            let newest = self.state().by_origin.get_mut(origin)?.pop()?;
+            let mut connection = newest.connection;
+            if newest.since.elapsed() < self.keep_alive && connection.is_usable() {
+                return Some(connection);
             }
         }
     }
 
     /// Keeps a connection whose answer is at its end, unless it was closed or there are enough.
-    fn keep(self: &Arc<Self>, mut wire: Box<Wire>) {
-        if !wire.is_usable() {
+    fn keep(self: &Arc<Self>, mut connection: Box<Connection>) {
+        if !connection.is_usable() {
             return;
         }
-        let mut kept = self.kept();
-        let of = kept.of.entry(wire.origin.clone()).or_default();
-        if of.len() < IDLE_CONNECTIONS_MAX {
-            of.push((wire, Instant::now()));
+        let mut state = self.state();
+        let here = state
+            .by_origin
+            .entry(connection.origin.clone())
+            .or_default();
+        if here.len() < IDLE_CONNECTIONS_MAX {
+            let since = Instant::now();
+            here.push(IdleConnection { connection, since });
         }
-        if !std::mem::replace(&mut kept.is_swept, true) {
-            drop(kept);
+        if !std::mem::replace(&mut state.is_swept, true) {
+            drop(state);
             TokioExecutor::new().execute(sweep(Arc::downgrade(self), self.keep_alive));
         }
     }
 
     /// Closes what was kept for too long; true if anything is still kept.
-    fn forget_old(&self) -> bool {
-        let mut kept = self.kept();
+    fn close_old(&self) -> bool {
+        let mut state = self.state();
         let mut old = Vec::new();
-        for of in kept.of.values_mut() {
-            let fresh = of.iter().position(|(_, since)| since.elapsed() < self.keep_alive);
-            old.extend(of.drain(..fresh.unwrap_or(of.len())));
+        for here in state.by_origin.values_mut() {
+            let fresh = here
+                .iter()
+                .position(|idle| idle.since.elapsed() < self.keep_alive);
+            old.extend(here.drain(..fresh.unwrap_or(here.len())));
         }
-        kept.of.retain(|_, of| !of.is_empty());
-        kept.is_swept = !kept.of.is_empty();
-        let is_kept = kept.is_swept;
-        drop(kept);
+        state.by_origin.retain(|_, here| !here.is_empty());
+        state.is_swept = !state.by_origin.is_empty();
+        let is_kept = state.is_swept;
+        drop(state);
         // Closing a connection takes a moment, and needs no lock.
         drop(old);
         is_kept
@@ -133,12 +173,12 @@ impl Stock {
 }
 
 /// Closes connections in time although nobody asks for one; ends with the last of them.
-async fn sweep(stock: Weak<Stock>, keep_alive: Duration) {
+async fn sweep(idle: Weak<IdleConnections>, keep_alive: Duration) {
     let every = keep_alive.max(Duration::from_millis(10));
     loop {
         tokio::time::sleep(every).await;
-        match stock.upgrade() {
-            Some(stock) if stock.forget_old() => {}
+        match idle.upgrade() {
+            Some(idle) if idle.close_old() => {}
             _ => return,
         }
     }
@@ -147,31 +187,35 @@ async fn sweep(stock: Weak<Stock>, keep_alive: Duration) {
 /// The body of an answer, which moves its connection as it is read.
 ///
 /// At its end the connection is kept for the next request; dropped before, it is closed.
-pub struct Received {
+pub struct UpstreamBody {
     framing: Framing,
     /// Read and not looked at yet: what came together with the head.
     ahead: Bytes,
     /// Gone at the end.
-    wire: Option<Box<Wire>>,
+    connection: Option<Box<Connection>>,
     /// The connection can be used again.
     keeps: bool,
-    stock: Weak<Stock>,
+    idle: Weak<IdleConnections>,
 }
 
-impl std::fmt::Debug for Received {
+impl std::fmt::Debug for UpstreamBody {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Received").finish_non_exhaustive()
+        formatter
+            .debug_struct("UpstreamBody")
+            .finish_non_exhaustive()
     }
 }
 
-impl Received {
+impl UpstreamBody {
     /// The payload of one read. None at the end.
     fn poll_payload(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
-        while let Some(wire) = &mut self.wire {
+        while let Some(connection) = &mut self.connection {
             let taken = if self.ahead.is_empty() {
-                ready!(wire.poll(context, |read| self.framing.take(read)))
+                ready!(connection.poll(context, |read| self.framing.take(read)))
             } else {
-                self.framing.take(&std::mem::take(&mut self.ahead)).map_err(io::Error::from)
+                self.framing
+                    .take(&std::mem::take(&mut self.ahead))
+                    .map_err(io::Error::from)
             };
             let payload = match taken {
                 Ok((payload, rest)) => {
@@ -179,7 +223,7 @@ impl Received {
                     payload
                 }
                 Err(error) => {
-                    self.wire = None;
+                    self.connection = None;
                     return Poll::Ready(Some(Err(error)));
                 }
             };
@@ -195,14 +239,17 @@ impl Received {
 
     /// The body is at its end: its connection is free, unless more came than was asked for.
     fn end(&mut self) {
-        let wire = self.wire.take().filter(|_| self.keeps && self.ahead.is_empty());
-        if let Some((wire, stock)) = wire.zip(self.stock.upgrade()) {
-            stock.keep(wire);
+        let connection = self
+            .connection
+            .take()
+            .filter(|_| self.keeps && self.ahead.is_empty());
+        if let Some((connection, idle)) = connection.zip(self.idle.upgrade()) {
+            idle.keep(connection);
         }
     }
 }
 
-impl Body for Received {
+impl Body for UpstreamBody {
     type Data = Bytes;
     type Error = io::Error;
 
@@ -215,7 +262,7 @@ impl Body for Received {
 
     fn is_end_stream(&self) -> bool {
         // Whoever stops reading before would have the connection closed.
-        self.wire.is_none()
+        self.connection.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -20,15 +20,20 @@ use super::request::Request;
 pub(super) struct Rotation(Arc<Mutex<BTreeSet<String>>>);
 
 /// The same request with the previous key.
-pub(super) struct Second {
+pub(super) struct SecondTry {
     pub(super) request: Request,
     pub(super) rotation: Rotation,
     pub(super) upstream: String,
 }
 
-impl Second {
+impl SecondTry {
     /// The first answer, or the second one where the upstream did not know the key of the first.
-    pub(super) async fn unless_known(self, first: Answer, pool: &Pool, sent: &AtomicBool) -> Result<Answer, BoxError> {
+    pub(super) async fn unless_known(
+        self,
+        first: Answer,
+        pool: &Pool,
+        sent: &AtomicBool,
+    ) -> Result<Answer, BoxError> {
         if first.status != StatusCode::UNAUTHORIZED {
             if first.status.is_success() {
                 self.rotation.note(&self.upstream, false);
@@ -50,9 +55,15 @@ impl Rotation {
     fn note(&self, upstream: &str, is_previous: bool) {
         let mut previous = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if is_previous && previous.insert(upstream.to_owned()) {
-            tracing::warn!(upstream, "the upstream does not know its key: the previous one is used");
+            tracing::warn!(
+                upstream,
+                "the upstream does not know its key: the previous one is used"
+            );
         } else if !is_previous && previous.remove(upstream) {
-            tracing::info!(upstream, "the upstream knows its key now: the previous one is not used any more");
+            tracing::info!(
+                upstream,
+                "the upstream knows its key now: the previous one is not used any more"
+            );
         }
     }
 }

@@ -27,7 +27,9 @@ pub(crate) enum Reader {
 const WINDOWS: &str = "select user_id, per, starts_at, ends_at, requests_used, tokens_used, micros_used, requests_held, \
                        tokens_held, micros_held from windows";
 const ROWS: &str = "select id, user_id, state, flags, load, held_input_tokens + held_output_tokens, held_micros, \
-                    input_tokens + output_tokens, cost_micros, started_at, coalesce(ended_at, -1) from requests";
+                    input_tokens + output_tokens, cost_micros, started_at, coalesce(ended_at, -1), model, \
+                    case when paid_by <> 'credits' then 0 when state = 'held' then held_micros else credit_micros end \
+                    from requests";
 
 /// One row of `windows`.
 #[derive(Clone, Debug)]
@@ -48,14 +50,28 @@ pub(crate) struct Row {
     pub(crate) user: String,
     pub(crate) state: String,
     pub(crate) flags: String,
+    pub(crate) model: String,
     pub(crate) load: i64,
     pub(crate) held: [i64; 3],
     pub(crate) used: [i64; 3],
     pub(crate) started: i64,
     pub(crate) ended: i64,
+    /// What credits hold or pay of it: it is in no window but the app's.
+    pub(crate) credits: i64,
 }
 
 impl Row {
+    /// What of these amounts counts in a window.
+    fn counted(&self, amounts: [i64; 3], window: &Window) -> [i64; 3] {
+        let [requests, tokens, micros] = amounts;
+        let credits = if window.user == "app" {
+            0
+        } else {
+            self.credits
+        };
+        [requests, tokens, micros - credits]
+    }
+
     /// Whether it carries a flag.
     pub(crate) fn has(&self, flag: &str) -> bool {
         self.flags.split(',').any(|carried| carried == flag)
@@ -87,8 +103,12 @@ impl Reader {
                 let connecting = tokio_postgres::connect(url, tokio_postgres::NoTls);
                 let (client, connection) = connecting.await.map_err(|error| error.to_string())?;
                 tokio::spawn(connection);
-                let set = "set search_path to tollgate_ledger; set default_transaction_read_only = on";
-                client.batch_execute(set).await.map_err(|error| error.to_string())?;
+                let set =
+                    "set search_path to tollgate_ledger; set default_transaction_read_only = on";
+                client
+                    .batch_execute(set)
+                    .await
+                    .map_err(|error| error.to_string())?;
                 Ok(Self::Postgres(client))
             }
         }
@@ -102,7 +122,11 @@ impl Reader {
             "state = 'held' or flags like '%overrun%' or input_tokens < 0 or output_tokens < 0 or cost_micros < 0 \
              or held_input_tokens < 0 or held_output_tokens < 0 or held_micros < 0",
         );
-        self.snapshot(&format!("{WINDOWS} where {windows}"), &format!("{ROWS} where {rows}")).await
+        self.snapshot(
+            &format!("{WINDOWS} where {windows}"),
+            &format!("{ROWS} where {rows}"),
+        )
+        .await
     }
 
     /// Everything.
@@ -126,14 +150,21 @@ impl Reader {
 
     async fn query(&self, sql: &str) -> Result<Vec<Vec<String>>, String> {
         match self {
-            Self::Sqlite(db) => tokio::task::block_in_place(|| query_sqlite(&db.lock().unwrap(), sql))
-                .map_err(|error| error.to_string()),
+            Self::Sqlite(db) => {
+                tokio::task::block_in_place(|| query_sqlite(&db.lock().unwrap(), sql))
+                    .map_err(|error| error.to_string())
+            }
             Self::Postgres(client) => {
-                let answer = client.simple_query(sql).await.map_err(|error| error.to_string())?;
+                let answer = client
+                    .simple_query(sql)
+                    .await
+                    .map_err(|error| error.to_string())?;
                 let rows = answer.iter().filter_map(|message| match message {
-                    SimpleQueryMessage::Row(row) => {
-                        Some((0..row.len()).map(|column| row.get(column).unwrap_or("").to_owned()).collect())
-                    }
+                    SimpleQueryMessage::Row(row) => Some(
+                        (0..row.len())
+                            .map(|column| row.get(column).unwrap_or("").to_owned())
+                            .collect(),
+                    ),
                     _ => None,
                 });
                 Ok(rows.collect())
@@ -157,11 +188,18 @@ fn query_sqlite(db: &Connection, sql: &str) -> rusqlite::Result<Vec<Vec<String>>
 }
 
 fn number(text: &str) -> i64 {
-    text.parse().unwrap_or_else(|_| panic!("{text:?} is no number"))
+    text.parse()
+        .unwrap_or_else(|_| panic!("{text:?} is no number"))
 }
 
 fn window(row: &[String]) -> Window {
-    let amounts = |from: usize| [number(&row[from]), number(&row[from + 1]), number(&row[from + 2])];
+    let amounts = |from: usize| {
+        [
+            number(&row[from]),
+            number(&row[from + 1]),
+            number(&row[from + 2]),
+        ]
+    };
     Window {
         user: row[0].clone(),
         per: row[1].clone(),
@@ -184,6 +222,8 @@ fn row(row: &[String]) -> Row {
         used: [counted, number(&row[7]), number(&row[8])],
         started: number(&row[9]),
         ended: number(&row[10]),
+        model: row[11].clone(),
+        credits: number(&row[12]),
         state,
     }
 }
@@ -192,16 +232,26 @@ const UNITS: [&str; 3] = ["requests", "tokens", "cost_usd"];
 
 impl Window {
     fn contains(&self, row: &Row) -> bool {
-        (self.user == "app" || self.user == row.user) && self.starts <= row.started && row.started < self.ends
+        (self.user == "app" || self.user == row.user)
+            && self.starts <= row.started
+            && row.started < self.ends
     }
 }
 
 /// Law 1 in this instant: in every window used + held is within its limit, but for what an upstream reported above what
 /// was held for it, which is flagged; nobody has more open than their plan allows; nothing is negative.
-pub(crate) fn beyond_limits(seen: &Snapshot, plans: &HashMap<String, &'static PlanFacts>) -> Vec<String> {
+pub(crate) fn beyond_limits(
+    seen: &Snapshot,
+    plans: &HashMap<String, &'static PlanFacts>,
+) -> Vec<String> {
     let mut found = Vec::new();
     for window in &seen.windows {
-        if window.used.iter().chain(&window.held).any(|amount| *amount < 0) {
+        if window
+            .used
+            .iter()
+            .chain(&window.held)
+            .any(|amount| *amount < 0)
+        {
             found.push(format!("something is negative: {window:?}"));
         }
         let of = |unit: &str| limit_of(window, unit, plans);
@@ -211,13 +261,21 @@ pub(crate) fn beyond_limits(seen: &Snapshot, plans: &HashMap<String, &'static Pl
             if taken <= limit {
                 continue;
             }
-            let overruns = seen.rows.iter().filter(|row| row.has("overrun") && window.contains(row));
-            let above: i64 = overruns.map(|row| (row.used[unit] - row.held[unit]).max(0)).sum();
+            let overruns = seen
+                .rows
+                .iter()
+                .filter(|row| row.has("overrun") && window.contains(row));
+            let above: i64 = overruns
+                .map(|row| (row.used[unit] - row.held[unit]).max(0))
+                .sum();
             if taken > limit + above {
                 found.push(format!("{taken} {name} used and held, the limit is {limit}, {above} overrun: {window:?}"));
             }
         }
-        let open = plans.get(&window.user).filter(|_| window.per == "lifetime").map(|plan| plan.concurrent);
+        let open = plans
+            .get(&window.user)
+            .filter(|_| window.per == "lifetime")
+            .map(|plan| plan.concurrent);
         if open.is_some_and(|open| window.held[0] > open) {
             found.push(format!("more open than {open:?}: {window:?}"));
         }
@@ -225,12 +283,19 @@ pub(crate) fn beyond_limits(seen: &Snapshot, plans: &HashMap<String, &'static Pl
     found
 }
 
-fn limit_of(window: &Window, unit: &str, plans: &HashMap<String, &'static PlanFacts>) -> Option<i64> {
+fn limit_of(
+    window: &Window,
+    unit: &str,
+    plans: &HashMap<String, &'static PlanFacts>,
+) -> Option<i64> {
     if window.user == "app" {
         return (unit == "cost_usd" && window.per == "day").then_some(CEILING);
     }
     let limits = plans.get(&window.user)?.limits;
-    limits.iter().find(|(per, of, _)| *per == window.per && *of == unit).map(|(_, _, amount)| *amount)
+    limits
+        .iter()
+        .find(|(per, of, _)| *per == window.per && *of == unit)
+        .map(|(_, _, amount)| *amount)
 }
 
 /// What is held in this instant, from both sides: each window holds what its open rows do, each open row stands in a window
@@ -240,22 +305,42 @@ pub(crate) fn held_unlike_the_rows(seen: &Snapshot) -> Vec<String> {
     let mut found = Vec::new();
     for window in &seen.windows {
         let inside = open.iter().filter(|row| window.contains(row));
-        let held = inside.fold([0; 3], |sum: [i64; 3], row| [0, 1, 2].map(|unit| sum[unit] + row.held[unit]));
+        let held = inside.fold([0; 3], |sum: [i64; 3], row| {
+            let held = row.counted(row.held, window);
+            [0, 1, 2].map(|unit| sum[unit] + held[unit])
+        });
         if held != window.held {
             found.push(format!("the open rows hold {held:?}: {window:?}"));
         }
     }
-    let in_none = |row: &&&Row| !seen.windows.iter().any(|window| window.user == row.user && window.contains(row));
-    found.extend(open.iter().filter(in_none).map(|row| format!("open, and held in no window: {row:?}")));
+    let in_none = |row: &&&Row| {
+        !seen
+            .windows
+            .iter()
+            .any(|window| window.user == row.user && window.contains(row))
+    };
+    found.extend(
+        open.iter()
+            .filter(in_none)
+            .map(|row| format!("open, and held in no window: {row:?}")),
+    );
     let below = |row: &&Row| row.used.iter().chain(&row.held).any(|amount| *amount < 0);
-    found.extend(seen.rows.iter().filter(below).map(|row| format!("less than nothing: {row:?}")));
+    found.extend(
+        seen.rows
+            .iter()
+            .filter(below)
+            .map(|row| format!("less than nothing: {row:?}")),
+    );
     found
 }
 
 /// Law 4 in this instant: every window says what its rows add up to; and law 3 of each row.
 pub(crate) fn unlike_the_rows(seen: &Snapshot) -> Vec<String> {
-    let mut found: Vec<String> =
-        seen.rows.iter().filter_map(|row| Some(format!("{}: {row:?}", unsound(row)?))).collect();
+    let mut found: Vec<String> = seen
+        .rows
+        .iter()
+        .filter_map(|row| Some(format!("{}: {row:?}", unsound(row)?)))
+        .collect();
     let mut by_user: HashMap<&str, Vec<&Row>> = HashMap::new();
     for row in &seen.rows {
         by_user.entry(&row.user).or_default().push(row);
@@ -264,17 +349,33 @@ pub(crate) fn unlike_the_rows(seen: &Snapshot) -> Vec<String> {
     for window in &seen.windows {
         let (mut used, mut held) = ([0; 3], [0; 3]);
         let rate = matches!(window.per.as_str(), "minute" | "hour");
-        for row in by_user.get(window.user.as_str()).into_iter().flatten().filter(|row| window.contains(row)) {
-            let counts = row.used[0] + if rate && row.state == "voided" { row.load } else { 0 };
-            let (spent, open) =
-                if row.state == "held" { ([0; 3], row.held) } else { ([counts, row.used[1], row.used[2]], [0; 3]) };
+        for row in by_user
+            .get(window.user.as_str())
+            .into_iter()
+            .flatten()
+            .filter(|row| window.contains(row))
+        {
+            let counts = row.used[0]
+                + if rate && row.state == "voided" {
+                    row.load
+                } else {
+                    0
+                };
+            let (spent, open) = if row.state == "held" {
+                ([0; 3], row.counted(row.held, window))
+            } else {
+                let used = [counts, row.used[1], row.used[2]];
+                (row.counted(used, window), [0; 3])
+            };
             for unit in 0..3 {
                 used[unit] += spent[unit];
                 held[unit] += open[unit];
             }
         }
         if used != window.used || held != window.held {
-            found.push(format!("the rows add up to {used:?} used and {held:?} held: {window:?}"));
+            found.push(format!(
+                "the rows add up to {used:?} used and {held:?} held: {window:?}"
+            ));
         }
     }
     found
@@ -285,10 +386,14 @@ fn unsound(row: &Row) -> Option<&'static str> {
     let [_, tokens, micros] = row.used;
     match row.state.as_str() {
         "held" if row.ended >= 0 || tokens != 0 || micros != 0 => Some("a hold with an end"),
-        "settled" | "lost" | "voided" if row.ended < row.started => Some("an end before the beginning"),
+        "settled" | "lost" | "voided" if row.ended < row.started => {
+            Some("an end before the beginning")
+        }
         "voided" if tokens != 0 || micros != 0 => Some("voided and charged"),
         "lost" if row.used != row.held => Some("lost, and not for its hold"),
-        "settled" if (micros > row.held[2] || tokens > row.held[1]) && !row.has("overrun") => Some("above its hold"),
+        "settled" if (micros > row.held[2] || tokens > row.held[1]) && !row.has("overrun") => {
+            Some("above its hold")
+        }
         "held" | "settled" | "lost" | "voided" => None,
         _ => Some("in no state of the contract"),
     }

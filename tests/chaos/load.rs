@@ -31,16 +31,40 @@ pub(crate) struct PlanFacts {
 
 /// Small enough that most users run into them.
 pub(crate) const PLANS: &[PlanFacts] = &[
-    PlanFacts { name: "requests", concurrent: 4, limits: &[("minute", "requests", 12), ("day", "requests", 20)] },
-    PlanFacts { name: "tokens", concurrent: 6, limits: &[("hour", "tokens", 7_000), ("lifetime", "tokens", 12_000)] },
-    PlanFacts { name: "dollars", concurrent: 5, limits: &[("day", "cost_usd", 6_000), ("month", "cost_usd", 10_000)] },
-    PlanFacts { name: "narrow", concurrent: 1, limits: &[("lifetime", "requests", 60)] },
+    PlanFacts {
+        name: "requests",
+        concurrent: 4,
+        limits: &[("minute", "requests", 12), ("day", "requests", 20)],
+    },
+    PlanFacts {
+        name: "tokens",
+        concurrent: 6,
+        limits: &[("hour", "tokens", 7_000), ("lifetime", "tokens", 12_000)],
+    },
+    PlanFacts {
+        name: "dollars",
+        concurrent: 5,
+        limits: &[("day", "cost_usd", 6_000), ("month", "cost_usd", 10_000)],
+    },
+    PlanFacts {
+        name: "narrow",
+        concurrent: 1,
+        limits: &[("lifetime", "requests", 60)],
+    },
     PlanFacts {
         name: "mixed",
         concurrent: 3,
-        limits: &[("minute", "tokens", 6_000), ("day", "requests", 30), ("lifetime", "cost_usd", 9_000)],
+        limits: &[
+            ("minute", "tokens", 6_000),
+            ("day", "requests", 30),
+            ("lifetime", "cost_usd", 9_000),
+        ],
     },
-    PlanFacts { name: "free", concurrent: 8, limits: &[("month", "cost_usd", 100_000_000)] },
+    PlanFacts {
+        name: "free",
+        concurrent: 8,
+        limits: &[("month", "cost_usd", 100_000_000)],
+    },
 ];
 
 /// What the whole app may spend in a day, in micro-dollars.
@@ -51,20 +75,44 @@ pub(crate) const GENERATION: Duration = Duration::from_secs(4);
 const USERS_OF_A_PLAN: u64 = 2;
 pub(crate) const CALLERS: u64 = 14;
 
+/// The model that is asked when the plain one fails.
+const OTHER: &str = "other-1";
+
 /// Every model that is asked for, as TOML.
 fn models(families: &[&Family]) -> String {
-    let of_families = families.iter().flat_map(|family| [family.talks(), family.thinks()]);
-    let models = ["gpt-4o-mini", "gpt-4o"].map(str::to_owned).into_iter().chain(of_families);
-    models.map(|model| format!("{model:?}")).collect::<Vec<_>>().join(", ")
+    let of_families = families
+        .iter()
+        .flat_map(|family| [family.talks(), family.thinks()]);
+    let models = ["gpt-4o-mini", "gpt-4o", "either"]
+        .map(str::to_owned)
+        .into_iter()
+        .chain(of_families);
+    models
+        .map(|model| format!("{model:?}"))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// The upstreams as settings: one that may say anything, and the families.
 pub(crate) fn upstreams(families: &[&Family]) -> String {
     let plain = "[[upstreams]]\nname = \"plain\"\nbase_url = \"{upstream}\"\napi_key_env = \"OPENAI_API_KEY\"\n\
-                 models = [\"gpt-*\"]\ndialect = \"openai\"\n";
+                 models = [\"gpt-4o*\"]\ndialect = \"openai\"\n";
+    // A name that is answered by one who is never there, by the plain one, or by another, who is as moody.
+    let either = format!(
+        "[[upstreams]]\nname = \"gone\"\nbase_url = \"http://127.0.0.1:9/v1\"\nmodels = [\"gone-1\"]\n\
+         [[upstreams]]\nname = \"other\"\nbase_url = \"{{upstream}}\"\napi_key_env = \"OPENAI_API_KEY\"\n\
+         models = [\"{OTHER}\"]\ndialect = \"openai\"\n\
+         [models.either]\nuse = [\"gone-1\", \"gpt-4o-mini\", \"{OTHER}\"]\n\
+         [prices.gone-1]\ninput = \"0.3\"\noutput = \"0.4\"\n\
+         [prices.{OTHER}]\ninput = \"0.2\"\noutput = \"0.8\"\n"
+    );
     let others = families.iter().map(|family| family.upstream());
     let prices = families.iter().map(|family| family.prices());
-    std::iter::once(plain.to_owned()).chain(others).chain(prices).collect()
+    [plain.to_owned(), either]
+        .into_iter()
+        .chain(others)
+        .chain(prices)
+        .collect()
 }
 
 /// The plans as settings.
@@ -76,7 +124,11 @@ pub(crate) fn plans(families: &[&Family]) -> String {
             .iter()
             .map(|(per, unit, amount)| match *unit {
                 "cost_usd" => {
-                    format!("{{ per = \"{per}\", cost_usd = \"{}.{:06}\" }}", amount / 1_000_000, amount % 1_000_000)
+                    format!(
+                        "{{ per = \"{per}\", cost_usd = \"{}.{:06}\" }}",
+                        amount / 1_000_000,
+                        amount % 1_000_000
+                    )
                 }
                 unit => format!("{{ per = \"{per}\", {unit} = {amount} }}"),
             })
@@ -106,28 +158,43 @@ impl Crowd {
         // Good whatever the product's clock says.
         let always = json!({"iat": 1_500_000_000, "exp": 4_000_000_000_u64});
         let user = |generation: u64, plan: &PlanFacts, number: u64| {
-            let claims = and(always.clone(), &json!({"app_metadata": {"plan": plan.name}}));
+            let claims = and(
+                always.clone(),
+                &json!({"app_metadata": {"plan": plan.name}}),
+            );
             door.user_with(&format!("{}-{generation}-{number}", plan.name), &claims)
         };
         let users = (0..generations).map(|generation| {
             PLANS
                 .iter()
-                .map(|plan| (0..USERS_OF_A_PLAN).map(|number| user(generation, plan, number)).collect())
+                .map(|plan| {
+                    (0..USERS_OF_A_PLAN)
+                        .map(|number| user(generation, plan, number))
+                        .collect()
+                })
                 .collect()
         });
-        Self { users: users.collect(), families }
+        Self {
+            users: users.collect(),
+            families,
+        }
     }
 
     /// Somebody who has used nothing yet.
     pub(crate) fn newcomer(door: &Door) -> User {
-        door.user_with("newcomer", &json!({"iat": 1_500_000_000, "exp": 4_000_000_000_u64}))
+        door.user_with(
+            "newcomer",
+            &json!({"iat": 1_500_000_000, "exp": 4_000_000_000_u64}),
+        )
     }
 
     /// The plan of each user, by id.
     pub(crate) fn plans(&self) -> std::collections::HashMap<String, &'static PlanFacts> {
         let of = |users: &Vec<Vec<User>>| -> Vec<(String, &'static PlanFacts)> {
             let with_plan = users.iter().zip(PLANS);
-            with_plan.flat_map(|(users, plan)| users.iter().map(move |user| (user.id.to_string(), plan))).collect()
+            with_plan
+                .flat_map(|(users, plan)| users.iter().map(move |user| (user.id.to_string(), plan)))
+                .collect()
         };
         self.users.iter().flat_map(of).collect()
     }
@@ -150,8 +217,13 @@ pub(crate) async fn keeps_calling(world: Arc<World>, crowd: Arc<Crowd>, mut dice
         let user = User { front, ..user };
         match own.below(20) {
             0 => stranger(&world, &user, &mut own).await,
-            1 => drop(user.front.try_send(Call::get("/api/me").bearer(&user.token)).await),
+            1 => drop(
+                user.front
+                    .try_send(Call::get("/api/me").bearer(&user.token))
+                    .await,
+            ),
             2 => nonsense(&world, &user, &mut own).await,
+            3..7 => persists(&world, &user, &crowd.families, &mut own).await,
             _ => chats(&user, &crowd.families, &mut own).await,
         }
         sleep(Duration::from_millis(1 + own.below(40))).await;
@@ -160,13 +232,22 @@ pub(crate) async fn keeps_calling(world: Arc<World>, crowd: Arc<Crowd>, mut dice
 
 /// A token that is none.
 async fn stranger(world: &World, user: &User, dice: &mut Dice) {
-    let forged = tokens::message(r#"{"alg":"none","typ":"JWT"}"#, &world.door.claims("mallory").to_string());
+    let forged = tokens::message(
+        r#"{"alg":"none","typ":"JWT"}"#,
+        &world.door.claims("mallory").to_string(),
+    );
     let mut flipped = user.token.clone();
     let last = if flipped.pop() == Some('A') { 'E' } else { 'A' };
     // The fifth character from the end: the very last one carries bits that decode to nothing.
     flipped.truncate(flipped.len() - 4);
     flipped.extend([last, 'Q', '0', '0', '0']);
-    let tokens = ["", "not.a.token", world.door.service_key(), forged.as_str(), flipped.as_str()];
+    let tokens = [
+        "",
+        "not.a.token",
+        world.door.service_key(),
+        forged.as_str(),
+        flipped.as_str(),
+    ];
     let token = tokens[dice.below(tokens.len() as u64) as usize];
     let call = Call::post("/v1/chat/completions", &chat("stranger")).bearer(token);
     world.expect_refusal(&user.front.try_send(call).await, 401);
@@ -189,29 +270,156 @@ async fn nonsense(world: &World, user: &User, dice: &mut Dice) {
 
 async fn chats(user: &User, families: &[&'static Family], dice: &mut Dice) {
     let call = user.call(&body(families, dice));
+    sends(user, call, dice).await;
+}
+
+/// Sends a call and stays, or leaves at some time. What was answered, or what of a good answer was read.
+async fn sends(user: &User, call: Call, dice: &mut Dice) -> Option<Answer> {
     match dice.below(10) {
         0 => {
-            let Ok(begun) = user.front.begin(call).await else { return };
+            let begun = user.front.begin(call).await.ok()?;
             sleep(Duration::from_micros(dice.below(40_000))).await;
             begun.hang_up();
+            None
         }
         1 | 2 => {
-            let Ok(mut open) = user.front.open(call).await else { return };
+            let mut open = user.front.open(call).await.ok()?;
             open.take(dice.below(7) as usize).await;
+            let so_far = open.so_far().clone();
             open.hang_up();
+            (so_far.status == 200).then_some(so_far)
         }
-        _ => drop(user.front.try_send(call).await),
+        _ => user.front.try_send(call).await.ok(),
+    }
+}
+
+/// What a caller has of one answer, whoever told it.
+#[derive(Default)]
+struct Heard {
+    id: Option<String>,
+    events: Vec<String>,
+}
+
+impl Heard {
+    /// Takes the events of an answer, which begin after `after` of them. The same event is the same whoever tells it.
+    fn take(&mut self, world: &World, answer: &Answer, after: usize) {
+        if answer.status != 200 || answer.header("content-type") != "text/event-stream" {
+            return;
+        }
+        let id = answer.header("x-request-id");
+        if self.id.as_deref() != Some(id) {
+            if after > 0 {
+                world.complain(format!("asked for {:?}, and told {id}", self.id));
+            }
+            (self.id, self.events) = (Some(id.to_owned()), Vec::new());
+        }
+        let text = answer.text();
+        let whole = text.rfind("\n\n").map_or("", |end| &text[..end]);
+        let events = whole
+            .split("\n\n")
+            .filter_map(|block| block.split_once("data: "));
+        for (place, (_, event)) in (after..).zip(events) {
+            match self.events.get(place) {
+                Some(known) if known != event => world.complain(format!(
+                    "event {} of {id} is {known} and {event}",
+                    place + 1
+                )),
+                Some(_) => {}
+                None => self.events.push(event.to_owned()),
+            }
+        }
+    }
+
+    /// The call for the rest of it, once its head has come.
+    fn rest(&self, user: &User) -> Option<Call> {
+        let call = Call::get(&format!("/api/answers/{}", self.id.as_ref()?)).bearer(&user.token);
+        Some(call.header("last-event-id", &self.events.len().to_string()))
+    }
+}
+
+/// Sends one request again and again with its `Idempotency-Key`, to any process and with its members in any order, or asks
+/// for the rest of its answer, until there is an answer that is final.
+async fn persists(world: &World, user: &User, families: &[&'static Family], dice: &mut Dice) {
+    let key = format!("{:016x}", dice.below(u64::MAX));
+    let mut body = body(families, dice);
+    let prompt = body["messages"][0]["content"].as_str().unwrap();
+    body["messages"][0]["content"] = format!("{prompt}{KEY_IN_PROMPT}{key};").into();
+    let mut heard = Heard::default();
+    for _ in 0..2 + dice.below(6) {
+        // Thrown before anything is waited for, as above.
+        let mut own = dice.another();
+        let front = world.front(own.below(u64::MAX));
+        let user = User {
+            front,
+            ..user.clone()
+        };
+        let again = user
+            .call(&rotated(&body, own.below(5) as usize))
+            .header("idempotency-key", &key);
+        let rest = heard.rest(&user).filter(|_| own.below(2) == 0);
+        let after = rest.as_ref().map_or(0, |_| heard.events.len());
+        let answer = sends(&user, rest.unwrap_or(again), &mut own).await;
+        if let Some(answer) = answer {
+            heard.take(world, &answer, after);
+            if is_final(world, &answer) {
+                return;
+            }
+        }
+        sleep(Duration::from_millis(own.below(300))).await;
+    }
+}
+
+/// Where the key stands in a prompt, so that the upstream's log has it.
+const KEY_IN_PROMPT: &str = " key-";
+
+/// The key of a request that [`persists`] sent.
+pub(crate) fn key_of(seen: &Seen) -> Option<&str> {
+    let prompt = seen.body["messages"][0]["content"].as_str()?;
+    let (_, rest) = prompt.rsplit_once(KEY_IN_PROMPT)?;
+    Some(rest.split_once(';')?.0)
+}
+
+/// The same object with its members in another order.
+fn rotated(body: &Value, places: usize) -> Value {
+    let members: Vec<_> = body.as_object().unwrap().clone().into_iter().collect();
+    let (last, first) = members.split_at(places % members.len());
+    first.iter().chain(last).cloned().collect()
+}
+
+/// Whether sending again would change nothing.
+fn is_final(world: &World, answer: &Answer) -> bool {
+    match answer.code().as_str() {
+        "idempotency_key_reused" => {
+            world.complain(format!("it was the same request: {answer:?}"));
+            true
+        }
+        "answer_gone" => {
+            let request = &answer.json()["error"]["request"];
+            let is_open = request["state"].is_null();
+            if is_open == answer.header("retry-after").is_empty()
+                || is_open != request["cost_usd"].is_null()
+            {
+                world.complain(format!("neither open nor ended: {answer:?}"));
+            }
+            !is_open
+        }
+        // A stream that broke off has no end of its own.
+        _ => answer.status == 200 && answer.whole || answer.status == 402,
     }
 }
 
 /// A chat, with what the upstream is to do in its prompt.
 fn body(families: &[&'static Family], dice: &mut Dice) -> Value {
     let deeds = [
-        "words", "words", "words", "words", "words", "words", "cap", "cap", "slow", "long", "garbage", "mute", "over",
-        "model", "reset", "close", "stall", "dumb", "dead", "error",
+        "words", "words", "words", "words", "words", "words", "cap", "cap", "slow", "long",
+        "garbage", "mute", "over", "model", "reset", "close", "stall", "dumb", "dead", "error",
     ];
     let deed = deeds[dice.below(deeds.len() as u64) as usize];
-    let prompt = format!("do-{deed}-{}; {}", dice.below(60), "more ".repeat(dice.below(12) as usize));
+    let prompt = format!(
+        "do-{deed}-{}; {}",
+        dice.below(60),
+        "more ".repeat(dice.below(12) as usize)
+    );
     let mut body = chat(&prompt);
     if dice.below(5) < 3 {
         body = and(body, &json!({"stream": true}));
@@ -219,7 +427,8 @@ fn body(families: &[&'static Family], dice: &mut Dice) -> Value {
     let family = families[dice.below(families.len() as u64) as usize];
     match dice.below(24) {
         0 | 1 => body = and(body, &json!({"model": "gpt-4o"})),
-        2..8 => {}
+        2..5 => {}
+        5..8 => body = and(body, &json!({"model": "either"})),
         8..16 => body = and(body, &json!({"model": family.talks()})),
         _ => body = and(body, &json!({"model": family.thinks()})),
     }
@@ -240,24 +449,50 @@ pub(crate) fn answer(seen: &Seen, mood: Mood) -> Reply {
     }
     let words = Talk::words(number % 20).every(Duration::from_millis(number % 9));
     let broken = |step: Step| {
-        if seen.is_stream() { words.clone().cut(number % 6, step).reply(seen) } else { Reply::headless(step) }
+        if seen.is_stream() {
+            words.clone().cut(number % 6, step).reply(seen)
+        } else {
+            Reply::headless(step)
+        }
     };
+    // The other has troubles of its own: it is asked when the first has some.
+    if seen.body["model"] == OTHER {
+        return match number % 7 {
+            0 => Reply::error(503, "their_code", "what they say"),
+            1 => Reply::error(400, "their_code", "what they say"),
+            2 => broken(Step::Reset),
+            3 => broken(Step::Stall),
+            _ => words.reply(seen),
+        };
+    }
     match mood {
         Mood::Scripted => {}
         Mood::Resets => return broken(Step::Reset),
         Mood::Stalls => return broken(Step::Stall),
-        Mood::FalseUsage => return words.usage(GARBAGE[number as usize % GARBAGE.len()]).reply(seen),
-        Mood::Errors => return Reply::status(500 + (number % 4) as u16, "text/html", "<h1>no</h1>"),
+        Mood::FalseUsage => {
+            return words
+                .usage(GARBAGE[number as usize % GARBAGE.len()])
+                .reply(seen);
+        }
+        Mood::Errors => {
+            return Reply::status(500 + (number % 4) as u16, "text/html", "<h1>no</h1>");
+        }
     }
     match deed.as_str() {
         "cap" => Talk::to_the_cap().reply(seen),
         "slow" => words.reply(seen).after(Duration::from_millis(number * 10)),
-        "long" => Talk::words(30).every(Duration::from_millis(number)).reply(seen),
-        "garbage" => words.usage(GARBAGE[number as usize % GARBAGE.len()]).reply(seen),
+        "long" => Talk::words(30)
+            .every(Duration::from_millis(number))
+            .reply(seen),
+        "garbage" => words
+            .usage(GARBAGE[number as usize % GARBAGE.len()])
+            .reply(seen),
         "mute" => words.without_usage().reply(seen),
         // Rarely: a limit that was overrun lets nobody in for the rest of its window.
         "over" if number < 12 => {
-            Talk::words(seen.cap().unwrap_or(0) + seen.prompt_tokens() * 4 + 300).beyond_the_cap().reply(seen)
+            Talk::words(seen.cap().unwrap_or(0) + seen.prompt_tokens() * 4 + 300)
+                .beyond_the_cap()
+                .reply(seen)
         }
         "model" => words.model("mystery-9000").reply(seen),
         "reset" => broken(Step::Reset),
@@ -276,29 +511,57 @@ pub(crate) fn answer(seen: &Seen, mood: Mood) -> Reply {
 /// The same of a family of the zoo.
 fn scene(deed: &str, number: u64, mood: Mood) -> Scene {
     let words = Scene {
-        thinks: if number.is_multiple_of(3) { number % 7 } else { 0 },
+        thinks: if number.is_multiple_of(3) {
+            number % 7
+        } else {
+            0
+        },
         cached: number.is_multiple_of(4),
         calls_a_tool: number.is_multiple_of(5),
         pause: Duration::from_millis(number % 9),
         ..Scene::words(number % 20)
     };
     let of = |habits: &[Habit]| habits[number as usize % habits.len()];
-    let cut = |step: Step| Scene { cut: Some((number % 6, step)), ..words.clone() };
+    let cut = |step: Step| Scene {
+        cut: Some((number % 6, step)),
+        ..words.clone()
+    };
     match (mood, deed) {
         (Mood::Resets, _) | (_, "reset" | "dead") => cut(Step::Reset),
         (Mood::Stalls, _) | (_, "stall" | "dumb") => cut(Step::Stall),
-        (Mood::FalseUsage, _) | (_, "garbage" | "over") => {
-            Scene { habit: of(&[Habit::PromptOfNone, Habit::EndsEarly, Habit::UsageAfterDone]), ..words }
-        }
-        (Mood::Errors, _) => Scene { trouble: Some(Trouble::Failure), ..words },
-        (_, "error") => Scene { trouble: Some(Trouble::ALL[number as usize % Trouble::ALL.len()]), ..words },
+        (Mood::FalseUsage, _) | (_, "garbage" | "over") => Scene {
+            habit: of(&[Habit::PromptOfNone, Habit::EndsEarly, Habit::UsageAfterDone]),
+            ..words
+        },
+        (Mood::Errors, _) => Scene {
+            trouble: Some(Trouble::Failure),
+            ..words
+        },
+        (_, "error") => Scene {
+            trouble: Some(Trouble::ALL[number as usize % Trouble::ALL.len()]),
+            ..words
+        },
         (_, "close") => cut(Step::Close),
         (_, "cap") => Scene::words(100_000),
-        (_, "slow") => Scene { pause: Duration::from_millis(number), ..words },
-        (_, "long") => Scene { pause: Duration::from_millis(number), ..Scene::words(30) },
-        (_, "mute") => Scene { mute: true, ..words },
+        (_, "slow") => Scene {
+            pause: Duration::from_millis(number),
+            ..words
+        },
+        (_, "long") => Scene {
+            pause: Duration::from_millis(number),
+            ..Scene::words(30)
+        },
+        (_, "mute") => Scene {
+            mute: true,
+            ..words
+        },
         (_, "model") => Scene {
-            habit: of(&[Habit::NamesAnother, Habit::WholeForStream, Habit::DataComments, Habit::DoubledMembers]),
+            habit: of(&[
+                Habit::NamesAnother,
+                Habit::WholeForStream,
+                Habit::DataComments,
+                Habit::DoubledMembers,
+            ]),
             ..words
         },
         _ => words,
@@ -317,6 +580,11 @@ fn deed(seen: &Seen) -> Option<(String, u64)> {
 /// or something is out of use), or by the end of the process. Nothing else may have come of it.
 pub(crate) fn is_as_expected(answer: &std::io::Result<Answer>, status: u16) -> bool {
     let Ok(answer) = answer else { return true };
-    let is_for_now = |refusal: &&(u16, &str, &str)| matches!(refusal.0, 429 | 503) && refusal.0 == answer.status;
-    answer.status == status || REFUSALS.iter().filter(is_for_now).any(|(_, _, code)| answer.code() == *code)
+    let is_for_now =
+        |refusal: &&(u16, &str, &str)| matches!(refusal.0, 429 | 503) && refusal.0 == answer.status;
+    answer.status == status
+        || REFUSALS
+            .iter()
+            .filter(is_for_now)
+            .any(|(_, _, code)| answer.code() == *code)
 }

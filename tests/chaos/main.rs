@@ -28,7 +28,10 @@
     reason = "a test that stumbles should stop loudly, and the fakes own their tasks and their clock"
 )]
 
-#[allow(dead_code, reason = "the harness of tests/it; not all of it is needed here")]
+#[allow(
+    dead_code,
+    reason = "the harness of tests/it; not all of it is needed here"
+)]
 #[path = "../it/support/mod.rs"]
 mod support;
 
@@ -61,19 +64,34 @@ impl Wanted {
         if words.next().as_deref() != Some("run") {
             return Ok(None);
         }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap()
+            .as_millis() as u64;
         let minute = Duration::from_mins(1);
-        let mut wanted =
-            Self { seed: now % 1_000_000, seeds: 1, length: minute, on: vec![Store::Sqlite, Store::Postgres] };
+        let mut wanted = Self {
+            seed: now % 1_000_000,
+            seeds: 1,
+            length: minute,
+            on: vec![Store::Sqlite, Store::Postgres],
+        };
         while let Some(name) = words.next() {
-            let value = words.next().ok_or_else(|| format!("{name} wants a value"))?;
-            let number = || value.parse::<u64>().map_err(|error| format!("{name} {value}: {error}"));
+            let value = words
+                .next()
+                .ok_or_else(|| format!("{name} wants a value"))?;
+            let number = || {
+                value
+                    .parse::<u64>()
+                    .map_err(|error| format!("{name} {value}: {error}"))
+            };
             match name.as_str() {
                 "--seed" => wanted.seed = number()?,
                 "--seeds" => wanted.seeds = number()?,
                 "--minutes" => wanted.length = minute * number()? as u32,
                 "--seconds" => wanted.length = Duration::from_secs(number()?),
-                "--on" => wanted.on = Store::named(&value).ok_or_else(|| format!("--on {value}"))?,
+                "--on" => {
+                    wanted.on = Store::named(&value).ok_or_else(|| format!("--on {value}"))?;
+                }
                 _ => return Err(format!("{name} is unknown")),
             }
         }
@@ -93,7 +111,10 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     let (mut failed, mut untried) = (Vec::new(), BTreeSet::new());
     for seed in wanted.seed..wanted.seed + wanted.seeds {
         for store in &wanted.on {
@@ -102,8 +123,15 @@ fn main() -> ExitCode {
             if let Ok(left_out) = runtime.block_on(runtime.spawn(run::run(seed, store, length))) {
                 untried.extend(left_out);
             } else {
-                let replay = format!("--seed {seed} --seconds {} --on {}", length.as_secs(), store.name());
-                println!("FAILED, replay with: just chaos {replay}\n{}", script::Script::new(seed, store, length));
+                let replay = format!(
+                    "--seed {seed} --seconds {} --on {}",
+                    length.as_secs(),
+                    store.name()
+                );
+                println!(
+                    "FAILED, replay with: just chaos {replay}\n{}",
+                    script::Script::new(seed, store, length)
+                );
                 failed.push(replay);
             }
         }

@@ -9,7 +9,9 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use crate::judge;
-use crate::ledger::{Place, Reader, Snapshot, beyond_limits, held_unlike_the_rows, unlike_the_rows};
+use crate::ledger::{
+    Place, Reader, Snapshot, beyond_limits, held_unlike_the_rows, unlike_the_rows,
+};
 use crate::load::{CALLERS, Crowd, PlanFacts, keeps_calling};
 use crate::script::{Script, Store};
 use crate::support::caller::chat;
@@ -37,9 +39,18 @@ struct Looks {
 impl Looks {
     /// A watcher that sees nothing finds nothing wrong.
     fn were_enough(&self, length: Duration) {
-        let (all, whole) = (self.all.load(Ordering::Relaxed), self.whole.load(Ordering::Relaxed));
-        assert!(all >= LOOKS_MIN * length.as_secs(), "the ledger was looked at only {all} times");
-        assert!(whole as f64 >= WHOLE_LOOKS_MIN * length.as_secs_f64(), "all of it was looked at only {whole} times");
+        let (all, whole) = (
+            self.all.load(Ordering::Relaxed),
+            self.whole.load(Ordering::Relaxed),
+        );
+        assert!(
+            all >= LOOKS_MIN * length.as_secs(),
+            "the ledger was looked at only {all} times"
+        );
+        assert!(
+            whole as f64 >= WHOLE_LOOKS_MIN * length.as_secs_f64(),
+            "all of it was looked at only {whole} times"
+        );
     }
 }
 
@@ -48,16 +59,25 @@ pub(crate) async fn run(seed: u64, store: Store, length: Duration) -> Option<&'s
     let script = Script::new(seed, store, length);
     let families: Vec<&str> = script.families.iter().map(|family| family.name).collect();
     let (seconds, families) = (length.as_secs(), families.join(" "));
-    println!("chaos: seed {seed}, {seconds} s on {}, {}, {families}", store.name(), script.on_disconnect);
+    println!(
+        "chaos: seed {seed}, {seconds} s on {}, {}, {families}",
+        store.name(),
+        script.on_disconnect
+    );
     let world = Arc::new(World::new(&script, store).await);
     let crowd = Arc::new(Crowd::of(&world.door, length, script.families.clone()));
     let plans = Arc::new(crowd.plans());
     let looks = Arc::new(Looks::default());
     let mut dice = Dice::of(script.load_seed);
-    let callers: Vec<_> =
-        (0..CALLERS).map(|_| tokio::spawn(keeps_calling(world.clone(), crowd.clone(), dice.another()))).collect();
+    let callers: Vec<_> = (0..CALLERS)
+        .map(|_| tokio::spawn(keeps_calling(world.clone(), crowd.clone(), dice.another())))
+        .collect();
     let watch = tokio::spawn(watch(world.clone(), plans.clone(), looks.clone()));
-    let lanes: Vec<_> = script.lanes.iter().map(|lane| tokio::spawn(follow(world.clone(), lane.clone()))).collect();
+    let lanes: Vec<_> = script
+        .lanes
+        .iter()
+        .map(|lane| tokio::spawn(follow(world.clone(), lane.clone())))
+        .collect();
 
     let mut told = Duration::ZERO;
     while world.elapsed() < length || lanes.iter().any(|lane| !lane.is_finished()) {
@@ -81,7 +101,11 @@ pub(crate) async fn run(seed: u64, store: Store, length: Duration) -> Option<&'s
     looks.were_enough(length);
     let untried = world.untried();
     close(world, &left, &plans).await;
-    println!("chaos: seed {seed} on {} holds: {}", store.name(), told_of(&left));
+    println!(
+        "chaos: seed {seed} on {} holds: {}",
+        store.name(),
+        told_of(&left)
+    );
     untried
 }
 
@@ -93,7 +117,11 @@ async fn follow(world: Arc<World>, lane: Vec<(Duration, crate::script::Fault)>) 
 }
 
 /// Looks at the ledger again and again, and checks what can be checked in one instant.
-async fn watch(world: Arc<World>, plans: Arc<HashMap<String, &'static PlanFacts>>, looks: Arc<Looks>) {
+async fn watch(
+    world: Arc<World>,
+    plans: Arc<HashMap<String, &'static PlanFacts>>,
+    looks: Arc<Looks>,
+) {
     let place = world.place();
     let mut look_again = Instant::now();
     loop {
@@ -105,7 +133,13 @@ async fn watch(world: Arc<World>, plans: Arc<HashMap<String, &'static PlanFacts>
         for _ in 0..200 {
             let begun = Instant::now();
             let whole = begun >= look_again;
-            let Ok(seen) = (if whole { reader.look().await } else { reader.glance().await }) else { break };
+            let Ok(seen) = (if whole {
+                reader.look().await
+            } else {
+                reader.glance().await
+            }) else {
+                break;
+            };
             let mut found = beyond_limits(&seen, &plans);
             found.extend(held_unlike_the_rows(&seen));
             if whole {
@@ -125,8 +159,15 @@ async fn watch(world: Arc<World>, plans: Arc<HashMap<String, &'static PlanFacts>
 fn stop_if_broken(world: &World, script: &Script) {
     let complaints = world.complaints();
     if let Some(first) = complaints.first() {
-        println!("BROKEN after {:.1} s ({} complaints): {first}", world.elapsed().as_secs_f64(), complaints.len());
-        panic!("{}\n{script}", complaints[..complaints.len().min(5)].join("\n"));
+        println!(
+            "BROKEN after {:.1} s ({} complaints): {first}",
+            world.elapsed().as_secs_f64(),
+            complaints.len()
+        );
+        panic!(
+            "{}\n{script}",
+            complaints[..complaints.len().min(5)].join("\n")
+        );
     }
 }
 
@@ -139,11 +180,18 @@ fn progress(world: &World, looks: &Looks) {
         }
         for answer in front.heard() {
             let code = answer.header("x-tollgate-error");
-            let name = if code.is_empty() { answer.status.to_string() } else { format!("{} {code}", answer.status) };
+            let name = if code.is_empty() {
+                answer.status.to_string()
+            } else {
+                format!("{} {code}", answer.status)
+            };
             *answers.entry(name).or_default() += 1;
         }
     }
-    let answers: Vec<String> = answers.iter().map(|(name, count)| format!("{name}: {count}")).collect();
+    let answers: Vec<String> = answers
+        .iter()
+        .map(|(name, count)| format!("{name}: {count}"))
+        .collect();
     println!(
         "{:5.1} s  {} faults, {} looks ({} at all of it), {} served upstream; {}",
         world.elapsed().as_secs_f64(),
@@ -174,13 +222,19 @@ async fn served_again(world: &World) {
     let user = Crowd::newcomer(&world.door);
     let begun = Instant::now();
     for number in 0..2 {
-        let user = crate::support::caller::User { front: world.front(number), ..user.clone() };
+        let user = crate::support::caller::User {
+            front: world.front(number),
+            ..user.clone()
+        };
         loop {
             let answer = user.try_ask(chat("do-words-5; is all well again")).await;
             if answer.as_ref().is_ok_and(|answer| answer.status == 200) {
                 break;
             }
-            assert!(begun.elapsed() < Duration::from_secs(10), "mended, and not served in ten seconds: {answer:?}");
+            assert!(
+                begun.elapsed() < Duration::from_secs(10),
+                "mended, and not served in ten seconds: {answer:?}"
+            );
             sleep(Duration::from_millis(50)).await;
         }
     }
@@ -190,7 +244,12 @@ async fn served_again(world: &World) {
 async fn quiet(world: &World) -> Snapshot {
     let begun = Instant::now();
     loop {
-        let seen = Reader::connect(&world.place()).await.unwrap().look().await.unwrap();
+        let seen = Reader::connect(&world.place())
+            .await
+            .unwrap()
+            .look()
+            .await
+            .unwrap();
         if seen.rows.iter().all(|row| row.state != "held") || begun.elapsed() > QUIET_WITHIN {
             return seen;
         }
@@ -201,10 +260,18 @@ async fn quiet(world: &World) -> Snapshot {
 async fn close(world: Arc<World>, seen: &Snapshot, plans: &HashMap<String, &'static PlanFacts>) {
     let mut found = beyond_limits(seen, plans);
     found.extend(unlike_the_rows(seen));
-    found.extend(judge::violations(seen, &world.door.upstream.log(), world.settings()));
+    found.extend(judge::violations(
+        seen,
+        &world.door.upstream.log(),
+        world.settings(),
+    ));
     let count = found.len();
     found.truncate(20);
-    assert!(found.is_empty(), "{count} complaints at the end:\n- {}", found.join("\n- "));
+    assert!(
+        found.is_empty(),
+        "{count} complaints at the end:\n- {}",
+        found.join("\n- ")
+    );
     if let Place::File(path) = world.place() {
         let integrity = tokio::task::block_in_place(|| disk::integrity(&path));
         assert_eq!(integrity, "ok", "pragma integrity_check");
@@ -221,6 +288,9 @@ fn told_of(seen: &Snapshot) -> String {
             *states.entry(format!("({flag})")).or_default() += 1;
         }
     }
-    let states: Vec<String> = states.iter().map(|(name, count)| format!("{count} {name}")).collect();
+    let states: Vec<String> = states
+        .iter()
+        .map(|(name, count)| format!("{count} {name}"))
+        .collect();
     format!("{} rows: {}", seen.rows.len(), states.join(", "))
 }

@@ -81,7 +81,17 @@ pub(crate) enum Fault {
 const LANES: usize = 5;
 
 /// Clocks are set to these, in seconds ahead: hours, days and months, forth and back.
-const CLOCKS: [i64; 9] = [0, 3600, -3600, 86_400, -86_400, 7 * 86_400, -10 * 86_400, 31 * 86_400, 59];
+const CLOCKS: [i64; 9] = [
+    0,
+    3600,
+    -3600,
+    86_400,
+    -86_400,
+    7 * 86_400,
+    -10 * 86_400,
+    31 * 86_400,
+    59,
+];
 
 /// Everything that will break.
 #[derive(Clone, Debug)]
@@ -118,8 +128,15 @@ impl Script {
         let lanes = lanes.collect();
         // Neighbouring seeds have neighbours of the zoo: four seeds see all of it.
         let first = seed as usize * FAMILIES_OF_A_RUN;
-        let families = (first..first + FAMILIES_OF_A_RUN).map(|at| &FAMILIES[at % FAMILIES.len()]).collect();
-        Self { lanes, on_disconnect, load_seed, families }
+        let families = (first..first + FAMILIES_OF_A_RUN)
+            .map(|at| &FAMILIES[at % FAMILIES.len()])
+            .collect();
+        Self {
+            lanes,
+            on_disconnect,
+            load_seed,
+            families,
+        }
     }
 }
 
@@ -158,7 +175,9 @@ impl Fault {
             | Self::PostgresDown(lasts)
             | Self::Upstream(_, lasts)
             | Self::BrokenSettings(_, lasts) => lasts,
-            Self::Terminate(_) | Self::PostgresCrash | Self::Clock(_) | Self::OtherSettings => Duration::ZERO,
+            Self::Terminate(_) | Self::PostgresCrash | Self::Clock(_) | Self::OtherSettings => {
+                Duration::ZERO
+            }
         }
     }
 }
@@ -166,7 +185,12 @@ impl Fault {
 impl fmt::Display for Script {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let families: Vec<&str> = self.families.iter().map(|family| family.name).collect();
-        writeln!(f, "on_disconnect = {}; {}; the schedule of faults:", self.on_disconnect, families.join(", "))?;
+        writeln!(
+            f,
+            "on_disconnect = {}; {}; the schedule of faults:",
+            self.on_disconnect,
+            families.join(", ")
+        )?;
         let mut all: Vec<&(Duration, Fault)> = self.lanes.iter().flatten().collect();
         all.sort_by_key(|(at, _)| *at);
         for (at, fault) in all {

@@ -72,16 +72,28 @@ impl World {
             .with(WAITS)
             .with(&load::plans(&script.families))
             .with(&load::upstreams(&script.families))
-            .with(&format!("proxy.on_disconnect = \"{}\"", script.on_disconnect))
-            .with(&format!("ceiling.cost_usd_per_day = \"0.{:06}\"", load::CEILING));
-        let mut settings = faketime::movable(settings).on_sqlite().under(disk::MAY_BE_LIMITED);
+            .with(&format!(
+                "proxy.on_disconnect = \"{}\"",
+                script.on_disconnect
+            ))
+            .with(&format!(
+                "ceiling.cost_usd_per_day = \"0.{:06}\"",
+                load::CEILING
+            ));
+        let mut settings = faketime::movable(settings)
+            .on_sqlite()
+            .under(disk::MAY_BE_LIMITED);
         let (mut postgres, mut disk, mut wire) = (None, None, None);
         if store == Store::Postgres {
             let (server, its_disk) = postgres_on_a_disk().await;
             server.create_database("ledger").await;
             let between = Relay::start(server.port()).await;
-            let url = server.url("ledger").replace(&server.port().to_string(), &between.port().to_string());
-            settings = settings.env("TOLLGATE_STORE__URL", &url).env("TOLLGATE_STORE__LEASE", "5s");
+            let url = server
+                .url("ledger")
+                .replace(&server.port().to_string(), &between.port().to_string());
+            settings = settings
+                .env("TOLLGATE_STORE__URL", &url)
+                .env("TOLLGATE_STORE__LEASE", "5s");
             (postgres, disk, wire) = (Some(server), its_disk, Some(between));
         }
         let door = Arc::new(Door::prepare(settings.clone()).await);
@@ -91,14 +103,17 @@ impl World {
         faketime::ahead(&door, 0);
         let mood = Arc::new(Mutex::new(Mood::Scripted));
         let shared = mood.clone();
-        door.upstream.always(move |seen| load::answer(seen, *shared.lock().unwrap()));
+        door.upstream
+            .always(move |seen| load::answer(seen, *shared.lock().unwrap()));
         door.start().await;
         let mut siblings = Vec::new();
         while siblings.len() + 1 < store.processes() {
             siblings.push(door.beside().await);
         }
         Self {
-            down: (0..store.processes()).map(|_| AtomicBool::new(false)).collect(),
+            down: (0..store.processes())
+                .map(|_| AtomicBool::new(false))
+                .collect(),
             door,
             siblings,
             settings,
@@ -119,7 +134,9 @@ impl World {
 
     /// What could not be tried here.
     pub(crate) fn untried(&self) -> Option<&'static str> {
-        self.disk.is_none().then_some("a full disk: there is no right to mount a small one here")
+        self.disk
+            .is_none()
+            .then_some("a full disk: there is no right to mount a small one here")
     }
 
     /// The settings as they should be.
@@ -144,7 +161,9 @@ impl World {
 
     /// One of the processes.
     pub(crate) fn front(&self, number: u64) -> Arc<Front> {
-        self.seat((number % self.down.len() as u64) as usize).0.clone()
+        self.seat((number % self.down.len() as u64) as usize)
+            .0
+            .clone()
     }
 
     /// Something is wrong.
@@ -173,7 +192,10 @@ impl World {
                 && !down.load(Ordering::SeqCst)
             {
                 down.store(true, Ordering::SeqCst);
-                self.complain(format!("process {number} ended by itself: {status}\n{}", process.tail()));
+                self.complain(format!(
+                    "process {number} ended by itself: {status}\n{}",
+                    process.tail()
+                ));
             }
         }
     }
@@ -232,7 +254,12 @@ impl World {
                 self.reload();
             }
             Fault::OtherSettings => {
-                self.door.write_settings(&self.settings.clone().with("plans.free.max_input_tokens = 15000"));
+                self.door.write_settings(
+                    &self
+                        .settings
+                        .clone()
+                        .with("plans.free.max_input_tokens = 15000"),
+                );
                 self.reload();
             }
         }
@@ -241,7 +268,10 @@ impl World {
     /// Asks the oracle of the door as well, and stops everything.
     pub(crate) async fn close(self) {
         let directory = self.door.directory().to_owned();
-        Arc::into_inner(self.door).expect("nobody else has the door any more").close().await;
+        Arc::into_inner(self.door)
+            .expect("nobody else has the door any more")
+            .close()
+            .await;
         drop((self.siblings, self.postgres, self.disk));
         // The door could not remove where the disk was mounted.
         let _ = std::fs::remove_dir_all(directory);
@@ -250,22 +280,44 @@ impl World {
     /// What a dead process left open on SQLite: there is no other.
     async fn orphans(&self) -> Vec<String> {
         let place = self.place();
-        let (Place::File(_), Ok(reader)) = (&place, Reader::connect(&place).await) else { return Vec::new() };
-        let rows = reader.look().await.map(|seen| seen.rows).unwrap_or_default();
-        rows.into_iter().filter(|row| row.state == "held").map(|row| row.id).collect()
+        let (Place::File(_), Ok(reader)) = (&place, Reader::connect(&place).await) else {
+            return Vec::new();
+        };
+        let rows = reader
+            .look()
+            .await
+            .map(|seen| seen.rows)
+            .unwrap_or_default();
+        rows.into_iter()
+            .filter(|row| row.state == "held")
+            .map(|row| row.id)
+            .collect()
     }
 
     /// A process that serves has ended what the one before left open.
     async fn expect_swept(&self, orphans: &[String]) {
-        let Ok(reader) = Reader::connect(&self.place()).await else { return };
-        let rows = reader.look().await.map(|seen| seen.rows).unwrap_or_default();
-        for row in rows.iter().filter(|row| row.state == "held" && orphans.contains(&row.id)) {
-            self.complain(format!("left by a dead process, and still held after the next start: {row:?}"));
+        let Ok(reader) = Reader::connect(&self.place()).await else {
+            return;
+        };
+        let rows = reader
+            .look()
+            .await
+            .map(|seen| seen.rows)
+            .unwrap_or_default();
+        for row in rows
+            .iter()
+            .filter(|row| row.state == "held" && orphans.contains(&row.id))
+        {
+            self.complain(format!(
+                "left by a dead process, and still held after the next start: {row:?}"
+            ));
         }
     }
 
     async fn postgres_down(&self, lasts: Duration) {
-        let Some(postgres) = &self.postgres else { return };
+        let Some(postgres) = &self.postgres else {
+            return;
+        };
         tokio::task::block_in_place(|| postgres.stop("immediate"));
         sleep(lasts).await;
         tokio::task::block_in_place(|| postgres.start_again());
@@ -284,9 +336,13 @@ impl World {
             // Half a file, as an editor or a copy leaves it for a moment.
             "" => good[..good.len() / 2].to_owned(),
             "this is not TOML" => "this is not TOML".to_owned(),
-            broken => {
-                self.settings.clone().with(broken).text().unwrap().replace("{upstream}", self.door.upstream.base_url())
-            }
+            broken => self
+                .settings
+                .clone()
+                .with(broken)
+                .text()
+                .unwrap()
+                .replace("{upstream}", self.door.upstream.base_url()),
         };
         self.door.write_file("tollgate.toml", &text);
     }
@@ -307,7 +363,10 @@ impl World {
         while !self.door.try_run(front, process).await {
             sleep(Duration::from_millis(100)).await;
             if begun.elapsed() > Duration::from_secs(40) {
-                self.complain(format!("process {number} does not start again:\n{}", process.tail()));
+                self.complain(format!(
+                    "process {number} does not start again:\n{}",
+                    process.tail()
+                ));
                 return;
             }
         }
@@ -319,6 +378,10 @@ impl World {
 async fn postgres_on_a_disk() -> (Postgres, Option<Tmpfs>) {
     // Little is written ahead, so that the disk's room is what the tables want.
     let settings = "max_wal_size = 64MB\nmin_wal_size = 32MB";
-    let start = || Postgres::start_in(false, settings, |data| Tmpfs::mount(data.to_owned(), DISK_MIB));
+    let start = || {
+        Postgres::start_in(false, settings, |data| {
+            Tmpfs::mount(data.to_owned(), DISK_MIB)
+        })
+    };
     tokio::task::spawn_blocking(start).await.unwrap()
 }

@@ -16,7 +16,10 @@ const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_that_idle_for_a_minute_are_still_there() {
     let door = Door::open(Settings::new()).await;
-    let (mut silent, mut used) = (Wire::open(door.front.address()).await, Wire::open(door.front.address()).await);
+    let (mut silent, mut used) = (
+        Wire::open(door.front.address()).await,
+        Wire::open(door.front.address()).await,
+    );
     used.send(GET).await.unwrap();
     assert_eq!(statuses(&used.read(Duration::from_secs(1)).await.0), [200]);
     sleep(Duration::from_secs(62)).await;
@@ -35,13 +38,22 @@ async fn a_head_that_begins_late_has_header_timeout_from_then_on() {
     let door = Door::open(Settings::new().with(settings)).await;
     let mut wire = Wire::open(door.front.address()).await;
     wire.send(GET).await.unwrap();
-    assert_eq!(statuses(&wire.read(Duration::from_millis(300)).await.0), [200]);
+    assert_eq!(
+        statuses(&wire.read(Duration::from_millis(300)).await.0),
+        [200]
+    );
     sleep(Duration::from_secs(2)).await;
     wire.send(b"GET / HT").await.unwrap();
     let begun = Instant::now();
     let (text, closed) = wire.read(Duration::from_secs(10)).await;
-    assert!(closed && text.is_empty(), "half a head is waited for as long as an idle connection: {text}");
-    assert!(begun.elapsed() > Duration::from_millis(800), "it had no time to be sent");
+    assert!(
+        closed && text.is_empty(),
+        "half a head is waited for as long as an idle connection: {text}"
+    );
+    assert!(
+        begun.elapsed() > Duration::from_millis(800),
+        "it had no time to be sent"
+    );
     door.close().await;
 }
 
@@ -55,14 +67,29 @@ async fn told_to_stop_it_is_not_ready_and_serves_newcomers_for_shutdown_delay() 
         assert!(begun.elapsed() < Duration::from_secs(2), "it stays ready");
         sleep(Duration::from_millis(20)).await;
     }
-    let ready = door.send(Call::get("/health/ready")).await.expect(503).json();
-    assert_eq!((&ready["status"], &ready["parts"]["server"]["ok"]), (&json!("not_ready"), &json!(false)), "{ready}");
+    let ready = door
+        .send(Call::get("/health/ready"))
+        .await
+        .expect(503)
+        .json();
+    assert_eq!(
+        (&ready["status"], &ready["parts"]["server"]["ok"]),
+        (&json!("not_ready"), &json!(false)),
+        "{ready}"
+    );
     while begun.elapsed() < Duration::from_millis(2500) {
-        door.user("alice").ask(chat("just after SIGTERM")).await.expect(200);
+        door.user("alice")
+            .ask(chat("just after SIGTERM"))
+            .await
+            .expect(200);
         sleep(Duration::from_millis(20)).await;
     }
     let status = door.process.exited(Duration::from_secs(20)).await;
-    assert!(status.success() && begun.elapsed() >= Duration::from_secs(4), "{status:?} after {:?}", begun.elapsed());
+    assert!(
+        status.success() && begun.elapsed() >= Duration::from_secs(4),
+        "{status:?} after {:?}",
+        begun.elapsed()
+    );
     door.start().await;
     door.close().await;
 }

@@ -10,6 +10,7 @@ use crate::support::caller::{Answer, Call, Front};
 use crate::support::postgres::Postgres;
 use crate::support::postgrest::{Behave, Grants, Rest};
 use crate::support::tokens;
+use crate::support::tools::{Tool, installed};
 
 const CALL: &str = "/rest/v1/rpc/probe";
 
@@ -33,30 +34,63 @@ fn secret_call(rest: &Rest, path: &str, body: &Value) -> Call {
 }
 
 fn said(answer: &Answer) -> (u16, String) {
-    (answer.status, answer.json()["code"].as_str().unwrap_or_default().to_owned())
+    (
+        answer.status,
+        answer.json()["code"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned(),
+    )
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn postgres_keeps_what_was_committed_when_it_crashes_and_leaves_nothing_behind() {
+    if !installed(&[Tool::Postgres]) {
+        return;
+    }
     let postgres = Postgres::start(true).await;
     let log_of = postgres.put_file("marker", "x");
     postgres.create_database("other").await;
     let client = postgres.connect("other").await;
-    client.batch_execute("create table t as select 1 as n").await.unwrap();
+    client
+        .batch_execute("create table t as select 1 as n")
+        .await
+        .unwrap();
 
     postgres.restart_immediate();
 
-    assert!(client.batch_execute("select 1").await.is_err(), "the old connection is broken");
-    assert_eq!(postgres.psql("postgres", "other", "\\t on\nselect n from t").unwrap().trim(), "1");
-    assert!(postgres.psql("postgres", "other", "select 1/0; select 2").unwrap_err().contains("division by zero"));
+    assert!(
+        client.batch_execute("select 1").await.is_err(),
+        "the old connection is broken"
+    );
+    assert_eq!(
+        postgres
+            .psql("postgres", "other", "\\t on\nselect n from t")
+            .unwrap()
+            .trim(),
+        "1"
+    );
+    assert!(
+        postgres
+            .psql("postgres", "other", "select 1/0; select 2")
+            .unwrap_err()
+            .contains("division by zero")
+    );
     postgres.stop("fast");
-    assert!(tokio_postgres::connect(&postgres.url("other"), tokio_postgres::NoTls).await.is_err());
+    assert!(
+        tokio_postgres::connect(&postgres.url("other"), tokio_postgres::NoTls)
+            .await
+            .is_err()
+    );
     drop(postgres);
     assert!(!log_of.exists(), "the directory is gone");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_key_is_the_role_that_supabase_makes_of_it() {
+    if !installed(&[Tool::Postgres]) {
+        return;
+    }
     let rest = Rest::start(Grants::New).await;
     rest.run_as_editor(PROBES).await;
     let (front, keys) = (front(&rest), rest.keys().clone());
@@ -66,11 +100,16 @@ async fn each_key_is_the_role_that_supabase_makes_of_it() {
     );
     let body = json!({"wanted": "who"});
     let call = |apikey: &str| Call::post(CALL, &body).header("apikey", apikey);
-    let bearer = |apikey: &str, token: &str| call(apikey).header("authorization", &format!("Bearer {token}"));
+    let bearer = |apikey: &str, token: &str| {
+        call(apikey).header("authorization", &format!("Bearer {token}"))
+    };
 
     for (call, role) in [
         (call(&keys.secret), "service_role"),
-        (bearer(&keys.service_role, &keys.service_role), "service_role"),
+        (
+            bearer(&keys.service_role, &keys.service_role),
+            "service_role",
+        ),
         (call(&keys.service_role), "anon"),
         (call(&keys.publishable), "anon"),
         (bearer(&keys.anon, &keys.anon), "anon"),
@@ -79,7 +118,11 @@ async fn each_key_is_the_role_that_supabase_makes_of_it() {
         let answer = front.send(call).await.expect(200);
         assert_eq!(answer.json()["role"], role);
     }
-    let alice = front.send(bearer(&keys.anon, &user)).await.expect(200).json();
+    let alice = front
+        .send(bearer(&keys.anon, &user))
+        .await
+        .expect(200)
+        .json();
     assert_eq!(alice["sub"], tokens::user_id("alice").to_string());
     for refused in [
         Call::post(CALL, &body),
@@ -94,6 +137,9 @@ async fn each_key_is_the_role_that_supabase_makes_of_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn functions_are_found_called_and_answered_as_postgrest_does() {
+    if !installed(&[Tool::Postgres]) {
+        return;
+    }
     let rest = Rest::start(Grants::New).await;
     rest.run_as_editor(PROBES).await;
     let front = front(&rest);
@@ -105,18 +151,35 @@ async fn functions_are_found_called_and_answered_as_postgrest_does() {
     }
     let nothing = send("/rest/v1/rpc/nothing", json!({})).await;
     assert_eq!((nothing.status, nothing.text()), (204, String::new()));
-    assert_eq!(send("/rest/v1/rpc/rows", json!({"n": 2})).await.json(), json!([1, 2]));
+    assert_eq!(
+        send("/rest/v1/rpc/rows", json!({"n": 2})).await.json(),
+        json!([1, 2])
+    );
     let one = |n: u8| {
-        secret_call(&rest, "/rest/v1/rpc/rows", &json!({"n": n})).header("accept", "application/vnd.pgrst.object+json")
+        secret_call(&rest, "/rest/v1/rpc/rows", &json!({"n": n}))
+            .header("accept", "application/vnd.pgrst.object+json")
     };
     assert_eq!(front.send(one(1)).await.json(), json!(1));
-    assert_eq!(said(&front.send(one(2)).await), (406, "PGRST116".to_owned()));
-    let profile = secret_call(&rest, CALL, &json!({"wanted": "x"})).header("content-profile", "tollgate");
-    assert_eq!(said(&front.send(profile).await), (406, "PGRST106".to_owned()));
+    assert_eq!(
+        said(&front.send(one(2)).await),
+        (406, "PGRST116".to_owned())
+    );
+    let profile =
+        secret_call(&rest, CALL, &json!({"wanted": "x"})).header("content-profile", "tollgate");
+    assert_eq!(
+        said(&front.send(profile).await),
+        (406, "PGRST106".to_owned())
+    );
 
-    for (state, status) in
-        [("42501", 403), ("23505", 409), ("40001", 500), ("53300", 503), ("57014", 500), ("P0001", 400), ("PT402", 402)]
-    {
+    for (state, status) in [
+        ("42501", 403),
+        ("23505", 409),
+        ("40001", 500),
+        ("53300", 503),
+        ("57014", 500),
+        ("P0001", 400),
+        ("PT402", 402),
+    ] {
         let answer = send("/rest/v1/rpc/fail", json!({"state": state})).await;
         let told = json!({"code": state, "details": "a detail", "hint": "a hint", "message": "failed as told"});
         assert_eq!((answer.status, answer.json()), (status, told));
@@ -125,6 +188,9 @@ async fn functions_are_found_called_and_answered_as_postgrest_does() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_api_fails_as_told_counts_its_calls_and_comes_back_with_its_database() {
+    if !installed(&[Tool::Postgres]) {
+        return;
+    }
     let rest = Rest::start(Grants::New).await;
     rest.run_as_editor(PROBES).await;
     let front = front(&rest);
@@ -138,7 +204,11 @@ async fn the_api_fails_as_told_counts_its_calls_and_comes_back_with_its_database
     rest.behave(Behave::LoseAnswer);
     assert!(front.try_send(probe()).await.is_err());
     rest.behave(Behave::Hang);
-    assert!(tokio::time::timeout(Duration::from_millis(200), front.try_send(probe())).await.is_err());
+    assert!(
+        tokio::time::timeout(Duration::from_millis(200), front.try_send(probe()))
+            .await
+            .is_err()
+    );
     rest.behave(Behave::Slow(Duration::from_millis(200)));
     let begun = Instant::now();
     front.send(probe()).await.expect(200);
@@ -146,16 +216,24 @@ async fn the_api_fails_as_told_counts_its_calls_and_comes_back_with_its_database
 
     rest.behave(Behave::Up);
     rest.postgres().stop("immediate");
-    assert_eq!(said(&front.send(probe()).await), (503, "PGRST000".to_owned()));
+    assert_eq!(
+        said(&front.send(probe()).await),
+        (503, "PGRST000".to_owned())
+    );
     rest.postgres().start_again();
     front.send(probe()).await.expect(200);
     let statuses: Vec<u16> = rest.calls().iter().map(|call| call.status).collect();
     assert_eq!(statuses, [200, 500, 0, 200, 0, 200, 503, 200]);
     assert_eq!(rest.calls_of("probe"), 8);
-    assert_eq!(rest.calls()[0].request.header("apikey"), Some(rest.keys().secret.as_str()));
+    assert_eq!(
+        rest.calls()[0].request.header("apikey"),
+        Some(rest.keys().secret.as_str())
+    );
 
     rest.publish_keys(vec![json!({"kid": "one"})]);
-    let keys = front.send(Call::get("/auth/v1/.well-known/jwks.json")).await;
+    let keys = front
+        .send(Call::get("/auth/v1/.well-known/jwks.json"))
+        .await;
     assert_eq!(keys.json(), json!({"keys": [{"kid": "one"}]}));
     assert_eq!(rest.calls().len(), 8);
 }

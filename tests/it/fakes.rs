@@ -14,7 +14,11 @@ use crate::support::upstream::Upstream;
 use crate::support::{raw, tokens, wire};
 
 fn front_of(url: &str) -> Arc<Front> {
-    let address: SocketAddr = url.trim_start_matches("http://").trim_end_matches("/v1").parse().unwrap();
+    let address: SocketAddr = url
+        .trim_start_matches("http://")
+        .trim_end_matches("/v1")
+        .parse()
+        .unwrap();
     Arc::new(Front::new(address))
 }
 
@@ -22,10 +26,16 @@ fn front_of(url: &str) -> Arc<Front> {
 async fn the_upstream_answers_streams_and_logs_what_it_would_bill() {
     let upstream = Upstream::start().await;
     let front = front_of(upstream.base_url());
-    let body = and(chat_stream("hello there"), &json!({"max_tokens": 3, "stream_options": {"include_usage": true}}));
+    let body = and(
+        chat_stream("hello there"),
+        &json!({"max_tokens": 3, "stream_options": {"include_usage": true}}),
+    );
     let serial = crate::support::caller::serial_in(body.to_string().as_bytes());
 
-    let answer = front.send(Call::post("/v1/chat/completions", &body)).await.expect(200);
+    let answer = front
+        .send(Call::post("/v1/chat/completions", &body))
+        .await
+        .expect(200);
 
     assert_eq!(answer.said(), " alpha alpha alpha");
     let events = answer.events();
@@ -33,9 +43,24 @@ async fn the_upstream_answers_streams_and_logs_what_it_would_bill() {
     let usage: Value = serde_json::from_str(&events[events.len() - 2]).unwrap();
     assert_eq!(usage["usage"]["completion_tokens"], 3);
     let served = upstream.last();
-    assert_eq!(served.bill(), Bill { prompt: 10, cached: 0, completion: 3 });
-    assert_eq!((served.finished, served.peer_left, served.seen.serial()), (true, false, serial));
-    assert!(served.seen.request.faults.is_empty(), "{:?}", served.seen.request);
+    assert_eq!(
+        served.bill(),
+        Bill {
+            prompt: 10,
+            cached: 0,
+            completion: 3,
+            ..Bill::default()
+        }
+    );
+    assert_eq!(
+        (served.finished, served.peer_left, served.seen.serial()),
+        (true, false, serial)
+    );
+    assert!(
+        served.seen.request.faults.is_empty(),
+        "{:?}",
+        served.seen.request
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -46,17 +71,36 @@ async fn the_upstream_breaks_off_where_it_is_told_and_sees_who_leaves() {
     upstream.next(|_| Reply::headless(Step::Reset));
     upstream.next(|_| Reply::headless(Step::Stall));
 
-    let mut open = front.open(Call::post("/v1/chat/completions", &chat_stream("a"))).await.unwrap();
+    let mut open = front
+        .open(Call::post("/v1/chat/completions", &chat_stream("a")))
+        .await
+        .unwrap();
     let blocks = open.take(99).await;
-    assert!(blocks.len() <= 3, "the role and two words at most: {blocks:?}");
-    assert!(front.try_send(Call::post("/v1/chat/completions", &chat("b"))).await.is_err());
-    let begun = front.begin(Call::post("/v1/chat/completions", &chat("c"))).await.unwrap();
+    assert!(
+        blocks.len() <= 3,
+        "the role and two words at most: {blocks:?}"
+    );
+    assert!(
+        front
+            .try_send(Call::post("/v1/chat/completions", &chat("b")))
+            .await
+            .is_err()
+    );
+    let begun = front
+        .begin(Call::post("/v1/chat/completions", &chat("c")))
+        .await
+        .unwrap();
     upstream.until_served(3).await;
     begun.hang_up();
 
-    upstream.until("the caller leave", |log| log[2].peer_left).await;
+    upstream
+        .until("the caller leave", |log| log[2].peer_left)
+        .await;
     let log = upstream.log();
-    assert_eq!((log[0].generated, log[0].billed, log[0].finished), (2, None, false));
+    assert_eq!(
+        (log[0].generated, log[0].billed, log[0].finished),
+        (2, None, false)
+    );
     assert_eq!((log[1].answered, log[2].answered), (None, None));
 }
 
@@ -64,17 +108,34 @@ async fn the_upstream_breaks_off_where_it_is_told_and_sees_who_leaves() {
 async fn the_upstream_splits_events_at_every_byte_and_bends_its_usage() {
     let upstream = Upstream::start().await;
     let front = front_of(upstream.base_url());
-    upstream.always(|seen| Talk::words(2).slice(1).crlf().usage(r#"{"prompt_tokens":-1}"#).reply(seen));
-    let body = and(chat_stream("a"), &json!({"stream_options": {"include_usage": true}}));
+    upstream.always(|seen| {
+        Talk::words(2)
+            .slice(1)
+            .crlf()
+            .usage(r#"{"prompt_tokens":-1}"#)
+            .reply(seen)
+    });
+    let body = and(
+        chat_stream("a"),
+        &json!({"stream_options": {"include_usage": true}}),
+    );
 
-    let answer = front.send(Call::post("/v1/chat/completions", &body)).await.expect(200);
+    let answer = front
+        .send(Call::post("/v1/chat/completions", &body))
+        .await
+        .expect(200);
 
     assert!(
-        answer.text().contains("\"usage\":{\"prompt_tokens\":-1}}\r\n\r\ndata: [DONE]\r\n\r\n"),
+        answer
+            .text()
+            .contains("\"usage\":{\"prompt_tokens\":-1}}\r\n\r\ndata: [DONE]\r\n\r\n"),
         "{}",
         answer.text()
     );
-    let plain = front.send(Call::post("/v1/chat/completions", &chat("a"))).await.expect(200);
+    let plain = front
+        .send(Call::post("/v1/chat/completions", &chat("a")))
+        .await
+        .expect(200);
     assert_eq!(plain.json()["usage"]["prompt_tokens"], -1);
 }
 
@@ -97,10 +158,16 @@ async fn supabase_publishes_counts_and_fails_as_told() {
     let front = front_of(supabase.url());
     let path = "/auth/v1/.well-known/jwks.json";
     let key = Key::es256("one");
-    assert_eq!(front.send(Call::get(path)).await.json(), json!({"keys": []}));
+    assert_eq!(
+        front.send(Call::get(path)).await.json(),
+        json!({"keys": []})
+    );
 
     supabase.publish(Publish::Keys(vec![key.jwk()]));
-    assert_eq!(front.send(Call::get(path)).await.json()["keys"][0]["kid"], "one");
+    assert_eq!(
+        front.send(Call::get(path)).await.json()["keys"][0]["kid"],
+        "one"
+    );
     supabase.publish(Publish::Answer(200, "text/html", "<html>"));
     assert_eq!(front.send(Call::get(path)).await.text(), "<html>");
     supabase.publish(Publish::Down);
@@ -113,13 +180,18 @@ async fn supabase_publishes_counts_and_fails_as_told() {
 #[test]
 fn tokens_of_every_kind_verify_under_the_key_that_is_published() {
     for key in [Key::es256("e"), Key::rs256("r"), Key::eddsa("d")] {
-        let token = tokens::sign(&key, &tokens::claims("alice", "https://x.test/auth/v1", tokens::now()));
+        let token = tokens::sign(
+            &key,
+            &tokens::claims("alice", "https://x.test/auth/v1", tokens::now()),
+        );
         let header = jsonwebtoken::decode_header(&token).unwrap();
         let jwk: jsonwebtoken::jwk::Jwk = serde_json::from_value(key.jwk()).unwrap();
         let decoding = jsonwebtoken::DecodingKey::from_jwk(&jwk).unwrap();
         let mut validation = jsonwebtoken::Validation::new(header.alg);
         validation.set_audience(&["authenticated"]);
-        let claims = jsonwebtoken::decode::<Value>(&token, &decoding, &validation).unwrap().claims;
+        let claims = jsonwebtoken::decode::<Value>(&token, &decoding, &validation)
+            .unwrap()
+            .claims;
         assert_eq!(claims["sub"], tokens::user_id("alice").to_string());
     }
 }
@@ -133,5 +205,8 @@ fn a_signature_in_der_begins_as_a_sequence_of_its_length() {
 
 #[test]
 fn chunks_are_framed() {
-    assert_eq!(wire::chunk(b"hello world, 16!"), b"10\r\nhello world, 16!\r\n");
+    assert_eq!(
+        wire::chunk(b"hello world, 16!"),
+        b"10\r\nhello world, 16!\r\n"
+    );
 }

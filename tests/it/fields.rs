@@ -8,7 +8,8 @@ use crate::support::settings::Settings;
 
 /// A field, what it is set to, and what `param` then names.
 fn refused_fields() -> Vec<(&'static str, Value, &'static str)> {
-    let function = json!({"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}});
+    let function =
+        json!({"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}});
     vec![
         ("service_tier", json!("flex"), "service_tier"),
         ("service_tier", json!("priority"), "service_tier"),
@@ -23,33 +24,69 @@ fn refused_fields() -> Vec<(&'static str, Value, &'static str)> {
         ("modalities", json!(["text", "audio"]), "modalities"),
         ("modalities", json!(["audio"]), "modalities"),
         ("audio", json!({"voice": "alloy", "format": "wav"}), "audio"),
-        ("prediction", json!({"type": "content", "content": "a"}), "prediction"),
+        (
+            "prediction",
+            json!({"type": "content", "content": "a"}),
+            "prediction",
+        ),
         ("web_search_options", json!({}), "web_search_options"),
         ("functions", json!([{"name": "f"}]), "functions"),
         ("function_call", json!("auto"), "function_call"),
         ("background", json!(true), "background"),
-        ("previous_response_id", json!("resp_1"), "previous_response_id"),
+        (
+            "previous_response_id",
+            json!("resp_1"),
+            "previous_response_id",
+        ),
         ("conversation", json!("conv_1"), "conversation"),
         ("api_base", json!("http://127.0.0.1:1/v1"), "api_base"),
         ("base_url", json!("http://127.0.0.1:1/v1"), "base_url"),
         ("api_key", json!("sk-other"), "api_key"),
         ("extra_headers", json!({"a": "b"}), "extra_headers"),
-        ("extra_body", json!({"service_tier": "priority"}), "extra_body"),
+        (
+            "extra_body",
+            json!({"service_tier": "priority"}),
+            "extra_body",
+        ),
         ("provider", json!("openai"), "provider"),
         ("fallbacks", json!(["gpt-4o"]), "fallbacks"),
         ("models", json!(["gpt-4o"]), "models"),
-        ("prompt_cache_options", json!({"ttl": "30m"}), "prompt_cache_options"),
-        ("prompt_cache_retention", json!("24h"), "prompt_cache_retention"),
+        (
+            "prompt_cache_options",
+            json!({"ttl": "30m"}),
+            "prompt_cache_options",
+        ),
+        (
+            "prompt_cache_retention",
+            json!("24h"),
+            "prompt_cache_retention",
+        ),
         ("best_of", json!(20), "best_of"),
         ("max_output_tokens", json!(10), "max_output_tokens"),
         ("N", json!(5), "N"),
         ("Max_Tokens", json!(5), "Max_Tokens"),
         ("no_such_field", json!(null), "no_such_field"),
         ("tools", json!([{"type": "web_search"}]), "tools[0].type"),
-        ("tools", json!([{"type": "code_interpreter"}]), "tools[0].type"),
-        ("tools", json!([{"type": "custom", "custom": {"name": "c"}}]), "tools[0].type"),
-        ("tools", json!([function, {"type": "file_search"}]), "tools[1].type"),
-        ("stream_options", json!({"include_obfuscation": false, "x": 1}), "stream_options"),
+        (
+            "tools",
+            json!([{"type": "code_interpreter"}]),
+            "tools[0].type",
+        ),
+        (
+            "tools",
+            json!([{"type": "custom", "custom": {"name": "c"}}]),
+            "tools[0].type",
+        ),
+        (
+            "tools",
+            json!([function, {"type": "file_search"}]),
+            "tools[1].type",
+        ),
+        (
+            "stream_options",
+            json!({"include_obfuscation": false, "x": 1}),
+            "stream_options",
+        ),
     ]
 }
 
@@ -63,11 +100,23 @@ async fn a_field_that_costs_money_or_keeps_state_or_is_unknown_is_refused_by_nam
         let error = answer.json()["error"].clone();
         assert_eq!(answer.status, 400, "{field} = {value}: {}", answer.text());
         let named = error["param"].as_str().unwrap_or("");
-        assert!(named == param || named.starts_with(&format!("{param}.")), "{field} = {value} is blamed on {named:?}");
+        assert!(
+            named == param || named.starts_with(&format!("{param}.")),
+            "{field} = {value} is blamed on {named:?}"
+        );
     }
-    alice.ask(and(chat("a"), &json!({"api_base": "x"}))).await.refused(400, "unsupported_field");
-    alice.ask(and(chat("a"), &json!({"service_tier": "flex"}))).await.refused(400, "unsupported_field");
-    alice.ask(and(chat("a"), &json!({"tools": [{"type": "web_search"}]}))).await.refused(400, "unsupported_field");
+    alice
+        .ask(and(chat("a"), &json!({"api_base": "x"})))
+        .await
+        .refused(400, "unsupported_field");
+    alice
+        .ask(and(chat("a"), &json!({"service_tier": "flex"})))
+        .await
+        .refused(400, "unsupported_field");
+    alice
+        .ask(and(chat("a"), &json!({"tools": [{"type": "web_search"}]})))
+        .await
+        .refused(400, "unsupported_field");
     assert_eq!(door.upstream.connections(), 0, "a refused request was sent");
     assert!(door.ledger_rows().iter().all(|row| !row.is_charged()));
     door.close().await;
@@ -103,8 +152,14 @@ async fn a_field_of_the_wrong_type_or_range_is_refused_by_name() {
     for (field, value) in wrong {
         let answer = alice.ask(and(chat("a"), &json!({field: value}))).await;
         assert_eq!(answer.status, 400, "{field} = {value}: {}", answer.text());
-        let param = answer.json()["error"]["param"].as_str().unwrap_or("").to_owned();
-        assert!(param.starts_with(field), "{field} = {value} is blamed on {param:?}");
+        let param = answer.json()["error"]["param"]
+            .as_str()
+            .unwrap_or("")
+            .to_owned();
+        assert!(
+            param.starts_with(field),
+            "{field} = {value} is blamed on {param:?}"
+        );
     }
     assert_eq!(door.upstream.connections(), 0);
     door.close().await;
@@ -114,8 +169,7 @@ async fn a_field_of_the_wrong_type_or_range_is_refused_by_name() {
 async fn a_wrong_type_deep_inside_a_field_is_named_by_its_path() {
     let door = Door::open(Settings::new()).await;
     let alice = door.user("alice");
-    let function =
-        |parameters: Value| json!([{"type": "function", "function": {"name": "f", "parameters": parameters}}]);
+    let function = |parameters: Value| json!([{"type": "function", "function": {"name": "f", "parameters": parameters}}]);
     let wrong = [
         ("logit_bias", json!({"abc": 1})),
         ("logit_bias", json!({"": 1})),
@@ -136,7 +190,10 @@ async fn a_wrong_type_deep_inside_a_field_is_named_by_its_path() {
         ("logprobs", json!([true])),
         ("top_logprobs", json!("3")),
         ("response_format.type", json!({"type": 1})),
-        ("response_format.json_schema", json!({"type": "json_schema", "json_schema": "x"})),
+        (
+            "response_format.json_schema",
+            json!({"type": "json_schema", "json_schema": "x"}),
+        ),
         (
             "response_format.json_schema.schema",
             json!({"type": "json_schema", "json_schema": {"name": "a", "schema": []}}),
@@ -147,20 +204,38 @@ async fn a_wrong_type_deep_inside_a_field_is_named_by_its_path() {
         ),
         ("tools[0]", json!([7])),
         ("tools[0].type", json!([{"type": 7}])),
-        ("tools[0].function", json!([{"type": "function", "function": "f"}])),
-        ("tools[0].function.name", json!([{"type": "function", "function": {"name": 7}}])),
+        (
+            "tools[0].function",
+            json!([{"type": "function", "function": "f"}]),
+        ),
+        (
+            "tools[0].function.name",
+            json!([{"type": "function", "function": {"name": 7}}]),
+        ),
         ("tools[0].function.parameters", function(json!("x"))),
-        ("tool_choice.function.name", json!({"type": "function", "function": {"name": 7}})),
+        (
+            "tool_choice.function.name",
+            json!({"type": "function", "function": {"name": 7}}),
+        ),
         ("tool_choice", json!(7)),
-        ("messages[0].content[0].text", json!([{"role": "user", "content": [{"type": "text", "text": 7}]}])),
-        ("stream_options.include_usage", json!({"include_usage": "yes"})),
+        (
+            "messages[0].content[0].text",
+            json!([{"role": "user", "content": [{"type": "text", "text": 7}]}]),
+        ),
+        (
+            "stream_options.include_usage",
+            json!({"include_usage": "yes"}),
+        ),
         ("n", json!("1")),
         ("temperature", json!({"a": 1})),
         ("modalities[0]", json!([7])),
     ];
     for (path, value) in wrong {
         let field = path.split(['.', '[']).next().unwrap();
-        let answer = alice.ask(and(chat("a"), &json!({field: value}))).await.refused(400, "invalid_request");
+        let answer = alice
+            .ask(and(chat("a"), &json!({field: value})))
+            .await
+            .refused(400, "invalid_request");
         let error = answer.json()["error"].clone();
         assert_eq!(error["param"], path, "{field} = {value}: {error}");
     }
@@ -187,13 +262,16 @@ async fn what_openai_understands_and_costs_nothing_extra_is_passed_on() {
     assert_eq!(sent["messages"].as_array().unwrap().len(), 1);
     assert_eq!(answer.json()["object"], "chat.completion");
 
-    let said_anyway =
-        json!({"service_tier": "auto", "store": false, "modalities": ["text"], "user": "device-canary-1"});
+    let said_anyway = json!({"service_tier": "auto", "store": false, "modalities": ["text"], "user": "device-canary-1"});
     alice.ask(and(chat("a"), &said_anyway)).await.expect(200);
-    let choice = json!({"tools": [tool], "tool_choice": {"type": "function", "function": {"name": "look"}}});
+    let choice =
+        json!({"tools": [tool], "tool_choice": {"type": "function", "function": {"name": "look"}}});
     alice.ask(and(chat("a"), &choice)).await.expect(200);
     let text = String::from_utf8_lossy(&door.upstream.log()[1].seen.request.body).into_owned();
-    assert!(!text.contains("device-canary-1"), "the client's own user name was sent: {text}");
+    assert!(
+        !text.contains("device-canary-1"),
+        "the client's own user name was sent: {text}"
+    );
     door.close().await;
 }
 
@@ -211,8 +289,15 @@ async fn a_conversation_with_tools_is_passed_on_message_by_message() {
     let body = json!({"model": "gpt-4o-mini", "messages": messages});
     door.user("alice").ask(body).await.expect(200);
     let mut sent = door.upstream.last().seen.body["messages"].clone();
-    let absent = sent[3].as_object_mut().unwrap().entry("content").or_insert(Value::Null);
-    assert!(absent.is_null(), "content that is null may be left out: {absent}");
+    let absent = sent[3]
+        .as_object_mut()
+        .unwrap()
+        .entry("content")
+        .or_insert(Value::Null);
+    assert!(
+        absent.is_null(),
+        "content that is null may be left out: {absent}"
+    );
     assert_eq!(sent, messages);
     door.close().await;
 }
@@ -224,9 +309,17 @@ async fn openai_itself_is_told_not_to_store_and_who_asks_only_as_a_hash() {
     for user in [&alice, &alice, &bob] {
         user.ask(chat("a")).await.expect(200);
     }
-    let sent: Vec<Value> = door.upstream.log().iter().map(|served| served.seen.body.clone()).collect();
+    let sent: Vec<Value> = door
+        .upstream
+        .log()
+        .iter()
+        .map(|served| served.seen.body.clone())
+        .collect();
     for body in &sent {
-        assert_eq!((&body["store"], &body["service_tier"]), (&json!(false), &json!("default")));
+        assert_eq!(
+            (&body["store"], &body["service_tier"]),
+            (&json!(false), &json!("default"))
+        );
         assert!(body.get("user").is_none(), "{body}");
         let hash = body["safety_identifier"].as_str().unwrap();
         assert!((8..=64).contains(&hash.len()), "{hash}");
@@ -239,7 +332,10 @@ async fn openai_itself_is_told_not_to_store_and_who_asks_only_as_a_hash() {
     assert_ne!(sent[0]["safety_identifier"], sent[2]["safety_identifier"]);
     door.restart().await;
     alice.ask(chat("a")).await.expect(200);
-    assert_eq!(door.upstream.last().seen.body["safety_identifier"], sent[0]["safety_identifier"]);
+    assert_eq!(
+        door.upstream.last().seen.body["safety_identifier"],
+        sent[0]["safety_identifier"]
+    );
     door.close().await;
 }
 
@@ -263,7 +359,9 @@ async fn another_server_gets_the_cap_by_the_name_it_knows_and_nothing_of_openais
     ] {
         alice.ask(and(chat_stream("a"), &fields)).await.expect(200);
         let sent = door.upstream.last().seen.body.clone();
-        let caps = ["max_tokens", "max_completion_tokens"].into_iter().filter(|cap| sent.get(cap).is_some());
+        let caps = ["max_tokens", "max_completion_tokens"]
+            .into_iter()
+            .filter(|cap| sent.get(cap).is_some());
         assert_eq!(caps.collect::<Vec<_>>(), [name]);
         for absent in ["store", "service_tier", "safety_identifier"] {
             assert!(sent.get(absent).is_none(), "{absent} in {sent}");
@@ -288,19 +386,43 @@ async fn usage_is_always_asked_for_and_reaches_only_who_asked() {
         let answer = alice.ask(and(chat_stream("a"), &options)).await.expect(200);
         assert!(door.upstream.last().seen.include_usage(), "{options}");
         let events = answer.events();
-        let usage_only = events.iter().filter(|event| event.contains("\"choices\":[]")).count();
+        let usage_only = events
+            .iter()
+            .filter(|event| event.contains("\"choices\":[]"))
+            .count();
         assert_eq!(usage_only, usize::from(asked), "{options}: {events:?}");
         assert_eq!(events.last().unwrap(), "[DONE]");
         assert_eq!(answer.said(), " alpha alpha alpha alpha alpha");
         let row = door.row(&answer).await;
-        assert_eq!((row.state.as_str(), row.output_tokens), ("settled", Some(5)));
+        assert_eq!(
+            (row.state.as_str(), row.output_tokens),
+            ("settled", Some(5))
+        );
     }
-    for options in [json!({"include_usage": "yes"}), json!({"include_usage": 1}), json!([]), json!(7)] {
-        alice.ask(and(chat_stream("a"), &json!({"stream_options": options}))).await.expect(400);
+    for options in [
+        json!({"include_usage": "yes"}),
+        json!({"include_usage": 1}),
+        json!([]),
+        json!(7),
+    ] {
+        alice
+            .ask(and(chat_stream("a"), &json!({"stream_options": options})))
+            .await
+            .expect(400);
     }
-    let unasked = alice.ask(and(chat("a"), &json!({"stream": false}))).await.expect(200);
+    let unasked = alice
+        .ask(and(chat("a"), &json!({"stream": false})))
+        .await
+        .expect(200);
     assert_eq!(unasked.json()["usage"]["completion_tokens"], 5);
-    assert!(door.upstream.last().seen.body.get("stream_options").is_none());
+    assert!(
+        door.upstream
+            .last()
+            .seen
+            .body
+            .get("stream_options")
+            .is_none()
+    );
     door.close().await;
 }
 
@@ -334,7 +456,10 @@ async fn what_a_server_answered_can_be_sent_back_to_it_and_counts_as_prompt() {
         "#;
     let door = Door::open(Settings::new().with(local)).await;
     let alice = door.user("alice");
-    alice.ask(json!({"model": "gpt-4o-mini", "messages": sent_back()})).await.expect(200);
+    alice
+        .ask(json!({"model": "gpt-4o-mini", "messages": sent_back()}))
+        .await
+        .expect(200);
     let sent = door.upstream.last().seen.body["messages"].clone();
     let call = json!({
         "id": "c1", "type": "function", "extra_content": {"google": {"thought_signature": "sig"}},
@@ -354,8 +479,16 @@ async fn what_a_server_answered_can_be_sent_back_to_it_and_counts_as_prompt() {
     );
     let mut long = sent_back();
     long[1]["reasoning_content"] = json!("a thought ".repeat(40_000));
-    let refused = alice.ask(json!({"model": "gpt-4o-mini", "messages": long})).await.refused(400, "invalid_request");
-    assert_eq!(refused.json()["error"]["param"], "messages", "a thought is prompt: {}", refused.text());
+    let refused = alice
+        .ask(json!({"model": "gpt-4o-mini", "messages": long}))
+        .await
+        .refused(400, "invalid_request");
+    assert_eq!(
+        refused.json()["error"]["param"],
+        "messages",
+        "a thought is prompt: {}",
+        refused.text()
+    );
     door.close().await;
 }
 
@@ -363,14 +496,24 @@ async fn what_a_server_answered_can_be_sent_back_to_it_and_counts_as_prompt() {
 async fn openai_gets_a_message_back_without_the_thoughts_of_other_servers() {
     let door = Door::open(Settings::new()).await;
     let alice = door.user("alice");
-    alice.ask(json!({"model": "gpt-4o-mini", "messages": sent_back()})).await.expect(200);
+    alice
+        .ask(json!({"model": "gpt-4o-mini", "messages": sent_back()}))
+        .await
+        .expect(200);
     let sent = door.upstream.last().seen.body["messages"].clone();
-    let call = json!({"id": "c1", "type": "function", "function": {"name": "clock", "arguments": "{}"}});
+    let call =
+        json!({"id": "c1", "type": "function", "function": {"name": "clock", "arguments": "{}"}});
     assert_eq!(sent[1], json!({"role": "assistant", "tool_calls": [call]}));
     assert_eq!(sent[3], json!({"role": "assistant", "content": ""}));
-    assert_eq!(sent[4], json!({"role": "assistant", "content": "{\"a\":1}"}));
+    assert_eq!(
+        sent[4],
+        json!({"role": "assistant", "content": "{\"a\":1}"})
+    );
     let unknown = json!([{"role": "assistant", "content": "a", "mood": "glad"}]);
-    let refused = alice.ask(json!({"messages": unknown})).await.refused(400, "unsupported_field");
+    let refused = alice
+        .ask(json!({"messages": unknown}))
+        .await
+        .refused(400, "unsupported_field");
     assert_eq!(refused.json()["error"]["param"], "messages[0].mood");
     door.close().await;
 }

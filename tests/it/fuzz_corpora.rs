@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::support::reply::{Reply, Step};
+use crate::support::responses::{Play, Server};
 use crate::support::upstream::Seen;
 use crate::support::wire::Request;
 use crate::support::zoo::{FAMILIES, Habit, Scene, Trouble};
@@ -21,7 +22,9 @@ mod targets;
 
 /// Tries every input of a target, and says which one it was that broke a promise.
 fn replay(target: &str, check: fn(&[u8])) {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("fuzz/corpus")
+        .join(target);
     let mut tried = 0;
     for entry in std::fs::read_dir(&directory).unwrap() {
         let path = entry.unwrap().path();
@@ -49,6 +52,11 @@ fn kept_streams_pass_the_same_however_they_are_cut() {
 }
 
 #[test]
+fn kept_responses_pass_the_same_however_they_are_cut() {
+    replay("responses", targets::responses::check);
+}
+
+#[test]
 fn kept_answers_are_charged_what_they_say() {
     replay("usage", targets::usage::check);
 }
@@ -70,27 +78,93 @@ fn body(reply: &Reply) -> Vec<u8> {
 /// What the zoo answers, by the target that reads it and a name.
 fn answers_of_the_zoo() -> Vec<(String, Vec<u8>)> {
     let mut answers = Vec::new();
-    let scene = Scene { thinks: 3, cached: true, ..Scene::words(4) };
+    let scene = Scene {
+        thinks: 3,
+        cached: true,
+        ..Scene::words(4)
+    };
     for family in FAMILIES {
         let mut say = |what: &str, scene: &Scene| {
             for (target, stream) in [("usage", false), ("stream", true)] {
                 let message = json!({"role": "user", "content": "tell me about it"});
-                let body_of = json!({"model": family.thinks(), "messages": [message], "stream": stream});
-                let seen = Seen { request: Request::default(), body: body_of };
+                let body_of =
+                    json!({"model": family.thinks(), "messages": [message], "stream": stream});
+                let seen = Seen {
+                    request: Request::default(),
+                    body: body_of,
+                };
                 let name = format!("{target}/zoo-{}{what}", family.name);
                 answers.push((name, body(&family.reply(scene, &seen))));
             }
         };
         say("", &scene);
-        say("-tool", &Scene { calls_a_tool: true, ..scene.clone() });
+        say(
+            "-tool",
+            &Scene {
+                calls_a_tool: true,
+                ..scene.clone()
+            },
+        );
         say("-error", &Scene::trouble(Trouble::ErrorFirst));
         if family.name == "groq" {
             for habit in Habit::ALL {
-                say(&format!("-{habit:?}"), &Scene { habit: *habit, ..scene.clone() });
+                say(
+                    &format!("-{habit:?}"),
+                    &Scene {
+                        habit: *habit,
+                        ..scene.clone()
+                    },
+                );
             }
         }
     }
+    answers.extend(responses_of_the_servers());
     answers
+}
+
+/// What the servers that speak OpenAI's Responses answer, streamed and whole.
+fn responses_of_the_servers() -> impl Iterator<Item = (String, Vec<u8>)> {
+    let plays = |server: &'static Server| {
+        let plain = Play {
+            thinks: 3,
+            ..Play::words(4)
+        };
+        [
+            ("", plain.clone()),
+            (
+                "-tool",
+                Play {
+                    calls: true,
+                    ..plain.clone()
+                },
+            ),
+            (
+                "-fails",
+                Play {
+                    fails: Some((2, false)),
+                    ..plain.clone()
+                },
+            ),
+            (
+                "-whole",
+                Play {
+                    other_form: true,
+                    ..plain
+                },
+            ),
+        ]
+        .map(|(what, play)| {
+            let body = json!({"model": server.model, "input": "tell me about it", "stream": true});
+            let mut request = Request::default();
+            "/v1/responses".clone_into(&mut request.target);
+            let name = format!("responses/{}{what}", server.model);
+            (
+                name,
+                self::body(&server.reply(&play, &Seen { request, body })),
+            )
+        })
+    };
+    Server::ALL.into_iter().flat_map(plays)
 }
 
 /// The fuzzers begin with what every family says. `TOLLGATE_WRITE_PAGES=1` writes it anew.
@@ -103,6 +177,9 @@ fn every_family_of_the_zoo_is_among_the_kept_inputs() {
             std::fs::write(&path, &bytes).unwrap();
         }
         let kept = std::fs::read(&path).unwrap_or_default();
-        assert!(kept == bytes, "{name} is not what the zoo says: run this test with TOLLGATE_WRITE_PAGES=1");
+        assert!(
+            kept == bytes,
+            "{name} is not what the zoo says: run this test with TOLLGATE_WRITE_PAGES=1"
+        );
     }
 }

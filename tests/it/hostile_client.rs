@@ -44,12 +44,24 @@ async fn only_listed_headers_reach_the_upstream() {
         "te",
         "x-http-method-override",
     ];
-    let call = names.iter().fold(alice.call(&chat("a")), |call, name| call.header(name, "header-canary"));
-    let call = call.header("accept", "*/*; header-canary").header("accept-encoding", "gzip, br");
+    let call = names.iter().fold(alice.call(&chat("a")), |call, name| {
+        call.header(name, "header-canary")
+    });
+    let call = call
+        .header("accept", "*/*; header-canary")
+        .header("accept-encoding", "gzip, br");
     door.send(call).await.expect(200);
     let headers = door.upstream.last().seen.request.headers.clone();
-    assert!(headers.iter().all(|(_, value)| !value.contains("header-canary")), "{headers:?}");
-    let mut sent: Vec<String> = headers.iter().map(|(name, _)| name.to_lowercase()).collect();
+    assert!(
+        headers
+            .iter()
+            .all(|(_, value)| !value.contains("header-canary")),
+        "{headers:?}"
+    );
+    let mut sent: Vec<String> = headers
+        .iter()
+        .map(|(name, _)| name.to_lowercase())
+        .collect();
     sent.sort();
     let listed = [
         "accept",
@@ -70,14 +82,27 @@ async fn a_body_over_its_limit_is_refused_whether_or_not_it_says_its_length() {
     let door = Door::open(Settings::new().with(r#"server.body_bytes_max = "64KiB""#)).await;
     let alice = door.user("alice");
     alice.ask(chat(&"word ".repeat(10_000))).await.expect(200);
-    alice.ask(chat(&"word ".repeat(20_000))).await.refused(413, "body_too_large");
+    alice
+        .ask(chat(&"word ".repeat(20_000)))
+        .await
+        .refused(413, "body_too_large");
     let long = chat(&"word ".repeat(200_000)).to_string();
     let mut wire = Wire::open(door.front.address()).await;
-    let head = [format!("Host: a\r\nAuthorization: Bearer {}", alice.token), "Transfer-Encoding: chunked".to_owned()];
-    wire.send(&raw(&format!("POST {PATH} HTTP/1.1"), &head, "")).await.unwrap();
-    let _ = wire.send(format!("{:x}\r\n{long}\r\n0\r\n\r\n", long.len()).as_bytes()).await;
+    let head = [
+        format!("Host: a\r\nAuthorization: Bearer {}", alice.token),
+        "Transfer-Encoding: chunked".to_owned(),
+    ];
+    wire.send(&raw(&format!("POST {PATH} HTTP/1.1"), &head, ""))
+        .await
+        .unwrap();
+    let _ = wire
+        .send(format!("{:x}\r\n{long}\r\n0\r\n\r\n", long.len()).as_bytes())
+        .await;
     let (text, closed) = wire.read(Duration::from_secs(2)).await;
-    assert!(statuses(&text) == [413] || (text.is_empty() && closed), "{text}");
+    assert!(
+        statuses(&text) == [413] || (text.is_empty() && closed),
+        "{text}"
+    );
     assert_eq!(door.upstream.count(), 1);
     door.close().await;
 }
@@ -88,26 +113,50 @@ async fn a_head_over_its_limit_is_refused() {
     let alice = door.user("alice");
     let ask = |extra: String| {
         let token = &alice.token;
-        format!("GET /api/me HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\n{extra}Connection: close\r\n\r\n")
+        format!(
+            "GET /api/me HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\n{extra}Connection: close\r\n\r\n"
+        )
     };
     for (what, extra, expected) in [
         ("4 KiB", format!("X-A: {}\r\n", "a".repeat(4096)), 200),
-        ("40 KiB in one", format!("X-A: {}\r\n", "a".repeat(40 * 1024)), 431),
-        ("40 KiB in forty", format!("X-A: {}\r\n", "a".repeat(1024)).repeat(40), 431),
+        (
+            "40 KiB in one",
+            format!("X-A: {}\r\n", "a".repeat(40 * 1024)),
+            431,
+        ),
+        (
+            "40 KiB in forty",
+            format!("X-A: {}\r\n", "a".repeat(1024)).repeat(40),
+            431,
+        ),
         ("2,000 headers", "X: y\r\n".repeat(2000), 431),
     ] {
         let mut wire = Wire::open(door.front.address()).await;
         let _ = wire.send(ask(extra).as_bytes()).await;
         let (text, _) = wire.read(Duration::from_secs(2)).await;
-        assert_eq!(statuses(&text).first(), Some(&expected), "{what}: {text:.300}");
+        assert_eq!(
+            statuses(&text).first(),
+            Some(&expected),
+            "{what}: {text:.300}"
+        );
     }
     // One that never ends is not taken in until it does.
     let mut wire = Wire::open(door.front.address()).await;
-    let _ = wire.send(format!("GET /api/me HTTP/1.1\r\nHost: a\r\nX-A: {}", "a".repeat(256 << 10)).as_bytes()).await;
+    let _ = wire
+        .send(
+            format!(
+                "GET /api/me HTTP/1.1\r\nHost: a\r\nX-A: {}",
+                "a".repeat(256 << 10)
+            )
+            .as_bytes(),
+        )
+        .await;
     let (text, closed) = wire.read(Duration::from_secs(5)).await;
     assert_eq!((statuses(&text), closed), (vec![431], true), "{text:.300}");
     let mut wire = Wire::open(door.front.address()).await;
-    let _ = wire.send(format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "a".repeat(60 * 1024)).as_bytes()).await;
+    let _ = wire
+        .send(format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "a".repeat(60 * 1024)).as_bytes())
+        .await;
     let (text, _) = wire.read(Duration::from_secs(2)).await;
     assert_eq!(statuses(&text), [431], "a long target: {text:.300}");
     door.close().await;
@@ -117,7 +166,11 @@ async fn a_head_over_its_limit_is_refused() {
 async fn only_json_that_is_not_encoded_is_taken() {
     let door = Door::open(Settings::new()).await;
     let alice = door.user("alice");
-    let call = || Call::new("POST", PATH).bearer(&alice.token).bytes(chat("a").to_string());
+    let call = || {
+        Call::new("POST", PATH)
+            .bearer(&alice.token)
+            .bytes(chat("a").to_string())
+    };
     for kind in [
         "text/plain",
         "multipart/form-data; boundary=x",
@@ -125,15 +178,27 @@ async fn only_json_that_is_not_encoded_is_taken() {
         "application/jsonp",
         "text/json; application/json",
     ] {
-        door.send(call().header("content-type", kind)).await.refused(415, "unsupported_media_type");
+        door.send(call().header("content-type", kind))
+            .await
+            .refused(415, "unsupported_media_type");
     }
     for coding in ["gzip", "br", "deflate", "zstd", "gzip, gzip", "x"] {
-        let encoded = call().header("content-type", "application/json").header("content-encoding", coding);
-        door.send(encoded).await.refused(415, "unsupported_media_type");
+        let encoded = call()
+            .header("content-type", "application/json")
+            .header("content-encoding", coding);
+        door.send(encoded)
+            .await
+            .refused(415, "unsupported_media_type");
     }
     assert_eq!(door.upstream.connections(), 0);
-    for kind in ["application/json", "application/json; charset=utf-8", "Application/JSON"] {
-        door.send(call().header("content-type", kind)).await.expect(200);
+    for kind in [
+        "application/json",
+        "application/json; charset=utf-8",
+        "Application/JSON",
+    ] {
+        door.send(call().header("content-type", kind))
+            .await
+            .expect(200);
     }
     door.send(call()).await.expect(200);
     door.close().await;
@@ -155,7 +220,8 @@ fn bent_bodies() -> Vec<Vec<u8>> {
         format!("[{{{model},{message}}}]").into_bytes(),
         br#"["gpt-4o-mini",[["user","hello"]]]"#.to_vec(),
         format!("\u{feff}{{{model},{message}}}").into_bytes(),
-        format!("{{{model},\"messages\":[{{\"role\":\"user\",\"content\":\"\\ud800\"}}]}}").into_bytes(),
+        format!("{{{model},\"messages\":[{{\"role\":\"user\",\"content\":\"\\ud800\"}}]}}")
+            .into_bytes(),
         format!("{{{model},\"messages\":[[\"user\",\"hello\"]]}}").into_bytes(),
         format!(
             "{{{model},\"messages\":[{{\"role\":\"user\",\"content\":{}1{}}}]}}",
@@ -194,21 +260,42 @@ async fn what_is_priced_is_what_is_sent_however_the_json_is_bent() {
     for body in bent_bodies() {
         let shown = String::from_utf8_lossy(&body[..body.len().min(120)]).into_owned();
         let before = door.upstream.count();
-        let call = Call::new("POST", PATH).bearer(&alice.token).header("content-type", "application/json").bytes(body);
+        let call = Call::new("POST", PATH)
+            .bearer(&alice.token)
+            .header("content-type", "application/json")
+            .bytes(body);
         let answer = door.send(call).await;
         if answer.status != 200 {
-            assert_eq!((answer.status, door.upstream.count()), (400, before), "{shown}: {}", answer.text());
+            assert_eq!(
+                (answer.status, door.upstream.count()),
+                (400, before),
+                "{shown}: {}",
+                answer.text()
+            );
             continue;
         }
         let served = door.upstream.last();
         let text = String::from_utf8_lossy(&served.seen.request.body).into_owned();
-        for once in
-            ["\"max_completion_tokens\"", "\"max_tokens\"", "\"model\"", "\"messages\"", "\"n\":", "\"stream\":"]
-        {
-            assert!(text.matches(once).count() <= 1, "{shown} was sent as {text}");
+        for once in [
+            "\"max_completion_tokens\"",
+            "\"max_tokens\"",
+            "\"model\"",
+            "\"messages\"",
+            "\"n\":",
+            "\"stream\":",
+        ] {
+            assert!(
+                text.matches(once).count() <= 1,
+                "{shown} was sent as {text}"
+            );
         }
-        assert!(served.seen.body["model"] == "gpt-4o-mini" || served.seen.body["model"] == "gpt-4o");
-        assert!(served.seen.choices() == 1 && served.seen.cap().unwrap() <= 1000, "{shown} was sent as {text}");
+        assert!(
+            served.seen.body["model"] == "gpt-4o-mini" || served.seen.body["model"] == "gpt-4o"
+        );
+        assert!(
+            served.seen.choices() == 1 && served.seen.cap().unwrap() <= 1000,
+            "{shown} was sent as {text}"
+        );
     }
     door.close().await;
 }
@@ -219,19 +306,51 @@ async fn nothing_that_a_caller_says_moves_the_upstream() {
     let alice = door.user("alice");
     let elsewhere = Upstream::start().await;
     let there = elsewhere.base_url().to_owned();
-    let host = there.trim_start_matches("http://").trim_end_matches("/v1").to_owned();
-    for field in ["api_base", "base_url", "openai_api_base", "azure_endpoint", "endpoint", "url", "host", "proxy"] {
-        alice.ask(and(chat("a"), &json!({field: there}))).await.refused(400, "unsupported_field");
+    let host = there
+        .trim_start_matches("http://")
+        .trim_end_matches("/v1")
+        .to_owned();
+    for field in [
+        "api_base",
+        "base_url",
+        "openai_api_base",
+        "azure_endpoint",
+        "endpoint",
+        "url",
+        "host",
+        "proxy",
+    ] {
+        alice
+            .ask(and(chat("a"), &json!({field: there})))
+            .await
+            .refused(400, "unsupported_field");
     }
-    for model in [format!("{there}/gpt-4o-mini"), format!("openai/{there}"), format!("gpt-4o-mini@{host}")] {
-        alice.ask(and(chat("a"), &json!({"model": model}))).await.refused(403, "model_not_allowed");
+    for model in [
+        format!("{there}/gpt-4o-mini"),
+        format!("openai/{there}"),
+        format!("gpt-4o-mini@{host}"),
+    ] {
+        alice
+            .ask(and(chat("a"), &json!({"model": model})))
+            .await
+            .refused(403, "model_not_allowed");
     }
     assert_eq!(door.upstream.connections(), 0);
-    let names =
-        ["x-base-url", "openai-base-url", "x-portkey-custom-host", "helicone-openai-api-base", "x-forwarded-host"];
-    let call = names.iter().fold(alice.call(&chat("a")), |call, name| call.header(name, &there));
+    let names = [
+        "x-base-url",
+        "openai-base-url",
+        "x-portkey-custom-host",
+        "helicone-openai-api-base",
+        "x-forwarded-host",
+    ];
+    let call = names.iter().fold(alice.call(&chat("a")), |call, name| {
+        call.header(name, &there)
+    });
     door.send(call.host(&host)).await.expect(200);
-    let absolute = alice.call(&chat("a")).path(&format!("{there}/chat/completions")).host(&host);
+    let absolute = alice
+        .call(&chat("a"))
+        .path(&format!("{there}/chat/completions"))
+        .host(&host);
     door.send(absolute).await.expect(200);
     // Both went to the one that the operator named.
     assert_eq!((door.upstream.count(), elsewhere.connections()), (2, 0));
@@ -262,10 +381,20 @@ async fn nothing_of_another_user_can_be_named() {
     let (alice, bob) = (door.user("alice"), door.user("bob"));
     let answer = alice.ask(chat("hers")).await.expect(200);
     let (request, hers) = (answer.id().unwrap(), alice.id);
-    let named = [format!("/v1/chat/completions/{request}"), format!("/api/usage/{hers}"), format!("/api/me/{hers}")];
-    for path in KEPT_THINGS.iter().map(|path| (*path).to_owned()).chain(named) {
+    let named = [
+        format!("/v1/chat/completions/{request}"),
+        format!("/api/usage/{hers}"),
+        format!("/api/me/{hers}"),
+    ];
+    for path in KEPT_THINGS
+        .iter()
+        .map(|path| (*path).to_owned())
+        .chain(named)
+    {
         for method in ["GET", "POST", "DELETE"] {
-            let call = Call::post(&path, &json!({})).method(method).bearer(&bob.token);
+            let call = Call::post(&path, &json!({}))
+                .method(method)
+                .bearer(&bob.token);
             door.send(call).await.refused(404, "not_found");
         }
     }
@@ -273,20 +402,48 @@ async fn nothing_of_another_user_can_be_named() {
         ("previous_response_id", json!("resp_1")),
         ("conversation", json!("conv_1")),
         ("thread", json!("thread_1")),
-        ("messages", json!([{"role": "user", "content": [{"type": "file", "file": {"file_id": "file-1"}}]}])),
-        ("messages", json!([{"role": "assistant", "audio": {"id": "audio_1"}}])),
-        ("tools", json!([{"type": "file_search", "vector_store_ids": ["vs_1"]}])),
+        (
+            "messages",
+            json!([{"role": "user", "content": [{"type": "file", "file": {"file_id": "file-1"}}]}]),
+        ),
+        (
+            "messages",
+            json!([{"role": "assistant", "audio": {"id": "audio_1"}}]),
+        ),
+        (
+            "tools",
+            json!([{"type": "file_search", "vector_store_ids": ["vs_1"]}]),
+        ),
     ] {
         let answer = bob.ask(and(chat("his"), &json!({field: value}))).await;
         assert_eq!(answer.status, 400, "{field} = {value}: {}", answer.text());
     }
-    for query in [format!("user={hers}"), format!("user_id={hers}"), format!("sub={hers}")] {
+    for query in [
+        format!("user={hers}"),
+        format!("user_id={hers}"),
+        format!("sub={hers}"),
+    ] {
         let answer = bob.get(&format!("/api/usage?{query}")).await;
-        assert!(answer.status == 400 || answer.json()["rows"] == json!([]), "{query}: {}", answer.text());
+        assert!(
+            answer.status == 400 || answer.json()["rows"] == json!([]),
+            "{query}: {}",
+            answer.text()
+        );
     }
-    for name in ["x-user-id", "x-forwarded-user", "openai-user", "x-supabase-user"] {
-        let call = Call::get("/api/me").bearer(&bob.token).header(name, &hers.to_string());
-        assert_eq!(door.send(call).await.expect(200).json()["limits"][0]["used"], 0, "{name}");
+    for name in [
+        "x-user-id",
+        "x-forwarded-user",
+        "openai-user",
+        "x-supabase-user",
+    ] {
+        let call = Call::get("/api/me")
+            .bearer(&bob.token)
+            .header(name, &hers.to_string());
+        assert_eq!(
+            door.send(call).await.expect(200).json()["limits"][0]["used"],
+            0,
+            "{name}"
+        );
     }
     assert_eq!(door.upstream.count(), 1, "only her own request");
     door.close().await;

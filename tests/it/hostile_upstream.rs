@@ -32,8 +32,10 @@ pub(crate) async fn both_ways(
 async fn what_the_upstream_says_about_the_users_own_request_is_passed_on() {
     let door = Door::open(Settings::new()).await;
     for status in [400, 404, 422] {
-        for (answer, row) in
-            both_ways(&door, move |_| Reply::error(status, "string_above_max_length", "Too long by 7.")).await
+        for (answer, row) in both_ways(&door, move |_| {
+            Reply::error(status, "string_above_max_length", "Too long by 7.")
+        })
+        .await
         {
             let error = answer.clone().expect(status).json()["error"].clone();
             assert_eq!(
@@ -46,7 +48,11 @@ async fn what_the_upstream_says_about_the_users_own_request_is_passed_on() {
     }
     let me = door.user("alice").me().await;
     assert!(
-        me["limits"].as_array().unwrap().iter().all(|limit| limit["used"] == 0 || limit["used"] == "0.000000"),
+        me["limits"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|limit| limit["used"] == 0 || limit["used"] == "0.000000"),
         "{me}"
     );
     door.close().await;
@@ -55,11 +61,16 @@ async fn what_the_upstream_says_about_the_users_own_request_is_passed_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_upstream_says_about_the_operator_is_not_passed_on() {
     let door = Door::open(Settings::new()).await;
-    for (status, code) in
-        [(401, "upstream_error"), (403, "upstream_error"), (500, "upstream_error"), (502, "upstream_error")]
-    {
-        for (answer, row) in
-            both_ways(&door, move |_| Reply::error(status, "invalid_api_key", "org-canary is out")).await
+    for (status, code) in [
+        (401, "upstream_error"),
+        (403, "upstream_error"),
+        (500, "upstream_error"),
+        (502, "upstream_error"),
+    ] {
+        for (answer, row) in both_ways(&door, move |_| {
+            Reply::error(status, "invalid_api_key", "org-canary is out")
+        })
+        .await
         {
             let answer = answer.refused(502, code);
             assert!(!answer.text().contains("org-canary"), "{}", answer.text());
@@ -68,7 +79,8 @@ async fn what_the_upstream_says_about_the_operator_is_not_passed_on() {
     }
     for status in [429, 503] {
         let reply = move |_: &_| {
-            Reply::error(status, "rate_limit_exceeded", "org-canary is too fast").header("Retry-After", "17")
+            Reply::error(status, "rate_limit_exceeded", "org-canary is too fast")
+                .header("Retry-After", "17")
         };
         for (answer, row) in both_ways(&door, reply).await {
             let answer = answer.refused(503, "upstream_unavailable");
@@ -86,10 +98,16 @@ async fn what_the_upstream_says_about_the_operator_is_not_passed_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_of_the_upstream_counts_as_load_and_as_nothing_else() {
-    let limits = r#"plans.free.limits = [{ per = "hour", requests = 50 }, { per = "day", requests = 50 }]"#;
+    let limits =
+        r#"plans.free.limits = [{ per = "hour", requests = 50 }, { per = "day", requests = 50 }]"#;
     let door = Door::open(Settings::new().with(limits)).await;
     let alice = door.user("alice");
-    let used = |me: &Value| (me["limits"][0]["used"].as_i64().unwrap(), me["limits"][1]["used"].as_i64().unwrap());
+    let used = |me: &Value| {
+        (
+            me["limits"][0]["used"].as_i64().unwrap(),
+            me["limits"][1]["used"].as_i64().unwrap(),
+        )
+    };
     door.upstream.next(|_| Reply::error(400, "x", "y"));
     alice.ask(chat("a")).await.expect(400);
     door.quiet_rows().await;
@@ -113,7 +131,12 @@ async fn an_upstream_that_cannot_be_reached_costs_nothing() {
     for body in [chat("a"), chat_stream("a")] {
         alice.ask(body).await.refused(503, "upstream_unavailable");
     }
-    assert!(door.quiet_rows().await.iter().all(|row| row.state == "voided"));
+    assert!(
+        door.quiet_rows()
+            .await
+            .iter()
+            .all(|row| row.state == "voided")
+    );
     door.close().await;
 }
 
@@ -123,12 +146,19 @@ async fn an_upstream_that_says_nothing_in_time_is_charged_as_lost() {
     for (answer, row) in both_ways(&door, |_| Reply::headless(Step::Stall)).await {
         answer.refused(504, "upstream_timeout");
         let row = row.expect("a row");
-        assert_eq!((row.state.as_str(), row.cost_micros), ("lost", row.held_micros), "{row:?}");
+        assert_eq!(
+            (row.state.as_str(), row.cost_micros),
+            ("lost", row.held_micros),
+            "{row:?}"
+        );
     }
     for (answer, row) in both_ways(&door, |_| Reply::headless(Step::Reset)).await {
         answer.refused(502, "upstream_error");
         let row = row.expect("a row");
-        assert!(row.is_charged() && row.cost() > 0, "sent, and never answered: {row:?}");
+        assert!(
+            row.is_charged() && row.cost() > 0,
+            "sent, and never answered: {row:?}"
+        );
     }
     door.close().await;
 }
@@ -139,16 +169,32 @@ async fn a_stream_that_breaks_ends_in_an_error_event_and_without_done() {
     let alice = door.user("alice");
     for step in [Step::Reset, Step::Close, Step::Stall] {
         let cut = step.clone();
-        door.upstream
-            .always(move |seen| Talk::words(20).every(Duration::from_millis(5)).cut(6, cut.clone()).reply(seen));
+        door.upstream.always(move |seen| {
+            Talk::words(20)
+                .every(Duration::from_millis(5))
+                .cut(6, cut.clone())
+                .reply(seen)
+        });
         let answer = alice.ask(chat_stream("a")).await.expect(200);
         let events = answer.events();
         let last: Value = serde_json::from_str(events.last().unwrap()).unwrap();
-        assert!(last["error"]["code"].is_string() && last["error"]["type"].is_string(), "{step:?}: {events:?}");
-        assert!(!events.contains(&"[DONE]".to_owned()), "{step:?}: {events:?}");
+        assert!(
+            last["error"]["code"].is_string() && last["error"]["type"].is_string(),
+            "{step:?}: {events:?}"
+        );
+        assert!(
+            !events.contains(&"[DONE]".to_owned()),
+            "{step:?}: {events:?}"
+        );
         assert_eq!(answer.said(), " alpha".repeat(6), "{step:?}");
         let row = door.row(&answer).await;
-        assert_eq!((row.state.as_str(), row.output_tokens), ("settled", Some(6)), "{step:?}: {row:?}");
+        // Where we gave up, the upstream may have gone on.
+        let gave_up = matches!(step, Step::Stall);
+        assert_eq!(
+            (row.state.as_str(), row.output_tokens == Some(6)),
+            ("settled", !gave_up),
+            "{step:?}: {row:?}"
+        );
         assert!(row.has("estimated"));
     }
     door.close().await;
@@ -165,7 +211,10 @@ async fn a_stream_that_ends_early_by_the_book_is_not_passed_off_as_whole() {
     let answer = door.user("alice").ask(chat_stream("a")).await.expect(200);
     assert!(!answer.text().contains("[DONE]"), "{}", answer.text());
     let row = door.row(&answer).await;
-    assert!(row.has("estimated") && row.output_tokens == Some(3), "{row:?}");
+    assert!(
+        row.has("estimated") && row.output_tokens == Some(3),
+        "{row:?}"
+    );
     door.close().await;
 }
 
@@ -175,14 +224,19 @@ async fn a_redirect_is_not_followed() {
     let elsewhere = Supabase::start().await;
     for status in [301, 302, 303, 307, 308] {
         let there = format!("{}/v1/chat/completions", elsewhere.url());
-        for (answer, _) in
-            both_ways(&door, move |_| Reply::status(status, "text/html", "moved").header("Location", &there)).await
+        for (answer, _) in both_ways(&door, move |_| {
+            Reply::status(status, "text/html", "moved").header("Location", &there)
+        })
+        .await
         {
             let answer = answer.refused(502, "upstream_error");
             assert_eq!(answer.header("location"), "");
         }
     }
-    assert!(elsewhere.requests().is_empty(), "the operator's key went elsewhere");
+    assert!(
+        elsewhere.requests().is_empty(),
+        "the operator's key went elsewhere"
+    );
     door.close().await;
 }
 
@@ -214,8 +268,15 @@ async fn nothing_of_the_operators_account_reaches_the_client() {
         for (answer, _) in both_ways(&door, reply).await {
             let headers = format!("{:?}", answer.headers);
             assert!(!headers.contains("canary"), "{status}: {headers}");
-            assert!(answer.status != 401, "an upstream's 401 is never the client's");
-            assert!(!answer.text().contains("org-canary"), "{status}: {}", answer.text());
+            assert!(
+                answer.status != 401,
+                "an upstream's 401 is never the client's"
+            );
+            assert!(
+                !answer.text().contains("org-canary"),
+                "{status}: {}",
+                answer.text()
+            );
         }
     }
     let in_stream = format!(
@@ -223,10 +284,15 @@ async fn nothing_of_the_operators_account_reaches_the_client() {
         json!({"error": {"message": echo, "type": "server_error", "code": key, "param": null}})
     );
     // An error in place of an answer is free.
-    door.upstream
-        .always(move |_| Reply::events(vec![Step::Body(in_stream.clone().into_bytes())]).booked(Books::free()));
+    door.upstream.always(move |_| {
+        Reply::events(vec![Step::Body(in_stream.clone().into_bytes())]).booked(Books::free())
+    });
     let answer = door.user("alice").ask(chat_stream("a")).await;
-    assert!(!answer.text().contains("canary") && !answer.text().contains("[DONE]"), "{}", answer.text());
+    assert!(
+        !answer.text().contains("canary") && !answer.text().contains("[DONE]"),
+        "{}",
+        answer.text()
+    );
     door.close().await;
 }
 
@@ -246,24 +312,48 @@ async fn a_code_and_a_field_of_the_upstream_never_name_the_operator() {
         "127.0.0.1".to_owned(),
     ];
     for status in [400, 404, 422] {
-        let ours = if status == 404 { "not_found" } else { "invalid_request" };
+        let ours = if status == 404 {
+            "not_found"
+        } else {
+            "invalid_request"
+        };
         for word in &telling {
-            let error = json!({"error": {"message": "x", "type": "t", "code": word, "param": word}}).to_string();
-            for (answer, _) in both_ways(&door, move |_| Reply::status(status, "application/json", error.clone())).await
+            let error =
+                json!({"error": {"message": "x", "type": "t", "code": word, "param": word}})
+                    .to_string();
+            for (answer, _) in both_ways(&door, move |_| {
+                Reply::status(status, "application/json", error.clone())
+            })
+            .await
             {
                 let told = answer.clone().expect(status).json()["error"].clone();
-                assert_eq!((&told["code"], &told["param"]), (&json!(ours), &Value::Null), "{status} {word}");
+                assert_eq!(
+                    (&told["code"], &told["param"]),
+                    (&json!(ours), &Value::Null),
+                    "{status} {word}"
+                );
                 assert_eq!(answer.header("x-tollgate-error"), ours, "{status} {word}");
             }
         }
     }
     // What is about the request passes, but to nobody's log: there only our own words stand.
     for (answer, _) in both_ways(&door, |_| Reply::error(400, "word_of_the_upstream", "x")).await {
-        assert_eq!(answer.expect(400).json()["error"]["code"], "word_of_the_upstream");
+        assert_eq!(
+            answer.expect(400).json()["error"]["code"],
+            "word_of_the_upstream"
+        );
     }
     let output = door.process.output();
-    assert!(output.contains("upstream_rejected"), "the lines are there: {output}");
-    for word in telling.iter().map(String::as_str).filter(|word| *word != "127.0.0.1").chain(["word_of_the_upstream"]) {
+    assert!(
+        output.contains("upstream_rejected"),
+        "the lines are there: {output}"
+    );
+    for word in telling
+        .iter()
+        .map(String::as_str)
+        .filter(|word| *word != "127.0.0.1")
+        .chain(["word_of_the_upstream"])
+    {
         assert!(!output.contains(word), "the log has {word}");
     }
     door.close().await;
@@ -275,9 +365,17 @@ async fn an_error_page_of_ten_megabytes_is_neither_kept_nor_shown() {
     let page = "<html>page-canary</html>".repeat(10 * 1024 * 1024 / 24);
     for status in [400, 500] {
         let page = page.clone();
-        for (answer, _) in both_ways(&door, move |_| Reply::status(status, "text/html", page.clone())).await {
+        for (answer, _) in both_ways(&door, move |_| {
+            Reply::status(status, "text/html", page.clone())
+        })
+        .await
+        {
             assert!([400, 502].contains(&answer.status), "{}", answer.status);
-            assert!(answer.body.len() < 4096 && !answer.text().contains("page-canary"), "{} bytes", answer.body.len());
+            assert!(
+                answer.body.len() < 4096 && !answer.text().contains("page-canary"),
+                "{} bytes",
+                answer.body.len()
+            );
         }
     }
     door.close().await;
@@ -289,7 +387,8 @@ async fn an_endless_answer_is_cut_with_memory_flat() {
     let door = Door::open(Settings::new().with(r#"proxy.total_timeout = "3s""#)).await;
     let alice = door.user("alice");
     // The tokenizer is loaded once and stays: it is not what is measured.
-    door.upstream.next(|seen| Talk::words(3).without_usage().reply(seen));
+    door.upstream
+        .next(|seen| Talk::words(3).without_usage().reply(seen));
     let warm = alice.ask(chat_stream("a")).await;
     door.row(&warm).await;
     let before = door.process.memory();
@@ -301,23 +400,35 @@ async fn an_endless_answer_is_cut_with_memory_flat() {
     ];
     for (what, piece) in floods {
         let block = piece.repeat(64 * 1024 / piece.len());
-        door.upstream.next(move |_| Reply::events(vec![Step::Flood(block.clone().into_bytes(), ENDLESS)]));
+        door.upstream
+            .next(move |_| Reply::events(vec![Step::Flood(block.clone().into_bytes(), ENDLESS)]));
         let answer = alice.ask(chat_stream("a")).await.expect(200);
         assert!(!answer.text().contains("[DONE]"), "{what}");
         let row = door.row(&answer).await;
         assert!(row.is_charged() && row.cost() > 0, "{what}: {row:?}");
-        assert!(door.process.memory() < before + 64, "{what}: {} MiB grew to {}", before, door.process.memory());
+        assert!(
+            door.process.memory() < before + 64,
+            "{what}: {} MiB grew to {}",
+            before,
+            door.process.memory()
+        );
     }
     let block = "\"x\",".repeat(16 * 1024);
     door.upstream.next(move |_| {
-        let mut reply =
-            Reply::events(vec![Step::Body(b"{\"a\":[".to_vec()), Step::Flood(block.clone().into_bytes(), ENDLESS)]);
+        let mut reply = Reply::events(vec![
+            Step::Body(b"{\"a\":[".to_vec()),
+            Step::Flood(block.clone().into_bytes(), ENDLESS),
+        ]);
         reply.headers[0].1 = "application/json".to_owned();
         reply
     });
     let answer = alice.ask(chat("a")).await;
     assert!([502, 504].contains(&answer.status), "{}", answer.text());
-    assert!(door.process.memory() < before + 96, "a huge object: {before} MiB grew to {}", door.process.memory());
+    assert!(
+        door.process.memory() < before + 96,
+        "a huge object: {before} MiB grew to {}",
+        door.process.memory()
+    );
     door.close().await;
 }
 
@@ -325,7 +436,13 @@ async fn an_endless_answer_is_cut_with_memory_flat() {
 async fn an_event_of_a_megabyte_passes_and_a_longer_one_does_not() {
     let door = Door::open(Settings::new()).await;
     let alice = door.user("alice");
-    let event = |size: usize| format!("data: {{\"choices\":[],\"pad\":\"{}\"}}\n\n", "x".repeat(size)).into_bytes();
+    let event = |size: usize| {
+        format!(
+            "data: {{\"choices\":[],\"pad\":\"{}\"}}\n\n",
+            "x".repeat(size)
+        )
+        .into_bytes()
+    };
     for (size, passes) in [(1000 * 1024, true), (1100 * 1024, false)] {
         let long = event(size);
         door.upstream.next(move |seen| {
@@ -343,15 +460,22 @@ async fn an_event_of_a_megabyte_passes_and_a_longer_one_does_not() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_head_that_is_no_http_or_far_too_long_is_a_502() {
     let door = Door::open(Settings::new()).await;
-    let bytes = [b"SSH-2.0-OpenSSH_9\r\n\r\n".to_vec(), b"HTTP/1.1 999999 x\r\n\r\n".to_vec(), {
-        let mut head = b"HTTP/1.1 200 OK\r\n".to_vec();
-        for number in 0..200_000 {
-            head.extend_from_slice(format!("X-{number}: y\r\n").as_bytes());
-        }
-        head
-    }];
+    let bytes = [
+        b"SSH-2.0-OpenSSH_9\r\n\r\n".to_vec(),
+        b"HTTP/1.1 999999 x\r\n\r\n".to_vec(),
+        {
+            let mut head = b"HTTP/1.1 200 OK\r\n".to_vec();
+            for number in 0..200_000 {
+                head.extend_from_slice(format!("X-{number}: y\r\n").as_bytes());
+            }
+            head
+        },
+    ];
     for head in bytes {
-        let reply = move |_: &_| Reply { steps: vec![Step::Body(head.clone()), Step::Close], ..Reply::default() };
+        let reply = move |_: &_| Reply {
+            steps: vec![Step::Body(head.clone()), Step::Close],
+            ..Reply::default()
+        };
         for (answer, row) in both_ways(&door, reply).await {
             answer.refused(502, "upstream_error");
             assert!(row.expect("a row").is_charged());
@@ -363,7 +487,11 @@ async fn a_head_that_is_no_http_or_far_too_long_is_a_502() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_trickle_ends_when_the_request_has_taken_too_long() {
     let door = Door::open(Settings::new().with(r#"proxy.total_timeout = "2s""#)).await;
-    door.upstream.always(|seen| Talk::words(900).every(Duration::from_millis(50)).reply(seen));
+    door.upstream.always(|seen| {
+        Talk::words(900)
+            .every(Duration::from_millis(50))
+            .reply(seen)
+    });
     let answer = door.user("alice").ask(chat_stream("a")).await.expect(200);
     let events = answer.events();
     let last: Value = serde_json::from_str(events.last().unwrap()).unwrap();

@@ -24,7 +24,10 @@ fn data(door: &Door, name: &str) -> PathBuf {
 async fn until(user: &User, status: u16) -> Duration {
     let begun = Instant::now();
     while user.ask(chat("is it so yet")).await.status != status {
-        assert!(begun.elapsed() < Duration::from_secs(10), "no {status} in ten seconds");
+        assert!(
+            begun.elapsed() < Duration::from_secs(10),
+            "no {status} in ten seconds"
+        );
         sleep(Duration::from_millis(20)).await;
     }
     begun.elapsed()
@@ -34,17 +37,30 @@ async fn until(user: &User, status: u16) -> Duration {
 async fn is_out_of_use(door: &Door, alice: &User) {
     assert!(until(alice, 503).await < Duration::from_secs(1));
     let served = door.upstream.count();
-    alice.ask(chat("now")).await.refused(503, "store_unavailable");
+    alice
+        .ask(chat("now"))
+        .await
+        .refused(503, "store_unavailable");
     alice.get("/api/me").await.refused(503, "store_unavailable");
-    alice.get("/api/usage").await.refused(503, "store_unavailable");
+    alice
+        .get("/api/usage")
+        .await
+        .refused(503, "store_unavailable");
     door.send(Call::get("/health/ready")).await.expect(503);
     door.send(Call::get("/")).await.expect(200);
-    assert_eq!(door.upstream.count(), served, "the upstream was dialled without a ledger");
+    assert_eq!(
+        door.upstream.count(),
+        served,
+        "the upstream was dialled without a ledger"
+    );
 }
 
 fn refused(printed: &Printed, words: &str) {
     assert_eq!(printed.code, Some(1), "{printed:?}");
-    assert!(printed.stderr.contains(words) && printed.stderr.contains("\nnext: "), "{words}: {printed:?}");
+    assert!(
+        printed.stderr.contains(words) && printed.stderr.contains("\nnext: "),
+        "{words}: {printed:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -53,7 +69,8 @@ async fn a_ledger_that_is_moved_is_503_within_a_second_and_goes_on_when_it_is_pu
         let door = Door::open(Settings::new().on_sqlite()).await;
         let alice = door.user("alice");
         alice.ask(chat("before")).await.expect(200);
-        door.upstream.next(|seen| Talk::words(5).every(Duration::from_millis(400)).reply(seen));
+        door.upstream
+            .next(|seen| Talk::words(5).every(Duration::from_millis(400)).reply(seen));
         let mut open = alice.open(chat_stream("open meanwhile")).await;
         open.take(1).await;
         let away = door.directory().join("away");
@@ -65,7 +82,11 @@ async fn a_ledger_that_is_moved_is_503_within_a_second_and_goes_on_when_it_is_pu
         is_out_of_use(&door, &alice).await;
         let heard = open.rest().await;
         if moved.contains(&"tollgate.db") {
-            for command in [&["pause"][..], &["user", "block", &alice.id.to_string()], &["prune"]] {
+            for command in [
+                &["pause"][..],
+                &["user", "block", &alice.id.to_string()],
+                &["prune"],
+            ] {
                 refused(&door.tollgate(command), "there is no ledger at");
             }
             assert!(!data(&door, "tollgate.db").exists());
@@ -78,7 +99,11 @@ async fn a_ledger_that_is_moved_is_503_within_a_second_and_goes_on_when_it_is_pu
         }
         until(&alice, 200).await;
         door.send(Call::get("/health/ready")).await.expect(200);
-        assert_eq!(door.row(&heard).await.state, "settled", "what ended meanwhile is settled now");
+        assert_eq!(
+            door.row(&heard).await.state,
+            "settled",
+            "what ended meanwhile is settled now"
+        );
         door.restart().await;
         alice.ask(chat("after")).await.expect(200);
         door.close().await;
@@ -91,7 +116,10 @@ async fn a_copy_that_is_put_back_counts_only_if_it_has_all_that_was_written() {
     let alice = door.user("alice");
     alice.ask(chat("one")).await.expect(200);
     door.quiet_rows().await;
-    let (older, newer) = (door.directory().join("older"), door.directory().join("newer"));
+    let (older, newer) = (
+        door.directory().join("older"),
+        door.directory().join("newer"),
+    );
     let copy = |to: &Path| {
         fs::create_dir(to).unwrap();
         for name in FILES {
@@ -133,7 +161,10 @@ async fn a_copy_that_is_put_back_counts_only_if_it_has_all_that_was_written() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_ledger_in_its_place_is_neither_served_from_nor_paused() {
-    let (door, other) = (Door::open(Settings::new().on_sqlite()).await, Door::open(Settings::new().on_sqlite()).await);
+    let (door, other) = (
+        Door::open(Settings::new().on_sqlite()).await,
+        Door::open(Settings::new().on_sqlite()).await,
+    );
     other.process.term(Duration::from_secs(20)).await;
     let alice = door.user("alice");
     alice.ask(chat("one")).await.expect(200);
@@ -144,7 +175,11 @@ async fn another_ledger_in_its_place_is_neither_served_from_nor_paused() {
     }
     fs::copy(data(&other, "tollgate.db"), data(&door, "tollgate.db")).unwrap();
     is_out_of_use(&door, &alice).await;
-    for command in [&["pause"][..], &["admin-token", "create", "laptop"], &["user", "block", &alice.id.to_string()]] {
+    for command in [
+        &["pause"][..],
+        &["admin-token", "create", "laptop"],
+        &["user", "block", &alice.id.to_string()],
+    ] {
         refused(&door.tollgate(command), "serves from another file");
     }
     fs::write(data(&door, "tollgate.db"), "").unwrap();
@@ -221,8 +256,14 @@ async fn only_serve_migrate_and_admin_token_create_make_a_ledger_and_say_where()
     ] {
         let printed = door.tollgate(command);
         let may_do_without = matches!(command[0], "check" | "doctor" | "token");
-        assert!(may_do_without || printed.code == Some(1), "{command:?}: {printed:?}");
-        assert!(may_do_without || printed.stderr.contains("there is no ledger at"), "{command:?}: {printed:?}");
+        assert!(
+            may_do_without || printed.code == Some(1),
+            "{command:?}: {printed:?}"
+        );
+        assert!(
+            may_do_without || printed.stderr.contains("there is no ledger at"),
+            "{command:?}: {printed:?}"
+        );
         assert!(!data(&door, "").exists(), "{command:?} made something");
     }
     let path = data(&door, "tollgate.db");
@@ -231,8 +272,14 @@ async fn only_serve_migrate_and_admin_token_create_make_a_ledger_and_say_where()
     assert!(!door.must(&["migrate"]).contains("new"));
     fs::remove_dir_all(data(&door, "")).unwrap();
     let printed = door.tollgate(&["admin-token", "create", "laptop"]);
-    assert!(printed.code == Some(0) && printed.stderr.contains(path.to_str().unwrap()), "{printed:?}");
-    assert!(printed.stdout.starts_with("tga_") && printed.stdout.lines().count() == 1, "{printed:?}");
+    assert!(
+        printed.code == Some(0) && printed.stderr.contains(path.to_str().unwrap()),
+        "{printed:?}"
+    );
+    assert!(
+        printed.stdout.starts_with("tga_") && printed.stdout.lines().count() == 1,
+        "{printed:?}"
+    );
     fs::remove_dir_all(data(&door, "")).unwrap();
     door.start().await;
     door.process.until_it_says("a new ledger is made").await;
@@ -242,8 +289,18 @@ async fn only_serve_migrate_and_admin_token_create_make_a_ledger_and_say_where()
 
 /// Every file under a folder.
 fn files(folder: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+    let entries = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    entries
+        .flat_map(|path| {
+            if path.is_dir() {
+                files(&path)
+            } else {
+                vec![path]
+            }
+        })
+        .collect()
 }
 
 fn mode(path: &Path) -> u32 {
@@ -252,7 +309,13 @@ fn mode(path: &Path) -> u32 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_file_is_its_owners_alone_whatever_the_umask() {
-    let door = Door::open(Settings::new().on_sqlite().under(&["sh", "-c", "umask 000; exec \"$@\"", "sh"])).await;
+    let door = Door::open(Settings::new().on_sqlite().under(&[
+        "sh",
+        "-c",
+        "umask 000; exec \"$@\"",
+        "sh",
+    ]))
+    .await;
     let alice = door.user("alice");
     alice.ask(chat("one")).await.expect(200);
     door.quiet_rows().await;
@@ -269,11 +332,21 @@ async fn every_file_is_its_owners_alone_whatever_the_umask() {
         fs::set_permissions(data(&door, name), fs::Permissions::from_mode(0o644)).unwrap();
     }
     fs::write(door.directory().join("page.jsonl"), "").unwrap();
-    fs::set_permissions(door.directory().join("page.jsonl"), fs::Permissions::from_mode(0o644)).unwrap();
+    fs::set_permissions(
+        door.directory().join("page.jsonl"),
+        fs::Permissions::from_mode(0o644),
+    )
+    .unwrap();
     door.must(&["ledger", "export", "page.jsonl"]);
-    fs::set_permissions(data(&door, "tollgate.db"), fs::Permissions::from_mode(0o666)).unwrap();
+    fs::set_permissions(
+        data(&door, "tollgate.db"),
+        fs::Permissions::from_mode(0o666),
+    )
+    .unwrap();
     door.start().await;
-    door.process.until_it_says("others could read this file").await;
+    door.process
+        .until_it_says("others could read this file")
+        .await;
     alice.ask(chat("two")).await.expect(200);
     door.must(&["ledger", "backup", "copies-of-it.db"]);
     for path in files(&data(&door, ""))

@@ -12,7 +12,11 @@ use std::{env, fs};
 use tollgate::config::{Config, Sources};
 
 /// Files whose numbers bound nothing that a caller or an operator meets: the stand-in of the demo, and tests.
-const LEFT_OUT: [&str; 3] = ["src/standin.rs", "src/ledger/laws.rs", "src/ledger/for_laws"];
+const LEFT_OUT: [&str; 3] = [
+    "src/operator/demo_model/mod.rs",
+    "src/ledger/laws.rs",
+    "src/ledger/for_laws",
+];
 /// What constants are called that bound something, whatever their type.
 const BOUNDS: [&str; 6] = ["MAX", "MIN", "TIMEOUT", "PATIENCE", "LEEWAY", "CAP"];
 /// How many headers a request may have. hyper's own bound, which we keep: `smuggling` asks with as many, and one more.
@@ -28,7 +32,10 @@ struct Bound {
 
 /// A cell of a table: one line, and no bar that would end it.
 fn cell(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ").replace('|', "\\|")
+    text.split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ")
+        .replace('|', "\\|")
 }
 
 /// `"10s"`, `"8MiB"`, `4096`: a wait, a size or a number.
@@ -40,7 +47,10 @@ fn is_bound(value: &str) -> bool {
 
 /// `# key = …`: a key without a default.
 fn without_default(comment: &str) -> Option<(&str, &str)> {
-    let is_key = |key: &str| key.chars().all(|letter| letter == '_' || letter.is_ascii_lowercase());
+    let is_key = |key: &str| {
+        key.chars()
+            .all(|letter| letter == '_' || letter.is_ascii_lowercase())
+    };
     comment.split_once(" = ").filter(|(key, _)| is_key(key))
 }
 
@@ -59,8 +69,17 @@ fn settings(example: &str) -> Vec<Bound> {
             if is_bound(value) && !section.is_empty() {
                 let name = format!("{section} {key}");
                 let (value, range) = (value.to_owned(), range(example, &section, line, key));
-                let value = if comment.is_some() { "left out".to_owned() } else { value };
-                bounds.push(Bound { name, value, range, why: why.join(" ") });
+                let value = if comment.is_some() {
+                    "left out".to_owned()
+                } else {
+                    value
+                };
+                bounds.push(Bound {
+                    name,
+                    value,
+                    range,
+                    why: why.join(" "),
+                });
             }
         } else if let Some(comment) = comment {
             if std::mem::take(&mut after_key) {
@@ -76,7 +95,12 @@ fn settings(example: &str) -> Vec<Bound> {
 
 /// How far a key may be set, in the words of the loader to whom so much is too much.
 fn range(example: &str, section: &str, line: &str, key: &str) -> String {
-    for too_much in ["\"99999999d\"", "\"99999999GiB\"", "9223372036854775807", "\"9999999999\""] {
+    for too_much in [
+        "\"99999999d\"",
+        "\"99999999GiB\"",
+        "9223372036854775807",
+        "\"9999999999\"",
+    ] {
         let (before, after) = example.split_once(&format!("{section}\n")).unwrap();
         let after = after.replacen(&format!("{line}\n"), &format!("{key} = {too_much}\n"), 1);
         let said = loaded(&format!("{before}{section}\n{after}"));
@@ -100,9 +124,19 @@ fn loaded(toml: &str) -> String {
     ));
     fs::create_dir_all(&directory).unwrap();
     fs::write(directory.join("tollgate.toml"), toml).unwrap();
-    let secrets = [("JWT_SECRET", "0123456789abcdef-0123456789abcdef"), ("OPENAI_API_KEY", "sk-none")];
-    let env = secrets.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    let told = Config::load(&Sources { file: None, env, directory: directory.clone() });
+    let secrets = [
+        ("JWT_SECRET", "0123456789abcdef-0123456789abcdef"),
+        ("OPENAI_API_KEY", "sk-none"),
+    ];
+    let env = secrets
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect();
+    let told = Config::load(&Sources {
+        file: None,
+        env,
+        directory: directory.clone(),
+    });
     fs::remove_dir_all(directory).unwrap();
     told.map_or_else(|errors| errors.to_string(), |_| String::new())
 }
@@ -133,7 +167,12 @@ fn constants(source: &str) -> (Vec<Bound>, Vec<String>) {
                     continue;
                 }
                 let (name, value) = (name.to_owned(), shown(kind, value));
-                bounds.push(Bound { name, value, range: String::new(), why: why.join(" ") });
+                bounds.push(Bound {
+                    name,
+                    value,
+                    range: String::new(),
+                    why: why.join(" "),
+                });
             }
         } else if !line.starts_with("///") && !line.starts_with("#[") {
             why.clear();
@@ -145,7 +184,9 @@ fn constants(source: &str) -> (Vec<Bound>, Vec<String>) {
 /// Name, type and value of `const NAME: usize = 8 * 1024;`.
 fn constant(line: &str) -> Option<(&str, &str, &str)> {
     let (before, rest) = line.split_once("const ")?;
-    let is_visibility = before.is_empty() || before == "pub " || (before.starts_with("pub(") && before.ends_with(") "));
+    let is_visibility = before.is_empty()
+        || before == "pub "
+        || (before.starts_with("pub(") && before.ends_with(") "));
     let (name, rest) = rest.split_once(": ").filter(|_| is_visibility)?;
     let (kind, value) = rest.strip_suffix(';')?.split_once(" = ")?;
     Some((name, kind, value))
@@ -163,10 +204,23 @@ fn is_called_so(name: &str) -> bool {
 
 /// `Duration::from_secs(10)` as `10 s`, `MicroUsd(1_000)` as `1000`.
 fn shown(kind: &str, value: &str) -> String {
-    let value = value.replace("Duration::from_", "").replace('(', " ").replace([')', '_'], "");
-    let words = value.split_once(' ').filter(|(unit, _)| !unit.starts_with(|letter: char| letter.is_ascii_digit()));
-    let Some((unit, amount)) = words else { return value };
-    let units = [("secs", "s"), ("millis", "ms"), ("micros", "µs"), ("mins", "min"), ("hours", "h")];
+    let value = value
+        .replace("Duration::from_", "")
+        .replace('(', " ")
+        .replace([')', '_'], "");
+    let words = value
+        .split_once(' ')
+        .filter(|(unit, _)| !unit.starts_with(|letter: char| letter.is_ascii_digit()));
+    let Some((unit, amount)) = words else {
+        return value;
+    };
+    let units = [
+        ("secs", "s"),
+        ("millis", "ms"),
+        ("micros", "µs"),
+        ("mins", "min"),
+        ("hours", "h"),
+    ];
     match units.iter().find(|(long, _)| *long == unit) {
         Some((_, short)) => format!("{amount} {short}"),
         None if unit == kind => amount.to_owned(),
@@ -175,7 +229,10 @@ fn shown(kind: &str, value: &str) -> String {
 }
 
 fn sources(place: &Path, found: &mut Vec<PathBuf>) {
-    let mut entries: Vec<PathBuf> = fs::read_dir(place).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut entries: Vec<PathBuf> = fs::read_dir(place)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     entries.sort();
     for path in entries {
         if path.is_dir() {
@@ -191,37 +248,73 @@ fn files(root: &Path) -> Vec<(String, String)> {
     let mut files = Vec::new();
     sources(&root.join("src"), &mut files);
     let named = files.into_iter().map(|file| {
-        let name = file.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
+        let name = file
+            .strip_prefix(root)
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .to_owned();
         (name, fs::read_to_string(&file).unwrap())
     });
     named
-        .filter(|(name, _)| !LEFT_OUT.iter().any(|place| name.starts_with(place)) && !name.contains("/tests/"))
+        .filter(|(name, _)| {
+            !LEFT_OUT.iter().any(|place| name.starts_with(place)) && !name.contains("/tests/")
+        })
         .collect()
 }
 
 fn page(root: &Path) -> String {
-    let mut page = "# Every wait, size and bound\n\nMade from the sources by a test (`tests/it/limits_page.rs`): do not edit it by \
-                    hand.\n\n## What you can set\n\nIn `tollgate.toml`, or as `TOLLGATE_SECTION__KEY`. Some stand for two \
-                    keys at once: the sentence is the one of the example file. What is out of range is refused at the \
-                    start.\n\n| key | default | may be | what it bounds |\n|---|---|---|---|\n"
+    let mut page = "# Every timeout, size and limit\n\nA test (`tests/it/limits_page.rs`) makes this page \
+                    from the sources: do not edit it by hand.\n\n## What you can set\n\nIn `tollgate.toml`, \
+                    or as `TOLLGATE_SECTION__KEY`. The last column is the comment of the example file. A \
+                    value out of range is refused at the start.\n\n| key | default | range | what it limits \
+                    |\n|---|---|---|---|\n"
         .to_owned();
     let example = fs::read_to_string(root.join("tollgate.example.toml")).unwrap();
-    for Bound { name, value, range, why } in settings(&example) {
+    for Bound {
+        name,
+        value,
+        range,
+        why,
+    } in settings(&example)
+    {
         let value = value.trim_matches('"');
-        writeln!(page, "| `{}` | {} | {} | {} |", cell(&name), cell(value), cell(&range), cell(&why)).unwrap();
+        writeln!(
+            page,
+            "| `{}` | {} | {} | {} |",
+            cell(&name),
+            cell(value),
+            cell(&range),
+            cell(&why)
+        )
+        .unwrap();
     }
-    page += "\n## What is fixed\n\nTo change one of these is to change the code, at the place that is named.\n\n";
-    page += "`hyper`, which reads HTTP\n\n| name | value | what it bounds |\n|---|---|---|\n";
-    writeln!(page, "| headers | {HEADERS_MAX} | How many headers a request may have; with more it is answered 431. |")
+    page += "\n## What is fixed\n\nTo change one of these, change the code in the file that is named.\n\n";
+    page += "`hyper`, which parses HTTP\n\n| name | value | what it limits |\n|---|---|---|\n";
+    writeln!(page, "| headers | {HEADERS_MAX} | How many headers a request may have; one with more is answered 431. |")
         .unwrap();
     for (name, text) in files(root) {
         let (bounds, _) = constants(&text);
         if bounds.is_empty() {
             continue;
         }
-        write!(page, "\n`{name}`\n\n| name | value | what it bounds |\n|---|---|---|\n").unwrap();
-        for Bound { name, value, why, .. } in bounds {
-            writeln!(page, "| `{}` | {} | {} |", cell(&name), cell(&value), cell(&why)).unwrap();
+        write!(
+            page,
+            "\n`{name}`\n\n| name | value | what it limits |\n|---|---|---|\n"
+        )
+        .unwrap();
+        for Bound {
+            name, value, why, ..
+        } in bounds
+        {
+            writeln!(
+                page,
+                "| `{}` | {} | {} |",
+                cell(&name),
+                cell(&value),
+                cell(&why)
+            )
+            .unwrap();
         }
     }
     page
@@ -249,7 +342,10 @@ fn the_page_of_limits_is_what_the_sources_say() {
         assert!(made.contains(known), "{known} is not in the page:\n{made}");
     }
     let kept = fs::read_to_string(&place).unwrap_or_default();
-    assert!(kept == made, "docs/limits.md is out of date: TOLLGATE_WRITE_PAGES=1 cargo test --test it limits_page");
+    assert!(
+        kept == made,
+        "docs/limits.md is out of date: TOLLGATE_WRITE_PAGES=1 cargo test --test it limits_page"
+    );
 }
 
 #[test]
@@ -258,17 +354,26 @@ fn whatever_is_called_like_a_bound_is_in_the_page_and_says_what_it_bounds() {
     let page = page(root);
     let mut wrong = Vec::new();
     for (file, text) in files(root) {
-        let section =
-            page.split_once(&format!("\n`{file}`\n")).map_or("", |(_, rest)| rest.split("\n`src/").next().unwrap());
+        let section = page
+            .split_once(&format!("\n`{file}`\n"))
+            .map_or("", |(_, rest)| rest.split("\n`src/").next().unwrap());
         // Read more simply than the page is: by words, on however many lines, at whatever depth.
         let words: Vec<&str> = product(&text).split_whitespace().collect();
-        let names = words.windows(2).filter(|pair| pair[0] == "const").map(|pair| pair[1].trim_end_matches(':'));
+        let names = words
+            .windows(2)
+            .filter(|pair| pair[0] == "const")
+            .map(|pair| pair[1].trim_end_matches(':'));
         for name in names.filter(|name| is_called_so(name)) {
             if !section.contains(&format!("`{name}`")) {
                 wrong.push(format!("{name} of {file} is not in the page"));
             }
         }
-        wrong.extend(constants(&text).1.iter().map(|name| format!("{name} of {file} has no sentence")));
+        wrong.extend(
+            constants(&text)
+                .1
+                .iter()
+                .map(|name| format!("{name} of {file} has no sentence")),
+        );
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
@@ -278,8 +383,23 @@ fn a_constant_has_its_own_sentence_or_that_of_its_pair_and_any_type() {
     let source = "/// One.\nconst ONE_MAX: MicroUsd = MicroUsd(1_000);\n/// Two.\npub(crate) const TWO: Duration = \
                   Duration::from_mins(2);\nconst TWO_TOO: i32 = 2;\n\nconst NO_WORDS_MAX: u8 = 3;\n";
     let (bounds, silent) = constants(source);
-    let told: Vec<_> =
-        bounds.iter().map(|bound| (bound.name.as_str(), bound.value.as_str(), bound.why.as_str())).collect();
-    assert_eq!(told, [("ONE_MAX", "1000", "One."), ("TWO", "2 min", "Two."), ("TWO_TOO", "2", "Two.")]);
+    let told: Vec<_> = bounds
+        .iter()
+        .map(|bound| {
+            (
+                bound.name.as_str(),
+                bound.value.as_str(),
+                bound.why.as_str(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("ONE_MAX", "1000", "One."),
+            ("TWO", "2 min", "Two."),
+            ("TWO_TOO", "2", "Two.")
+        ]
+    );
     assert_eq!(silent, ["NO_WORDS_MAX"]);
 }

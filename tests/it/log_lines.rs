@@ -13,19 +13,34 @@ async fn no_line_of_the_log_or_of_a_command_has_a_letter_that_steers_a_terminal(
         let door = Door::open(Settings::new().env("TOLLGATE_SERVER__LOG_FORMAT", format)).await;
         let alice = door.user("alice");
         for letter in HIDDEN.chars() {
-            let call = Call::get(&format!("/nowhere/{letter}31m")).header("user-agent", &letter.to_string());
+            let call = Call::get(&format!("/nowhere/{letter}31m"))
+                .header("user-agent", &letter.to_string());
             let answer = door.send(call).await;
-            assert!(matches!(answer.status, 400 | 404), "{letter:?}: {}", answer.status);
+            assert!(
+                matches!(answer.status, 400 | 404),
+                "{letter:?}: {}",
+                answer.status
+            );
         }
         alice.ask(chat(HIDDEN)).await.expect(200);
         door.must(&["pause", "--reason", &format!("odd {HIDDEN} one")]);
         let shown = [door.must(&["top", "--once"]), door.must(&["usage"])].concat();
         door.must(&["resume"]);
         let said = door.process.output() + &shown;
-        let found: Vec<char> = HIDDEN.chars().filter(|letter| said.contains(*letter)).collect();
+        let found: Vec<char> = HIDDEN
+            .chars()
+            .filter(|letter| said.contains(*letter))
+            .collect();
         assert!(found.is_empty(), "{format}: {found:?}");
-        let wanted = if format == "json" { ["\\u009b31m", "\\u202e31m"] } else { ["\\u{9b}31m", "\\u{202e}31m"] };
-        assert!(wanted.iter().all(|wanted| said.contains(wanted)), "{format}: {said}");
+        let wanted = if format == "json" {
+            ["\\u009b31m", "\\u202e31m"]
+        } else {
+            ["\\u{9b}31m", "\\u{202e}31m"]
+        };
+        assert!(
+            wanted.iter().all(|wanted| said.contains(wanted)),
+            "{format}: {said}"
+        );
         assert!(shown.contains("odd \\u0080"), "{shown}");
         door.close().await;
     }

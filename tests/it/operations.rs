@@ -31,7 +31,11 @@ async fn soon(user: &User, what: &str, seconds: u64, wanted: impl Fn(&Answer) ->
         if wanted(&answer) {
             return answer;
         }
-        assert!(begun.elapsed() < Duration::from_secs(seconds), "not {what} in {seconds} s: {}", answer.text());
+        assert!(
+            begun.elapsed() < Duration::from_secs(seconds),
+            "not {what} in {seconds} s: {}",
+            answer.text()
+        );
         sleep(Duration::from_millis(100)).await;
     }
 }
@@ -42,7 +46,9 @@ async fn a_pause_stops_everybody_at_once_until_it_is_over() {
     let alice = door.user("alice");
     alice.ask(chat("a")).await.expect(200);
     door.must(&["pause"]);
-    soon(&alice, "paused", 3, |answer| answer.status == 503).await.refused(503, "paused");
+    soon(&alice, "paused", 3, |answer| answer.status == 503)
+        .await
+        .refused(503, "paused");
     let served = door.upstream.count();
     alice.ask(chat("a")).await.refused(503, "paused");
     alice.me().await;
@@ -60,7 +66,9 @@ async fn a_blocked_user_is_out_within_seconds_and_nobody_else_is() {
     let (mallory, bob) = (door.user("mallory"), door.user("bob"));
     mallory.ask(chat("a")).await.expect(200);
     door.must(&["user", "block", &mallory.id.to_string()]);
-    soon(&mallory, "blocked", 3, |answer| answer.status == 403).await.refused(403, "user_blocked");
+    soon(&mallory, "blocked", 3, |answer| answer.status == 403)
+        .await
+        .refused(403, "user_blocked");
     bob.ask(chat("a")).await.expect(200);
     let shown = door.must(&["user", "show", &mallory.id.to_string()]);
     assert!(shown.to_lowercase().contains("blocked"), "{shown}");
@@ -80,9 +88,15 @@ async fn a_plan_given_on_the_command_line_shows_within_seconds() {
         sleep(Duration::from_millis(50)).await;
         me = alice.me().await;
     }
-    assert_eq!((&me["plan"]["source"], &me["max_output_tokens"]), (&json!("local"), &json!(2000)));
+    assert_eq!(
+        (&me["plan"]["source"], &me["max_output_tokens"]),
+        (&json!("local"), &json!(2000))
+    );
     let refused = door.tollgate(&["user", "plan", &alice.id.to_string(), "platinum"]);
-    assert!(refused.code != Some(0) && refused.stderr.contains("platinum"), "{refused:?}");
+    assert!(
+        refused.code != Some(0) && refused.stderr.contains("platinum"),
+        "{refused:?}"
+    );
     door.close().await;
 }
 
@@ -95,40 +109,65 @@ async fn moving_to_a_smaller_plan_erases_nothing_that_is_used() {
     }
     door.lowers_a_limit();
     door.must(&["user", "plan", &alice.id.to_string(), "guest"]);
-    soon(&alice, "on the small plan", 3, |answer| answer.status == 402).await.refused(402, "quota_exceeded");
+    soon(&alice, "on the small plan", 3, |answer| {
+        answer.status == 402
+    })
+    .await
+    .refused(402, "quota_exceeded");
     let limit = alice.me().await["limits"][0].clone();
-    assert_eq!((&limit["limit"], &limit["remaining"]), (&json!(2), &json!(0)));
+    assert_eq!(
+        (&limit["limit"], &limit["remaining"]),
+        (&json!(2), &json!(0))
+    );
     assert!(limit["used"].as_i64().unwrap() >= 3, "{limit}");
     door.must(&["user", "plan", &alice.id.to_string(), "pro"]);
-    soon(&alice, "back on the large plan", 3, |answer| answer.status == 200).await;
+    soon(&alice, "back on the large plan", 3, |answer| {
+        answer.status == 200
+    })
+    .await;
     door.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_changed_file_is_taken_up_and_a_bad_one_is_not() {
     let settings = Settings::new().with(r#"plans.free.limits = [{ per = "day", requests = 1 }]"#);
-    let more = settings.clone().with(r#"plans.free.limits = [{ per = "day", requests = 20 }]"#);
+    let more = settings
+        .clone()
+        .with(r#"plans.free.limits = [{ per = "day", requests = 20 }]"#);
     let door = Door::open(settings).await;
     let alice = door.user("alice");
     alice.ask(chat("a")).await.expect(200);
     alice.ask(chat("a")).await.refused(402, "quota_exceeded");
     door.write_settings(&more);
-    soon(&alice, "reloaded by itself", 15, |answer| answer.status == 200).await;
+    soon(&alice, "reloaded by itself", 15, |answer| {
+        answer.status == 200
+    })
+    .await;
 
     for bad in ["plans = 7", "this is no toml", "[server]\nbidn = \"x\"\n"] {
         door.write_file("tollgate.toml", bad);
         door.process.signal("HUP");
         sleep(Duration::from_millis(300)).await;
-        assert_eq!(alice.me().await["limits"][0]["limit"], 20, "{bad:?} was taken up");
+        assert_eq!(
+            alice.me().await["limits"][0]["limit"],
+            20,
+            "{bad:?} was taken up"
+        );
     }
     let output = door.process.output().to_lowercase();
-    assert!(output.contains("tollgate.toml") && output.contains("bidn"), "a bad file is told of");
+    assert!(
+        output.contains("tollgate.toml") && output.contains("bidn"),
+        "a bad file is told of"
+    );
 
     door.write_settings(&more.with(r#"plans.free.limits = [{ per = "day", requests = 30 }]"#));
     door.process.signal("HUP");
     let begun = Instant::now();
     while alice.me().await["limits"][0]["limit"] != 30 {
-        assert!(begun.elapsed() < Duration::from_secs(5), "a good file is not taken up after bad ones");
+        assert!(
+            begun.elapsed() < Duration::from_secs(5),
+            "a good file is not taken up after bad ones"
+        );
         sleep(Duration::from_millis(50)).await;
     }
     door.close().await;
@@ -137,7 +176,9 @@ async fn a_changed_file_is_taken_up_and_a_bad_one_is_not() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_is_empty_for_a_moment_or_written_slowly_never_opens_the_limits() {
     let limits = |requests: u32| {
-        Settings::new().with(&format!(r#"plans.free.limits = [{{ per = "day", requests = {requests} }}]"#))
+        Settings::new().with(&format!(
+            r#"plans.free.limits = [{{ per = "day", requests = {requests} }}]"#
+        ))
     };
     let door = Door::open(limits(1)).await;
     let alice = door.user("alice");
@@ -165,10 +206,17 @@ async fn a_file_that_is_empty_for_a_moment_or_written_slowly_never_opens_the_lim
         grown.push_str("# still writing\n");
         door.write_file("tollgate.toml", &grown);
         sleep(Duration::from_millis(100)).await;
-        assert_eq!(alice.me().await["limits"][0]["limit"], 1, "half a file was taken up");
+        assert_eq!(
+            alice.me().await["limits"][0]["limit"],
+            1,
+            "half a file was taken up"
+        );
     }
     door.write_settings(&limits(20));
-    soon(&alice, "reloaded once it stays as it is", 15, |answer| answer.status == 200).await;
+    soon(&alice, "reloaded once it stays as it is", 15, |answer| {
+        answer.status == 200
+    })
+    .await;
     door.close().await;
 }
 
@@ -176,15 +224,24 @@ async fn a_file_that_is_empty_for_a_moment_or_written_slowly_never_opens_the_lim
 async fn a_reload_leaves_open_streams_alone_and_prices_what_comes_next() {
     let settings = Settings::new();
     let door = Door::open(settings.clone()).await;
-    door.upstream.always(|seen| Talk::words(10).every(Duration::from_millis(100)).reply(seen));
+    door.upstream.always(|seen| {
+        Talk::words(10)
+            .every(Duration::from_millis(100))
+            .reply(seen)
+    });
     let alice = door.user("alice");
     let mut open = alice.open(chat_stream("a")).await;
     open.take(2).await;
-    door.write_settings(&settings.with("[prices.\"gpt-4o-mini\"]\ninput = \"0.15\"\noutput = \"60.00\"\n"));
+    door.write_settings(
+        &settings.with("[prices.\"gpt-4o-mini\"]\ninput = \"0.15\"\noutput = \"60.00\"\n"),
+    );
     door.process.signal("HUP");
     sleep(Duration::from_millis(500)).await;
     let first = door.row(&open.rest().await).await;
-    assert!(first.cost() < 30, "an open stream is settled at the price it was held at: {first:?}");
+    assert!(
+        first.cost() < 30,
+        "an open stream is settled at the price it was held at: {first:?}"
+    );
     let second = door.row(&alice.ask(chat_stream("b")).await).await;
     assert!(second.cost() >= 600, "the new price: {second:?}");
     // The oracle knows one price only, so what it must agree to here is what was asserted above.
@@ -194,27 +251,45 @@ async fn a_reload_leaves_open_streams_alone_and_prices_what_comes_next() {
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_lets_open_streams_finish_and_takes_nobody_new() {
     let door = Door::open(Settings::new()).await;
-    door.upstream.always(|seen| Talk::words(10).every(Duration::from_millis(150)).reply(seen));
+    door.upstream.always(|seen| {
+        Talk::words(10)
+            .every(Duration::from_millis(150))
+            .reply(seen)
+    });
     let alice = door.user("alice");
     let mut open = alice.open(chat_stream("a")).await;
     open.take(2).await;
     door.process.signal("TERM");
     sleep(Duration::from_millis(400)).await;
     let late = alice.try_ask(chat("late")).await;
-    assert!(late.is_err() || late.as_ref().is_ok_and(|answer| answer.status == 503), "{late:?}");
+    assert!(
+        late.is_err() || late.as_ref().is_ok_and(|answer| answer.status == 503),
+        "{late:?}"
+    );
     let answer = open.rest().await;
-    assert_eq!((answer.said(), answer.events().last().unwrap().as_str()), (" alpha".repeat(10), "[DONE]"));
+    assert_eq!(
+        (answer.said(), answer.events().last().unwrap().as_str()),
+        (" alpha".repeat(10), "[DONE]")
+    );
     let status = door.process.exited(Duration::from_secs(5)).await;
     assert_eq!(status.code(), Some(0));
     let row = door.row(&answer).await;
-    assert_eq!((row.state.as_str(), row.output_tokens, row.has("estimated")), ("settled", Some(10), false), "{row:?}");
+    assert_eq!(
+        (row.state.as_str(), row.output_tokens, row.has("estimated")),
+        ("settled", Some(10), false),
+        "{row:?}"
+    );
     door.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_cuts_and_settles_what_outlasts_the_grace() {
     let door = Door::open(Settings::new().with(r#"server.shutdown_grace = "1s""#)).await;
-    door.upstream.always(|seen| Talk::words(900).every(Duration::from_millis(100)).reply(seen));
+    door.upstream.always(|seen| {
+        Talk::words(900)
+            .every(Duration::from_millis(100))
+            .reply(seen)
+    });
     let mut open = door.user("alice").open(chat_stream("a")).await;
     open.take(3).await;
     let begun = Instant::now();
@@ -227,7 +302,10 @@ async fn sigterm_cuts_and_settles_what_outlasts_the_grace() {
     let answer = open.rest().await;
     assert!(!answer.text().contains("[DONE]"), "{}", answer.text());
     let row = door.ledger_rows().remove(0);
-    assert!(row.state == "settled" && row.has("estimated") && row.cost() > 0, "{row:?}");
+    assert!(
+        row.state == "settled" && row.has("estimated") && row.cost() > 0,
+        "{row:?}"
+    );
     door.close().await;
 }
 
@@ -249,11 +327,23 @@ async fn a_restart_forgets_nothing() {
 async fn the_usage_command_tells_rows_and_sums() {
     let door = Door::open(Settings::new()).await;
     let alice = door.user("alice");
-    let answer = alice.ask(and(chat("a"), &json!({"model": "gpt-4o"}))).await.expect(200);
+    let answer = alice
+        .ask(and(chat("a"), &json!({"model": "gpt-4o"})))
+        .await
+        .expect(200);
     let row = door.row(&answer).await;
-    assert_eq!((row.user_id, row.state.as_str(), row.model.as_deref()), (alice.id, "settled", Some("gpt-4o")));
-    assert_eq!((row.upstream.as_deref(), row.endpoint.as_deref()), (Some("openai"), Some("/v1/chat/completions")));
-    assert_eq!((row.cached_input_tokens, row.reasoning_tokens), (Some(0), Some(0)));
+    assert_eq!(
+        (row.user_id, row.state.as_str(), row.model.as_deref()),
+        (alice.id, "settled", Some("gpt-4o"))
+    );
+    assert_eq!(
+        (row.upstream.as_deref(), row.endpoint.as_deref()),
+        (Some("openai"), Some("/v1/chat/completions"))
+    );
+    assert_eq!(
+        (row.cached_input_tokens, row.reasoning_tokens),
+        (Some(0), Some(0))
+    );
     assert!(row.held_micros.unwrap() > row.cost() && row.ended_at.is_some());
     let plain = door.must(&["usage"]);
     assert!(plain.contains("gpt-4o"), "{plain}");
@@ -270,8 +360,15 @@ async fn a_development_token_is_bare_on_stdout_and_works() {
     let id = door.user("alice").id.to_string();
     let token = door.must(&["token", "--user", &id, "--plan", "pro", "--expires", "1h"]);
     assert_eq!(token.trim().split('.').count(), 3, "{token}");
-    let me = door.send(Call::get("/api/me").bearer(token.trim())).await.expect(200).json();
-    assert_eq!((&me["user"]["id"], &me["plan"]["name"]), (&json!(id), &json!("pro")));
+    let me = door
+        .send(Call::get("/api/me").bearer(token.trim()))
+        .await
+        .expect(200)
+        .json();
+    assert_eq!(
+        (&me["user"]["id"], &me["plan"]["name"]),
+        (&json!(id), &json!("pro"))
+    );
     door.close().await;
 }
 
@@ -281,7 +378,10 @@ async fn commands_say_how_they_ended() {
     assert_eq!(door.tollgate(&["health"]).code, Some(0));
     assert_eq!(door.tollgate(&["check"]).code, Some(0));
     assert_eq!(door.tollgate(&["--help"]).code, Some(0));
-    assert!(door.must(&["--version"]).contains(env!("CARGO_PKG_VERSION")));
+    assert!(
+        door.must(&["--version"])
+            .contains(env!("CARGO_PKG_VERSION"))
+    );
     for wrong in [
         &["nonsense"][..],
         &["serve", "--no-such-flag"],
@@ -292,7 +392,10 @@ async fn commands_say_how_they_ended() {
         assert_eq!(door.tollgate(wrong).code, Some(2), "tollgate {wrong:?}");
     }
     let missing = door.tollgate(&["check", "--config", "no-such-file.toml"]);
-    assert!(missing.code == Some(1) && missing.stderr.contains("no-such-file.toml"), "{missing:?}");
+    assert!(
+        missing.code == Some(1) && missing.stderr.contains("no-such-file.toml"),
+        "{missing:?}"
+    );
     door.process.term(Duration::from_secs(10)).await;
     assert_eq!(door.tollgate(&["health"]).code, Some(1));
     door.close().await;
@@ -304,17 +407,30 @@ async fn the_demo_shows_itself_once_without_any_setting() {
     let port = free_port().to_string();
     let printed = door.bare(&["demo", "--once", "--port", &port]);
     assert_eq!(printed.code, Some(0), "{printed:?}");
-    assert!(printed.stdout.contains("curl") && printed.stdout.contains('$'), "{printed:?}");
-    assert!(printed.stdout.contains("The operator's page is http://127.0.0.1:"), "{printed:?}");
+    assert!(
+        printed.stdout.contains("curl") && printed.stdout.contains('$'),
+        "{printed:?}"
+    );
+    assert!(
+        printed
+            .stdout
+            .contains("The operator's page is http://127.0.0.1:"),
+        "{printed:?}"
+    );
     door.close().await;
 }
 
 /// One `GET` of somebody else's server: the status line, and the rest.
 fn get(address: &str, path: &str, token: Option<&str>) -> (String, String) {
     let mut socket = std::net::TcpStream::connect(address).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    let bearer = token.map_or_else(String::new, |token| format!("Authorization: Bearer {token}\r\n"));
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n{bearer}Connection: close\r\n\r\n");
+    socket
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    let bearer = token.map_or_else(String::new, |token| {
+        format!("Authorization: Bearer {token}\r\n")
+    });
+    let request =
+        format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n{bearer}Connection: close\r\n\r\n");
     socket.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     socket.read_to_string(&mut answer).unwrap();
@@ -331,24 +447,43 @@ fn a_reload_that_comes_while_the_ledger_is_being_opened_ends_nothing() {
     std::fs::create_dir_all(&folder).unwrap();
     // Takes connections and says nothing.
     let database = TcpListener::bind("127.0.0.1:0").unwrap();
-    let (bind, url) =
-        (format!("127.0.0.1:{}", free_port()), format!("postgres://a:b@{}/c", database.local_addr().unwrap()));
+    let (bind, url) = (
+        format!("127.0.0.1:{}", free_port()),
+        format!("postgres://a:b@{}/c", database.local_addr().unwrap()),
+    );
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tollgate"));
     command.arg("serve").env_clear().current_dir(&folder);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(std::fs::File::create(folder.join("said")).unwrap());
-    command.env("OPENAI_API_KEY", "sk-early").env("JWT_SECRET", "0123456789abcdef0123456789abcdef");
-    command.env("DATABASE_URL", &url).env("TOLLGATE_SERVER__BIND", &bind).env("TOLLGATE_SERVER__ADMIN_BIND", "");
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(std::fs::File::create(folder.join("said")).unwrap());
+    command
+        .env("OPENAI_API_KEY", "sk-early")
+        .env("JWT_SECRET", "0123456789abcdef0123456789abcdef");
+    command
+        .env("DATABASE_URL", &url)
+        .env("TOLLGATE_SERVER__BIND", &bind)
+        .env("TOLLGATE_SERVER__ADMIN_BIND", "");
     let mut server = command.spawn().unwrap();
     let begun = Instant::now();
     while TcpStream::connect(&bind).is_err() {
         let said = std::fs::read_to_string(folder.join("said")).unwrap();
-        assert!(server.try_wait().unwrap().is_none() && begun.elapsed().as_secs() < 60, "{said}");
+        assert!(
+            server.try_wait().unwrap().is_none() && begun.elapsed().as_secs() < 60,
+            "{said}"
+        );
         std::thread::sleep(Duration::from_millis(5));
     }
-    let hangup = std::process::Command::new("kill").args(["-HUP", &server.id().to_string()]).status().unwrap();
+    let hangup = std::process::Command::new("sh")
+        .args(["-c", &format!("kill -HUP {}", server.id())])
+        .status()
+        .unwrap();
     assert!(hangup.success());
     std::thread::sleep(Duration::from_millis(300));
-    let ended = server.try_wait().unwrap().and_then(|status| status.signal());
+    let ended = server
+        .try_wait()
+        .unwrap()
+        .and_then(|status| status.signal());
     server.kill().ok();
     server.wait().unwrap();
     std::fs::remove_dir_all(&folder).unwrap();
@@ -367,9 +502,18 @@ impl Demo {
         std::fs::create_dir_all(&folder).unwrap();
         let said = std::fs::File::create(folder.join("said")).unwrap();
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tollgate"));
-        command.args(["demo", "--port", &free_port().to_string()]).env_clear().current_dir(&folder);
-        command.stdin(Stdio::null()).stderr(said.try_clone().unwrap()).stdout(said);
-        Self { process: command.spawn().unwrap(), folder }
+        command
+            .args(["demo", "--port", &free_port().to_string()])
+            .env_clear()
+            .current_dir(&folder);
+        command
+            .stdin(Stdio::null())
+            .stderr(said.try_clone().unwrap())
+            .stdout(said);
+        Self {
+            process: command.spawn().unwrap(),
+            folder,
+        }
     }
 
     /// Where its operator's page is, and the token for it, once it has told them.
@@ -382,17 +526,27 @@ impl Demo {
             }
             sleep(Duration::from_millis(50)).await;
         }
-        let (_, page) = text.split_once("The operator's page is http://").unwrap_or_else(|| panic!("{text}"));
+        let (_, page) = text
+            .split_once("The operator's page is http://")
+            .unwrap_or_else(|| panic!("{text}"));
         let mut words = page.split_whitespace();
         let address = words.next().unwrap().trim_end_matches(';').to_owned();
-        let token = words.skip_while(|word| *word != "with").nth(1).unwrap().to_owned();
+        let token = words
+            .skip_while(|word| *word != "with")
+            .nth(1)
+            .unwrap()
+            .to_owned();
         (address, token)
     }
 }
 
 impl Drop for Demo {
     fn drop(&mut self) {
-        drop((self.process.kill(), self.process.wait(), std::fs::remove_dir_all(&self.folder)));
+        drop((
+            self.process.kill(),
+            self.process.wait(),
+            std::fs::remove_dir_all(&self.folder),
+        ));
     }
 }
 
@@ -403,9 +557,15 @@ async fn the_demos_operators_page_is_there_and_wants_its_token() {
     for demo in &demos {
         let (address, token) = demo.page().await;
         let (status, html) = get(&address, "/", None);
-        assert!(status.contains("200") && html.contains("<html"), "{status}: {html}");
+        assert!(
+            status.contains("200") && html.contains("<html"),
+            "{status}: {html}"
+        );
         let (status, overview) = get(&address, "/admin/overview", Some(&token));
-        assert!(status.contains("200") && overview.contains("\"upstreams\""), "{status}: {overview}");
+        assert!(
+            status.contains("200") && overview.contains("\"upstreams\""),
+            "{status}: {overview}"
+        );
         for wrong in [None, Some("another")] {
             let (status, _) = get(&address, "/admin/overview", wrong);
             assert!(status.contains("401"), "{wrong:?}: {status}");

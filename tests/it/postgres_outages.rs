@@ -13,6 +13,7 @@ use crate::support::postgres::Postgres;
 use crate::support::relay::Relay;
 use crate::support::reply::Talk;
 use crate::support::settings::Settings;
+use crate::support::tools::{Tool, installed};
 
 /// A prompt that is answered for longer than ten seconds.
 const LASTS: &str = "open meanwhile";
@@ -25,7 +26,9 @@ async fn server() -> Postgres {
 }
 
 fn on(url: &str) -> Settings {
-    Settings::new().env("TOLLGATE_STORE__URL", url).env("TOLLGATE_STORE__LEASE", "5s")
+    Settings::new()
+        .env("TOLLGATE_STORE__URL", url)
+        .env("TOLLGATE_STORE__LEASE", "5s")
 }
 
 /// Sixteen callers who keep asking as four users.
@@ -34,10 +37,16 @@ fn load(door: &Door, dice: &mut Dice) -> (Vec<User>, Vec<JoinHandle<()>>) {
         // Some are to outlast an outage.
         let lasts = seen.body.to_string().contains(LASTS);
         let (words, pause) = if lasts { (5, 2500) } else { (8, 4) };
-        Talk::words(words).every(Duration::from_millis(pause)).reply(seen)
+        Talk::words(words)
+            .every(Duration::from_millis(pause))
+            .reply(seen)
     });
-    let users: Vec<User> = (0..4).map(|number| door.user(&format!("user-{number}"))).collect();
-    let asking = (0..16).map(|number| keeps_asking(users[number % users.len()].clone(), dice.another())).collect();
+    let users: Vec<User> = (0..4)
+        .map(|number| door.user(&format!("user-{number}")))
+        .collect();
+    let asking = (0..16)
+        .map(|number| keeps_asking(users[number % users.len()].clone(), dice.another()))
+        .collect();
     (users, asking)
 }
 
@@ -58,14 +67,24 @@ async fn recovered(user: &User, what: &str) {
         if answer.status == 200 {
             break;
         }
-        assert_eq!(answer.refusal(), (503, "store_unavailable".to_owned()), "{what}");
-        assert!(begun.elapsed() < Duration::from_secs(5), "{what}: not back in five seconds");
+        assert_eq!(
+            answer.refusal(),
+            (503, "store_unavailable".to_owned()),
+            "{what}"
+        );
+        assert!(
+            begun.elapsed() < Duration::from_secs(5),
+            "{what}: not back in five seconds"
+        );
         sleep(Duration::from_millis(20)).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn postgres_crashes_five_times_under_load_and_the_laws_hold() {
+    if !installed(&[Tool::Postgres]) {
+        return;
+    }
     let server = server().await;
     let door = Door::open(on(&server.url("ledger"))).await;
     let pid = door.process.pid();
@@ -82,12 +101,18 @@ async fn postgres_crashes_five_times_under_load_and_the_laws_hold() {
     sleep(Duration::from_millis(300)).await;
     drop(watch);
     end(asking).await;
-    assert!(door.process.exit_status().is_none() && door.process.pid() == pid, "no restart was needed");
+    assert!(
+        door.process.exit_status().is_none() && door.process.pid() == pid,
+        "no restart was needed"
+    );
     door.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_seconds_without_postgres_are_503_and_nothing_is_sent_unheld() {
+    if !installed(&[Tool::Postgres]) {
+        return;
+    }
     let server = server().await;
     let door = Door::open(on(&server.url("ledger"))).await;
     let sibling = door.beside().await;
@@ -106,13 +131,23 @@ async fn ten_seconds_without_postgres_are_503_and_nothing_is_sent_unheld() {
     while down.elapsed() < Duration::from_secs(10) {
         for user in [users[1].clone(), sibling.of(&users[2])] {
             let asked = Instant::now();
-            user.ask(chat("down")).await.refused(503, "store_unavailable");
-            assert!(asked.elapsed() < Duration::from_secs(3), "a refusal took {:?}", asked.elapsed());
+            user.ask(chat("down"))
+                .await
+                .refused(503, "store_unavailable");
+            assert!(
+                asked.elapsed() < Duration::from_secs(3),
+                "a refusal took {:?}",
+                asked.elapsed()
+            );
         }
         door.send(Call::get("/health/ready")).await.expect(503);
         sleep(Duration::from_millis(100)).await;
     }
-    assert_eq!(door.upstream.count(), dialled, "the upstream was dialled without a durable hold");
+    assert_eq!(
+        door.upstream.count(),
+        dialled,
+        "the upstream was dialled without a durable hold"
+    );
     tokio::task::block_in_place(|| server.start_again());
     for user in users.iter().cloned().chain([sibling.of(&users[0])]) {
         recovered(&user, "ten seconds down").await;
@@ -120,7 +155,10 @@ async fn ten_seconds_without_postgres_are_503_and_nothing_is_sent_unheld() {
     end(asking).await;
     for stream in open {
         let row = door.row(&stream.rest().await).await;
-        assert!(row.state == "settled" && row.output_tokens == Some(5), "a stream over an outage is settled: {row:?}");
+        assert!(
+            row.state == "settled" && row.output_tokens == Some(5),
+            "a stream over an outage is settled: {row:?}"
+        );
     }
     door.send(Call::get("/health/ready")).await.expect(200);
     door.close().await;
@@ -128,9 +166,14 @@ async fn ten_seconds_without_postgres_are_503_and_nothing_is_sent_unheld() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hold_whose_commit_was_never_heard_of_is_refused_and_taken_back() {
+    if !installed(&[Tool::Postgres]) {
+        return;
+    }
     let server = server().await;
     let wire = Relay::start(server.port()).await;
-    let url = server.url("ledger").replace(&server.port().to_string(), &wire.port().to_string());
+    let url = server
+        .url("ledger")
+        .replace(&server.port().to_string(), &wire.port().to_string());
     let door = Door::open(on(&url)).await;
     let alice = door.user("alice");
     alice.ask(chat("before")).await.expect(200);
@@ -149,7 +192,10 @@ async fn a_hold_whose_commit_was_never_heard_of_is_refused_and_taken_back() {
         if held == 1 {
             break;
         }
-        assert!(begun.elapsed() < Duration::from_secs(4), "the hold never arrived");
+        assert!(
+            begun.elapsed() < Duration::from_secs(4),
+            "the hold never arrived"
+        );
         sleep(Duration::from_millis(10)).await;
     }
     wire.cut();
@@ -158,7 +204,11 @@ async fn a_hold_whose_commit_was_never_heard_of_is_refused_and_taken_back() {
     // The oracle counts what is charged; this one must not even be there as lost.
     let rows = door.quiet_rows().await;
     let states: Vec<&str> = rows.iter().map(|row| row.state.as_str()).collect();
-    assert_eq!(states.iter().filter(|state| **state == "voided").count(), 1, "{states:?}");
+    assert_eq!(
+        states.iter().filter(|state| **state == "voided").count(),
+        1,
+        "{states:?}"
+    );
     assert_eq!(door.upstream.count(), 2);
     door.close().await;
 }
@@ -175,7 +225,9 @@ async fn leaving(door: &Door, server: &Postgres) {
         }
     });
     let mut dice = Dice::thrown();
-    let users: Vec<User> = (0..8).map(|number| door.user(&format!("leaver-{number}"))).collect();
+    let users: Vec<User> = (0..8)
+        .map(|number| door.user(&format!("leaver-{number}")))
+        .collect();
     let mut going = Vec::new();
     for number in 0..300 {
         let (user, mut dice) = (users[number % users.len()].clone(), dice.another());
@@ -200,6 +252,9 @@ async fn leaving(door: &Door, server: &Postgres) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn callers_that_leave_at_any_moment_leave_no_transaction_open_and_no_hold() {
+    if !installed(&[Tool::Postgres]) {
+        return;
+    }
     let server = server().await;
     let door = Door::open(on(&server.url("ledger"))).await;
     leaving(&door, &server).await;
@@ -208,9 +263,13 @@ async fn callers_that_leave_at_any_moment_leave_no_transaction_open_and_no_hold(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_pooler_with_two_connections_is_enough() {
+    if !installed(&[Tool::Postgres, Tool::PgBouncer]) {
+        return;
+    }
     let server = server().await;
     let pooler = PgBouncer::start(&server, 2).await;
-    let settings = on(&pooler.url("ledger")).with("plans.free.limits = [{ per = \"day\", requests = 1000 }]");
+    let settings =
+        on(&pooler.url("ledger")).with("plans.free.limits = [{ per = \"day\", requests = 1000 }]");
     let door = Door::open(settings).await;
     let sibling = door.beside().await;
     let alice = door.user("alice");

@@ -17,15 +17,25 @@ use crate::support::tokens::{sign, sign_text};
 async fn keys_of_every_kind_and_the_shared_secret_serve_at_once() {
     let keys = [Key::es256("e1"), Key::rs256("r1"), Key::eddsa("d1")];
     let door = Door::prepare(Settings::new()).await;
-    door.supabase.publish(Publish::Keys(keys.iter().map(Key::jwk).collect()));
+    door.supabase
+        .publish(Publish::Keys(keys.iter().map(Key::jwk).collect()));
     door.start().await;
     for key in &keys {
-        ask(&door, &sign(key, &door.claims("alice"))).await.expect(200);
+        ask(&door, &sign(key, &door.claims("alice")))
+            .await
+            .expect(200);
     }
-    ask(&door, &sign(&door.key, &door.claims("alice"))).await.expect(200);
+    ask(&door, &sign(&door.key, &door.claims("alice")))
+        .await
+        .expect(200);
     // After "Migrate JWT secret" the shared secret has an id, which no published key has.
     let header = json!({"alg": "HS256", "kid": random_hex(8), "typ": "JWT"}).to_string();
-    ask(&door, &sign_text(&door.key, &header, &door.claims("alice").to_string())).await.expect(200);
+    ask(
+        &door,
+        &sign_text(&door.key, &header, &door.claims("alice").to_string()),
+    )
+    .await
+    .expect(200);
     let crossed = json!({"alg": "ES256", "kid": "r1"}).to_string();
     is_turned_away(
         &door,
@@ -62,7 +72,9 @@ async fn with_a_flood_beside() -> ((Duration, Duration), (u64, Duration)) {
     let key = Key::es256("k1");
     let (door, quiet) = (door_with(&key).await, door_with(&key).await);
     for door in [&door, &quiet] {
-        ask(door, &sign(&key, &door.claims("alice"))).await.expect(200);
+        ask(door, &sign(&key, &door.claims("alice")))
+            .await
+            .expect(200);
     }
     let (before, begun) = (door.supabase.fetches(), Instant::now());
     let flood = flood(&door);
@@ -93,16 +105,26 @@ async fn with_a_flood_beside() -> ((Duration, Duration), (u64, Duration)) {
 async fn a_flood_of_unknown_key_ids_fetches_once_and_slows_nobody() {
     let mut seen = Vec::new();
     // A machine that others use has bad moments: it is measured once more.
-    while seen.len() < 2 && seen.last().is_none_or(|(flooded, alone): &(Duration, Duration)| *flooded > *alone * 2) {
+    while seen.len() < 2
+        && seen
+            .last()
+            .is_none_or(|(flooded, alone): &(Duration, Duration)| *flooded > *alone * 2)
+    {
         let (took, (fetches, lasted)) = with_a_flood_beside().await;
         eprintln!("{took:?} (flooded, alone), {fetches} fetches in {lasted:?}");
         // Nobody was unknown before: one fetch at once, and another for each cool-down of thirty seconds that went by.
         let allowed = 1 + lasted.as_secs() / 30;
-        assert!((1..=allowed).contains(&fetches), "{fetches} fetches in {lasted:?}");
+        assert!(
+            (1..=allowed).contains(&fetches),
+            "{fetches} fetches in {lasted:?}"
+        );
         seen.push(took);
     }
     let (flooded, alone) = *seen.last().unwrap();
-    assert!(flooded <= alone * 2, "who is known waited {flooded:?} in a flood, and {alone:?} without one");
+    assert!(
+        flooded <= alone * 2,
+        "who is known waited {flooded:?} in a flood, and {alone:?} without one"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -122,16 +144,24 @@ async fn nobody_with_a_known_key_waits_for_a_fetch_that_hangs() {
         .collect();
     // Each with a token of its own: none of them was remembered.
     for number in 0..20 {
-        ask(&door, &sign(&key, &door.claims(&format!("user-{number}")))).await.expect(200);
+        ask(&door, &sign(&key, &door.claims(&format!("user-{number}"))))
+            .await
+            .expect(200);
     }
     let known = begun.elapsed();
-    assert!(!flood.iter().all(tokio::task::JoinHandle::is_finished), "the fetch did not hang");
+    assert!(
+        !flood.iter().all(tokio::task::JoinHandle::is_finished),
+        "the fetch did not hang"
+    );
     for one in flood {
         let answer = one.await.unwrap();
         assert!(matches!(answer.status, 401 | 503), "{}", answer.text());
     }
     let stranger = begun.elapsed();
-    assert!(known * 3 < stranger, "twenty known users took {known:?}, the strangers {stranger:?}");
+    assert!(
+        known * 3 < stranger,
+        "twenty known users took {known:?}, the strangers {stranger:?}"
+    );
     door.close().await;
 }
 
@@ -150,9 +180,17 @@ async fn keys_that_cannot_be_had_are_503_and_stop_nobody_else() {
         door.supabase.publish(broken.clone());
         door.start().await;
         let answer = ask(&door, &sign(&key, &door.claims("alice"))).await;
-        assert_eq!(answer.refusal(), (503, "auth_unavailable".to_owned()), "{broken:?}: {}", answer.text());
+        assert_eq!(
+            answer.refusal(),
+            (503, "auth_unavailable".to_owned()),
+            "{broken:?}: {}",
+            answer.text()
+        );
         assert_eq!(door.upstream.connections(), 0);
-        door.user("bob").ask(chat("by the shared secret")).await.expect(200);
+        door.user("bob")
+            .ask(chat("by the shared secret"))
+            .await
+            .expect(200);
         door.close().await;
     }
 }
@@ -160,7 +198,28 @@ async fn keys_that_cannot_be_had_are_503_and_stop_nobody_else() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_project_without_public_keys_turns_their_tokens_away() {
     let door = Door::open(Settings::new()).await;
-    is_turned_away(&door, "a kid that nobody has", &sign(&Key::es256("k1"), &door.claims("alice"))).await;
+    is_turned_away(
+        &door,
+        "a kid that nobody has",
+        &sign(&Key::es256("k1"), &door.claims("alice")),
+    )
+    .await;
+    door.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_shared_secret_it_is_ready_though_the_keys_cannot_be_fetched() {
+    let door = Door::prepare(Settings::new()).await;
+    door.supabase.publish(Publish::Down);
+    door.start().await;
+    let ready = door.send(Call::get("/health/ready")).await.expect(200);
+    let ready = ready.json();
+    assert_eq!(
+        (&ready["status"], &ready["parts"]["jwks"]["ok"]),
+        (&json!("ready"), &json!(false)),
+        "{ready}"
+    );
+    door.user("alice").ask(chat("hello")).await.expect(200);
     door.close().await;
 }
 
@@ -168,7 +227,10 @@ async fn a_project_without_public_keys_turns_their_tokens_away() {
 async fn is_let_in_sometime(door: &Door, token: &str, seconds: u64) {
     let begun = Instant::now();
     while door.send(Call::get("/api/me").bearer(token)).await.status != 200 {
-        assert!(begun.elapsed() < Duration::from_secs(seconds), "a good token is refused for {seconds} s");
+        assert!(
+            begun.elapsed() < Duration::from_secs(seconds),
+            "a good token is refused for {seconds} s"
+        );
         sleep(Duration::from_millis(500)).await;
     }
 }
@@ -182,11 +244,22 @@ async fn keys_that_come_late_or_change_or_hang_are_taken_up_by_themselves() {
         door.start().await;
         let token = sign(&first, &door.claims("alice"));
         ask(&door, &token).await.refused(503, "auth_unavailable");
-        let ready = door.send(Call::get("/health/ready")).await.expect(503).json();
-        assert_eq!((&ready["status"], &ready["parts"]["jwks"]["ok"]), (&json!("not_ready"), &json!(false)), "{ready}");
+        let ready = door
+            .send(Call::get("/health/ready"))
+            .await
+            .expect(503)
+            .json();
+        assert_eq!(
+            (&ready["status"], &ready["parts"]["jwks"]["ok"]),
+            (&json!("not_ready"), &json!(false)),
+            "{ready}"
+        );
         door.supabase.publish(Publish::Keys(vec![first.jwk()]));
         is_let_in_sometime(&door, &token, 40).await;
-        assert_eq!(door.send(Call::get("/health/ready")).await.json()["parts"]["jwks"]["ok"], true);
+        assert_eq!(
+            door.send(Call::get("/health/ready")).await.json()["parts"]["jwks"]["ok"],
+            true
+        );
         // With the keys gone again, those at hand serve on.
         door.supabase.publish(Publish::Down);
         ask(&door, &token).await.expect(200);
@@ -194,17 +267,24 @@ async fn keys_that_come_late_or_change_or_hang_are_taken_up_by_themselves() {
     };
     let rotated = async {
         let door = door_with(&first).await;
-        ask(&door, &sign(&first, &door.claims("alice"))).await.expect(200);
-        door.supabase.publish(Publish::Keys(vec![first.jwk(), second.jwk()]));
+        ask(&door, &sign(&first, &door.claims("alice")))
+            .await
+            .expect(200);
+        door.supabase
+            .publish(Publish::Keys(vec![first.jwk(), second.jwk()]));
         is_let_in_sometime(&door, &sign(&second, &door.claims("alice")), 40).await;
-        ask(&door, &sign(&first, &door.claims("alice"))).await.expect(200);
+        ask(&door, &sign(&first, &door.claims("alice")))
+            .await
+            .expect(200);
         door.close().await;
     };
     let hanging = async {
         let door = Door::prepare(Settings::new()).await;
         door.supabase.publish(Publish::Hang);
         door.start().await;
-        ask(&door, &sign(&first, &door.claims("alice"))).await.refused(503, "auth_unavailable");
+        ask(&door, &sign(&first, &door.claims("alice")))
+            .await
+            .refused(503, "auth_unavailable");
         door.close().await;
     };
     tokio::join!(late, rotated, hanging);

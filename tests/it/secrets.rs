@@ -17,6 +17,7 @@ use crate::support::raw::Wire;
 use crate::support::reply::{Reply, Step, Talk};
 use crate::support::settings::Settings;
 use crate::support::tokens::sign;
+use crate::support::tools::{Tool, installed};
 use crate::support::wire::Request;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -26,6 +27,9 @@ async fn no_secret_is_in_any_answer_line_or_file_however_much_is_logged() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_secret_gets_out_with_a_ledger_on_postgres_either() {
+    if !installed(&[Tool::Postgres]) {
+        return;
+    }
     everything_that_likes_to_print(Settings::new().on_postgres()).await;
 }
 
@@ -54,22 +58,38 @@ async fn everything_that_likes_to_print(settings: Settings) {
     ] {
         alice.ask(body).await;
     }
-    let broken = format!("{{\"model\":\"gpt-4o-mini\",\"messages\":[{{\"role\":\"user\",\"content\":\"{PROMPT_CANARY}");
-    door.send(Call::new("POST", "/v1/chat/completions").bearer(&alice.token).bytes(broken)).await.expect(400);
-    let mistyped = json!({"model": "gpt-4o-mini", "messages": PROMPT_CANARY, "temperature": PROMPT_CANARY});
+    let broken = format!(
+        "{{\"model\":\"gpt-4o-mini\",\"messages\":[{{\"role\":\"user\",\"content\":\"{PROMPT_CANARY}"
+    );
+    door.send(
+        Call::new("POST", "/v1/chat/completions")
+            .bearer(&alice.token)
+            .bytes(broken),
+    )
+    .await
+    .expect(400);
+    let mistyped =
+        json!({"model": "gpt-4o-mini", "messages": PROMPT_CANARY, "temperature": PROMPT_CANARY});
     alice.ask(mistyped).await.expect(400);
     for status in [400, 401, 404, 429, 500] {
         // What is said about the user's own request may reach this user; the operator's key may not.
         let passed_on = matches!(status, 400 | 404);
-        let echo = if passed_on { key.clone() } else { format!("{key} {PROMPT_CANARY}") };
-        door.upstream.next(move |_| Reply::error(status, "echo", &echo));
+        let echo = if passed_on {
+            key.clone()
+        } else {
+            format!("{key} {PROMPT_CANARY}")
+        };
+        door.upstream
+            .next(move |_| Reply::error(status, "echo", &echo));
         alice.ask(chat("a")).await;
     }
-    door.upstream.next(|_| Reply::status(200, "text/html", "<html>"));
+    door.upstream
+        .next(|_| Reply::status(200, "text/html", "<html>"));
     alice.ask(chat("a")).await.expect(502);
     door.upstream.next(|_| Reply::headless(Step::Reset));
     alice.ask(chat("a")).await.expect(502);
-    door.upstream.next(|seen| Talk::words(9).cut(3, Step::Reset).reply(seen));
+    door.upstream
+        .next(|seen| Talk::words(9).cut(3, Step::Reset).reply(seen));
     alice.ask(chat_stream("a")).await.expect(200);
     strangers_try(&door, &alice).await;
     operators_do_what_they_do(&door, &alice, admin).await;
@@ -79,10 +99,21 @@ async fn everything_that_likes_to_print(settings: Settings) {
     door.restart().await;
     // None of the places that are searched is empty.
     collector.until_spans(2).await;
-    let got = |target: &str| collector.requests().iter().any(|request| request.target == target);
-    assert!(got("/v1/traces") && got("/v1/metrics"), "the collector got less than it should");
+    let got = |target: &str| {
+        collector
+            .requests()
+            .iter()
+            .any(|request| request.target == target)
+    };
+    assert!(
+        got("/v1/traces") && got("/v1/metrics"),
+        "the collector got less than it should"
+    );
     let is_asked = |request: &Request| request.header("apikey") == Some(door.service_key());
-    assert!(door.supabase.requests().iter().any(is_asked), "the project was not asked with its key");
+    assert!(
+        door.supabase.requests().iter().any(is_asked),
+        "the project was not asked with its key"
+    );
     door.tells(collector);
     door.close().await;
 }
@@ -95,21 +126,39 @@ async fn strangers_try(door: &Door, alice: &User) {
         door.service_key().to_owned(),
         door.jwt_secret().to_owned(),
     ] {
-        door.send(Call::get("/api/me").bearer(&forged)).await.expect(401);
+        door.send(Call::get("/api/me").bearer(&forged))
+            .await
+            .expect(401);
     }
-    door.supabase.publish(Publish::Answer(500, "text/plain", "broken"));
-    door.send(Call::get("/api/me").bearer(&sign(&Key::es256("new"), &door.claims("alice")))).await;
+    door.supabase
+        .publish(Publish::Answer(500, "text/plain", "broken"));
+    door.send(Call::get("/api/me").bearer(&sign(&Key::es256("new"), &door.claims("alice"))))
+        .await;
     let mut wire = Wire::open(door.front.address()).await;
-    let _ =
-        wire.send(format!("GET /api/me HTTP/1.1\r\nAuthorization: Bearer {}\0\r\n\r\n", alice.token).as_bytes()).await;
+    let _ = wire
+        .send(
+            format!(
+                "GET /api/me HTTP/1.1\r\nAuthorization: Bearer {}\0\r\n\r\n",
+                alice.token
+            )
+            .as_bytes(),
+        )
+        .await;
     wire.read(std::time::Duration::from_millis(300)).await;
 }
 
 async fn operators_do_what_they_do(door: &Door, alice: &User, admin: SocketAddr) {
     let admin = door.office(admin);
-    for token in [door.admin_token(), &door.admin_token()[1..], door.service_key(), &alice.token] {
+    for token in [
+        door.admin_token(),
+        &door.admin_token()[1..],
+        door.service_key(),
+        &alice.token,
+    ] {
         let path = format!("/admin/users/{}/refresh", alice.id);
-        admin.send(Call::post(&path, &json!({"plan": PROMPT_CANARY})).bearer(token)).await;
+        admin
+            .send(Call::post(&path, &json!({"plan": PROMPT_CANARY})).bearer(token))
+            .await;
     }
     every_route_is_called(door, alice, &admin).await;
     for command in [
@@ -130,27 +179,54 @@ async fn operators_do_what_they_do(door: &Door, alice: &User, admin: SocketAddr)
 /// is wrong and with one that is right.
 async fn every_route_is_called(door: &Door, alice: &User, admin: &Arc<Front>) {
     let token = door.admin_token();
-    let document = admin.send(Call::get("/admin/openapi.json").bearer(token)).await.expect(200).json();
+    let document = admin
+        .send(Call::get("/admin/openapi.json").bearer(token))
+        .await
+        .expect(200)
+        .json();
     let mut answered = 0;
     for (path, item) in document["paths"].as_object().unwrap() {
-        let place = path.replace("{id}", &alice.id.to_string()).replace("{file}", "app.js");
-        for method in item.as_object().unwrap().keys().map(|method| method.to_uppercase()) {
+        let place = path
+            .replace("{id}", &alice.id.to_string())
+            .replace("{file}", "app.js");
+        for method in item
+            .as_object()
+            .unwrap()
+            .keys()
+            .map(|method| method.to_uppercase())
+        {
             if path == "/admin/events" {
-                admin.open(Call::get(path).bearer(token)).await.unwrap().take(1).await;
+                admin
+                    .open(Call::get(path).bearer(token))
+                    .await
+                    .unwrap()
+                    .take(1)
+                    .await;
                 continue;
             }
             let call = |body: &Value| Call::post(&place, body).method(&method);
             let body = body_of(path, token);
             admin.send(call(&body)).await;
             admin.send(call(&body).bearer(&alice.token)).await;
-            admin.send(call(&json!({"token": token, "plan": PROMPT_CANARY, "per": [token]})).bearer(token)).await;
+            admin
+                .send(
+                    call(&json!({"token": token, "plan": PROMPT_CANARY, "per": [token]}))
+                        .bearer(token),
+                )
+                .await;
             let answer = admin.send(call(&body).bearer(token)).await;
             answered += usize::from(answer.status < 300);
         }
     }
     assert!(answered > 20, "only {answered} routes did what they do");
-    for path in ["/admin/resume".to_owned(), format!("/admin/users/{}/unblock", alice.id)] {
-        admin.send(Call::post(&path, &json!({})).bearer(token)).await.expect(204);
+    for path in [
+        "/admin/resume".to_owned(),
+        format!("/admin/users/{}/unblock", alice.id),
+    ] {
+        admin
+            .send(Call::post(&path, &json!({})).bearer(token))
+            .await
+            .expect(204);
     }
 }
 
@@ -160,6 +236,7 @@ fn body_of(path: &str, token: &str) -> Value {
         "/admin/session" => json!({"token": token}),
         "/admin/pause" => json!({"reason": "a look at what is told"}),
         "/admin/users/{id}/plan" => json!({"plan": "free"}),
+        "/admin/users/{id}/grant" => json!({"amount": "1"}),
         "/admin/users/{id}/credit" => json!({"per": "day", "unit": "requests", "amount": 1}),
         _ => json!({}),
     }
@@ -173,17 +250,38 @@ fn a_panic_with_the_settings_in_its_hands_shows_no_secret() {
         ("OPENAI_API_KEY", "sk-canary-panic-operator"),
         ("SUPABASE_URL", "https://canarypanic.supabase.co"),
         ("SUPABASE_SERVICE_KEY", "sb_secret_canary-panic-service"),
-        ("DATABASE_URL", "postgres://tollgate:canary-panic-password@127.0.0.1/app"),
-        ("TOLLGATE_ADMIN_TOKEN", "canary-panic-admin-9b3f5d7e1c2a4806"),
+        (
+            "DATABASE_URL",
+            "postgres://tollgate:canary-panic-password@127.0.0.1/app",
+        ),
+        (
+            "TOLLGATE_ADMIN_TOKEN",
+            "canary-panic-admin-9b3f5d7e1c2a4806",
+        ),
     ];
-    let env = secrets.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    let sources = Sources { file: None, env, directory: std::env::temp_dir().join("tollgate-no-such-folder") };
+    let env = secrets
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect();
+    let sources = Sources {
+        file: None,
+        env,
+        directory: std::env::temp_dir().join("tollgate-no-such-folder"),
+    };
     let config = Config::load(&sources).expect("good settings");
-    let shown = std::thread::spawn(move || panic!("{config:?} {config:#?}")).join().unwrap_err();
+    let shown = std::thread::spawn(move || panic!("{config:?} {config:#?}"))
+        .join()
+        .unwrap_err();
     let shown = shown.downcast::<String>().expect("a message");
-    assert!(shown.contains("canarypanic.supabase.co"), "the settings are shown: {shown}");
+    assert!(
+        shown.contains("canarypanic.supabase.co"),
+        "the settings are shown: {shown}"
+    );
     for (name, secret) in secrets.iter().filter(|(name, _)| *name != "SUPABASE_URL") {
-        let hidden = secret.split([':', '@', '/']).find(|part| part.contains("canary")).unwrap();
+        let hidden = secret
+            .split([':', '@', '/'])
+            .find(|part| part.contains("canary"))
+            .unwrap();
         assert!(!shown.contains(hidden), "{name} is shown");
     }
 }
@@ -193,18 +291,34 @@ async fn a_refusal_to_start_shows_no_secret() {
     let secret = "short-canary-secret";
     let printed = Door::refused_to_start(Settings::new().env("JWT_SECRET", secret)).await;
     assert!(!printed.stderr.contains(secret), "{}", printed.stderr);
-    let printed =
-        Door::refused_to_start(Settings::new().env("TOLLGATE_AUTH__JWT_SECRET", secret).unset("JWT_SECRET")).await;
+    let printed = Door::refused_to_start(
+        Settings::new()
+            .env("TOLLGATE_AUTH__JWT_SECRET", secret)
+            .unset("JWT_SECRET"),
+    )
+    .await;
     assert!(!printed.stderr.contains(secret), "{}", printed.stderr);
-    let printed =
-        Door::refused_to_start(Settings::new().with(&format!("auth.jwt_secret = {secret:?}")).unset("JWT_SECRET"))
-            .await;
+    let printed = Door::refused_to_start(
+        Settings::new()
+            .with(&format!("auth.jwt_secret = {secret:?}"))
+            .unset("JWT_SECRET"),
+    )
+    .await;
     assert!(!printed.stderr.contains(secret), "{}", printed.stderr);
     // A key in the wrong place: the line at fault is told of, its value is not.
-    let printed = Door::refused_to_start(Settings::new().with(&format!("auth.jwt_sercet = {secret:?}"))).await;
-    assert!(printed.stderr.contains("jwt_sercet") && !printed.stderr.contains(secret), "{}", printed.stderr);
     let printed =
-        Door::refused_to_start(Settings::new().with("auth.jwt_secret = [\"short-canary-secret\"]").unset("JWT_SECRET"))
+        Door::refused_to_start(Settings::new().with(&format!("auth.jwt_sercet = {secret:?}")))
             .await;
+    assert!(
+        printed.stderr.contains("jwt_sercet") && !printed.stderr.contains(secret),
+        "{}",
+        printed.stderr
+    );
+    let printed = Door::refused_to_start(
+        Settings::new()
+            .with("auth.jwt_secret = [\"short-canary-secret\"]")
+            .unset("JWT_SECRET"),
+    )
+    .await;
     assert!(!printed.stderr.contains(secret), "{}", printed.stderr);
 }

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::support::postgrest::{Grants, Rest, script};
 use crate::support::tokens::user_id;
+use crate::support::tools::{Tool, installed};
 
 /// The SQLSTATE of a shadow that ran as somebody else.
 const ESCALATED: &str = "TG666";
@@ -33,7 +34,11 @@ fn named(text: &str) -> (Vec<String>, Vec<String>) {
 async fn shadow(client: &Client, text: &str) -> Vec<(String, String)> {
     let (words, signs) = named(text);
     let list = |names: &[String]| {
-        names.iter().map(|name| format!("'{}'", name.replace('\'', "''"))).collect::<Vec<_>>().join(", ")
+        names
+            .iter()
+            .map(|name| format!("'{}'", name.replace('\'', "''")))
+            .collect::<Vec<_>>()
+            .join(", ")
     };
     let (words, signs) = (list(&words), list(&signs));
     // What cannot be shadowed (pseudo-types, aggregates) is passed over; a test below sees that enough is left.
@@ -90,8 +95,12 @@ async fn shadow(client: &Client, text: &str) -> Vec<(String, String)> {
     );
     client.batch_execute("set shadows.made = ''").await.unwrap();
     client.batch_execute(&make).await.unwrap();
-    let made =
-        client.query_one("select pg_catalog.current_setting('shadows.made') collate pg_catalog.\"C\"", &[]).await;
+    let made = client
+        .query_one(
+            "select pg_catalog.current_setting('shadows.made') collate pg_catalog.\"C\"",
+            &[],
+        )
+        .await;
     let made: String = made.unwrap().get(0);
     made.lines()
         .filter_map(|line| line.split_once(' '))
@@ -153,17 +162,31 @@ async fn project() -> (Rest, Client) {
         user_id("session")
     );
     root.batch_execute(&open).await.unwrap();
-    let app = script().split("create role tollgate_app").nth(1).unwrap().split("*/").next().unwrap();
-    root.batch_execute(&format!("create role tollgate_app{app}")).await.unwrap();
+    let app = script()
+        .split("create role tollgate_app")
+        .nth(1)
+        .unwrap()
+        .split("*/")
+        .next()
+        .unwrap();
+    root.batch_execute(&format!("create role tollgate_app{app}"))
+        .await
+        .unwrap();
     (rest, root)
 }
 
 /// A session of a role, as an attacker has one.
 async fn session(rest: &Rest, role: &str) -> Client {
     let is_of_api = matches!(role, "anon" | "authenticated" | "service_role");
-    let client = rest.postgres().connect_as(if is_of_api { "authenticator" } else { role }, "postgres").await;
+    let client = rest
+        .postgres()
+        .connect_as(if is_of_api { "authenticator" } else { role }, "postgres")
+        .await;
     if is_of_api {
-        client.batch_execute(&format!("set role {role}")).await.unwrap();
+        client
+            .batch_execute(&format!("set role {role}"))
+            .await
+            .unwrap();
     }
     client
 }
@@ -171,24 +194,58 @@ async fn session(rest: &Rest, role: &str) -> Client {
 /// The SQLSTATE of what a call came to; none where it ran.
 async fn sqlstate(client: &Client, sql: &str) -> Option<String> {
     let failed = client.simple_query(sql).await.err()?;
-    Some(failed.code().map_or_else(|| failed.to_string(), |code| code.code().to_owned()))
+    Some(
+        failed
+            .code()
+            .map_or_else(|| failed.to_string(), |code| code.code().to_owned()),
+    )
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_role_has_its_own_code_run_by_any_function_of_the_script() {
+    if !installed(&[Tool::Postgres]) {
+        return;
+    }
     let (rest, root) = project().await;
     let calls = calls(&root).await;
     assert!(calls.len() >= 8, "{calls:?}");
-    for role in ["anon", "authenticated", "service_role", "tollgate_app", "somebody", "editor"] {
+    for role in [
+        "anon",
+        "authenticated",
+        "service_role",
+        "tollgate_app",
+        "somebody",
+        "editor",
+    ] {
         let attacker = session(&rest, role).await;
         let made = shadow(&attacker, script()).await;
-        let has = |kind: &str, name: &str| made.iter().any(|made| *made == (kind.to_owned(), name.to_owned()));
-        for name in ["jsonb", "uuid", "text", "timestamptz", "regclass", "regprocedure", "name"] {
-            assert!(has("type", name) || !script().contains(name), "{role}: no shadow of {name}");
+        let has = |kind: &str, name: &str| {
+            made.iter()
+                .any(|made| *made == (kind.to_owned(), name.to_owned()))
+        };
+        for name in [
+            "jsonb",
+            "uuid",
+            "text",
+            "timestamptz",
+            "regclass",
+            "regprocedure",
+            "name",
+        ] {
+            assert!(
+                has("type", name) || !script().contains(name),
+                "{role}: no shadow of {name}"
+            );
         }
-        assert!(has("view", "pg_proc") && has("view", "pg_type") && has("view", "pg_roles"), "{role}: {made:?}");
+        assert!(
+            has("view", "pg_proc") && has("view", "pg_type") && has("view", "pg_roles"),
+            "{role}: {made:?}"
+        );
         for kind in ["function", "operator"] {
-            assert!(made.iter().filter(|(of, _)| of == kind).count() > 20, "{role}: {made:?}");
+            assert!(
+                made.iter().filter(|(of, _)| of == kind).count() > 20,
+                "{role}: {made:?}"
+            );
         }
         for call in &calls {
             assert_eq!(sqlstate(&attacker, call).await, None, "{role}: {call}");
@@ -198,6 +255,9 @@ async fn no_role_has_its_own_code_run_by_any_function_of_the_script() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_shadows_do_run_where_a_search_path_lets_them() {
+    if !installed(&[Tool::Postgres]) {
+        return;
+    }
     let (rest, root) = project().await;
     for (number, (path, is_open)) in [
         ("set search_path = ''", true),
@@ -240,12 +300,19 @@ fn edited(path: &str) -> [String; 2] {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_developers_own_versions_let_nobody_in_however_they_were_written() {
+    if !installed(&[Tool::Postgres]) {
+        return;
+    }
     let (rest, root) = project().await;
     let called = [
         "select tollgate.check_user('7c0e8f52-5d0e-4a4e-9d43-0f4f4d1c6b11', null)".to_owned(),
         format!("select tollgate.log_requests('[{}]')", entry("alice")),
-        "select public.tollgate_check_user_limits('7c0e8f52-5d0e-4a4e-9d43-0f4f4d1c6b11', null)".to_owned(),
-        format!("select public.tollgate_log_requests('[{}]')", entry("alice")),
+        "select public.tollgate_check_user_limits('7c0e8f52-5d0e-4a4e-9d43-0f4f4d1c6b11', null)"
+            .to_owned(),
+        format!(
+            "select public.tollgate_log_requests('[{}]')",
+            entry("alice")
+        ),
     ];
     let editor = session(&rest, "editor").await;
     for (path, told) in [
@@ -260,23 +327,38 @@ async fn the_developers_own_versions_let_nobody_in_however_they_were_written() {
         let attacker = session(&rest, "somebody").await;
         shadow(&attacker, script()).await;
         for call in &called {
-            assert_eq!(sqlstate(&attacker, call).await.as_deref(), told, "{path}: {call}");
+            assert_eq!(
+                sqlstate(&attacker, call).await.as_deref(),
+                told,
+                "{path}: {call}"
+            );
         }
         let honest = session(&rest, "somebody").await;
         for call in &called {
-            assert_eq!(sqlstate(&honest, call).await, None, "{path}: without temporary objects it goes on");
+            assert_eq!(
+                sqlstate(&honest, call).await,
+                None,
+                "{path}: without temporary objects it goes on"
+            );
         }
         // Another run of the script puts the setting right, and leaves the rest of the function alone.
         rest.run_as_editor(script()).await;
         root.batch_execute("grant usage on schema tollgate to public; grant execute on all functions in schema tollgate, public to public").await.unwrap();
         for call in &called {
-            assert_eq!(sqlstate(&attacker, call).await, None, "{path}: after another run");
+            assert_eq!(
+                sqlstate(&attacker, call).await,
+                None,
+                "{path}: after another run"
+            );
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_version_to_copy_lets_anybody_in() {
+    if !installed(&[Tool::Postgres]) {
+        return;
+    }
     let (rest, root) = project().await;
     let alice = user_id("alice");
     let tables = format!(
@@ -302,13 +384,21 @@ async fn no_version_to_copy_lets_anybody_in() {
     let versions: Vec<&str> = script()
         .split("/* Adapt:")
         .skip(1)
-        .filter_map(|block| block.split("*/").next()?.split_once("\n\n").map(|(_, sql)| sql))
+        .filter_map(|block| {
+            block
+                .split("*/")
+                .next()?
+                .split_once("\n\n")
+                .map(|(_, sql)| sql)
+        })
         .filter(|sql| sql.contains("create or replace function tollgate."))
         .collect();
     assert_eq!(versions.len(), 6);
     for sql in versions {
         editor.batch_execute(sql).await.unwrap();
-        root.batch_execute("grant execute on all functions in schema tollgate to public").await.unwrap();
+        root.batch_execute("grant execute on all functions in schema tollgate to public")
+            .await
+            .unwrap();
         let attacker = session(&rest, "somebody").await;
         shadow(&attacker, script()).await;
         for call in calls(&root).await {

@@ -16,10 +16,19 @@ use crate::support::settings::Settings;
 /// What who is slow is answered: rows of docs/odd-requests.md, which the tests below hold.
 pub(crate) const ANSWERS: [(&str, &str); 5] = [
     ("nothing at all, for `[server] keep_alive`", SILENT),
-    ("half a head, and then nothing, for `[server] header_timeout`", HALF_SENT),
-    ("a body that is not there after `[server] body_timeout`, however often a byte of it comes", DRIPPED),
+    (
+        "half a head, and then nothing, for `[server] header_timeout`",
+        HALF_SENT,
+    ),
+    (
+        "a body that is not there after `[server] body_timeout`, however often a byte of it comes",
+        DRIPPED,
+    ),
     ("nothing after an answer, for `[server] keep_alive`", SILENT),
-    ("an answer that nobody reads, for `[server] body_timeout`", UNREAD),
+    (
+        "an answer that nobody reads, for `[server] body_timeout`",
+        UNREAD,
+    ),
 ];
 const SILENT: &str = "closed without an answer";
 const HALF_SENT: &str = "closed without an answer";
@@ -47,16 +56,30 @@ async fn side_by_side(busy: &Door, quiet: &Door) -> Compared {
             let begun = Instant::now();
             let body = and(chat_stream("an honest stream"), &json!({"max_tokens": 5}));
             let answer = door.user("bob").ask(body).await.expect(200);
-            assert!(answer.text().ends_with("data: [DONE]\n\n"), "{}", answer.text());
+            assert!(
+                answer.text().ends_with("data: [DONE]\n\n"),
+                "{}",
+                answer.text()
+            );
             took.push(begun.elapsed());
         }
     }
-    let spent = [0, 1].map(|which| [busy, quiet][which].process.cpu().saturating_sub(cpu[which]));
+    let spent = [0, 1].map(|which| {
+        [busy, quiet][which]
+            .process
+            .cpu()
+            .saturating_sub(cpu[which])
+    });
     let [busy, quiet] = took.map(|mut took| {
         took.sort();
         took[ROUNDS / 2]
     });
-    Compared { busy, quiet, busy_cpu: spent[0], quiet_cpu: spent[1] }
+    Compared {
+        busy,
+        quiet,
+        busy_cpu: spent[0],
+        quiet_cpu: spent[1],
+    }
 }
 
 /// Whether who is honest waits no longer than twice as long: the medians of streams asked for in turn.
@@ -70,7 +93,12 @@ fn is_as_cheap(compared: &Compared) -> bool {
 }
 
 fn shown(compared: &Compared) -> String {
-    let Compared { busy, quiet, busy_cpu, quiet_cpu } = compared;
+    let Compared {
+        busy,
+        quiet,
+        busy_cpu,
+        quiet_cpu,
+    } = compared;
     format!(
         "an honest stream took {busy:?} beside {quiet:?} elsewhere; the processor's time was {busy_cpu:?} and {quiet_cpu:?}"
     )
@@ -82,7 +110,9 @@ async fn half_sent_heads(door: &Door, count: usize) -> Vec<Wire> {
     for number in 0..count {
         let mut wire = Wire::open(door.front.address()).await;
         let head = format!("POST {PATH} HTTP/1.1\r\nHost: a\r\nX-{number}: a");
-        wire.send(&head.as_bytes()[..number % head.len()]).await.unwrap();
+        wire.send(&head.as_bytes()[..number % head.len()])
+            .await
+            .unwrap();
         wires.push(wire);
     }
     wires
@@ -95,15 +125,29 @@ async fn half_sent_heads_are_closed_and_nobody_notices() {
     let mut tries = Vec::new();
     let mut wires = Vec::new();
     // A machine that others use has bad moments: it is measured once more.
-    while tries.len() < 2 && !tries.last().is_some_and(|last| is_as_fast(last) && is_as_cheap(last)) {
-        drop(std::mem::replace(&mut wires, half_sent_heads(&door, 500).await));
+    while tries.len() < 2
+        && !tries
+            .last()
+            .is_some_and(|last| is_as_fast(last) && is_as_cheap(last))
+    {
+        drop(std::mem::replace(
+            &mut wires,
+            half_sent_heads(&door, 500).await,
+        ));
         tries.push(side_by_side(&door, &quiet).await);
         eprintln!("with 500 half-sent heads {}", shown(tries.last().unwrap()));
         let (text, closed) = wires[0].read(Duration::from_millis(1)).await;
-        assert!(text.is_empty() && !closed, "the measuring outlasted `header_timeout`: nothing was held open");
+        assert!(
+            text.is_empty() && !closed,
+            "the measuring outlasted `header_timeout`: nothing was held open"
+        );
     }
     let last = tries.last().unwrap();
-    assert!(is_as_fast(last) && is_as_cheap(last), "with 500 half-sent heads {}", shown(last));
+    assert!(
+        is_as_fast(last) && is_as_cheap(last),
+        "with 500 half-sent heads {}",
+        shown(last)
+    );
     for (number, wire) in wires.iter_mut().enumerate() {
         let (text, closed) = wire.read(Duration::from_secs(15)).await;
         assert!(closed, "half-sent head {number} is still open");
@@ -120,15 +164,26 @@ async fn half_sent_heads_are_closed_and_nobody_notices() {
 }
 
 /// Few descriptors, and fewer yet for a server that does not ask for all of them.
-const FEW_DESCRIPTORS: &[&str] = &["sh", "-c", "ulimit -Sn 128; ulimit -Hn 256; exec \"$@\"", "sh"];
+const FEW_DESCRIPTORS: &[&str] = &[
+    "sh",
+    "-c",
+    "ulimit -Sn 128; ulimit -Hn 256; exec \"$@\"",
+    "sh",
+];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn strangers_who_say_nothing_keep_nobody_out_and_take_no_descriptor_that_is_needed() {
     // Nobody is waited for: silence is closed only after this test.
-    let settings = Settings::new().with(r#"server.header_timeout = "60s""#).under(FEW_DESCRIPTORS);
+    let settings = Settings::new()
+        .with(r#"server.header_timeout = "60s""#)
+        .under(FEW_DESCRIPTORS);
     let door = Door::open(settings).await;
     door.process.until_it_says("and 256 are allowed").await;
-    door.upstream.next(|seen| Talk::words(20).every(Duration::from_millis(200)).reply(seen));
+    door.upstream.next(|seen| {
+        Talk::words(20)
+            .every(Duration::from_millis(200))
+            .reply(seen)
+    });
     let mut open = door.user("alice").open(chat_stream("a long one")).await;
     open.next_block().await.unwrap();
     let mut wires = Vec::new();
@@ -142,17 +197,35 @@ async fn strangers_who_say_nothing_keep_nobody_out_and_take_no_descriptor_that_i
     }
     for number in 0..5 {
         let bob = door.user("bob");
-        let honest = timeout(Duration::from_secs(20), bob.ask(chat_stream("an honest stream")));
-        let answer = honest.await.expect("an honest stream is kept waiting").expect(200);
-        assert!(answer.text().ends_with("data: [DONE]\n\n"), "{number}: {}", answer.text());
+        let honest = timeout(
+            Duration::from_secs(20),
+            bob.ask(chat_stream("an honest stream")),
+        );
+        let answer = honest
+            .await
+            .expect("an honest stream is kept waiting")
+            .expect(200);
+        assert!(
+            answer.text().ends_with("data: [DONE]\n\n"),
+            "{number}: {}",
+            answer.text()
+        );
     }
     for path in ["/", "/health/ready"] {
         assert_eq!(door.send(Call::get(path)).await.status, 200, "{path}");
     }
     let whole = open.rest().await;
-    assert!(whole.text().ends_with("data: [DONE]\n\n"), "who was heard is not cut: {}", whole.text());
+    assert!(
+        whole.text().ends_with("data: [DONE]\n\n"),
+        "who was heard is not cut: {}",
+        whole.text()
+    );
     let output = door.process.output();
-    assert!(!output.contains("cannot accept a connection"), "{}", door.process.tail());
+    assert!(
+        !output.contains("cannot accept a connection"),
+        "{}",
+        door.process.tail()
+    );
     drop(wires);
     door.close().await;
 }
@@ -172,7 +245,10 @@ async fn drips(address: SocketAddr, head: Vec<u8>) -> String {
         if closed || sent.is_err() {
             return heard;
         }
-        assert!(begun.elapsed() < Duration::from_secs(40), "a dripping body is still open; it was told {heard:?}");
+        assert!(
+            begun.elapsed() < Duration::from_secs(40),
+            "a dripping body is still open; it was told {heard:?}"
+        );
     }
 }
 
@@ -181,14 +257,22 @@ async fn dripping_bodies_are_cut_and_nobody_notices() {
     let settings = || Settings::new().with(r#"server.body_timeout = "6s""#);
     let (door, quiet) = (Door::open(settings()).await, Door::open(settings()).await);
     let mallory = door.user("mallory");
-    let lines = [format!("Host: a\r\nAuthorization: Bearer {}", mallory.token), "Content-Length: 5000".to_owned()];
+    let lines = [
+        format!("Host: a\r\nAuthorization: Bearer {}", mallory.token),
+        "Content-Length: 5000".to_owned(),
+    ];
     let head = raw(&format!("POST {PATH} HTTP/1.1"), &lines, "{\"messages\":");
     let mut tries = Vec::new();
     while tries.len() < 2 && !tries.last().is_some_and(is_as_fast) {
-        let dripping: Vec<_> = (0..100).map(|_| tokio::spawn(drips(door.front.address(), head.clone()))).collect();
+        let dripping: Vec<_> = (0..100)
+            .map(|_| tokio::spawn(drips(door.front.address(), head.clone())))
+            .collect();
         tries.push(side_by_side(&door, &quiet).await);
         eprintln!("with 100 dripping bodies {}", shown(tries.last().unwrap()));
-        assert!(dripping.iter().all(|one| !one.is_finished()), "the measuring outlasted `body_timeout`");
+        assert!(
+            dripping.iter().all(|one| !one.is_finished()),
+            "the measuring outlasted `body_timeout`"
+        );
         for one in dripping {
             let text = one.await.unwrap();
             assert_eq!(told((&statuses(&text), After::Closed)), DRIPPED, "{text}");
@@ -204,15 +288,23 @@ async fn dripping_bodies_are_cut_and_nobody_notices() {
 /// So many bytes of events, or as many as the other side takes.
 fn flood(bytes: usize) -> Reply {
     let event = r#"data: {"choices":[{"index":0,"delta":{"content":" alpha"},"finish_reason":null}],"usage":null}"#;
-    Reply::events(vec![Step::Flood(format!("{event}\n\n").repeat(300).into_bytes(), bytes)])
+    Reply::events(vec![Step::Flood(
+        format!("{event}\n\n").repeat(300).into_bytes(),
+        bytes,
+    )])
 }
 
 /// Asks for a long stream with a small window, and reads none of it.
 async fn asks_and_never_reads(door: &Door, user: &User) -> Wire {
     let mut wire = Wire::open_narrow(door.front.address()).await;
     let body = and(chat_stream("never read"), &json!({"max_tokens": 30_000})).to_string();
-    let lines = [format!("Host: a\r\nAuthorization: Bearer {}", user.token), format!("Content-Length: {}", body.len())];
-    wire.send(&raw(&format!("POST {PATH} HTTP/1.1"), &lines, &body)).await.unwrap();
+    let lines = [
+        format!("Host: a\r\nAuthorization: Bearer {}", user.token),
+        format!("Content-Length: {}", body.len()),
+    ];
+    wire.send(&raw(&format!("POST {PATH} HTTP/1.1"), &lines, &body))
+        .await
+        .unwrap();
     wire
 }
 
@@ -240,7 +332,10 @@ async fn settles_down(door: &Door) {
         if door.process.cpu().saturating_sub(before) <= Duration::from_millis(30) {
             return;
         }
-        assert!(begun.elapsed() < Duration::from_secs(30), "it never rests while nobody reads");
+        assert!(
+            begun.elapsed() < Duration::from_secs(30),
+            "it never rests while nobody reads"
+        );
     }
 }
 
@@ -263,8 +358,15 @@ async fn readers_that_never_read_are_bounded_and_nobody_notices() {
         compared = side_by_side(&door, &quiet).await;
     }
     eprintln!("with 100 unread answers {}", shown(&compared));
-    assert!(is_as_fast(&compared) && is_as_cheap(&compared), "with 100 unread answers {}", shown(&compared));
-    assert!(mallory.me().await["concurrent"]["open"].as_u64() > Some(90), "the measuring outlasted the answers");
+    assert!(
+        is_as_fast(&compared) && is_as_cheap(&compared),
+        "with 100 unread answers {}",
+        shown(&compared)
+    );
+    assert!(
+        mallory.me().await["concurrent"]["open"].as_u64() > Some(90),
+        "the measuring outlasted the answers"
+    );
     is_idle_again(&door, &mallory, "unread answers are").await;
     drop(wires);
     door.close().await;
@@ -275,7 +377,10 @@ async fn readers_that_never_read_are_bounded_and_nobody_notices() {
 async fn is_idle_again(door: &Door, user: &User, what: &str) {
     let begun = Instant::now();
     while door.upstream.count() == 0 || user.me().await["concurrent"]["open"] != 0 {
-        assert!(begun.elapsed() < Duration::from_mins(2), "{what} open for ever");
+        assert!(
+            begun.elapsed() < Duration::from_mins(2),
+            "{what} open for ever"
+        );
         sleep(Duration::from_millis(200)).await;
     }
 }
@@ -292,8 +397,14 @@ async fn a_reader_that_never_reads_is_closed_long_before_its_answer_may_end() {
     is_idle_again(&door, &mallory, "an unread answer is").await;
     // What was in the buffers is there, and then no end.
     let (text, closed) = wire.read(Duration::from_secs(5)).await;
-    assert!(closed && !text.ends_with("0\r\n\r\n"), "the answer has an end");
-    assert_eq!(format!("{}, closed before its end", statuses(&text)[0]), UNREAD);
+    assert!(
+        closed && !text.ends_with("0\r\n\r\n"),
+        "the answer has an end"
+    );
+    assert_eq!(
+        format!("{}, closed before its end", statuses(&text)[0]),
+        UNREAD
+    );
     door.close().await;
 }
 
@@ -320,16 +431,24 @@ server.keep_alive = "2s""#;
 #[tokio::test(flavor = "multi_thread")]
 async fn more_open_requests_than_the_server_takes_are_told_so() {
     let door = Door::open(Settings::new().with("server.open_requests_max = 3")).await;
-    door.upstream.always(|seen| Talk::words(1).every(Duration::from_secs(2)).reply(seen));
+    door.upstream
+        .always(|seen| Talk::words(1).every(Duration::from_secs(2)).reply(seen));
     let mut open = Vec::new();
     for number in 0..3 {
-        let mut stream = door.user(&format!("user-{number}")).open(chat_stream("a")).await;
+        let mut stream = door
+            .user(&format!("user-{number}"))
+            .open(chat_stream("a"))
+            .await;
         stream.next_block().await.unwrap();
         open.push(stream);
     }
     let refused = door.user("late").ask(chat("a")).await;
     refused.refused(503, "overloaded");
-    assert_eq!(door.send(Call::get("/")).await.status, 200, "liveness is no request");
+    assert_eq!(
+        door.send(Call::get("/")).await.status,
+        200,
+        "liveness is no request"
+    );
     for stream in open {
         stream.rest().await;
     }
@@ -341,9 +460,17 @@ async fn more_open_requests_than_the_server_takes_are_told_so() {
 async fn a_stranger_cannot_make_it_read_a_body() {
     let door = Door::open(Settings::new()).await;
     let mut wire = Wire::open(door.front.address()).await;
-    wire.send(format!("POST {PATH} HTTP/1.1\r\nHost: a\r\nContent-Length: 8000000\r\n\r\n").as_bytes()).await.unwrap();
+    wire.send(
+        format!("POST {PATH} HTTP/1.1\r\nHost: a\r\nContent-Length: 8000000\r\n\r\n").as_bytes(),
+    )
+    .await
+    .unwrap();
     let (text, _) = wire.read(Duration::from_millis(700)).await;
-    assert_eq!(statuses(&text), [401], "a stranger waits for an answer until the body is there: {text}");
+    assert_eq!(
+        statuses(&text),
+        [401],
+        "a stranger waits for an answer until the body is there: {text}"
+    );
     let body: Value = serde_json::from_str(text.split("\r\n\r\n").nth(1).unwrap()).unwrap();
     assert_eq!(body["error"]["code"], "missing_token");
     door.close().await;

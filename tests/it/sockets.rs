@@ -14,14 +14,22 @@ use crate::support::settings::Settings;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Under this wrapper standard input is what systemd hands over: descriptor 3, and the variables that say so.
-const HANDED_OVER: &[&str] = &["bash", "-c", "exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\"", "bash"];
+const HANDED_OVER: &[&str] = &[
+    "bash",
+    "-c",
+    "exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\"",
+    "bash",
+];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_is_refused_while_it_restarts_on_a_socket_that_systemd_holds() {
     let door = Door::prepare(Settings::new().under(HANDED_OVER)).await;
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     door.start_on(&socket).await;
-    let (stop, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let (stop, served) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicUsize::new(0)),
+    );
     let callers: Vec<_> = ["alice", "bob", "carol"]
         .map(|name| {
             let (user, stop, served) = (door.user(name), stop.clone(), served.clone());
@@ -58,7 +66,10 @@ async fn what_is_handed_over_and_is_no_socket_is_refused_at_the_start() {
     // Its standard input is /dev/null.
     let printed = Door::refused_to_start(Settings::new().under(HANDED_OVER)).await;
     assert_eq!(printed.code, Some(1), "{printed:?}");
-    assert!(printed.stderr.contains("LISTEN_FDS") && printed.stderr.contains("next:"), "{printed:?}");
+    assert!(
+        printed.stderr.contains("LISTEN_FDS") && printed.stderr.contains("next:"),
+        "{printed:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -71,7 +82,10 @@ async fn systemd_is_told_when_it_serves() {
     let door = Door::open(Settings::new().env("NOTIFY_SOCKET", path.to_str().unwrap())).await;
     let mut buffer = [0; 64];
     let length = tokio::task::block_in_place(|| notified.recv(&mut buffer)).unwrap();
-    assert_eq!(std::str::from_utf8(&buffer[..length]).unwrap().trim(), "READY=1");
+    assert_eq!(
+        std::str::from_utf8(&buffer[..length]).unwrap().trim(),
+        "READY=1"
+    );
     std::fs::remove_file(&path).unwrap();
     door.close().await;
 }

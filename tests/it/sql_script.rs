@@ -11,6 +11,7 @@ use crate::support::caller::{Call, Front};
 use crate::support::postgres::Postgres;
 use crate::support::postgrest::{Grants, Rest, script};
 use crate::support::tokens::user_id;
+use crate::support::tools::{Tool, installed};
 
 /// Every function of the script, as a role may call it.
 const CALLS: [&str; 6] = [
@@ -50,13 +51,22 @@ fn entry(user: &str, cost: &str) -> Value {
 }
 
 /// Does something as a role of the API, with a user's claims: as PostgREST does. The SQLSTATE where it fails.
-async fn as_role(client: &Client, role: &str, user: &str, sql: &str) -> Result<Vec<String>, String> {
+async fn as_role(
+    client: &Client,
+    role: &str,
+    user: &str,
+    sql: &str,
+) -> Result<Vec<String>, String> {
     let claims = json!({"sub": user_id(user), "role": role});
     let begin = format!("begin; set local role {role}; set local request.jwt.claims = '{claims}'");
     client.batch_execute(&begin).await.unwrap();
     let told = client.simple_query(sql).await;
     client.batch_execute("rollback").await.unwrap();
-    let messages = told.map_err(|error| error.code().map_or(error.to_string(), |code| code.code().to_owned()))?;
+    let messages = told.map_err(|error| {
+        error
+            .code()
+            .map_or(error.to_string(), |code| code.code().to_owned())
+    })?;
     let rows = messages.iter().filter_map(|message| match message {
         SimpleQueryMessage::Row(row) => Some(row.get(0).unwrap_or_default().to_owned()),
         _ => None,
@@ -65,25 +75,49 @@ async fn as_role(client: &Client, role: &str, user: &str, sql: &str) -> Result<V
 }
 
 async fn log(client: &Client, entries: &Value) {
-    client.query("select tollgate.log_requests($1)", &[entries]).await.unwrap();
+    client
+        .query("select tollgate.log_requests($1)", &[entries])
+        .await
+        .unwrap();
 }
 
 async fn count(client: &Client, table: &str) -> i64 {
-    client.query_one(&format!("select count(*) from {table}"), &[]).await.unwrap().get(0)
+    client
+        .query_one(&format!("select count(*) from {table}"), &[])
+        .await
+        .unwrap()
+        .get(0)
 }
 
 async fn plan_of(client: &Client, user: &str) -> Option<Value> {
-    client.query_one("select tollgate.check_user($1, null)", &[&user_id(user)]).await.unwrap().get(0)
+    client
+        .query_one("select tollgate.check_user($1, null)", &[&user_id(user)])
+        .await
+        .unwrap()
+        .get(0)
 }
 
 /// The commented parts of the script that begin with `Adapt:`, without their headings.
 fn examples() -> Vec<&'static str> {
     let blocks = script().split("/* Adapt:").skip(1);
-    blocks.map(|block| block.split("*/").next().unwrap().split_once("\n\n").unwrap().1).collect()
+    blocks
+        .map(|block| {
+            block
+                .split("*/")
+                .next()
+                .unwrap()
+                .split_once("\n\n")
+                .unwrap()
+                .1
+        })
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_script_runs_again_and_keeps_the_functions_and_rows_that_are_the_developers() {
+    if !installed(&[Tool::Postgres]) {
+        return;
+    }
     let rest = Rest::with_script(Grants::New).await;
     let editor = rest.postgres().connect_as("editor", "postgres").await;
     let shipped = plan_of(&editor, "alice").await;
@@ -96,21 +130,46 @@ async fn the_script_runs_again_and_keeps_the_functions_and_rows_that_are_the_dev
     log(&editor, &json!([entry("alice", "0.000123")])).await;
 
     rest.run_as_editor(script()).await;
-    rest.postgres().psql("editor", "postgres", script()).unwrap();
+    rest.postgres()
+        .psql("editor", "postgres", script())
+        .unwrap();
 
     assert_eq!(shipped, None);
-    assert_eq!(plan_of(&editor, "alice").await, Some(json!({"plan": "edited"})));
+    assert_eq!(
+        plan_of(&editor, "alice").await,
+        Some(json!({"plan": "edited"}))
+    );
     assert_eq!(count(&editor, "tollgate.usage").await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_reads_their_own_usage_and_nobody_but_the_service_role_does_anything_else() {
+    if !installed(&[Tool::Postgres]) {
+        return;
+    }
     for grants in [Grants::New, Grants::Old] {
         let rest = Rest::with_script(grants).await;
         let owner = rest.postgres().connect_as("editor", "postgres").await;
-        log(&owner, &json!([entry("alice", "0.1"), entry("alice", "0.2"), entry("bob", "0.4")])).await;
-        owner.execute("insert into tollgate.subscriptions values ($1, 'pro')", &[&user_id("alice")]).await.unwrap();
-        let api = rest.postgres().connect_as("authenticator", "postgres").await;
+        log(
+            &owner,
+            &json!([
+                entry("alice", "0.1"),
+                entry("alice", "0.2"),
+                entry("bob", "0.4")
+            ]),
+        )
+        .await;
+        owner
+            .execute(
+                "insert into tollgate.subscriptions values ($1, 'pro')",
+                &[&user_id("alice")],
+            )
+            .await
+            .unwrap();
+        let api = rest
+            .postgres()
+            .connect_as("authenticator", "postgres")
+            .await;
         assert_roles(&api).await;
     }
 }
@@ -119,28 +178,63 @@ async fn a_user_reads_their_own_usage_and_nobody_but_the_service_role_does_anyth
 async fn assert_roles(api: &Client) {
     let usage = "select cost_usd from tollgate.usage order by cost_usd";
     let (denied, none) = (Err("42501".to_owned()), Vec::<String>::new());
-    assert_eq!(as_role(api, "authenticated", "alice", usage).await.unwrap(), ["0.1", "0.2"]);
-    assert_eq!(as_role(api, "authenticated", "bob", usage).await.unwrap(), ["0.4"]);
-    assert_eq!(as_role(api, "authenticated", "carol", usage).await.unwrap(), none);
+    assert_eq!(
+        as_role(api, "authenticated", "alice", usage).await.unwrap(),
+        ["0.1", "0.2"]
+    );
+    assert_eq!(
+        as_role(api, "authenticated", "bob", usage).await.unwrap(),
+        ["0.4"]
+    );
+    assert_eq!(
+        as_role(api, "authenticated", "carol", usage).await.unwrap(),
+        none
+    );
     assert_eq!(as_role(api, "anon", "alice", usage).await, denied);
     for role in ["anon", "authenticated"] {
         for sql in CALLS.iter().chain(&FORBIDDEN) {
-            assert_eq!(as_role(api, role, "alice", sql).await, denied, "{role}: {sql}");
+            assert_eq!(
+                as_role(api, role, "alice", sql).await,
+                denied,
+                "{role}: {sql}"
+            );
         }
     }
     let logs = format!("select tollgate.log_request('{}')", entry("alice", "0.3"));
-    for sql in CALLS.iter().filter(|sql| !sql.contains("log_request('{}')")).copied().chain([logs.as_str()]) {
-        assert!(as_role(api, "service_role", "alice", sql).await.is_ok(), "{sql}");
+    for sql in CALLS
+        .iter()
+        .filter(|sql| !sql.contains("log_request('{}')"))
+        .copied()
+        .chain([logs.as_str()])
+    {
+        assert!(
+            as_role(api, "service_role", "alice", sql).await.is_ok(),
+            "{sql}"
+        );
     }
-    assert_eq!(as_role(api, "service_role", "alice", usage).await.unwrap(), ["0.1", "0.2", "0.4"]);
-    assert!(as_role(api, "service_role", "alice", FORBIDDEN[6]).await.is_ok());
+    assert_eq!(
+        as_role(api, "service_role", "alice", usage).await.unwrap(),
+        ["0.1", "0.2", "0.4"]
+    );
+    assert!(
+        as_role(api, "service_role", "alice", FORBIDDEN[6])
+            .await
+            .is_ok()
+    );
     for sql in &FORBIDDEN[..4] {
-        assert_eq!(as_role(api, "service_role", "alice", sql).await, denied, "{sql}");
+        assert_eq!(
+            as_role(api, "service_role", "alice", sql).await,
+            denied,
+            "{sql}"
+        );
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_run_takes_away_what_was_granted_too_widely() {
+    if !installed(&[Tool::Postgres]) {
+        return;
+    }
     let rest = Rest::with_script(Grants::New).await;
     let owner = rest.postgres().connect_as("editor", "postgres").await;
     let wide = "
@@ -155,12 +249,29 @@ async fn another_run_takes_away_what_was_granted_too_widely() {
 
     rest.run_as_editor(script()).await;
 
-    log(&owner, &json!([entry("alice", "0.1"), entry("alice", "0.2"), entry("bob", "0.4")])).await;
-    assert_roles(&rest.postgres().connect_as("authenticator", "postgres").await).await;
+    log(
+        &owner,
+        &json!([
+            entry("alice", "0.1"),
+            entry("alice", "0.2"),
+            entry("bob", "0.4")
+        ]),
+    )
+    .await;
+    assert_roles(
+        &rest
+            .postgres()
+            .connect_as("authenticator", "postgres")
+            .await,
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_entry_that_comes_twice_is_one_row_and_a_batch_is_written_whole_or_not_at_all() {
+    if !installed(&[Tool::Postgres]) {
+        return;
+    }
     let rest = Rest::with_script(Grants::New).await;
     let owner = rest.postgres().connect_as("editor", "postgres").await;
     let (one, two) = (entry("alice", "0.000123"), entry("bob", "1"));
@@ -168,7 +279,13 @@ async fn an_entry_that_comes_twice_is_one_row_and_a_batch_is_written_whole_or_no
     log(&owner, &json!([one, one, two])).await;
     log(&owner, &json!([two])).await;
 
-    let rows = owner.query("select to_jsonb(u) from tollgate.usage u order by cost_usd", &[]).await.unwrap();
+    let rows = owner
+        .query(
+            "select to_jsonb(u) from tollgate.usage u order by cost_usd",
+            &[],
+        )
+        .await
+        .unwrap();
     let mut stored: Vec<Value> = rows.iter().map(|row| row.get(0)).collect();
     assert_eq!(stored.len(), 2);
     let mut expected = one.clone();
@@ -179,33 +296,70 @@ async fn an_entry_that_comes_twice_is_one_row_and_a_batch_is_written_whole_or_no
 
     let mut broken = entry("alice", "2");
     broken["user_id"] = json!("nobody");
-    let told = owner.query("select tollgate.log_requests($1)", &[&json!([entry("alice", "3"), broken])]).await;
+    let told = owner
+        .query(
+            "select tollgate.log_requests($1)",
+            &[&json!([entry("alice", "3"), broken])],
+        )
+        .await;
     assert_eq!(told.unwrap_err().code().unwrap().code(), "22P02");
     assert_eq!(count(&owner, "tollgate.usage").await, 2);
-    owner.batch_execute("create table seen (place serial, id uuid)").await.unwrap();
-    let order = "create or replace function tollgate.log_request(entry jsonb) returns void language sql as
+    owner
+        .batch_execute("create table seen (place serial, id uuid)")
+        .await
+        .unwrap();
+    let order =
+        "create or replace function tollgate.log_request(entry jsonb) returns void language sql as
         $$ insert into public.seen (id) values ((entry ->> 'id')::uuid) $$";
     owner.batch_execute(order).await.unwrap();
     let many: Vec<Value> = (0..50).map(|_| entry("alice", "1")).rev().collect();
     log(&owner, &Value::from(many.clone())).await;
-    let seen: Vec<Uuid> =
-        owner.query("select id from seen order by place", &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
-    assert_eq!(json!(seen), many.iter().map(|entry| entry["id"].clone()).collect::<Value>());
+    let seen: Vec<Uuid> = owner
+        .query("select id from seen order by place", &[])
+        .await
+        .unwrap()
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    assert_eq!(
+        json!(seen),
+        many.iter()
+            .map(|entry| entry["id"].clone())
+            .collect::<Value>()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_shipped_answer_is_the_users_row_while_its_period_lasts() {
+    if !installed(&[Tool::Postgres]) {
+        return;
+    }
     let postgres = Postgres::start(false).await;
     postgres.psql("postgres", "postgres", script()).unwrap();
     let client = postgres.connect("postgres").await;
     let set = async |user: &str, values: &str| {
-        let sql = format!("insert into tollgate.subscriptions values ('{}', {values})", user_id(user));
-        client.batch_execute(&sql).await.map_err(|error| error.code().unwrap().code().to_owned())
+        let sql = format!(
+            "insert into tollgate.subscriptions values ('{}', {values})",
+            user_id(user)
+        );
+        client
+            .batch_execute(&sql)
+            .await
+            .map_err(|error| error.code().unwrap().code().to_owned())
     };
-    set("alice", "'pro', '2026-01-01Z', '2999-01-01Z', true, '[{\"per\": \"day\", \"requests\": 9}]'").await.unwrap();
+    set(
+        "alice",
+        "'pro', '2026-01-01Z', '2999-01-01Z', true, '[{\"per\": \"day\", \"requests\": 9}]'",
+    )
+    .await
+    .unwrap();
     set("bob", "'pro'").await.unwrap();
-    set("lapsed", "'pro', '2020-01-01Z', '2020-02-01Z'").await.unwrap();
-    set("blocked", "'pro', '2020-01-01Z', '2020-02-01Z', false").await.unwrap();
+    set("lapsed", "'pro', '2020-01-01Z', '2020-02-01Z'")
+        .await
+        .unwrap();
+    set("blocked", "'pro', '2020-01-01Z', '2020-02-01Z', false")
+        .await
+        .unwrap();
 
     assert_eq!(plan_of(&client, "stranger").await, None);
     assert_eq!(
@@ -219,13 +373,20 @@ async fn the_shipped_answer_is_the_users_row_while_its_period_lasts() {
     );
     assert_eq!(plan_of(&client, "lapsed").await, None);
     assert_eq!(plan_of(&client, "blocked").await.unwrap()["allowed"], false);
-    for wrong in ["'p', 'infinity'", "'p', '2026-02-01Z', '2026-01-01Z'", "'p', null, null, true, '{}'"] {
+    for wrong in [
+        "'p', 'infinity'",
+        "'p', '2026-02-01Z', '2026-01-01Z'",
+        "'p', null, null, true, '{}'",
+    ] {
         assert_eq!(set("dora", wrong).await, Err("23514".to_owned()), "{wrong}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_developers_function_answers_is_passed_on_and_nonsense_is_an_error() {
+    if !installed(&[Tool::Postgres]) {
+        return;
+    }
     let postgres = Postgres::start(false).await;
     postgres.psql("postgres", "postgres", script()).unwrap();
     let client = postgres.connect("postgres").await;
@@ -235,20 +396,32 @@ async fn what_the_developers_function_answers_is_passed_on_and_nonsense_is_an_er
              as $$ select {expression} $$"
         );
         client.batch_execute(&edit).await.unwrap();
-        let row = client.query_one("select tollgate.check_user($1, $1)", &[&user_id("alice")]).await;
-        row.map(|row| row.get::<_, Option<Value>>(0)).map_err(|error| error.code().unwrap().code().to_owned())
+        let row = client
+            .query_one("select tollgate.check_user($1, $1)", &[&user_id("alice")])
+            .await;
+        row.map(|row| row.get::<_, Option<Value>>(0))
+            .map_err(|error| error.code().unwrap().code().to_owned())
     };
 
     assert_eq!(answers("'null'::jsonb").await, Ok(None));
     assert_eq!(answers("null::jsonb").await, Ok(None));
-    assert_eq!(answers("'{\"plan\": \"team\"}'::jsonb").await, Ok(Some(json!({"plan": "team"}))));
+    assert_eq!(
+        answers("'{\"plan\": \"team\"}'::jsonb").await,
+        Ok(Some(json!({"plan": "team"})))
+    );
     assert_eq!(answers("'\"pro\"'::jsonb").await, Err("P0001".to_owned()));
     assert_eq!(answers("'[]'::jsonb").await, Err("P0001".to_owned()));
-    assert_eq!(answers("(select jsonb_build_object('plan', 1 / 0))").await, Err("22012".to_owned()));
+    assert_eq!(
+        answers("(select jsonb_build_object('plan', 1 / 0))").await,
+        Err("22012".to_owned())
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_session_and_the_ban_come_with_the_plan_over_rest_and_over_postgres() {
+    if !installed(&[Tool::Postgres]) {
+        return;
+    }
     let rest = Rest::with_script(Grants::New).await;
     let (alice, session) = (user_id("alice"), user_id("session"));
     let owner = rest.postgres().connect("postgres").await;
@@ -258,28 +431,66 @@ async fn the_session_and_the_ban_come_with_the_plan_over_rest_and_over_postgres(
         if let Some(session) = session {
             body["session_id"] = json!(session);
         }
-        let call = Call::post("/rest/v1/rpc/tollgate_check_user_limits", &body).header("apikey", &rest.keys().secret);
+        let call = Call::post("/rest/v1/rpc/tollgate_check_user_limits", &body)
+            .header("apikey", &rest.keys().secret);
         let over_rest = front.send(call).await.expect(200).json();
-        let row = owner.query_one("select tollgate.check_user($1, $2)", &[&user, &session]).await.unwrap();
-        assert_eq!(over_rest, row.get::<_, Option<Value>>(0).unwrap_or_default());
+        let row = owner
+            .query_one("select tollgate.check_user($1, $2)", &[&user, &session])
+            .await
+            .unwrap();
+        assert_eq!(
+            over_rest,
+            row.get::<_, Option<Value>>(0).unwrap_or_default()
+        );
         over_rest
     };
 
     assert_eq!(facts(alice, None).await, Value::Null);
-    assert_eq!(facts(alice, Some(session)).await, json!({"session_alive": false, "banned": false}));
-    owner.execute("insert into auth.users (id) values ($1), ($2)", &[&alice, &user_id("bob")]).await.unwrap();
-    owner.execute("insert into auth.sessions (id, user_id) values ($1, $2)", &[&session, &alice]).await.unwrap();
-    owner.execute("insert into tollgate.subscriptions (user_id, plan) values ($1, 'pro')", &[&alice]).await.unwrap();
+    assert_eq!(
+        facts(alice, Some(session)).await,
+        json!({"session_alive": false, "banned": false})
+    );
+    owner
+        .execute(
+            "insert into auth.users (id) values ($1), ($2)",
+            &[&alice, &user_id("bob")],
+        )
+        .await
+        .unwrap();
+    owner
+        .execute(
+            "insert into auth.sessions (id, user_id) values ($1, $2)",
+            &[&session, &alice],
+        )
+        .await
+        .unwrap();
+    owner
+        .execute(
+            "insert into tollgate.subscriptions (user_id, plan) values ($1, 'pro')",
+            &[&alice],
+        )
+        .await
+        .unwrap();
 
     let known = facts(alice, Some(session)).await;
     assert_eq!(
         (&known["plan"], &known["session_alive"], &known["banned"]),
         (&json!("pro"), &json!(true), &json!(false))
     );
-    assert_eq!(facts(user_id("bob"), Some(session)).await["session_alive"], false, "another user's session");
+    assert_eq!(
+        facts(user_id("bob"), Some(session)).await["session_alive"],
+        false,
+        "another user's session"
+    );
     assert_eq!(facts(alice, None).await.get("session_alive"), None);
-    for (until, banned) in [("now() + interval '1 hour'", true), ("now() - interval '1 hour'", false)] {
-        owner.batch_execute(&format!("update auth.users set banned_until = {until}")).await.unwrap();
+    for (until, banned) in [
+        ("now() + interval '1 hour'", true),
+        ("now() - interval '1 hour'", false),
+    ] {
+        owner
+            .batch_execute(&format!("update auth.users set banned_until = {until}"))
+            .await
+            .unwrap();
         assert_eq!(facts(alice, Some(session)).await["banned"], banned);
     }
     owner.batch_execute("delete from auth.users").await.unwrap();
@@ -288,6 +499,9 @@ async fn the_session_and_the_ban_come_with_the_plan_over_rest_and_over_postgres(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_rest_api_knows_the_functions_at_once_and_answers_only_the_service_key() {
+    if !installed(&[Tool::Postgres]) {
+        return;
+    }
     for grants in [Grants::New, Grants::Old] {
         let rest = Rest::start(grants).await;
         let front = front(&rest);
@@ -296,14 +510,26 @@ async fn the_rest_api_knows_the_functions_at_once_and_answers_only_the_service_k
             let body = json!({"entries": [entry("alice", "1")]});
             Call::post("/rest/v1/rpc/tollgate_log_requests", &body).header("apikey", apikey)
         };
-        assert_eq!(front.send(call(&keys.secret)).await.json()["code"], "PGRST202");
+        assert_eq!(
+            front.send(call(&keys.secret)).await.json()["code"],
+            "PGRST202"
+        );
 
         rest.run_as_editor(script()).await;
 
         assert_eq!(front.send(call(&keys.secret)).await.status, 204);
-        assert_eq!(front.send(call(&keys.service_role).bearer(&keys.service_role)).await.status, 204);
+        assert_eq!(
+            front
+                .send(call(&keys.service_role).bearer(&keys.service_role))
+                .await
+                .status,
+            204
+        );
         let refused = front.send(call(&keys.publishable)).await;
-        assert_eq!((refused.status, &refused.json()["code"]), (401, &json!("42501")));
+        assert_eq!(
+            (refused.status, &refused.json()["code"]),
+            (401, &json!("42501"))
+        );
         let owner = rest.postgres().connect("postgres").await;
         assert_eq!(count(&owner, "tollgate.usage").await, 2);
     }
@@ -311,19 +537,30 @@ async fn the_rest_api_knows_the_functions_at_once_and_answers_only_the_service_k
 
 #[tokio::test(flavor = "multi_thread")]
 async fn plain_postgres_without_supabases_roles_takes_the_script_twice() {
+    if !installed(&[Tool::Postgres]) {
+        return;
+    }
     let postgres = Postgres::start(false).await;
     postgres.psql("postgres", "postgres", script()).unwrap();
     let client = postgres.connect("postgres").await;
     client.batch_execute(script()).await.unwrap();
-    client.batch_execute("create role somebody login").await.unwrap();
+    client
+        .batch_execute("create role somebody login")
+        .await
+        .unwrap();
 
-    let definers =
-        "select proname::text from pg_proc where prosecdef and proconfig = array['search_path=pg_catalog, pg_temp']";
-    assert_eq!(client.query(definers, &[]).await.unwrap().len(), CALLS.len());
+    let definers = "select proname::text from pg_proc where prosecdef and proconfig = array['search_path=pg_catalog, pg_temp']";
+    assert_eq!(
+        client.query(definers, &[]).await.unwrap().len(),
+        CALLS.len()
+    );
     let odd = "select proname::text from pg_proc p join pg_namespace n on n.oid = p.pronamespace
         where (nspname = 'tollgate' or nspname = 'public') and proconfig is distinct from array['search_path=pg_catalog, pg_temp']
           and proname <> 'tollgate_examine'";
-    assert!(client.query(odd, &[]).await.unwrap().is_empty(), "every function has the setting");
+    assert!(
+        client.query(odd, &[]).await.unwrap().is_empty(),
+        "every function has the setting"
+    );
     let somebody = postgres.connect_as("somebody", "postgres").await;
     for sql in CALLS.iter().chain(&FORBIDDEN) {
         let error = somebody.batch_execute(sql).await.unwrap_err();
@@ -361,17 +598,33 @@ fn tables_of_the_examples() -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_example_in_the_comments_is_sql_that_works() {
+    if !installed(&[Tool::Postgres]) {
+        return;
+    }
     let rest = Rest::with_script(Grants::Old).await;
     let owner = rest.postgres().connect_as("editor", "postgres").await;
-    owner.batch_execute(&tables_of_the_examples()).await.unwrap();
+    owner
+        .batch_execute(&tables_of_the_examples())
+        .await
+        .unwrap();
     let examples = examples();
-    let about = |name: &str| examples.iter().filter(|sql| sql.contains(name)).copied().collect::<Vec<_>>();
+    let about = |name: &str| {
+        examples
+            .iter()
+            .filter(|sql| sql.contains(name))
+            .copied()
+            .collect::<Vec<_>>()
+    };
 
     let plans = about("function tollgate.check_user_limits(");
     for sql in &plans {
         owner.batch_execute(sql).await.unwrap();
         let answer = plan_of(&owner, "alice").await.unwrap();
-        assert_eq!((&answer["plan"], &answer["allowed"]), (&json!("pro"), &json!(true)), "{sql}");
+        assert_eq!(
+            (&answer["plan"], &answer["allowed"]),
+            (&json!("pro"), &json!(true)),
+            "{sql}"
+        );
         assert_eq!(plan_of(&owner, "stranger").await, None, "{sql}");
     }
     let logs = about("function tollgate.log_request(");
@@ -381,16 +634,41 @@ async fn every_example_in_the_comments_is_sql_that_works() {
         log(&owner, &json!([twice, twice])).await;
     }
     let spent = "select spent_usd::text from public.spending";
-    assert_eq!(owner.query_one(spent, &[]).await.unwrap().get::<_, String>(0), "0.25");
-    assert_eq!((count(&owner, "tollgate.usage").await, count(&owner, "public.llm_requests").await), (1, 1));
+    assert_eq!(
+        owner
+            .query_one(spent, &[])
+            .await
+            .unwrap()
+            .get::<_, String>(0),
+        "0.25"
+    );
+    assert_eq!(
+        (
+            count(&owner, "tollgate.usage").await,
+            count(&owner, "public.llm_requests").await
+        ),
+        (1, 1)
+    );
 
     owner.batch_execute(about("my_usage")[0]).await.unwrap();
     log(&owner, &json!([entry("bob", "1")])).await;
-    let api = rest.postgres().connect_as("authenticator", "postgres").await;
+    let api = rest
+        .postgres()
+        .connect_as("authenticator", "postgres")
+        .await;
     let view = "select cost_usd from public.my_usage";
-    assert_eq!(as_role(&api, "authenticated", "alice", view).await.unwrap(), ["0.25"]);
-    assert_eq!(as_role(&api, "anon", "alice", view).await, Err("42501".to_owned()));
-    owner.batch_execute(about("create role tollgate_app")[0]).await.unwrap();
+    assert_eq!(
+        as_role(&api, "authenticated", "alice", view).await.unwrap(),
+        ["0.25"]
+    );
+    assert_eq!(
+        as_role(&api, "anon", "alice", view).await,
+        Err("42501".to_owned())
+    );
+    owner
+        .batch_execute(about("create role tollgate_app")[0])
+        .await
+        .unwrap();
     assert_eq!((plans.len(), logs.len(), examples.len()), (4, 2, 8));
     assert_app_role(&rest).await;
 }
@@ -400,8 +678,24 @@ async fn assert_app_role(rest: &Rest) {
     let app = rest.postgres().connect_as("tollgate_app", "postgres").await;
     assert!(plan_of(&app, "alice").await.is_some());
     log(&app, &json!([entry("carol", "1")])).await;
-    app.batch_execute("create table tollgate_ledger.requests (id uuid)").await.unwrap();
-    for sql in ["select * from tollgate.usage", "select * from auth.users", FORBIDDEN[5], "create table public.t ()"] {
-        assert_eq!(app.batch_execute(sql).await.unwrap_err().code().unwrap().code(), "42501", "{sql}");
+    app.batch_execute("create table tollgate_ledger.requests (id uuid)")
+        .await
+        .unwrap();
+    for sql in [
+        "select * from tollgate.usage",
+        "select * from auth.users",
+        FORBIDDEN[5],
+        "create table public.t ()",
+    ] {
+        assert_eq!(
+            app.batch_execute(sql)
+                .await
+                .unwrap_err()
+                .code()
+                .unwrap()
+                .code(),
+            "42501",
+            "{sql}"
+        );
     }
 }

@@ -13,7 +13,10 @@ use crate::support::settings::Settings;
 async fn is_refused(settings: Settings, words: &[&str]) {
     let shown = settings.text().unwrap_or_default();
     let printed = Door::refused_to_start(settings).await;
-    assert!(matches!(printed.code, Some(1 | 2)), "{words:?}: {printed:?}");
+    assert!(
+        matches!(printed.code, Some(1 | 2)),
+        "{words:?}: {printed:?}"
+    );
     for word in words {
         assert!(
             printed.stderr.to_lowercase().contains(&word.to_lowercase()),
@@ -29,8 +32,14 @@ async fn a_key_that_nobody_knows_or_of_the_wrong_type_is_refused_by_name() {
         ("server.bidn = \"0.0.0.0:1\"", "bidn"),
         ("sevrer.bind = \"0.0.0.0:1\"", "sevrer"),
         ("plans.free.max_tokens = 7", "max_tokens"),
-        ("plans.free.limits = [{ per = \"day\", request = 7 }]", "request"),
-        ("plans.free.limits = [{ per = \"fortnight\", requests = 7 }]", "fortnight"),
+        (
+            "plans.free.limits = [{ per = \"day\", request = 7 }]",
+            "request",
+        ),
+        (
+            "plans.free.limits = [{ per = \"fortnight\", requests = 7 }]",
+            "fortnight",
+        ),
         ("plans.free.limits = [{ per = \"day\" }]", "limits"),
         ("server.cors_origins = 7", "cors_origins"),
         ("server.body_bytes_max = \"8 potatoes\"", "body_bytes_max"),
@@ -44,20 +53,37 @@ async fn a_key_that_nobody_knows_or_of_the_wrong_type_is_refused_by_name() {
         is_refused(Settings::new().with(toml), &[word, "tollgate.toml"]).await;
     }
     is_refused(Settings::new().env("TOLLGATE_SERVER__BIDN", "x"), &["BIDN"]).await;
-    is_refused(Settings::new().env("TOLLGATE_PROXY__IDLE_TIMEOUT", "soon"), &["IDLE_TIMEOUT"]).await;
+    is_refused(
+        Settings::new().env("TOLLGATE_PROXY__IDLE_TIMEOUT", "soon"),
+        &["IDLE_TIMEOUT"],
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_secret_that_is_empty_short_or_well_known_is_refused() {
     is_refused(Settings::new().env("JWT_SECRET", ""), &["JWT_SECRET"]).await;
-    is_refused(Settings::new().env("JWT_SECRET", "only-31-bytes-of-a-secret-here!"), &["JWT_SECRET", "32"]).await;
-    is_refused(Settings::new().env("OPENAI_API_KEY", ""), &["OPENAI_API_KEY"]).await;
+    is_refused(
+        Settings::new().env("JWT_SECRET", "only-31-bytes-of-a-secret-here!"),
+        &["JWT_SECRET", "32"],
+    )
+    .await;
+    is_refused(
+        Settings::new().env("OPENAI_API_KEY", ""),
+        &["OPENAI_API_KEY"],
+    )
+    .await;
     is_refused(Settings::new().unset("OPENAI_API_KEY"), &["OPENAI_API_KEY"]).await;
     let local = "super-secret-jwt-token-with-at-least-32-characters-long";
-    let hosted =
-        Settings::new().env("JWT_SECRET", local).env("SUPABASE_URL", "https://abcdefghijklmnopqrst.supabase.co");
+    let hosted = Settings::new()
+        .env("JWT_SECRET", local)
+        .env("SUPABASE_URL", "https://abcdefghijklmnopqrst.supabase.co");
     is_refused(hosted, &["JWT_SECRET"]).await;
-    is_refused(Settings::new().unset("JWT_SECRET").unset("SUPABASE_URL"), &["SUPABASE_URL"]).await;
+    is_refused(
+        Settings::new().unset("JWT_SECRET").unset("SUPABASE_URL"),
+        &["SUPABASE_URL"],
+    )
+    .await;
     // Supabase's own local default is fine beside a local Supabase.
     let door = Door::open(Settings::new().env("JWT_SECRET", local)).await;
     door.close().await;
@@ -66,15 +92,37 @@ async fn a_secret_that_is_empty_short_or_well_known_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_secret_with_quotes_or_blanks_around_it_and_a_placeholder_are_refused() {
     let secret = "Zf3kP0s9ZQm1xT7vB2nR8cJ5wL4hD6gYa";
-    for quoted in [format!("\"{secret}\""), format!("'{secret}'"), format!("{secret} "), format!("\t{secret}")] {
-        is_refused(Settings::new().env("JWT_SECRET", &quoted), &["JWT_SECRET", "Fix"]).await;
+    for quoted in [
+        format!("\"{secret}\""),
+        format!("'{secret}'"),
+        format!("{secret} "),
+        format!("\t{secret}"),
+    ] {
+        is_refused(
+            Settings::new().env("JWT_SECRET", &quoted),
+            &["JWT_SECRET", "Fix"],
+        )
+        .await;
     }
-    is_refused(Settings::new().env("OPENAI_API_KEY", "'sk-x'"), &["OPENAI_API_KEY", "quotes"]).await;
-    let in_file = Settings::new().unset("TOLLGATE_ADMIN_TOKEN").with("server.admin_token = \" 0123456789abcdef\"");
-    is_refused(in_file, &["admin_token", "white space"]).await;
-    is_refused(Settings::new().env("SUPABASE_URL", "https://your-project.supabase.co"), &["placeholder"]).await;
     is_refused(
-        Settings::new().env("DATABASE_URL", "postgres://postgres:[YOUR-PASSWORD]@db.x.supabase.co:5432/postgres"),
+        Settings::new().env("OPENAI_API_KEY", "'sk-x'"),
+        &["OPENAI_API_KEY", "quotes"],
+    )
+    .await;
+    let in_file = Settings::new()
+        .unset("TOLLGATE_ADMIN_TOKEN")
+        .with("server.admin_token = \" 0123456789abcdef\"");
+    is_refused(in_file, &["admin_token", "white space"]).await;
+    is_refused(
+        Settings::new().env("SUPABASE_URL", "https://your-project.supabase.co"),
+        &["placeholder"],
+    )
+    .await;
+    is_refused(
+        Settings::new().env(
+            "DATABASE_URL",
+            "postgres://postgres:[YOUR-PASSWORD]@db.x.supabase.co:5432/postgres",
+        ),
         &["DATABASE_URL", "[YOUR-PASSWORD]", "own password"],
     )
     .await;
@@ -85,18 +133,30 @@ async fn a_dot_env_shared_with_other_programs_is_read_as_it_stands() {
     let door = Door::prepare(Settings::new().unset("JWT_SECRET")).await;
     let secret = door.jwt_secret().to_owned() + "$mQp1R$Tw5${HOME}";
     let neighbours = "APP_NAME=My App\r\nif [ -n x ]; then\r\nMSG='tis\r\n";
-    door.write_file(".env", &format!("\u{FEFF}{neighbours}JWT_SECRET={secret}\r\n"));
+    door.write_file(
+        ".env",
+        &format!("\u{FEFF}{neighbours}JWT_SECRET={secret}\r\n"),
+    );
     door.start().await;
     let signed = |secret: &str| {
         let key = crate::support::keys::Key::hs256(secret.to_owned());
         crate::support::tokens::sign(&key, &door.claims("alice"))
     };
     let me = crate::support::caller::Call::get("/api/me");
-    assert_eq!(door.send(me.clone().bearer(&signed(&secret))).await.status, 200, "a $ is a $");
+    assert_eq!(
+        door.send(me.clone().bearer(&signed(&secret))).await.status,
+        200,
+        "a $ is a $"
+    );
     door.write_file(".env", &format!("JWT_SECRET='{}'\n", door.jwt_secret()));
     door.process.signal("HUP");
     let begun = std::time::Instant::now();
-    while door.send(me.clone().bearer(&signed(door.jwt_secret()))).await.status != 200 {
+    while door
+        .send(me.clone().bearer(&signed(door.jwt_secret())))
+        .await
+        .status
+        != 200
+    {
         assert!(begun.elapsed() < Duration::from_secs(5));
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -105,11 +165,21 @@ async fn a_dot_env_shared_with_other_programs_is_read_as_it_stands() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_model_without_a_price_or_an_upstream_is_refused() {
-    is_refused(Settings::new().with("plans.free.models = [\"gpt-4o-mini\", \"gpt-99\"]"), &["gpt-99"]).await;
+    is_refused(
+        Settings::new().with("plans.free.models = [\"gpt-4o-mini\", \"gpt-99\"]"),
+        &["gpt-99"],
+    )
+    .await;
     is_refused(Settings::new().with("plans.free.models = []"), &["models"]).await;
     let elsewhere = "[[upstreams]]\nname = \"a\"\nbase_url = \"{upstream}\"\napi_key_env = \"OPENAI_API_KEY\"\nmodels = [\"llama-*\"]\n";
     is_refused(Settings::new().with(elsewhere), &["gpt-4o"]).await;
-    for price in ["\"-1\"", "\"free\"", "0.15", "\"1e300\"", "\"0.12345678901\""] {
+    for price in [
+        "\"-1\"",
+        "\"free\"",
+        "0.15",
+        "\"1e300\"",
+        "\"0.12345678901\"",
+    ] {
         let toml = format!("[prices.\"gpt-4o\"]\ninput = {price}\noutput = \"1\"\n");
         is_refused(Settings::new().with(&toml), &["gpt-4o"]).await;
     }
@@ -139,22 +209,42 @@ async fn a_limit_of_nothing_or_beyond_range_is_refused() {
         ("concurrent_requests", "0"),
         ("max_input_tokens", "99999999999999"),
     ] {
-        is_refused(Settings::new().with(&format!("plans.free.{key} = {value}")), &[key]).await;
+        is_refused(
+            Settings::new().with(&format!("plans.free.{key} = {value}")),
+            &[key],
+        )
+        .await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn exactly_one_plan_is_the_default() {
-    is_refused(Settings::new().with("plans.free.default = false"), &["default"]).await;
+    is_refused(
+        Settings::new().with("plans.free.default = false"),
+        &["default"],
+    )
+    .await;
     let second = "[plans.pro]\ndefault = true\nmodels = [\"gpt-4o\"]\nlimits = []\n";
     is_refused(Settings::new().with(second), &["default"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ledger_that_cannot_be_written_is_refused() {
-    is_refused(Settings::new().with("store.url = \"sqlite:/proc/no/tollgate.db\""), &["/proc/no", "store"]).await;
-    is_refused(Settings::new().with("store.url = \"sqlite:tollgate.toml\""), &["store"]).await;
-    is_refused(Settings::new().with("store.url = \"mysql://root@localhost/x\""), &["store"]).await;
+    is_refused(
+        Settings::new().with("store.url = \"sqlite:/proc/no/tollgate.db\""),
+        &["/proc/no", "store"],
+    )
+    .await;
+    is_refused(
+        Settings::new().with("store.url = \"sqlite:tollgate.toml\""),
+        &["store"],
+    )
+    .await;
+    is_refused(
+        Settings::new().with("store.url = \"mysql://root@localhost/x\""),
+        &["store"],
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -163,7 +253,9 @@ async fn a_ledger_made_by_somebody_else_is_left_alone() {
     let path = door.directory().join("other.db");
     let other = rusqlite::Connection::open(&path).unwrap();
     other
-        .execute_batch("create table holiday_photos (name text); insert into holiday_photos values ('beach')")
+        .execute_batch(
+            "create table holiday_photos (name text); insert into holiday_photos values ('beach')",
+        )
         .unwrap();
     drop(other);
     door.start().await;
@@ -215,11 +307,17 @@ async fn the_later_of_file_dotenv_and_environment_wins() {
     let long = || and(chat("a"), &json!({"stop": ["x".repeat(100_000)]}));
     let small = Settings::new().with("server.body_bytes_max = \"64KiB\"");
     let door = Door::open(small.clone()).await;
-    door.user("alice").ask(long()).await.refused(413, "body_too_large");
+    door.user("alice")
+        .ask(long())
+        .await
+        .refused(413, "body_too_large");
     door.close().await;
 
     let door = Door::prepare(small.clone()).await;
-    door.write_file(".env", "# a comment\nTOLLGATE_SERVER__BODY_BYTES_MAX=1MiB\n");
+    door.write_file(
+        ".env",
+        "# a comment\nTOLLGATE_SERVER__BODY_BYTES_MAX=1MiB\n",
+    );
     door.start().await;
     assert_ne!(door.user("alice").ask(long()).await.status, 413);
     door.close().await;
@@ -227,7 +325,10 @@ async fn the_later_of_file_dotenv_and_environment_wins() {
     let door = Door::prepare(small.env("TOLLGATE_SERVER__BODY_BYTES_MAX", "32KiB")).await;
     door.write_file(".env", "TOLLGATE_SERVER__BODY_BYTES_MAX=1MiB\n");
     door.start().await;
-    door.user("alice").ask(long()).await.refused(413, "body_too_large");
+    door.user("alice")
+        .ask(long())
+        .await
+        .refused(413, "body_too_large");
     door.close().await;
 }
 
@@ -237,9 +338,17 @@ async fn a_local_server_without_a_key_and_without_a_price_is_served() {
         .with("[[upstreams]]\nname = \"local\"\nbase_url = \"{upstream}\"\napi_key_env = \"OPENAI_API_KEY\"\nmodels = [\"*\"]\ndialect = \"compatible\"\n")
         .with("[plans.free]\nmodels = [\"llama\"]\n[prices.llama]\nfree = true\n");
     let door = Door::open(settings).await;
-    let answer = door.user("alice").ask(and(chat("a"), &json!({"model": "llama"}))).await.expect(200);
+    let answer = door
+        .user("alice")
+        .ask(and(chat("a"), &json!({"model": "llama"})))
+        .await
+        .expect(200);
     let row = door.row(&answer).await;
-    assert_eq!((row.cost(), row.state.as_str(), row.output_tokens), (0, "settled", Some(5)), "{row:?}");
+    assert_eq!(
+        (row.cost(), row.state.as_str(), row.output_tokens),
+        (0, "settled", Some(5)),
+        "{row:?}"
+    );
     door.close().await;
 }
 
@@ -262,7 +371,10 @@ async fn the_first_upstream_whose_pattern_fits_serves_a_model() {
     let door = Door::open(settings).await;
     let alice = door.user("alice");
     for (model, upstream) in [("gpt-4o-mini", "mini"), ("gpt-4o", "rest")] {
-        let answer = alice.ask(and(chat("a"), &json!({"model": model}))).await.expect(200);
+        let answer = alice
+            .ask(and(chat("a"), &json!({"model": model})))
+            .await
+            .expect(200);
         assert_eq!(door.row(&answer).await.upstream.as_deref(), Some(upstream));
     }
     door.close().await;
@@ -270,10 +382,16 @@ async fn the_first_upstream_whose_pattern_fits_serves_a_model() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_price_of_ones_own_changes_nothing_else_about_a_model() {
-    let door =
-        Door::open(Settings::new().with("[prices.\"gpt-4o-mini\"]\ninput = \"0.30\"\noutput = \"1.20\"\n")).await;
+    let door = Door::open(
+        Settings::new().with("[prices.\"gpt-4o-mini\"]\ninput = \"0.30\"\noutput = \"1.20\"\n"),
+    )
+    .await;
     // Some 6,000 tokens in 30,000 bytes: it fits only where the model's own tokenizer counts it.
-    let answer = door.user("alice").ask(chat(&"information ".repeat(6000))).await.expect(200);
+    let answer = door
+        .user("alice")
+        .ask(chat(&"information ".repeat(6000)))
+        .await
+        .expect(200);
     assert!(door.row(&answer).await.cost() > 0);
     door.close().await;
 
@@ -281,23 +399,34 @@ async fn a_price_of_ones_own_changes_nothing_else_about_a_model() {
         .with(r#"proxy.on_disconnect = "abort""#)
         .with("plans.free.models = [\"gpt-5-mini\"]\n[prices.\"gpt-5-mini\"]\ninput = \"0.30\"\noutput = \"3.00\"\n");
     let door = Door::open(settings).await;
-    door.upstream.always(|seen| Talk::words(20).every(Duration::from_millis(50)).reply(seen));
-    let mut open = door.user("alice").open(and(chat_stream("think"), &json!({"model": "gpt-5-mini"}))).await;
+    door.upstream
+        .always(|seen| Talk::words(20).every(Duration::from_millis(50)).reply(seen));
+    let mut open = door
+        .user("alice")
+        .open(and(chat_stream("think"), &json!({"model": "gpt-5-mini"})))
+        .await;
     open.take(3).await;
     open.hang_up();
     let row = door.quiet_rows().await.remove(0);
-    assert_eq!(row.cost_micros, row.held_micros, "it still bills reasoning that nobody sees: {row:?}");
+    assert_eq!(
+        row.cost_micros, row.held_micros,
+        "it still bills reasoning that nobody sees: {row:?}"
+    );
     door.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_server_on_the_same_ledger_is_refused() {
     let door = Door::open(Settings::new().on_sqlite()).await;
-    door.upstream.always(|seen| Talk::words(3).every(Duration::from_millis(300)).reply(seen));
+    door.upstream
+        .always(|seen| Talk::words(3).every(Duration::from_millis(300)).reply(seen));
     let mut open = door.user("alice").open(chat_stream("held meanwhile")).await;
     open.take(1).await;
     let printed = door.second_server();
-    assert!(matches!(printed.code, Some(1 | 2)), "two processes would sweep each other's holds: {printed:?}");
+    assert!(
+        matches!(printed.code, Some(1 | 2)),
+        "two processes would sweep each other's holds: {printed:?}"
+    );
     let answer = open.rest().await;
     assert_eq!(door.row(&answer).await.state, "settled");
     door.close().await;

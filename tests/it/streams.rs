@@ -19,7 +19,9 @@ fn payloads(reply: &Reply) -> Vec<String> {
         }
     }
     let text = String::from_utf8(body).unwrap().replace("\r\n", "\n");
-    text.split("\n\n").filter_map(|block| block.strip_prefix("data: ").map(str::to_owned)).collect()
+    text.split("\n\n")
+        .filter_map(|block| block.strip_prefix("data: ").map(str::to_owned))
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -38,7 +40,9 @@ async fn a_stream_passes_each_payload_byte_for_byte_in_our_own_framing() {
         door.upstream.next(move |seen| same.reply(seen));
         let answer = alice.ask(and(chat_stream("a"), &asking)).await.expect(200);
         let sent = payloads(&talk.reply(&door.upstream.last().seen));
-        let framed = sent.iter().fold(String::new(), |text, payload| text + "data: " + payload + "\n\n");
+        let framed = sent.iter().fold(String::new(), |text, payload| {
+            text + "data: " + payload + "\n\n"
+        });
         assert_eq!(answer.text(), framed, "{talk:?}");
     }
     door.close().await;
@@ -48,14 +52,25 @@ async fn a_stream_passes_each_payload_byte_for_byte_in_our_own_framing() {
 async fn a_stream_has_the_headers_that_phones_and_proxies_need() {
     let door = Door::open(Settings::new()).await;
     let alice = door.user("alice");
-    let call = alice.call(&chat_stream("a")).header("accept-encoding", "gzip, br, zstd");
+    let call = alice
+        .call(&chat_stream("a"))
+        .header("accept-encoding", "gzip, br, zstd");
     let answer = door.send(call).await.expect(200);
-    assert!(answer.header("content-type").starts_with("text/event-stream"), "{}", answer.header("content-type"));
+    assert!(
+        answer
+            .header("content-type")
+            .starts_with("text/event-stream"),
+        "{}",
+        answer.header("content-type")
+    );
     assert_eq!(answer.header("cache-control"), "no-cache, no-transform");
     assert_eq!(answer.header("x-accel-buffering"), "no");
     assert_eq!(answer.header("x-content-type-options"), "nosniff");
     assert_eq!(answer.header("content-encoding"), "");
-    let plain = door.send(alice.call(&chat("a")).header("accept-encoding", "gzip")).await.expect(200);
+    let plain = door
+        .send(alice.call(&chat("a")).header("accept-encoding", "gzip"))
+        .await
+        .expect(200);
     assert!(plain.header("content-type").starts_with("application/json"));
     assert_eq!(plain.header("content-encoding"), "");
     door.close().await;
@@ -77,7 +92,9 @@ async fn odd_but_legal_events_are_read_right_and_odd_lines_do_not_pass() {
     assert_eq!(answer.events(), [word, word, "[DONE]"]);
     let lines = answer.text();
     assert!(
-        !lines.lines().any(|line| line.starts_with("event") || line.starts_with("id") || line.starts_with("retry")),
+        !lines.lines().any(|line| line.starts_with("event")
+            || line.starts_with("id")
+            || line.starts_with("retry")),
         "{lines}"
     );
     assert_eq!(door.row(&answer).await.output_tokens, Some(2));
@@ -87,13 +104,17 @@ async fn odd_but_legal_events_are_read_right_and_odd_lines_do_not_pass() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_is_passed_on_before_the_next_one_is_there() {
     let door = Door::open(Settings::new()).await;
-    door.upstream.always(|seen| Talk::words(3).every(Duration::from_millis(700)).reply(seen));
+    door.upstream
+        .always(|seen| Talk::words(3).every(Duration::from_millis(700)).reply(seen));
     let mut open = door.user("alice").open(chat_stream("a")).await;
     for expected in 0..3 {
         open.take(1).await;
         if expected > 0 {
             // One word was heard: at most one more may have been written meanwhile.
-            assert!(door.upstream.last().generated <= expected + 1, "events are held back");
+            assert!(
+                door.upstream.last().generated <= expected + 1,
+                "events are held back"
+            );
         }
     }
     assert!(!door.upstream.last().finished);
@@ -104,9 +125,14 @@ async fn an_event_is_passed_on_before_the_next_one_is_there() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_stream_is_kept_alive_by_comments() {
     let door = Door::open(Settings::new().with(r#"proxy.idle_timeout = "40s""#)).await;
-    door.upstream.always(|seen| Talk::words(1).every(Duration::from_secs(18)).reply(seen));
+    door.upstream
+        .always(|seen| Talk::words(1).every(Duration::from_secs(18)).reply(seen));
     let answer = door.user("alice").ask(chat_stream("a")).await.expect(200);
-    let comments = answer.text().split("\n\n").filter(|block| *block == ": keep-alive").count();
+    let comments = answer
+        .text()
+        .split("\n\n")
+        .filter(|block| *block == ": keep-alive")
+        .count();
     assert_eq!(comments, 1, "{}", answer.text());
     assert_eq!(answer.events().last().unwrap(), "[DONE]");
     door.close().await;
@@ -125,7 +151,11 @@ async fn leaves_after(door: &Door, blocks: usize) -> Row {
         assert_eq!(open.take(blocks).await.len(), blocks);
         open.hang_up();
     }
-    door.upstream.until("the end of the stream", |log| log[before].finished || log[before].peer_left).await;
+    door.upstream
+        .until("the end of the stream", |log| {
+            log[before].finished || log[before].peer_left
+        })
+        .await;
     let rows = door.quiet_rows().await;
     assert_eq!(rows.len(), before + 1);
     rows.into_iter().max_by_key(|row| row.id).unwrap()
@@ -143,8 +173,15 @@ async fn a_caller_that_hangs_up_pays_exactly_what_the_drained_stream_cost() {
     for blocks in [0, 1, 2, 11, 21, 22, 23] {
         let row = leaves_after(&door, blocks).await;
         let served = door.upstream.last();
-        assert!(served.finished && !served.peer_left, "after {blocks} blocks the upstream was cut: {served:?}");
-        assert_eq!((row.state.as_str(), row.output_tokens), ("settled", Some(20)), "after {blocks} blocks: {row:?}");
+        assert!(
+            served.finished && !served.peer_left,
+            "after {blocks} blocks the upstream was cut: {served:?}"
+        );
+        assert_eq!(
+            (row.state.as_str(), row.output_tokens),
+            ("settled", Some(20)),
+            "after {blocks} blocks: {row:?}"
+        );
         assert_eq!(row.input_tokens, Some(served.bill().prompt as i64));
         assert!(!row.has("estimated"), "{row:?}");
     }
@@ -162,11 +199,17 @@ async fn a_caller_that_hangs_up_an_aborted_stream_pays_what_was_delivered() {
     for blocks in [0, 1, 2, 11] {
         let row = leaves_after(&door, blocks).await;
         let served = door.upstream.last();
-        assert!(served.peer_left, "after {blocks} blocks the upstream was not cut");
+        assert!(
+            served.peer_left,
+            "after {blocks} blocks the upstream was not cut"
+        );
         assert_eq!(row.state, "settled", "after {blocks} blocks: {row:?}");
         assert!(row.has("estimated") && row.cost() > 0, "{row:?}");
         if blocks == 0 {
-            assert_eq!(row.cost_micros, row.held_micros, "nobody saw what was generated: {row:?}");
+            assert_eq!(
+                row.cost_micros, row.held_micros,
+                "nobody saw what was generated: {row:?}"
+            );
             continue;
         }
         let words = row.output_tokens.unwrap();
@@ -183,15 +226,24 @@ async fn a_caller_that_hangs_up_an_aborted_stream_pays_what_was_delivered() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_that_has_heard_everything_and_leaves_pays_the_reported_price() {
     for policy in ["drain", "abort"] {
-        let door = Door::open(Settings::new().with(&format!("proxy.on_disconnect = {policy:?}"))).await;
+        let door =
+            Door::open(Settings::new().with(&format!("proxy.on_disconnect = {policy:?}"))).await;
         let alice = door.user("alice");
         for _ in 0..5 {
             let mut open = alice.open(chat_stream("leaving at the end")).await;
-            while open.next_block().await.is_some_and(|block| block != "data: [DONE]") {}
+            while open
+                .next_block()
+                .await
+                .is_some_and(|block| block != "data: [DONE]")
+            {}
             open.hang_up();
         }
         for row in door.quiet_rows().await {
-            assert_eq!((row.state.as_str(), row.output_tokens), ("settled", Some(5)), "{policy}: {row:?}");
+            assert_eq!(
+                (row.state.as_str(), row.output_tokens),
+                ("settled", Some(5)),
+                "{policy}: {row:?}"
+            );
         }
         door.close().await;
     }
@@ -200,13 +252,20 @@ async fn a_caller_that_has_heard_everything_and_leaves_pays_the_reported_price()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_that_does_not_wait_for_a_whole_answer_pays_for_it() {
     let door = Door::open(Settings::new()).await;
-    door.upstream.always(|seen| Talk::words(10).every(Duration::from_millis(50)).reply(seen));
+    door.upstream
+        .always(|seen| Talk::words(10).every(Duration::from_millis(50)).reply(seen));
     let begun = door.user("alice").begin(chat("not waiting")).await;
     door.upstream.until_served(1).await;
     begun.hang_up();
-    door.upstream.until("the answer out", |log| log[0].finished).await;
+    door.upstream
+        .until("the answer out", |log| log[0].finished)
+        .await;
     let row = door.quiet_rows().await.remove(0);
-    assert_eq!((row.state.as_str(), row.output_tokens, row.has("estimated")), ("settled", Some(10), false), "{row:?}");
+    assert_eq!(
+        (row.state.as_str(), row.output_tokens, row.has("estimated")),
+        ("settled", Some(10), false),
+        "{row:?}"
+    );
     door.close().await;
 
     let door = Door::open(Settings::new().with(r#"proxy.on_disconnect = "abort""#)).await;
@@ -214,25 +273,39 @@ async fn a_caller_that_does_not_wait_for_a_whole_answer_pays_for_it() {
     let begun = door.user("alice").begin(chat("not waiting")).await;
     door.upstream.until_served(1).await;
     begun.hang_up();
-    door.upstream.until("the upstream cut", |log| log[0].peer_left).await;
+    door.upstream
+        .until("the upstream cut", |log| log[0].peer_left)
+        .await;
     let row = door.quiet_rows().await.remove(0);
-    assert!(row.is_charged() && row.cost() > 0, "left before the first byte, and not free: {row:?}");
+    assert!(
+        row.is_charged() && row.cost() > 0,
+        "left before the first byte, and not free: {row:?}"
+    );
     door.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_is_drained_only_so_long() {
     let door = Door::open(Settings::new().with(r#"proxy.drain_timeout = "1s""#)).await;
-    door.upstream.always(|seen| Talk::words(500).every(Duration::from_millis(50)).reply(seen));
+    door.upstream.always(|seen| {
+        Talk::words(500)
+            .every(Duration::from_millis(50))
+            .reply(seen)
+    });
     let mut open = door.user("alice").open(chat_stream("leaving")).await;
     open.take(3).await;
     open.hang_up();
-    door.upstream.until("the drain end", |log| log[0].peer_left).await;
+    door.upstream
+        .until("the drain end", |log| log[0].peer_left)
+        .await;
     let row = door.quiet_rows().await.remove(0);
     assert!(row.state == "settled" && row.has("estimated"), "{row:?}");
     // Drained words were generated for this request, whether or not anybody heard them.
     let generated = door.upstream.last().generated as i64;
-    assert!((2..=generated + 1).contains(&row.output_tokens.unwrap()), "{generated} generated: {row:?}");
+    assert!(
+        (2..=generated + 1).contains(&row.output_tokens.unwrap()),
+        "{generated} generated: {row:?}"
+    );
     door.close().await;
 }
 
@@ -242,12 +315,20 @@ async fn a_model_with_hidden_reasoning_is_charged_its_hold_when_nobody_knows() {
         "[plans.free]\nmodels = [\"thinker\"]\n[prices.thinker]\ninput = \"1\"\noutput = \"4\"\nreasoning = true\n",
     );
     let door = Door::open(settings).await;
-    door.upstream.always(|seen| Talk::words(20).every(Duration::from_millis(50)).reply(seen));
-    let mut open = door.user("alice").open(and(chat_stream("think"), &json!({"model": "thinker"}))).await;
+    door.upstream
+        .always(|seen| Talk::words(20).every(Duration::from_millis(50)).reply(seen));
+    let mut open = door
+        .user("alice")
+        .open(and(chat_stream("think"), &json!({"model": "thinker"})))
+        .await;
     open.take(3).await;
     open.hang_up();
     let row = door.quiet_rows().await.remove(0);
-    assert_eq!((row.state.as_str(), row.cost_micros), ("settled", row.held_micros), "{row:?}");
+    assert_eq!(
+        (row.state.as_str(), row.cost_micros),
+        ("settled", row.held_micros),
+        "{row:?}"
+    );
     assert!(row.has("estimated"));
     door.close().await;
 }
@@ -255,8 +336,10 @@ async fn a_model_with_hidden_reasoning_is_charged_its_hold_when_nobody_knows() {
 #[tokio::test(flavor = "multi_thread")]
 async fn callers_that_leave_at_any_moment_leave_one_row_each() {
     for policy in ["drain", "abort"] {
-        let door = Door::open(Settings::new().with(&format!("proxy.on_disconnect = {policy:?}"))).await;
-        door.upstream.always(|seen| Talk::words(10).every(Duration::from_millis(5)).reply(seen));
+        let door =
+            Door::open(Settings::new().with(&format!("proxy.on_disconnect = {policy:?}"))).await;
+        door.upstream
+            .always(|seen| Talk::words(10).every(Duration::from_millis(5)).reply(seen));
         let leaving: Vec<_> = (0..60_u64)
             .map(|number| {
                 let user = door.user(&format!("user-{}", number % 7));
@@ -280,15 +363,21 @@ async fn a_whole_answer_is_the_upstreams_own_object() {
     let door = Door::open(Settings::new()).await;
     let answer = door.user("alice").ask(chat("a")).await.expect(200);
     let sent = Talk::words(5).reply(&door.upstream.last().seen);
-    let Step::Generated(bytes, _) = &sent.steps[0] else { unreachable!("a completion is generated") };
-    assert_eq!(answer.json(), serde_json::from_slice::<Value>(bytes).unwrap());
+    let Step::Generated(bytes, _) = &sent.steps[0] else {
+        unreachable!("a completion is generated")
+    };
+    assert_eq!(
+        answer.json(),
+        serde_json::from_slice::<Value>(bytes).unwrap()
+    );
     door.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_providers_cache_is_charged_at_its_own_price() {
     let door = Door::open(Settings::new()).await;
-    door.upstream.always(|seen| Talk::words(5).cached(8).reply(seen));
+    door.upstream
+        .always(|seen| Talk::words(5).cached(8).reply(seen));
     for body in [chat("a b c d e f g h"), chat_stream("a b c d e f g h")] {
         let answer = door.user("alice").ask(body).await.expect(200);
         let row = door.row(&answer).await;

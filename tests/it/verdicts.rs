@@ -38,11 +38,17 @@ fn row() -> Row {
 fn served() -> Served {
     let body = json!({"model": "gpt-4o-mini", "max_completion_tokens": 1000,
         "messages": [{"role": "user", "content": "hi there ask-7;"}]});
-    let headers = [("Host", "u"), ("Authorization", "Bearer sk-operator"), ("Content-Length", "1")];
+    let headers = [
+        ("Host", "u"),
+        ("Authorization", "Bearer sk-operator"),
+        ("Content-Length", "1"),
+    ];
     let request = Request {
         method: "POST".to_owned(),
         target: "/v1/chat/completions".to_owned(),
-        headers: headers.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
+        headers: headers
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .to_vec(),
         body: body.to_string().into_bytes(),
         faults: Vec::new(),
     };
@@ -51,20 +57,37 @@ fn served() -> Served {
         answered: Some(200),
         generated: 5,
         books: None,
-        billed: Some(Bill { prompt: 10, cached: 0, completion: 5 }),
+        billed: Some(Bill {
+            prompt: 10,
+            cached: 0,
+            completion: 5,
+            ..Bill::default()
+        }),
         finished: true,
         peer_left: false,
     }
 }
 
 fn request_to(target: &str, headers: &[(&str, &str)]) -> Request {
-    let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    Request { method: "POST".to_owned(), target: target.to_owned(), headers, ..Request::default() }
+    let headers = headers
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect();
+    Request {
+        method: "POST".to_owned(),
+        target: target.to_owned(),
+        headers,
+        ..Request::default()
+    }
 }
 
 fn answer(status: u16, body: &Value, headers: &[(&str, &str)]) -> Answer {
     let mut all = vec![("x-request-id".to_owned(), id().to_string())];
-    all.extend(headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+    all.extend(
+        headers
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
+    );
     Answer {
         what: "POST /v1/chat/completions".to_owned(),
         serial: Some(7),
@@ -95,7 +118,10 @@ fn honest() -> Evidence {
         output: "listening".to_owned(),
         files: vec![("tollgate.db".to_owned(), b"rows".to_vec())],
         operators: vec![answer(200, &json!({"rows": []}), &[])],
-        project: vec![request_to("/rest/v1/rpc/check_plan", &[("apikey", SERVICE_KEY)])],
+        project: vec![request_to(
+            "/rest/v1/rpc/check_plan",
+            &[("apikey", SERVICE_KEY)],
+        )],
         collected: vec![request_to("/v1/traces", &[])],
         canaries: vec![
             Canary::new(Kind::OperatorKey, "the operator's key", KEY),
@@ -139,7 +165,10 @@ fn rows_that_break_the_law_are_found() {
                 "id": id(), "user_id": user(), "state": "settled", "input_tokens": 10, "output_tokens": 5, "held_micros": 600,
                 "cost_micros": 5, "started_at": "2026-11-24T10:00:00Z", "ended_at": "2026-11-24T10:00:01Z",
             });
-            changed.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+            changed
+                .as_object_mut()
+                .unwrap()
+                .extend(change.as_object().unwrap().clone());
             evidence.rows = vec![serde_json::from_value(changed).unwrap()];
         });
         assert!(found.contains(what), "{what}: {found}");
@@ -153,16 +182,30 @@ fn charges_that_differ_from_the_invoice_are_found() {
     assert!(verdict(|evidence| evidence.rows[0].output_tokens = Some(4)).contains("was billed"));
     assert!(verdict(|evidence| evidence.rows.clear()).contains("only 0 settled"));
     assert!(verdict(|evidence| evidence.served.clear()).contains("the upstream served only 0"));
-    assert!(verdict(|evidence| evidence.served.clear()).contains("was never served and is charged"));
+    assert!(
+        verdict(|evidence| evidence.served.clear()).contains("was never served and is charged")
+    );
     assert!(verdict(|evidence| evidence.served.push(served())).contains("served 2 requests"));
-    assert!(verdict(|evidence| evidence.served[0].answered = Some(500)).contains("was answered Some(500)"));
+    assert!(
+        verdict(|evidence| evidence.served[0].answered = Some(500))
+            .contains("was answered Some(500)")
+    );
 }
 
 /// A request to a provider with books: it bills 40 tokens of output, 30 of them hidden.
 fn booked(evidence: &mut Evidence) {
-    let whole = Bill { prompt: 10, cached: 0, completion: 40 };
+    let whole = Bill {
+        prompt: 10,
+        cached: 0,
+        completion: 40,
+        ..Bill::default()
+    };
     let served = &mut evidence.served[0];
-    served.books = Some(Books { whole, hidden: 30, works_on: true });
+    served.books = Some(Books {
+        whole,
+        hidden: 30,
+        works_on: true,
+    });
     let row = &mut evidence.rows[0];
     // 10 and 40 tokens of gpt-4o-mini.
     (row.output_tokens, row.cost_micros) = (Some(40), Some(26));
@@ -183,19 +226,28 @@ fn rows_that_differ_from_the_books_are_found() {
     assert!(found(|evidence| evidence.rows[0].cost_micros = Some(25)).contains("is charged 25"));
     assert!(found(|evidence| evidence.rows[0].cost_micros = Some(27)).contains("is charged 27"));
     assert!(found(|evidence| evidence.rows[0].held_micros = Some(25)).contains("and held 25"));
-    assert!(found(|evidence| evidence.rows[0].state = "voided".to_owned()).contains("and is voided"));
-    assert!(found(|evidence| evidence.served[0].books = Some(Books::free())).contains("and is settled"));
+    assert!(
+        found(|evidence| evidence.rows[0].state = "voided".to_owned()).contains("and is voided")
+    );
+    assert!(
+        found(|evidence| evidence.served[0].books = Some(Books::free())).contains("and is settled")
+    );
     let unseen = verdict(|evidence| {
         booked(evidence);
         estimated(evidence);
     });
-    assert!(unseen.contains("unseen, and is charged 26 of a hold of 600"), "{unseen}");
+    assert!(
+        unseen.contains("unseen, and is charged 26 of a hold of 600"),
+        "{unseen}"
+    );
     let heard = verdict(|evidence| {
         booked(evidence);
         estimated(evidence);
         evidence.served[0].books.as_mut().unwrap().hidden = 0;
         evidence.rows[0].output_tokens = Some(4);
-        evidence.heard[0].body = json!({"choices": [{"message": {"content": WORD.repeat(5)}}]}).to_string().into();
+        evidence.heard[0].body = json!({"choices": [{"message": {"content": WORD.repeat(5)}}]})
+            .to_string()
+            .into();
     });
     assert!(heard.contains("was heard to say 5 words"), "{heard}");
 }
@@ -205,7 +257,10 @@ fn windows_that_differ_from_their_rows_are_found() {
     assert!(verdict(|evidence| evidence.me[0].1 = me(2, 0)).contains("sum to 1"));
     assert!(verdict(|evidence| evidence.me[0].1 = me(0, 0)).contains("sum to 1"));
     assert!(verdict(|evidence| evidence.me[0].1 = me(1, 1)).contains("held when all is quiet"));
-    assert!(verdict(|evidence| evidence.rows[0].started_at = "2026-11-23T23:59:59Z".to_owned()).contains("sum to 0"));
+    assert!(
+        verdict(|evidence| evidence.rows[0].started_at = "2026-11-23T23:59:59Z".to_owned())
+            .contains("sum to 0")
+    );
     let seen = |limits: Value| {
         verdict(|evidence| {
             let mut told = answer(200, &json!({"limits": [limits]}), &[]);
@@ -231,10 +286,15 @@ fn malformed_requests_to_the_upstream_are_found() {
         })
     };
     assert!(sent(|seen| seen.request.faults.push("two lengths".to_owned())).contains("malformed"));
-    assert!(sent(|seen| "Bearer eyJ.x.yyyyyy".clone_into(&mut seen.request.headers[1].1)).contains("another key"));
+    assert!(
+        sent(|seen| "Bearer eyJ.x.yyyyyy".clone_into(&mut seen.request.headers[1].1))
+            .contains("another key")
+    );
     let token = sent(|seen| "Bearer eyJ.x.yyyyyy".clone_into(&mut seen.request.headers[1].1));
     assert!(token.contains("a token is sent to the upstream"), "{token}");
-    assert!(sent(|seen| seen.body["max_completion_tokens"] = Value::Null).contains("no output cap"));
+    assert!(
+        sent(|seen| seen.body["max_completion_tokens"] = Value::Null).contains("no output cap")
+    );
     assert!(sent(|seen| seen.body["stream"] = json!(true)).contains("without usage"));
     assert!(sent(|seen| "/v1/files".clone_into(&mut seen.request.target)).contains("another path"));
 }
@@ -251,22 +311,63 @@ fn refusals_that_nobody_documented_are_found() {
     };
     let code = ("x-tollgate-error", "missing_token");
     let asks = ("www-authenticate", r#"Bearer realm="tollgate""#);
-    assert_eq!(refusal(401, "authentication_error", "missing_token", &[code, asks]), "");
-    for wrong in ["Bearer", r#"Bearer realm="tollgate", error="invalid_token""#] {
-        let told = refusal(401, "authentication_error", "missing_token", &[code, ("www-authenticate", wrong)]);
+    assert_eq!(
+        refusal(401, "authentication_error", "missing_token", &[code, asks]),
+        ""
+    );
+    for wrong in [
+        "Bearer",
+        r#"Bearer realm="tollgate", error="invalid_token""#,
+    ] {
+        let told = refusal(
+            401,
+            "authentication_error",
+            "missing_token",
+            &[code, ("www-authenticate", wrong)],
+        );
         assert!(told.contains("WWW-Authenticate"), "{wrong}: {told}");
     }
-    assert!(refusal(401, "authentication_error", "missing_token", &[code]).contains("WWW-Authenticate"));
-    assert!(refusal(401, "authentication_error", "missing_token", &[]).contains("X-Tollgate-Error"));
-    assert!(refusal(500, "api_error", "internal", &[("x-tollgate-error", "internal")]).contains("nobody documented"));
-    assert!(refusal(503, "api_error", "paused", &[("x-tollgate-error", "paused")]).contains("Retry-After"));
     assert!(
-        refusal(405, "invalid_request_error", "method_not_allowed", &[("x-tollgate-error", "method_not_allowed")])
-            .contains("Allow")
+        refusal(401, "authentication_error", "missing_token", &[code]).contains("WWW-Authenticate")
     );
     assert!(
-        refusal(402, "insufficient_quota", "quota_exceeded", &[("x-tollgate-error", "quota_exceeded")])
-            .contains("names no plan")
+        refusal(401, "authentication_error", "missing_token", &[]).contains("X-Tollgate-Error")
+    );
+    assert!(
+        refusal(
+            500,
+            "api_error",
+            "internal",
+            &[("x-tollgate-error", "internal")]
+        )
+        .contains("nobody documented")
+    );
+    assert!(
+        refusal(
+            503,
+            "api_error",
+            "paused",
+            &[("x-tollgate-error", "paused")]
+        )
+        .contains("Retry-After")
+    );
+    assert!(
+        refusal(
+            405,
+            "invalid_request_error",
+            "method_not_allowed",
+            &[("x-tollgate-error", "method_not_allowed")]
+        )
+        .contains("Allow")
+    );
+    assert!(
+        refusal(
+            402,
+            "insufficient_quota",
+            "quota_exceeded",
+            &[("x-tollgate-error", "quota_exceeded")]
+        )
+        .contains("names no plan")
     );
     assert!(verdict(|evidence| evidence.heard[0].headers.clear()).contains("X-Request-Id"));
 }
@@ -274,14 +375,35 @@ fn refusals_that_nobody_documented_are_found() {
 #[test]
 fn secrets_that_got_out_are_found() {
     assert!(
-        verdict(|evidence| evidence.output.push_str("key=sk-operator")).contains("the operator's key is in the output")
+        verdict(|evidence| evidence.output.push_str("key=sk-operator"))
+            .contains("the operator's key is in the output")
     );
-    assert!(verdict(|evidence| evidence.heard[0].body = b"sk-operator".to_vec()).contains("is in an answer"));
-    assert!(verdict(|evidence| evidence.operators[0].body = b"sk-operator".to_vec()).contains("is in an answer"));
-    assert!(verdict(|evidence| evidence.files[0].1 = b"..eyJ.x.yyyyyy..".to_vec()).contains("is in the file"));
-    assert!(verdict(|evidence| evidence.collected[0].body = b"\x0ahi there".to_vec()).contains("to the collector"));
-    assert!(verdict(|evidence| evidence.output.push_str("thread 'main' panicked at src/x.rs")).contains("panicked"));
-    assert!(verdict(|evidence| evidence.panics = 1).contains("panicked"), "the panic that was wanted did not come");
+    assert!(
+        verdict(|evidence| evidence.heard[0].body = b"sk-operator".to_vec())
+            .contains("is in an answer")
+    );
+    assert!(
+        verdict(|evidence| evidence.operators[0].body = b"sk-operator".to_vec())
+            .contains("is in an answer")
+    );
+    assert!(
+        verdict(|evidence| evidence.files[0].1 = b"..eyJ.x.yyyyyy..".to_vec())
+            .contains("is in the file")
+    );
+    assert!(
+        verdict(|evidence| evidence.collected[0].body = b"\x0ahi there".to_vec())
+            .contains("to the collector")
+    );
+    assert!(
+        verdict(|evidence| evidence
+            .output
+            .push_str("thread 'main' panicked at src/x.rs"))
+        .contains("panicked")
+    );
+    assert!(
+        verdict(|evidence| evidence.panics = 1).contains("panicked"),
+        "the panic that was wanted did not come"
+    );
 }
 
 #[test]
@@ -294,28 +416,61 @@ fn a_secret_is_found_where_another_one_belongs() {
         })
     };
     let asked = |bend: fn(&mut Request)| verdict(|evidence| bend(&mut evidence.project[0]));
-    assert!(sent(|request| request.body.extend(KEY.bytes())).contains("the operator's key is sent to the upstream"));
-    assert!(sent(|request| request.body.extend(JWT_SECRET.bytes())).contains("the JWT secret is sent"));
+    assert!(
+        sent(|request| request.body.extend(KEY.bytes()))
+            .contains("the operator's key is sent to the upstream")
+    );
+    assert!(
+        sent(|request| request.body.extend(JWT_SECRET.bytes())).contains("the JWT secret is sent")
+    );
     assert!(sent(|request| request.headers[0].1.push_str("hi there")).contains("a prompt is sent"));
-    assert!(sent(|request| request.target.push_str(SERVICE_KEY)).contains("the service key is sent"));
-    assert!(asked(|request| request.body.extend(SERVICE_KEY.bytes())).contains("the service key is sent"));
-    assert!(asked(|request| request.headers[0].1.push_str(KEY)).contains("the operator's key is sent to the project"));
+    assert!(
+        sent(|request| request.target.push_str(SERVICE_KEY)).contains("the service key is sent")
+    );
+    assert!(
+        asked(|request| request.body.extend(SERVICE_KEY.bytes()))
+            .contains("the service key is sent")
+    );
+    assert!(
+        asked(|request| request.headers[0].1.push_str(KEY))
+            .contains("the operator's key is sent to the project")
+    );
     let keys = asked(|request| "/auth/v1/.well-known/jwks.json".clone_into(&mut request.target));
-    assert!(keys.contains("the service key is sent to the project"), "{keys}");
+    assert!(
+        keys.contains("the service key is sent to the project"),
+        "{keys}"
+    );
 }
 
 #[test]
 fn a_secret_is_found_in_every_encoding_wherever_it_begins() {
     use base64::Engine as _;
     use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-    let percent =
-        |byte: u8| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    let percent = |byte: u8| {
+        if byte.is_ascii_alphanumeric() {
+            char::from(byte).to_string()
+        } else {
+            format!("%{byte:02X}")
+        }
+    };
     let mut written = vec![
-        JWT_SECRET.bytes().map(|byte| format!("{byte:02x}")).collect(),
-        JWT_SECRET.bytes().map(|byte| format!("{byte:02X}")).collect(),
+        JWT_SECRET
+            .bytes()
+            .map(|byte| format!("{byte:02x}"))
+            .collect(),
+        JWT_SECRET
+            .bytes()
+            .map(|byte| format!("{byte:02X}"))
+            .collect(),
         JWT_SECRET.bytes().map(percent).collect(),
-        JWT_SECRET.bytes().map(|byte| format!("%{byte:02x}")).collect(),
-        JWT_SECRET.bytes().map(|byte| format!("\\u{byte:04x}")).collect(),
+        JWT_SECRET
+            .bytes()
+            .map(|byte| format!("%{byte:02x}"))
+            .collect(),
+        JWT_SECRET
+            .bytes()
+            .map(|byte| format!("\\u{byte:04x}"))
+            .collect(),
         json!([JWT_SECRET]).to_string(),
         format!("{:?}", Some(JWT_SECRET)),
     ];
@@ -325,6 +480,9 @@ fn a_secret_is_found_in_every_encoding_wherever_it_begins() {
     }
     for text in written {
         let found = verdict(|evidence| evidence.output.push_str(&text));
-        assert!(found.contains("the JWT secret is in the output"), "{text}: {found}");
+        assert!(
+            found.contains("the JWT secret is in the output"),
+            "{text}: {found}"
+        );
     }
 }

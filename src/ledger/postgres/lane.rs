@@ -12,23 +12,30 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use super::super::db::postgres_row;
-use super::super::jobs::{Job, Marking};
-use super::super::report::{REQUEST_COLUMNS, request_of};
 use super::super::sqlite::Failure;
-use super::super::{Ending, HoldRequest, Mark, NoHold, UserStanding, decide};
+use super::super::{Ending, HoldRequest, Mark, NoHold, UserBalance, decide};
+use super::install::versioned;
+use super::outbox::{lag_of, turn_of};
 use super::wire::{
-    JobJson, Place, batch_param, ending_json, hold_json, lag_of, member, standing_of, standings_of, turn_of, void_json,
+    JobJson, Place, batch_param, ending_json, hold_json, member, repetition_of, standing_of,
+    standings_of, void_json,
 };
 use super::{Base, CALL_TIMEOUT, ask_standing};
 use crate::clock::Timestamp;
+use crate::ledger::price_ids::{self, PriceIds};
+use crate::ledger::queue::{Job, Marking};
+use crate::ledger::read::connection::postgres_row;
+use crate::ledger::read::report::{request_columns, request_of};
 use crate::pg;
-use crate::plan::{Hold, Window};
+use crate::plan::{Hold, LimitCounter};
 
 /// How many jobs share a commit at most. Each may be another user's, and takes a place in the server's table of locks,
 /// which has 6,400 as Postgres comes: three processes of four lanes with their chores take fewer than 3,400.
 const BATCH_MAX: usize = 128;
-const _: () = assert!(3 * super::LANES * (BATCH_MAX + 32) < 6_400, "three processes must fit in the table of locks");
+const _: () = assert!(
+    3 * super::LANES * (BATCH_MAX + 32) < 6_400,
+    "three processes must fit in the table of locks"
+);
 /// How soon a user is tried again with whom another process is busy.
 const BUSY_PAUSE: Duration = Duration::from_millis(3);
 /// The longest such pause: it doubles with every few tries in which nothing went in.
@@ -47,17 +54,31 @@ const SHRINK_TRIES: u8 = 8;
 /// A job on its way to the database.
 enum Pending {
     /// A hold of so much output at most; how often it has shrunk; who waits.
-    Hold(Box<HoldRequest>, Hold, u8, oneshot::Sender<Result<Hold, NoHold>>),
+    Hold(
+        Box<HoldRequest>,
+        Hold,
+        u8,
+        oneshot::Sender<Result<Hold, NoHold>>,
+    ),
     End(Ending),
     /// A hold that was refused because nobody knows whether it is there, and that must never be.
     Void(Box<HoldRequest>),
 }
 
 impl Pending {
-    fn json(&self, owner: Uuid, now: Timestamp, outbox: bool, place: Place) -> JobJson<'_> {
+    fn json(
+        &self,
+        (base, prices): (&Base, &PriceIds),
+        now: Timestamp,
+        place: Place,
+    ) -> JobJson<'_> {
+        let owner = base.owner;
         match self {
-            Self::Hold(request, hold, ..) => hold_json(request, hold, owner, place),
-            Self::End(ending) => ending_json(ending, now, outbox, place),
+            Self::Hold(request, hold, ..) => {
+                let price_id = prices.known(&request.ask.price);
+                hold_json(request, (hold, price_id.as_deref()), owner, place)
+            }
+            Self::End(ending) => ending_json(ending, now, base.settings.outbox, place),
             Self::Void(request) => void_json(request, owner, now, place),
         }
     }
@@ -83,6 +104,8 @@ pub(in crate::ledger) struct Lane {
     /// How often in a row nothing went in because others were busy.
     stuck: u32,
     tried_at: Instant,
+    /// The rates that the database has.
+    prices: PriceIds,
     /// A call had no answer in time: whether the database answers at all is asked before another is sent.
     probe: Option<Probe>,
 }
@@ -100,6 +123,7 @@ impl Lane {
             locked: 0,
             stuck: 0,
             tried_at: Instant::now(),
+            prices: PriceIds::default(),
             probe: None,
         }
     }
@@ -121,7 +145,10 @@ impl Lane {
             self.write().await;
         }
         if !self.waiting.is_empty() {
-            tracing::error!(requests = self.waiting.len(), "not written: another process ends these requests as lost");
+            tracing::error!(
+                requests = self.waiting.len(),
+                "not written: another process ends these requests as lost"
+            );
         }
     }
 
@@ -131,7 +158,11 @@ impl Lane {
         if self.waiting.is_empty() {
             jobs.push(queue.recv().await?);
         } else {
-            let pause = if self.failures > 0 { RETRY_PAUSE } else { busy_pause(self.stuck) };
+            let pause = if self.failures > 0 {
+                RETRY_PAUSE
+            } else {
+                busy_pause(self.stuck)
+            };
             match tokio::time::timeout(pause, queue.recv()).await {
                 Ok(job) => jobs.push(job?),
                 Err(_) => return Some(jobs),
@@ -153,20 +184,26 @@ impl Lane {
             match job {
                 Job::Hold(request, answer) => {
                     let cap = request.ask.output_cap;
-                    let hold = Hold { output_cap: cap, amounts: request.ask.amounts(cap) };
-                    self.waiting.push_back(Pending::Hold(request, hold, 0, answer));
+                    let hold = request.ask.hold(cap);
+                    self.waiting
+                        .push_back(Pending::Hold(request, hold, 0, answer));
                 }
                 // A hold that was not sent yet, and whose caller has let go, need not be made.
                 Job::End(ending) if self.withdraw(&ending) => {}
                 Job::End(ending) => self.waiting.push_back(Pending::End(ending)),
-                Job::Standing { user_id, windows, answer, .. } => {
+                Job::Standing {
+                    user_id,
+                    counters,
+                    answer,
+                    ..
+                } => {
                     // It is to see what was ended before it was asked, as far as that can be written now.
                     self.write().await;
                     // Nobody's holds wait while a database that is down is asked once for each who wants to know.
                     let standing = if self.is_down() || answer.is_closed() {
                         None
                     } else {
-                        self.read_standing(user_id, &windows).await
+                        self.read_standing(user_id, &counters).await
                     };
                     drop(answer.send(standing));
                 }
@@ -183,8 +220,13 @@ impl Lane {
         going
     }
 
-    async fn read_standing(&mut self, user_id: Uuid, windows: &[Window]) -> Option<UserStanding> {
-        let standing = ask_standing(&self.base.database, user_id, windows).await;
+    async fn read_standing(
+        &mut self,
+        user_id: Uuid,
+        counters: &[LimitCounter],
+    ) -> Option<UserBalance> {
+        let now = self.base.clock.now();
+        let standing = ask_standing(&self.base.database, (user_id, now), counters).await;
         if let Err(error) = &standing {
             tracing::warn!(%error, "the ledger cannot be read");
             self.failures = self.failures.saturating_add(1);
@@ -197,20 +239,33 @@ impl Lane {
     async fn for_outbox(&self, job: Job) {
         let database = &self.base.database;
         match job {
-            Job::Unsent { limit, except, answer } => {
-                let params = vec![self.base.owner.to_string().into(), except.into(), i64::from(limit).into()];
-                let sql = format!("select {REQUEST_COLUMNS} from tollgate_ledger.unsent($1, $2, $3)");
+            Job::Unsent {
+                limit,
+                except,
+                answer,
+            } => {
+                let params = vec![
+                    self.base.owner.to_string().into(),
+                    except.into(),
+                    i64::from(limit).into(),
+                ];
+                let sql = versioned("tollgate_ledger.unsent_v0($1, $2, $3)");
+                let sql = format!("select {} from {sql}", request_columns());
                 let rows = database.query(sql, params).await.map_err(Failure::from);
                 let read = |row: &pg::Row| request_of(&postgres_row(row)?);
                 drop(answer.send(rows.and_then(|rows| rows.iter().map(read).collect())));
             }
             Job::Turn(answer) => {
-                let sql = "select tollgate_ledger.outbox_turn($1)";
-                let rows = database.query(sql, vec![self.base.owner.to_string().into()]).await.map_err(Failure::from);
+                let sql = versioned("select tollgate_ledger.outbox_turn_v0($1)");
+                let rows = database
+                    .query(sql, vec![self.base.owner.to_string().into()])
+                    .await
+                    .map_err(Failure::from);
                 drop(answer.send(rows.and_then(|rows| turn_of(&rows))));
             }
             Job::Lag(answer) => {
-                let rows = database.query("select * from tollgate_ledger.unsent_lag()", Vec::new()).await;
+                let sql = versioned("select * from tollgate_ledger.unsent_lag_v0()");
+                let rows = database.query(sql, Vec::new()).await;
                 let lag = rows.map_err(Failure::from).and_then(|rows| lag_of(&rows));
                 drop(answer.send(lag));
             }
@@ -230,7 +285,9 @@ impl Lane {
     fn withdraw(&mut self, ending: &Ending) -> bool {
         let is_it = |pending: &Pending| matches!(pending, Pending::Hold(request, ..) if request.id == ending.id);
         let place = self.waiting.iter().position(is_it);
-        place.and_then(|place| self.waiting.remove(place)).is_some()
+        let withdrawn = place.and_then(|place| self.waiting.remove(place));
+        // What was to take the place of a hold leaves that to be ended.
+        matches!(withdrawn, Some(Pending::Hold(request, ..)) if request.replaces.is_none())
     }
 
     /// The database failed a moment ago: it is not asked again yet.
@@ -241,10 +298,20 @@ impl Lane {
     /// After a call without an answer: asks whether there are answers again, and waits for none. A batch would wait for as
     /// long again, and every hold that comes meanwhile with it.
     async fn probe(&mut self) {
-        let Some(probe) = self.probe.as_mut().filter(|_| self.tried_at.elapsed() >= RETRY_PAUSE) else { return };
+        let Some(probe) = self
+            .probe
+            .as_mut()
+            .filter(|_| self.tried_at.elapsed() >= RETRY_PAUSE)
+        else {
+            return;
+        };
         let database = self.base.database.clone();
         let asking = probe.get_or_insert_with(|| {
-            Box::pin(async move { database.query_within(PROBE_TIMEOUT, "select 1", Vec::new()).await })
+            Box::pin(async move {
+                database
+                    .query_within(PROBE_TIMEOUT, "select 1", Vec::new())
+                    .await
+            })
         });
         match poll_fn(|context| Poll::Ready(asking.as_mut().poll(context))).await {
             Poll::Pending => {}
@@ -270,7 +337,10 @@ impl Lane {
             Ok(answers) => {
                 self.succeeded();
                 self.locked = 0;
-                if batch.iter().any(|pending| matches!(pending, Pending::End(_))) {
+                if batch
+                    .iter()
+                    .any(|pending| matches!(pending, Pending::End(_)))
+                {
                     self.base.shared.ended.notify_one();
                 }
                 self.answer(batch, &answers);
@@ -288,29 +358,67 @@ impl Lane {
         }
     }
 
-    async fn call(&self, batch: &[Pending]) -> Result<Vec<Value>, pg::PgError> {
+    /// Writes the prices of holds that the database is not known to have, before any row names them.
+    async fn store_prices(&mut self, batch: &[Pending]) -> Result<(), pg::PgError> {
+        for pending in batch {
+            let Pending::Hold(request, ..) = pending else {
+                continue;
+            };
+            let price = &request.ask.price;
+            if self.prices.known(price).is_some() {
+                continue;
+            }
+            let stored = price.stored();
+            let id = price_ids::id_of(&stored);
+            let sql = "insert into tollgate_ledger.prices (id, rates, made_at) values ($1, $2, $3)
+                       on conflict do nothing";
+            let made_at = request.now.millis();
+            let params = vec![id.to_string().into(), stored.into(), made_at.into()];
+            self.base.database.query(sql.to_owned(), params).await?;
+            self.prices.note(price, id);
+        }
+        Ok(())
+    }
+
+    async fn call(&mut self, batch: &[Pending]) -> Result<Vec<Value>, pg::PgError> {
+        self.store_prices(batch).await?;
         let now = self.base.clock.now();
-        let Base { owner, settings, database, .. } = &self.base;
+        let database = &self.base.database;
+        let known = (&self.base, &self.prices);
         let jobs = batch.iter().enumerate().map(|(n, pending)| {
             let wary = self.busy.contains(&pending.user_id());
-            pending.json(*owner, now, settings.outbox, Place { n, wary })
+            pending.json(known, now, Place { n, wary })
         });
         let jobs = batch_param(&jobs.collect::<Vec<_>>())?;
-        let rows = database.query("select tollgate_ledger.write($1)", vec![jobs]).await?;
+        let rows = database
+            .query(versioned("select tollgate_ledger.write_v0($1)"), vec![jobs])
+            .await?;
         let answer: Option<Value> = rows.first().and_then(|row| row.try_get(0).ok());
-        let answers = answer.and_then(|value| value.as_array().cloned()).unwrap_or_default();
+        let answers = answer
+            .and_then(|value| value.as_array().cloned())
+            .unwrap_or_default();
         if answers.len() == batch.len() {
             return Ok(answers);
         }
-        let message = "tollgate_ledger.write gave another number of answers than it was asked".to_owned();
-        Err(pg::PgError { sqlstate: None, message, unavailable: true, late: false })
+        let message =
+            "the function write gave another number of answers than it was asked".to_owned();
+        Err(pg::PgError {
+            sqlstate: None,
+            message,
+            unavailable: true,
+            late: false,
+        })
     }
 
     /// Tells who waits; keeps what is to be tried again in front, in its order.
     fn answer(&mut self, batch: Vec<Pending>, answers: &[Value]) {
         let mut again = VecDeque::new();
         let is_busy = |answer: &Value| *member(answer, "busy") == true;
-        self.stuck = if answers.iter().all(is_busy) { self.stuck.saturating_add(1) } else { 0 };
+        self.stuck = if answers.iter().all(is_busy) {
+            self.stuck.saturating_add(1)
+        } else {
+            0
+        };
         self.busy.clear();
         for (pending, answer) in batch.into_iter().zip(answers) {
             if is_busy(answer) {
@@ -318,14 +426,21 @@ impl Lane {
                 again.push_back(pending);
                 continue;
             }
-            let Pending::Hold(request, hold, shrunk, waiting) = pending else { continue };
+            let Pending::Hold(request, hold, shrunk, waiting) = pending else {
+                continue;
+            };
             if *member(answer, "held") == true {
                 drop(waiting.send(Ok(hold)));
                 continue;
             }
             match decision(&request, answer) {
                 Ok(smaller) if shrunk < SHRINK_TRIES => {
-                    again.push_back(Pending::Hold(request, smaller, shrunk.saturating_add(1), waiting));
+                    again.push_back(Pending::Hold(
+                        request,
+                        smaller,
+                        shrunk.saturating_add(1),
+                        waiting,
+                    ));
                 }
                 Ok(_) => drop(waiting.send(Err(NoHold::Store))),
                 Err(no) => drop(waiting.send(Err(no))),
@@ -337,19 +452,32 @@ impl Lane {
 
     /// A batch that cannot go in as a whole (a row that somebody has locked, a value that is refused) goes in by user.
     async fn one_user_at_a_time(&mut self, error: &pg::PgError, batch: Vec<Pending>) {
-        tracing::debug!(error = error.message, jobs = batch.len(), "a batch goes in user by user");
+        tracing::debug!(
+            error = error.message,
+            jobs = batch.len(),
+            "a batch goes in user by user"
+        );
         let mut groups: VecDeque<Vec<Pending>> = VecDeque::new();
         for pending in batch {
-            let same =
-                |group: &&mut Vec<Pending>| group.first().is_some_and(|first| first.user_id() == pending.user_id());
+            let same = |group: &&mut Vec<Pending>| {
+                group
+                    .first()
+                    .is_some_and(|first| first.user_id() == pending.user_id())
+            };
             match groups.iter_mut().find(same) {
                 Some(group) => group.push(pending),
                 None => groups.push_back(vec![pending]),
             }
         }
         // A hold writes no row that is there already, but those that all need: its lock is everybody's. First, then.
-        let is_telling = |group: &Vec<Pending>| group.iter().all(|pending| matches!(pending, Pending::Hold(..)));
-        groups.make_contiguous().sort_by_key(|group| !is_telling(group));
+        let is_telling = |group: &Vec<Pending>| {
+            group
+                .iter()
+                .all(|pending| matches!(pending, Pending::Hold(..)))
+        };
+        groups
+            .make_contiguous()
+            .sort_by_key(|group| !is_telling(group));
         let tries = if self.failures > 0 { 1 } else { LOCKED_TRIES };
         let (mut down, mut locked, mut any) = (false, 0_u32, false);
         while let Some(group) = groups.pop_front() {
@@ -375,7 +503,10 @@ impl Lane {
                 }
                 // Which one is refused? It must not take the others with it.
                 Err(error) if is_data(&error) && group.len() > 1 => {
-                    group.into_iter().rev().for_each(|pending| groups.push_front(vec![pending]));
+                    group
+                        .into_iter()
+                        .rev()
+                        .for_each(|pending| groups.push_front(vec![pending]));
                 }
                 Err(error) if is_data(&error) => give_up(&error, group),
                 Err(error) => {
@@ -390,7 +521,10 @@ impl Lane {
     }
 
     fn keep(&mut self, group: Vec<Pending>) {
-        group.into_iter().rev().for_each(|pending| self.waiting.push_front(pending));
+        group
+            .into_iter()
+            .rev()
+            .for_each(|pending| self.waiting.push_front(pending));
     }
 
     /// Nobody knows whether the batch went in: endings are kept, holds are refused and voided.
@@ -407,7 +541,10 @@ impl Lane {
         for pending in batch {
             match pending {
                 Pending::Hold(request, _, _, waiting) => {
-                    kept.push_back(Pending::Void(request));
+                    // One that has a hold already ends as its caller says.
+                    if request.replaces.is_none() {
+                        kept.push_back(Pending::Void(request));
+                    }
                     drop(waiting.send(Err(NoHold::Store)));
                 }
                 ending => kept.push_back(ending),
@@ -448,7 +585,15 @@ impl Lane {
     pub(super) fn lose_call(&mut self) {
         let batch: Vec<Pending> = self.waiting.drain(..).collect();
         let message = "lost by a test".to_owned();
-        self.failed(&pg::PgError { sqlstate: None, message, unavailable: true, late: false }, batch);
+        self.failed(
+            &pg::PgError {
+                sqlstate: None,
+                message,
+                unavailable: true,
+                late: false,
+            },
+            batch,
+        );
     }
 
     fn succeeded(&mut self) {
@@ -462,7 +607,10 @@ impl Lane {
 
 /// How long to leave others alone with whom they are busy.
 fn busy_pause(stuck: u32) -> Duration {
-    let doubled = stuck.checked_div(BUSY_TRIES).and_then(|times| 2_u32.checked_pow(times)).unwrap_or(u32::MAX);
+    let doubled = stuck
+        .checked_div(BUSY_TRIES)
+        .and_then(|times| 2_u32.checked_pow(times))
+        .unwrap_or(u32::MAX);
     BUSY_PAUSE.saturating_mul(doubled).min(BUSY_PAUSE_MAX)
 }
 
@@ -474,17 +622,32 @@ fn is_lock(error: &pg::PgError) -> bool {
 /// The values themselves are refused, as they would be each time. (Of any other error, missing rights or a missing
 /// function, an operator can get out: what is to be ended waits for that.)
 fn is_data(error: &pg::PgError) -> bool {
-    error.sqlstate.as_deref().is_some_and(|state| state.starts_with("22") || state.starts_with("23"))
+    error
+        .sqlstate
+        .as_deref()
+        .is_some_and(|state| state.starts_with("22") || state.starts_with("23"))
 }
 
 /// A hold that did not fit: a smaller one that does, by what the windows say, or the reason why not.
 fn decision(request: &HoldRequest, answer: &Value) -> Result<Hold, NoHold> {
+    if let Some(first) = repetition_of(answer) {
+        return Err(NoHold::Repeated(first));
+    }
     if let Some(reason) = member(answer, "paused").as_str() {
         return Err(NoHold::Paused(reason.to_owned()));
     }
-    let ceiling = answer.get("ceiling").filter(|ceiling| !ceiling.is_null()).map(standing_of);
+    let ceiling = answer
+        .get("ceiling")
+        .filter(|ceiling| !ceiling.is_null())
+        .map(standing_of);
     let open = member(answer, "open").as_i64().unwrap_or(i64::MAX);
-    decide(request, &standings_of(member(answer, "standings")), ceiling, open)
+    decide(
+        request,
+        &standings_of(member(answer, "standings")),
+        ceiling,
+        open,
+        member(answer, "credits").as_i64(),
+    )
 }
 
 /// What the database refuses however often it is tried must not stop the others.

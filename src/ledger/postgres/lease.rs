@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::super::sqlite::Failure;
+use super::install::versioned;
 use crate::pg;
 
 /// How long telling the database that a process lives may take at most; less under a short lease.
@@ -29,15 +30,24 @@ pub(super) fn renew_every(lease: Duration) -> Duration {
 /// Connections of their own for renewing: it waits for no lane, and no lane for it.
 pub(super) fn connect(url: &SecretString, lease: Duration) -> Result<pg::Database, Failure> {
     let call_timeout = renew_every(lease).min(RENEW_TIMEOUT);
-    let settings = pg::Settings { connections: 2, call_timeout };
+    let settings = pg::PgSettings {
+        connections: 2,
+        call_timeout,
+    };
     pg::Database::new(url, settings, tokio_util::task::TaskTracker::new()).map_err(Failure::new)
 }
 
 /// Says that a process lives, and for how long it wants to be believed.
-pub(super) async fn renew(database: &pg::Database, owner: Uuid, lease: Duration) -> Result<(), Failure> {
+pub(super) async fn renew(
+    database: &pg::Database,
+    owner: Uuid,
+    lease: Duration,
+) -> Result<(), Failure> {
     let lease_ms = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
     let params = vec![owner.to_string().into(), lease_ms.into()];
-    database.query("select tollgate_ledger.renew($1, $2)", params).await?;
+    database
+        .query(versioned("select tollgate_ledger.renew_v0($1, $2)"), params)
+        .await?;
     Ok(())
 }
 
@@ -51,7 +61,10 @@ pub(super) struct Sign {
 }
 
 /// The other processes with open requests.
-pub(super) async fn signs_of_others(database: &pg::Database, owner: Uuid) -> Result<Vec<Sign>, Failure> {
+pub(super) async fn signs_of_others(
+    database: &pg::Database,
+    owner: Uuid,
+) -> Result<Vec<Sign>, Failure> {
     let sql = "select held.owner, coalesce(o.lease_until, 0), coalesce(o.lease_ms, 0)
                from (select distinct owner from tollgate_ledger.requests where state = 'held' and owner <> $1) as held
                left join tollgate_ledger.owners o on o.id = held.owner";
@@ -59,10 +72,17 @@ pub(super) async fn signs_of_others(database: &pg::Database, owner: Uuid) -> Res
     let read = |row: &pg::Row| {
         let lease: i64 = row.try_get(2)?;
         let lease = Duration::from_millis(u64::try_from(lease).unwrap_or_default());
-        Ok(Sign { owner: row.try_get(0)?, lease_until: row.try_get(1)?, lease })
+        Ok(Sign {
+            owner: row.try_get(0)?,
+            lease_until: row.try_get(1)?,
+            lease,
+        })
     };
     let unreadable = |error: tokio_postgres::Error| Failure::new(format!("Postgres: {error}"));
-    rows.iter().map(read).collect::<Result<_, _>>().map_err(unreadable)
+    rows.iter()
+        .map(read)
+        .collect::<Result<_, _>>()
+        .map_err(unreadable)
 }
 
 /// Since when each of the others has given no sign of life.
@@ -75,16 +95,22 @@ pub(super) struct Watch {
 impl Watch {
     /// Takes in what was read now; gives back who is dead.
     pub(super) fn look(&mut self, signs: Vec<Sign>, now: Instant) -> Vec<Sign> {
-        let gap = self.looked_at.replace(now).map(|at| now.saturating_duration_since(at));
+        let gap = self
+            .looked_at
+            .replace(now)
+            .map(|at| now.saturating_duration_since(at));
         let mut before = std::mem::take(&mut self.seen);
         if gap.is_none_or(|gap| gap > WATCH_GAP_MAX) {
             before.clear();
         }
         let mut dead = Vec::new();
         for sign in signs {
-            let same = before.get(&sign.owner).filter(|(lease_until, _)| *lease_until == sign.lease_until);
+            let same = before
+                .get(&sign.owner)
+                .filter(|(lease_until, _)| *lease_until == sign.lease_until);
             let since = same.map_or(now, |(_, since)| *since);
-            self.seen.insert(sign.owner.clone(), (sign.lease_until, since));
+            self.seen
+                .insert(sign.owner.clone(), (sign.lease_until, since));
             if same.is_some() && now.saturating_duration_since(since) >= sign.lease {
                 dead.push(sign);
             }
@@ -95,7 +121,9 @@ impl Watch {
 
 /// The dead as the sweep wants them: it ends nothing of a process that has given a sign meanwhile.
 pub(super) fn dead_json(dead: &[Sign]) -> Value {
-    dead.iter().map(|sign| json!({ "owner": sign.owner, "lease_until": sign.lease_until })).collect()
+    dead.iter()
+        .map(|sign| json!({ "owner": sign.owner, "lease_until": sign.lease_until }))
+        .collect()
 }
 
 #[cfg(test)]
@@ -105,7 +133,11 @@ mod tests {
     const LEASE: Duration = Duration::from_secs(5);
 
     fn sign(lease_until: i64) -> Vec<Sign> {
-        vec![Sign { owner: "other".to_owned(), lease_until, lease: LEASE }]
+        vec![Sign {
+            owner: "other".to_owned(),
+            lease_until,
+            lease: LEASE,
+        }]
     }
 
     /// Looks every half second for so long; whether the other one was taken for dead at any time.
@@ -146,7 +178,11 @@ mod tests {
     #[test]
     fn one_without_a_lease_is_dead_at_the_second_look() {
         let (mut watch, now) = (Watch::default(), Instant::now());
-        let none = Sign { owner: "none".to_owned(), lease_until: 0, lease: Duration::ZERO };
+        let none = Sign {
+            owner: "none".to_owned(),
+            lease_until: 0,
+            lease: Duration::ZERO,
+        };
         assert!(watch.look(vec![none.clone()], now).is_empty());
         assert_eq!(watch.look(vec![none.clone()], now), [none]);
     }

@@ -1,20 +1,21 @@
 //! The ledger on Postgres, for several processes on one database.
 //!
 //! Jobs of a user always go to the same lane, in their order; a lane gathers a batch while its last one is on its way and
-//! sends it as one call of `tollgate_ledger.write`: one round trip and one commit for many holds. Whether given amounts
+//! sends it as one call of `write` in `functions.sql`: one round trip and one commit for many holds. Whether given amounts
 //! fit is decided there, under the user's lock; how much to ask for is decided here, by the same `plan::admit` as on
 //! SQLite. A user with whom another process is busy is tried again a moment later, and holds nobody up.
 //!
 //! A call whose outcome is not known is repeated where that is safe (an ending changes nothing twice); a hold is not: it
 //! is refused, and voided in case it is there.
 
-mod chores;
-mod lane;
-mod lease;
-mod wire;
-
 #[cfg(test)]
 mod for_laws;
+pub(super) mod install;
+mod lane;
+mod lease;
+mod maintenance;
+mod outbox;
+mod wire;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -28,15 +29,16 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use super::db::Db;
-use super::jobs::Job;
 use super::sqlite::Failure;
-use super::{Settings, Shared, UserStanding};
+use super::{Settings, Shared, UserBalance};
 use crate::clock::{Clock, Timestamp};
+use crate::ledger::queue::Job;
+use crate::ledger::read::connection::Db;
 use crate::pg;
-use crate::plan::Window;
-pub(super) use chores::prune;
-use wire::{one_value, standing_answer, window_json};
+use crate::plan::LimitCounter;
+use install::{MAKING, bring_up_to_date, versioned};
+pub(super) use maintenance::prune;
+use wire::{counter_json, one_value, standing_answer};
 
 #[cfg(test)]
 pub(super) use lane::Lane;
@@ -47,18 +49,12 @@ const LANES: usize = 4;
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a call of an export or import may take.
 const WHOLE_LEDGER_TIMEOUT: Duration = Duration::from_mins(10);
-// The advisory lock of whoever makes the tables, or wants them all to himself.
-const MAKING: i64 = 7_160_412_533;
-/// Scripts that bring an older database up to date.
-const MIGRATIONS: &[&str] = &[
-    include_str!("../../../migrations/postgres/0001_ledger.sql"),
-    include_str!("../../../migrations/postgres/0002_operator.sql"),
-    include_str!("../../../migrations/postgres/0003_search_path.sql"),
-];
-
 impl From<pg::PgError> for Failure {
     fn from(error: pg::PgError) -> Self {
-        let refuses = error.sqlstate.as_deref().is_some_and(|state| state.starts_with("23") || state.starts_with("22"));
+        let refuses = error
+            .sqlstate
+            .as_deref()
+            .is_some_and(|state| state.starts_with("23") || state.starts_with("22"));
         Self::of_database(format!("Postgres: {}", error.message), refuses)
     }
 }
@@ -70,7 +66,10 @@ pub(super) fn database(url: &SecretString) -> Result<Db, Failure> {
 }
 
 fn connect(url: &SecretString, connections: usize) -> Result<pg::Database, Failure> {
-    let settings = pg::Settings { connections, call_timeout: CALL_TIMEOUT };
+    let settings = pg::PgSettings {
+        connections,
+        call_timeout: CALL_TIMEOUT,
+    };
     pg::Database::new(url, settings, TaskTracker::new()).map_err(Failure::new)
 }
 
@@ -86,7 +85,8 @@ pub(super) fn require(db: &Db) -> Result<(), Failure> {
     if is_there(db)? {
         return Ok(());
     }
-    let told = "there is no ledger in this database yet: `tollgate serve` makes it, or set [store] url";
+    let told =
+        "there is no ledger in this database yet: `tollgate serve` makes it, or set [store] url";
     Err(Failure::new(told.to_owned()))
 }
 
@@ -108,8 +108,18 @@ pub(super) fn alone(url: &SecretString) -> Result<Db, Failure> {
         bring_up_to_date(&database).await?;
         let transaction = database.begin(WHOLE_LEDGER_TIMEOUT).await?;
         // The first tells who starts what is going on, the second lets nobody say that he serves.
-        transaction.query(format!("select pg_catalog.pg_advisory_xact_lock({MAKING})"), Vec::new()).await?;
-        transaction.query("lock table tollgate_ledger.owners in share mode", Vec::new()).await?;
+        transaction
+            .query(
+                format!("select pg_catalog.pg_advisory_xact_lock({MAKING})"),
+                Vec::new(),
+            )
+            .await?;
+        transaction
+            .query(
+                "lock table tollgate_ledger.owners in share mode",
+                Vec::new(),
+            )
+            .await?;
         Ok::<_, Failure>(transaction)
     })?;
     Ok(Db::Transaction(Box::new(transaction), runtime))
@@ -122,64 +132,46 @@ pub(super) fn snapshot(url: &SecretString) -> Result<Db, Failure> {
     };
     let transaction = runtime.block_on(async {
         let transaction = database.begin(WHOLE_LEDGER_TIMEOUT).await?;
-        transaction.query("set transaction isolation level repeatable read, read only", Vec::new()).await?;
+        transaction
+            .query(
+                "set transaction isolation level repeatable read, read only",
+                Vec::new(),
+            )
+            .await?;
         Ok::<_, Failure>(transaction)
     })?;
     Ok(Db::Transaction(Box::new(transaction), runtime))
 }
 
-/// One transaction under a lock: processes that start together make the tables once.
-async fn bring_up_to_date(db: &pg::Database) -> Result<(), Failure> {
-    // Whoever may use the schema need not have the right to make one.
-    let mut script = format!(
-        "select pg_catalog.set_config('lock_timeout', '3s', true), pg_catalog.pg_advisory_xact_lock({MAKING});
-         do $schema$ begin
-            if not exists (select 1 from pg_catalog.pg_namespace where nspname = 'tollgate_ledger') then
-                create schema tollgate_ledger;
-                revoke all on schema tollgate_ledger from public;
-            end if;
-            -- An operator may have made the schema, empty, for a role that may make none.
-            if not exists (select 1 from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-                           where n.nspname = 'tollgate_ledger' and c.relname = 'migrations') then
-                create table tollgate_ledger.migrations (number bigint primary key);
-            end if;
-         end $schema$;",
-    );
-    script.extend(MIGRATIONS.iter().zip(1..).map(|(migration, number)| step(number, migration)));
-    db.batch(script).await.map_err(|error| {
-        if error.is("55P03") {
-            return Failure::new(
-                "another tollgate makes this ledger's tables, or carries it: wait for its end".to_owned(),
-            );
-        }
-        error.into()
-    })
-}
-
-/// A migration that runs once.
-fn step(number: i64, migration: &str) -> String {
-    format!(
-        "do $migration$ begin
-            if not exists (select 1 from tollgate_ledger.migrations where number = {number}) then
-                execute $script$ {migration} $script$;
-                insert into tollgate_ledger.migrations values ({number});
-            end if;
-         end $migration$;"
-    )
-}
-
 /// What a user has used and holds, from a thread that may block.
-pub(super) fn standing(db: &Db, user_id: Uuid, windows: &[Window]) -> Result<UserStanding, Failure> {
+pub(super) fn standing(
+    db: &Db,
+    (user_id, now): (Uuid, Timestamp),
+    counters: &[LimitCounter],
+) -> Result<UserBalance, Failure> {
     match db {
-        Db::Postgres(database, runtime) => runtime.block_on(ask_standing(database, user_id, windows)),
-        Db::Sqlite(_) | Db::Transaction(..) => Err(Failure::new("not a Postgres ledger".to_owned())),
+        Db::Postgres(database, runtime) => {
+            runtime.block_on(ask_standing(database, (user_id, now), counters))
+        }
+        Db::Sqlite(_) | Db::Transaction(..) => {
+            Err(Failure::new("not a Postgres ledger".to_owned()))
+        }
     }
 }
 
-async fn ask_standing(db: &pg::Database, user_id: Uuid, windows: &[Window]) -> Result<UserStanding, Failure> {
-    let asked: Vec<Value> = windows.iter().map(window_json).collect();
-    let sql = "select tollgate_ledger.standing($1, $2, $3)";
-    let params = vec![user_id.to_string().into(), Value::Array(asked).into(), Timestamp::MAX.millis().into()];
+async fn ask_standing(
+    db: &pg::Database,
+    (user_id, now): (Uuid, Timestamp),
+    counters: &[LimitCounter],
+) -> Result<UserBalance, Failure> {
+    let asked: Vec<Value> = counters.iter().map(counter_json).collect();
+    let sql = versioned("select tollgate_ledger.standing_v0($1, $2, $3, $4)");
+    let params = vec![
+        user_id.to_string().into(),
+        Value::Array(asked).into(),
+        Timestamp::MAX.millis().into(),
+        now.millis().into(),
+    ];
     Ok(standing_answer(&one_value(&db.query(sql, params).await?)?))
 }
 
@@ -217,7 +209,9 @@ pub(super) fn start(
     let (url, owner) = (url.clone(), Uuid::now_v7());
     let builder = std::thread::Builder::new().name("ledger".to_owned());
     let thread = builder.spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
         match runtime {
             Ok(runtime) => runtime.block_on(async {
                 let opened = open(&url, owner, &settings).await;
@@ -229,20 +223,37 @@ pub(super) fn start(
                 drop(ready.send(Ok(key)));
                 let renewing = match lease::connect(&url, settings.lease) {
                     Ok(renewing) => renewing,
-                    Err(error) => return tracing::error!(%error, "the ledger stops: no lease can be renewed"),
+                    Err(error) => {
+                        return tracing::error!(%error, "the ledger stops: no lease can be renewed");
+                    }
                 };
-                let base = Base { database, settings, clock, shared, owner };
+                let base = Base {
+                    database,
+                    settings,
+                    clock,
+                    shared,
+                    owner,
+                };
                 run(base, renewing, queues).await;
             }),
-            Err(error) => drop(ready.send(Err(Failure::new(format!("no runtime for the ledger: {error}"))))),
+            Err(error) => drop(ready.send(Err(Failure::new(format!(
+                "no runtime for the ledger: {error}"
+            ))))),
         }
     });
-    let thread = thread.map_err(|error| Failure::new(format!("no thread for the ledger: {error}")))?;
-    let key = wait.recv().map_err(|error| Failure::new(format!("the ledger did not start: {error}")))??;
+    let thread =
+        thread.map_err(|error| Failure::new(format!("no thread for the ledger: {error}")))?;
+    let key = wait
+        .recv()
+        .map_err(|error| Failure::new(format!("the ledger did not start: {error}")))??;
     Ok((Lanes(senders.into()), thread, key))
 }
 
-async fn open(url: &SecretString, owner: Uuid, settings: &Settings) -> Result<(pg::Database, String), Failure> {
+async fn open(
+    url: &SecretString,
+    owner: Uuid,
+    settings: &Settings,
+) -> Result<(pg::Database, String), Failure> {
     let database = connect(url, LANES.saturating_add(2))?;
     bring_up_to_date(&database).await?;
     // First: an import that is under way, and brings a key of its own, ends before it.
@@ -252,7 +263,10 @@ async fn open(url: &SecretString, owner: Uuid, settings: &Settings) -> Result<(p
                on conflict (name) do update set name = excluded.name returning value";
     let rows = database.query(sql, Vec::new()).await?;
     let key = rows.first().and_then(|row| row.try_get(0).ok());
-    Ok((database, key.ok_or_else(|| Failure::new("Postgres: no identifier key".to_owned()))?))
+    Ok((
+        database,
+        key.ok_or_else(|| Failure::new("Postgres: no identifier key".to_owned()))?,
+    ))
 }
 
 /// What all lanes and chores share.
@@ -273,7 +287,7 @@ async fn run(base: Base, renewing: pg::Database, queues: Vec<UnboundedReceiver<J
     lanes.close();
     tokio::select! {
         () = lanes.wait() => {}
-        () = chores::keep_lease(base.clone(), renewing) => {}
-        () = chores::run(base) => {}
+        () = maintenance::keep_lease(base.clone(), renewing) => {}
+        () = maintenance::run(base) => {}
     }
 }

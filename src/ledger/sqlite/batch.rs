@@ -1,25 +1,37 @@
 //! Holds and endings, with their statements at hand: a batch of many asks for each of them once.
 
-use rusqlite::{CachedStatement, OptionalExtension, params};
+use std::sync::{Arc, LazyLock};
+
+use rusqlite::{CachedStatement, OptionalExtension, ToSql, params};
 use uuid::Uuid;
 
-use super::{Book, Failure, OpenHold};
+use super::tallies::ADD_TO_TALLIES;
+use super::{Book, Failure, OpenHold, to_i64};
 use crate::clock::Timestamp;
-use crate::ledger::known::{APP, Change};
-use crate::ledger::{Charge, Ending, HoldRequest, NoHold, decide};
-use crate::plan::{Amounts, Hold, Per, Window};
-use crate::price::{MicroUsd, Usage};
+use crate::ledger::sqlite::window_cache::{APP, Change};
+use crate::ledger::{Charge, EndState, Ending, HoldRequest, NoHold, decide, price_ids};
+use crate::plan::{Amounts, Hold, PaidBy, Per, Window};
+use crate::price::{MicroUsd, Price, Quantities};
 
 pub(super) const INSERT_REQUEST: &str = "
     insert into requests (id, user_id, plan, endpoint, model, upstream, state, held_input_tokens, held_output_tokens,
-                          held_micros, started_at, owner)
-    values (?1, ?2, ?3, ?4, ?5, ?6, 'held', ?7, ?8, ?9, ?10, ?11)";
+                          held_micros, started_at, owner, requested_model, feature, price_id, held_audio_seconds,
+                          held_characters, held_images, plan_model, prompt_version, paid_by)
+    values (?1, ?2, ?3, ?4, ?5, ?6, 'held', ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)";
 
-pub(super) const END_REQUEST: &str = "
-    update requests set state = ?2, flags = ?3, load = ?4, ended_at = max(?5, started_at), ttft_ms = ?6,
-           input_tokens = ?7, cached_input_tokens = ?8, output_tokens = ?9, reasoning_tokens = ?10,
-           cost_micros = ?11, unsent = ?12
-    where id = ?1 and state = 'held'";
+/// Its parameters: eight, and the quantities in their order.
+pub(super) static END_REQUEST: LazyLock<String> = LazyLock::new(|| {
+    let quantities = (9..)
+        .zip(Quantities::NAMES)
+        .map(|(place, name)| format!(", {name} = ?{place}"))
+        .collect::<Vec<_>>()
+        .concat();
+    format!(
+        "update requests set state = ?2, flags = ?3, load = ?4, ended_at = max(?5, started_at), ttft_ms = ?6,
+                cost_micros = ?7, unsent = ?8{quantities}
+         where id = ?1 and state = 'held'"
+    )
+});
 
 /// `or fail`: SQLite copies each page before a statement on several rows that may have to be undone by itself. This one is
 /// not: if it fails it takes its whole transaction with it.
@@ -28,9 +40,12 @@ const ADD_USED: &str = "
            tokens_used = tokens_used + ?5, micros_used = micros_used + ?6
     where user_id = ?1 and ends_at > ?2 and starts_at <= ?2";
 
+/// Whose the requests of forgotten users are: the max UUID of RFC 9562, which no account has.
+const NOBODY: &str = "ffffffff-ffff-ffff-ffff-ffffffffffff";
+
 /// The statements of holds and endings, from their first use on. Whoever else ends requests meanwhile prepares its own.
 pub(in crate::ledger) struct Batch<'b> {
-    book: &'b Book,
+    pub(super) book: &'b Book,
     insert: Option<CachedStatement<'b>>,
     end: Option<CachedStatement<'b>>,
     add_used: Option<CachedStatement<'b>>,
@@ -39,7 +54,29 @@ pub(in crate::ledger) struct Batch<'b> {
 impl Book {
     /// Makes ready for holds and endings.
     pub(in crate::ledger) const fn batch(&self) -> Batch<'_> {
-        Batch { book: self, insert: None, end: None, add_used: None }
+        Batch {
+            book: self,
+            insert: None,
+            end: None,
+            add_used: None,
+        }
+    }
+
+    /// The id of a price, which is in the file then, or will be with the transaction.
+    fn price_id(&self, price: &Price, now: Timestamp) -> Result<Arc<str>, Failure> {
+        let known = self.prices.borrow().known(price);
+        if let Some(id) = known {
+            return Ok(id);
+        }
+        let stored = price.stored();
+        let id = price_ids::id_of(&stored);
+        self.db
+            .prepare_cached(
+                "insert or ignore into prices (id, rates, made_at) values (?1, ?2, ?3)",
+            )?
+            .execute(params![&*id, stored, now.millis()])?;
+        self.prices.borrow_mut().note(price, id.clone());
+        Ok(id)
     }
 
     fn at_hand<'s, 'b>(
@@ -56,24 +93,66 @@ impl Book {
 
 impl Batch<'_> {
     /// Law 1: a hold, or the reason why not.
-    pub(in crate::ledger) fn hold(&mut self, request: &HoldRequest) -> Result<Result<Hold, NoHold>, Failure> {
+    pub(in crate::ledger) fn hold(
+        &mut self,
+        request: &HoldRequest,
+    ) -> Result<Result<Hold, NoHold>, Failure> {
+        if let Some(first) = self.book.repetition(request)? {
+            return Ok(Err(NoHold::Repeated(first)));
+        }
         let (user, now) = (request.user_id.to_string(), request.now);
-        let lifetime = Window { per: Per::Lifetime, start: Timestamp::EPOCH, end: Timestamp::MAX };
-        let standings = request.limits.iter().map(|(_, window)| self.book.standing_at(&user, now, window));
+        let lifetime = Window {
+            per: Per::Lifetime,
+            start: Timestamp::EPOCH,
+            end: Timestamp::MAX,
+        };
+        let standings = request
+            .limits
+            .iter()
+            .map(|limit| self.book.balance_at(&user, now, limit));
         let standings = standings.collect::<Result<Vec<_>, _>>()?;
         let open = self.book.standing_at(&user, now, &lifetime)?.held.requests;
-        let ceiling = request.ceiling.map(|(_, window)| self.book.standing_at(APP, now, &window)).transpose()?;
-        let hold = match decide(request, &standings, ceiling, open) {
+        let ceiling = request
+            .ceiling
+            .map(|(_, window)| self.book.standing_at(APP, now, &window))
+            .transpose()?;
+        let credits = if request.credits {
+            self.book
+                .credits_left(&user, now, &request.id.to_string())?
+        } else {
+            None
+        };
+        let hold = match decide(request, &standings, ceiling, open, credits) {
             Ok(hold) => hold,
             Err(no) => return Ok(Err(no)),
         };
-        let input = i64::try_from(request.ask.input_tokens).unwrap_or(i64::MAX).min(hold.amounts.tokens);
-        let output = hold.amounts.tokens.saturating_sub(input);
         // Before the row is there: whoever reads afterwards finds it counted.
         self.book.know(APP, now)?;
-        self.insert_request(&user, request, &hold, (input, output))?;
-        let open = OpenHold { user, at: now, input, output, cost: hold.amounts.cost };
-        self.book.change(&open, &Change { held: open.amounts(), ..Change::default() });
+        let price_id = self.book.price_id(&request.ask.price, now)?;
+        if let Some(old) = &request.replaces {
+            return self.replace(user, request, (old, hold), &price_id);
+        }
+        self.insert_request(&user, request, &hold, &price_id)?;
+        self.book.take_key(request)?;
+        let open = OpenHold {
+            user,
+            at: now,
+            held: hold.quantities,
+            cost: hold.amounts.cost,
+            paid_by: hold.paid_by,
+        };
+        if open.paid_by == PaidBy::Credits {
+            let id = request.id.to_string();
+            self.book.hold_credits(&id, (&open.user, now), open.cost)?;
+        }
+        self.book.change(
+            &open,
+            &Change {
+                held: open.amounts(),
+                ..Change::default()
+            },
+            (open.of_credits(), 0),
+        );
         self.book.open.borrow_mut().insert(request.id, open);
         Ok(Ok(hold))
     }
@@ -83,27 +162,43 @@ impl Batch<'_> {
         user: &str,
         request: &HoldRequest,
         hold: &Hold,
-        (input, output): (i64, i64),
+        price_id: &str,
     ) -> Result<(), Failure> {
-        self.book.at_hand(&mut self.insert, INSERT_REQUEST)?.execute(params![
-            text_of(request.id, &mut Uuid::encode_buffer()),
-            user,
-            request.plan,
-            request.endpoint,
-            request.model,
-            request.upstream,
-            input,
-            output,
-            hold.amounts.cost,
-            request.now.millis(),
-            self.book.owner,
-        ])?;
+        let most = &hold.quantities;
+        self.book
+            .at_hand(&mut self.insert, INSERT_REQUEST)?
+            .execute(params![
+                text_of(request.id, &mut Uuid::encode_buffer()),
+                user,
+                request.plan,
+                request.endpoint,
+                request.model,
+                request.upstream,
+                to_i64(most.input_tokens),
+                to_i64(most.output_tokens),
+                hold.amounts.cost,
+                request.now.millis(),
+                self.book.owner,
+                request.requested_model,
+                request.feature,
+                price_id,
+                to_i64(most.audio_seconds),
+                to_i64(most.characters),
+                to_i64(most.images),
+                request.plan_model,
+                request.prompt_version,
+                hold.paid_by.as_str(),
+            ])?;
         Ok(())
     }
 
     /// Law 3: ends an open request; a request that has ended, or that is not there, stays as it is.
     /// Gives back whether anything ended.
-    pub(in crate::ledger) fn end(&mut self, ending: &Ending, now: Timestamp) -> Result<bool, Failure> {
+    pub(in crate::ledger) fn end(
+        &mut self,
+        ending: &Ending,
+        now: Timestamp,
+    ) -> Result<bool, Failure> {
         let mut buffer = Uuid::encode_buffer();
         let id = text_of(ending.id, &mut buffer);
         let known = self.book.open.borrow_mut().remove(&ending.id);
@@ -115,80 +210,157 @@ impl Batch<'_> {
             },
         };
         let settlement = &ending.settlement;
-        let (state, load) = match settlement.charge {
-            Charge::Voided { load } => ("voided", load),
-            Charge::Settled { .. } | Charge::WholeHold => ("settled", false),
-            Charge::Lost => ("lost", false),
-        };
-        let from_i64 = |tokens| u64::try_from(tokens).unwrap_or(0);
-        let whole =
-            Usage { input_tokens: from_i64(open.input), output_tokens: from_i64(open.output), ..Usage::default() };
+        let state = settlement.charge.end_state();
+        let load = matches!(settlement.charge, Charge::Voided { load: true });
         let (usage, MicroUsd(cost)) = match settlement.charge {
-            Charge::Voided { .. } => (Usage::default(), MicroUsd(0)),
+            Charge::Voided { .. } => (Quantities::NONE, MicroUsd(0)),
             Charge::Settled { usage, cost } => (usage, cost),
-            Charge::WholeHold | Charge::Lost => (whole, MicroUsd(open.cost)),
+            Charge::WholeHold | Charge::Lost => (open.held, MicroUsd(open.cost)),
         };
-        let (input, output) = (to_i64(usage.input_tokens), to_i64(usage.output_tokens));
         // Before the row has ended, as with a hold.
         self.book.know(APP, open.at)?;
-        let ended = self.book.at_hand(&mut self.end, END_REQUEST)?.execute(params![
-            id,
-            state,
-            settlement.flags.join(","),
-            load,
-            now.millis(),
-            settlement.ttft_ms,
-            input,
-            to_i64(usage.cached_input_tokens),
-            output,
-            to_i64(usage.reasoning_tokens),
-            cost,
-            self.book.outbox && state != "voided"
-        ])?;
+        let said: [&dyn ToSql; 8] = [
+            &id,
+            &state.as_str(),
+            &settlement.flag_words(),
+            &load,
+            &now.millis(),
+            &settlement.ttft_ms,
+            &cost,
+            // Nobody is told of a request whose user was forgotten meanwhile.
+            &(self.book.outbox && state != EndState::Voided && open.user != NOBODY),
+        ];
+        let ended = self.end_request(&said, &usage)?;
         if ended == 0 {
             return Ok(false);
         }
-        let used = Amounts { requests: i64::from(state != "voided"), tokens: input.saturating_add(output), cost };
+        let used = match state {
+            EndState::Voided => Amounts::default(),
+            _ => Amounts::of_request(&usage, MicroUsd(cost)),
+        };
         let rate_requests = used.requests.max(i64::from(load));
-        self.add_used(&open, used, rate_requests)?;
-        self.book.change(&open, &Change { held: Amounts::default().minus(open.amounts()), used, rate_requests });
+        let by_credits = match open.paid_by {
+            PaidBy::Plan => 0,
+            PaidBy::Credits => {
+                self.book
+                    .settle_credits(id, (&open.user, now.max(open.at)), used.cost)?
+            }
+        };
+        let by_plan = Amounts {
+            cost: used.cost.saturating_sub(by_credits),
+            ..used
+        };
+        self.add_used(&open, by_plan, rate_requests)?;
+        if rate_requests > 0 && self.book.known.borrow().may_have_tallies(&open.user) {
+            self.add_to_tallies((id, &open), by_plan, rate_requests)?;
+        }
+        let change = Change {
+            held: Amounts::default().minus(open.amounts()),
+            used: used.in_windows(),
+            rate_requests,
+        };
+        let given_back = open.of_credits().saturating_neg();
+        self.book.change(&open, &change, (given_back, by_credits));
         Ok(true)
+    }
+
+    /// Ends the row of an open request; gives back how many rows ended.
+    fn end_request(&mut self, said: &[&dyn ToSql], used: &Quantities) -> Result<usize, Failure> {
+        let statement = self.book.at_hand(&mut self.end, &END_REQUEST)?;
+        for (place, value) in (1_usize..).zip(said) {
+            statement.raw_bind_parameter(place, value)?;
+        }
+        let first = said.len().saturating_add(1);
+        for (place, count) in (first..).zip(used.values()) {
+            statement.raw_bind_parameter(place, to_i64(count))?;
+        }
+        Ok(statement.raw_execute()?)
     }
 
     /// What an open request holds. (Read before the update and not returned by it: for what an update returns, SQLite
     /// makes a temporary table each time.)
     fn open_hold(&self, id: &str) -> Result<Option<OpenHold>, Failure> {
         let mut read = self.book.db.prepare_cached(
-            "select user_id, started_at, held_input_tokens, held_output_tokens, held_micros
+            "select user_id, started_at, held_micros, held_input_tokens, held_output_tokens, held_audio_seconds,
+                    held_characters, held_images, paid_by = 'credits'
              from requests where id = ?1 and state = 'held'",
         )?;
         let open = read.query_row([id], |row| {
+            let count = |column| {
+                Ok::<_, rusqlite::Error>(u64::try_from(row.get::<_, i64>(column)?).unwrap_or(0))
+            };
             Ok(OpenHold {
                 user: row.get(0)?,
                 at: Timestamp::from_millis(row.get(1)?),
-                input: row.get(2)?,
-                output: row.get(3)?,
-                cost: row.get(4)?,
+                cost: row.get(2)?,
+                paid_by: if row.get(8)? {
+                    PaidBy::Credits
+                } else {
+                    PaidBy::Plan
+                },
+                held: Quantities {
+                    input_tokens: count(3)?,
+                    output_tokens: count(4)?,
+                    audio_seconds: count(5)?,
+                    characters: count(6)?,
+                    images: count(7)?,
+                    ..Quantities::NONE
+                },
             })
         });
         Ok(open.optional()?)
     }
 
     /// Adds what an ended request used to every window of its user that contains it.
-    fn add_used(&mut self, open: &OpenHold, used: Amounts, rate_requests: i64) -> Result<(), Failure> {
+    fn add_used(
+        &mut self,
+        open: &OpenHold,
+        used: Amounts,
+        rate_requests: i64,
+    ) -> Result<(), Failure> {
         if used == Amounts::default() && rate_requests == 0 {
             return Ok(());
         }
-        let used = params![open.user, open.at.millis(), used.requests, rate_requests, used.tokens, used.cost];
-        self.book.at_hand(&mut self.add_used, ADD_USED)?.execute(used)?;
+        let used = params![
+            open.user,
+            open.at.millis(),
+            used.requests,
+            rate_requests,
+            used.tokens,
+            used.cost
+        ];
+        self.book
+            .at_hand(&mut self.add_used, ADD_USED)?
+            .execute(used)?;
         Ok(())
     }
 }
 
-fn text_of(id: Uuid, buffer: &mut [u8]) -> &str {
-    id.hyphenated().encode_lower(buffer)
+impl Batch<'_> {
+    /// Adds what an ended request used to every tally of its user that counts it.
+    fn add_to_tallies(
+        &self,
+        (id, open): (&str, &OpenHold),
+        used: Amounts,
+        rate_requests: i64,
+    ) -> Result<(), Failure> {
+        let mut add = self.book.db.prepare_cached(ADD_TO_TALLIES)?;
+        add.execute(params![
+            open.user,
+            open.at.millis(),
+            used.requests,
+            rate_requests,
+            used.tokens,
+            used.cost,
+            used.images,
+            used.audio_seconds,
+            used.characters,
+            id,
+        ])?;
+        Ok(())
+    }
 }
 
-fn to_i64(count: u64) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
+pub(super) fn text_of(id: Uuid, buffer: &mut [u8]) -> &str {
+    id.hyphenated().encode_lower(buffer)
 }

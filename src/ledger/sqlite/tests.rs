@@ -15,7 +15,10 @@ fn what_is_sorted_lies_beside_the_ledger() {
     // Another test may open a ledger in between: it is one place for the process.
     let is_beside = (0..100).any(|_| {
         sort_beside(&folder.join("tollgate.db"), &book.db);
-        let told: String = book.db.pragma_query_value(None, "temp_store_directory", |row| row.get(0)).unwrap();
+        let told: String = book
+            .db
+            .pragma_query_value(None, "temp_store_directory", |row| row.get(0))
+            .unwrap();
         Path::new(&told) == std::fs::canonicalize(&folder).unwrap()
     });
     assert!(is_beside);
@@ -29,7 +32,7 @@ fn what_is_sorted_lies_beside_the_ledger() {
 fn no_statement_of_a_request_makes_a_table_of_its_own() {
     let path = std::env::temp_dir().join(format!("tollgate-sqlite-{}.db", Uuid::now_v7()));
     let book = Book::open(&path, Uuid::now_v7()).unwrap();
-    for sql in [INSERT_REQUEST, END_REQUEST] {
+    for sql in [INSERT_REQUEST, &END_REQUEST] {
         let mut explain = book.db.prepare(&format!("explain {sql}")).unwrap();
         let mut rows = explain.raw_query();
         let mut steps = 0;
@@ -48,9 +51,14 @@ fn no_statement_of_a_request_makes_a_table_of_its_own() {
             if column == "state" { value } else { "'held'" },
             if column == "unsent" { value } else { "0" },
         );
-        book.db.execute(&sql, []).is_err_and(|error| error.to_string().contains("CHECK"))
+        book.db
+            .execute(&sql, [])
+            .is_err_and(|error| error.to_string().contains("CHECK"))
     };
-    assert!(refused("state", "'open'") && refused("unsent", "3") && refused("unsent", "-1"), "checked as before");
+    assert!(
+        refused("state", "'open'") && refused("unsent", "3") && refused("unsent", "-1"),
+        "checked as before"
+    );
     assert!(!refused("state", "'lost'"));
     drop(book);
     drop(std::fs::remove_file(&path));
@@ -58,7 +66,10 @@ fn no_statement_of_a_request_makes_a_table_of_its_own() {
 
 /// A hold of a user under a ceiling, and the day of that ceiling.
 fn hold(id: u128) -> (HoldRequest, Window) {
-    let price = crate::price::PriceTable::shipped().models.remove("gpt-4o-mini").unwrap();
+    let price = crate::price::PriceTable::shipped()
+        .models
+        .remove("gpt-4o-mini")
+        .unwrap();
     let now = Timestamp::parse("2026-11-24T10:00:00Z").unwrap();
     let day = window(Per::Day, now, &TimeZone::UTC, None);
     let request = HoldRequest {
@@ -66,13 +77,26 @@ fn hold(id: u128) -> (HoldRequest, Window) {
         user_id: Uuid::from_u128(7),
         now,
         plan: "free".to_owned(),
-        endpoint: "/v1/chat/completions",
+        endpoint: "/v1/chat/completions".into(),
         model: "gpt-4o-mini".to_owned(),
+        plan_model: None,
+        requested_model: None,
+        feature: None,
+        prompt_version: None,
         upstream: "openai".to_owned(),
-        ask: crate::plan::Ask { price, input_tokens: 1000, output_cap: 1000, output_floor: 10, choices: 1 },
+        ask: crate::plan::Ask {
+            price,
+            base: crate::price::Quantities::of_input(1000),
+            output_cap: 1000,
+            output_floor: 10,
+            choices: 1,
+        },
         limits: Vec::new(),
         concurrent: None,
         ceiling: Some((1_000_000, day)),
+        idempotency: None,
+        replaces: None,
+        credits: false,
     };
     (request, day)
 }
@@ -91,17 +115,33 @@ fn what_was_rolled_back_is_in_nobodys_memory() {
     let held = book.batch().hold(&second).unwrap().unwrap().amounts;
     book.commit().unwrap();
     assert_eq!(app(&book).unwrap().held, held, "one hold");
-    let end = |id| Ending { id, user_id: first.user_id, settlement: crate::ledger::Settlement::lost() };
+    let end = |id| Ending {
+        id,
+        user_id: first.user_id,
+        settlement: crate::ledger::Settlement::lost(),
+    };
     book.begin().unwrap();
-    assert!(!book.end(&end(first.id), first.now).unwrap(), "it was never held");
+    assert!(
+        !book.end(&end(first.id), first.now).unwrap(),
+        "it was never held"
+    );
     assert!(book.end(&end(second.id), first.now).unwrap());
     book.roll_back();
     assert_eq!(app(&book).unwrap().held, held, "still");
     book.begin().unwrap();
-    assert!(book.end(&end(second.id), first.now).unwrap(), "an ending that was rolled back ends again");
+    assert!(
+        book.end(&end(second.id), first.now).unwrap(),
+        "an ending that was rolled back ends again"
+    );
     assert!(!book.end(&end(second.id), first.now).unwrap(), "and once");
     book.commit().unwrap();
-    assert_eq!(app(&book).unwrap(), Standing { used: held, held: Amounts::default() });
+    assert_eq!(
+        app(&book).unwrap(),
+        Balance {
+            used: held,
+            held: Amounts::default()
+        }
+    );
     drop(book);
     drop(std::fs::remove_file(&path));
 }
@@ -120,9 +160,17 @@ fn what_somebody_else_has_written_is_read_again() {
     held(&first).unwrap();
     // As if a ledger had been brought over, or pruned, by the command line.
     let other = connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE).unwrap();
-    other.execute("update window_sums set micros_used = 1000000 where user_id = 'app'", []).unwrap();
+    other
+        .execute(
+            "update window_sums set micros_used = 1000000 where user_id = 'app'",
+            [],
+        )
+        .unwrap();
     assert_eq!(held(&second), Err(NoHold::Ceiling(day.end)));
-    assert_eq!(book.app_standing(first.now, &day).unwrap().used.cost, 1_000_000);
+    assert_eq!(
+        book.app_standing(first.now, &day).unwrap().used.cost,
+        1_000_000
+    );
     drop((book, other));
     drop(std::fs::remove_file(&path));
 }
@@ -131,7 +179,11 @@ fn what_somebody_else_has_written_is_read_again() {
 #[test]
 fn what_was_used_is_carried_over_and_what_was_held_is_summed_anew() {
     let path = std::env::temp_dir().join(format!("tollgate-sqlite-{}.db", Uuid::now_v7()));
-    let old = connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE).unwrap();
+    let old = connect(
+        &path,
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE,
+    )
+    .unwrap();
     old.execute_batch("pragma journal_mode = wal").unwrap();
     for script in &MIGRATIONS[..4] {
         old.execute_batch(script).unwrap();
@@ -152,11 +204,43 @@ fn what_was_used_is_carried_over_and_what_was_held_is_summed_anew() {
     .unwrap();
     drop(old);
     let book = Book::open(&path, Uuid::now_v7()).unwrap();
-    let held = Amounts { requests: 1, tokens: 15, cost: 9 };
-    let spent = |n| Amounts { requests: n, tokens: 10 * n, cost: 100 * n };
-    let said = book.standing(request.user_id, request.now, &[day]).unwrap();
-    assert_eq!(said.windows, [Standing { used: spent(5), held }]);
-    assert_eq!(book.app_standing(request.now, &day), Some(Standing { used: spent(6), held }), "the rows say it");
+    let held = Amounts {
+        requests: 1,
+        tokens: 15,
+        cost: 9,
+        ..Amounts::default()
+    };
+    let spent = |n| Amounts {
+        requests: n,
+        tokens: 10 * n,
+        cost: 100 * n,
+        ..Amounts::default()
+    };
+    let said = book
+        .standing(
+            request.user_id,
+            request.now,
+            &[LimitCounter {
+                window: day,
+                tally: None,
+            }],
+        )
+        .unwrap();
+    assert_eq!(
+        said.windows,
+        [Balance {
+            used: spent(5),
+            held
+        }]
+    );
+    assert_eq!(
+        book.app_standing(request.now, &day),
+        Some(Balance {
+            used: spent(6),
+            held
+        }),
+        "the rows say it"
+    );
     drop(book);
     drop(std::fs::remove_file(&path));
 }
@@ -170,8 +254,15 @@ fn a_large_file_has_more_memory_and_log_than_a_small_one_and_not_without_bound()
     assert_eq!(room_for(100 * gib), (64_000, 64_000));
     let path = std::env::temp_dir().join(format!("tollgate-sqlite-{}.db", Uuid::now_v7()));
     let book = Book::open(&path, Uuid::now_v7()).unwrap();
-    let told = |what| book.db.pragma_query_value(None, what, |row| row.get::<_, i64>(0)).unwrap();
-    assert_eq!((told("cache_size"), told("wal_autocheckpoint")), (-8_000, 4_000));
+    let told = |what| {
+        book.db
+            .pragma_query_value(None, what, |row| row.get::<_, i64>(0))
+            .unwrap()
+    };
+    assert_eq!(
+        (told("cache_size"), told("wal_autocheckpoint")),
+        (-8_000, 4_000)
+    );
     drop(book);
     drop(std::fs::remove_file(&path));
 }

@@ -11,10 +11,18 @@ fn raw(json: &str) -> Box<RawValue> {
 fn judged(told: &[(Place, u64)]) -> (Option<u64>, bool) {
     let mut reports = Reports::default();
     for (place, tokens) in told {
-        reports.note(&raw(&format!("{{\"prompt_tokens\":3,\"completion_tokens\":{tokens}}}")), *place);
+        reports.note(
+            &raw(&format!(
+                "{{\"prompt_tokens\":3,\"completion_tokens\":{tokens}}}"
+            )),
+            *place,
+        );
     }
     let judged = reports.judged(false, true);
-    (judged.usage.map(|usage| usage.output_tokens), judged.nonsense)
+    (
+        judged.usage.map(|usage| usage.output_tokens),
+        judged.nonsense,
+    )
 }
 
 #[test]
@@ -22,14 +30,26 @@ fn reports_that_grow_are_right_and_one_that_shrinks_is_not() {
     let cases: [(&[(Place, u64)], _); 9] = [
         (&[], (None, false)),
         (&[(Running, 1), (Running, 2)], (None, false)),
-        (&[(Running, 1), (Running, 2), (AtTheEnd, 3), (OfAll, 3)], (Some(3), false)),
+        (
+            &[(Running, 1), (Running, 2), (AtTheEnd, 3), (OfAll, 3)],
+            (Some(3), false),
+        ),
         (&[(OfAll, 4), (OfAll, 40)], (Some(40), false)),
         (&[(OfAll, 40), (OfAll, 4)], (Some(40), true)),
         (&[(OfAll, 40), (OfAll, 4), (OfAll, 40)], (Some(40), true)),
         (&[(Running, 40), (OfAll, 4)], (Some(40), true)),
         (&[(Running, 40), (AtTheEnd, 4)], (Some(40), true)),
         // Of two choices, each with what was used for itself, and at last for both.
-        (&[(Running, 1), (Running, 5), (Running, 2), (AtTheEnd, 3), (OfAll, 8)], (Some(8), false)),
+        (
+            &[
+                (Running, 1),
+                (Running, 5),
+                (Running, 2),
+                (AtTheEnd, 3),
+                (OfAll, 8),
+            ],
+            (Some(8), false),
+        ),
     ];
     for (told, wanted) in cases {
         assert_eq!(judged(told), wanted, "{told:?}");
@@ -42,7 +62,12 @@ fn of_what_came_from_the_cache_the_least_counts_once_it_shrinks() {
         let mut reports = Reports::default();
         for cached in told {
             let details = format!(r#""prompt_tokens_details":{{"cached_tokens":{cached}}}"#);
-            reports.note(&raw(&format!(r#"{{"prompt_tokens":9,"completion_tokens":1,{details}}}"#)), OfAll);
+            reports.note(
+                &raw(&format!(
+                    r#"{{"prompt_tokens":9,"completion_tokens":1,{details}}}"#
+                )),
+                OfAll,
+            );
         }
         let judged = reports.judged(false, true);
         (judged.usage.unwrap().cached_input_tokens, judged.nonsense)
@@ -63,17 +88,33 @@ fn of_what_came_from_the_cache_the_least_counts_once_it_shrinks() {
 type Read = (u64, u64, u64, u64, u64, bool);
 
 /// A report as the only one of an answer with text.
-fn read(report: &str) -> Judged {
+fn read(report: &str) -> UsageVerdict {
     let mut reports = Reports::default();
     reports.note(&raw(report), OfAll);
     reports.judged(true, true)
 }
 
 fn whole(report: &str) -> Option<Read> {
-    let Judged { usage, nonsense, .. } = read(report);
+    let UsageVerdict {
+        usage, nonsense, ..
+    } = read(report);
     let usage = usage?;
-    let Usage { input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens } = usage;
-    Some((input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens, nonsense))
+    let Usage {
+        input_tokens,
+        cached_input_tokens,
+        cache_write_tokens,
+        output_tokens,
+        reasoning_tokens,
+        ..
+    } = usage;
+    Some((
+        input_tokens,
+        cached_input_tokens,
+        cache_write_tokens,
+        output_tokens,
+        reasoning_tokens,
+        nonsense,
+    ))
 }
 
 #[test]
@@ -94,11 +135,17 @@ fn what_came_from_the_cache_is_cached_by_any_name_and_once() {
         r#""cached_tokens":950,"prompt_cache_hit_tokens":900"#,
     ];
     for more in beside {
-        for (prompt, completion) in
-            [("prompt_tokens", "completion_tokens"), ("prompt_token_count", "candidates_token_count")]
-        {
-            let report = format!(r#"{{"{prompt}":1000,{more},"{completion}":10,"total_tokens":1010}}"#);
-            assert_eq!(whole(&report), Some((1000, 900, 0, 10, 0, false)), "{report}");
+        for (prompt, completion) in [
+            ("prompt_tokens", "completion_tokens"),
+            ("prompt_token_count", "candidates_token_count"),
+        ] {
+            let report =
+                format!(r#"{{"{prompt}":1000,{more},"{completion}":10,"total_tokens":1010}}"#);
+            assert_eq!(
+                whole(&report),
+                Some((1000, 900, 0, 10, 0, false)),
+                "{report}"
+            );
         }
     }
     let nested_wins = r#"{"prompt_tokens":1000,"completion_tokens":10,"prompt_tokens_details":{"cached_tokens":0},"cached_tokens":900}"#;
@@ -108,7 +155,10 @@ fn what_came_from_the_cache_is_cached_by_any_name_and_once() {
 #[test]
 fn anthropics_prompt_is_without_what_the_cache_did() {
     let cases: [(&str, Read); 7] = [
-        (r#"{"input_tokens":100,"cache_read_input_tokens":900,"output_tokens":10}"#, (1000, 900, 0, 10, 0, false)),
+        (
+            r#"{"input_tokens":100,"cache_read_input_tokens":900,"output_tokens":10}"#,
+            (1000, 900, 0, 10, 0, false),
+        ),
         (
             r#"{"input_tokens":100,"cache_read_input_tokens":600,"cache_creation_input_tokens":300,"output_tokens":10}"#,
             (1000, 600, 300, 10, 0, false),
@@ -121,7 +171,10 @@ fn anthropics_prompt_is_without_what_the_cache_did() {
             r#"{"prompt_tokens":100,"cache_read_input_tokens":50,"completion_tokens":10,"total_tokens":160}"#,
             (150, 50, 0, 10, 0, false),
         ),
-        (r#"{"prompt_tokens":100,"cache_read_input_tokens":900,"completion_tokens":10}"#, (1000, 900, 0, 10, 0, false)),
+        (
+            r#"{"prompt_tokens":100,"cache_read_input_tokens":900,"completion_tokens":10}"#,
+            (1000, 900, 0, 10, 0, false),
+        ),
         (
             r#"{"prompt_tokens":1000,"input_tokens":100,"cache_read_input_tokens":900,"completion_tokens":10}"#,
             (1000, 900, 0, 10, 0, false),
@@ -186,12 +239,30 @@ fn reasoning_beside_the_output_is_output_when_the_total_says_so() {
 #[test]
 fn a_report_that_does_not_add_up_is_flagged_and_not_cheaper() {
     let cases: [(&str, Read); 9] = [
-        (r#"{"prompt_tokens":10,"completion_tokens":5,"total_tokens":12}"#, (10, 0, 0, 5, 0, true)),
-        (r#"{"prompt_tokens":10,"completion_tokens":5,"total_tokens":-15}"#, (10, 0, 0, 5, 0, true)),
-        (r#"{"prompt_tokens":10,"completion_tokens":5,"total_tokens":0}"#, (10, 0, 0, 5, 0, true)),
-        (r#"{"prompt_tokens":10,"completion_tokens":5,"total_tokens":15.5}"#, (10, 0, 0, 5, 0, true)),
-        (r#"{"prompt_tokens":10,"prompt_tokens":12,"completion_tokens":5}"#, (12, 0, 0, 5, 0, true)),
-        (r#"{"prompt_tokens":10,"input_tokens":0,"completion_tokens":5,"output_tokens":0}"#, (10, 0, 0, 5, 0, false)),
+        (
+            r#"{"prompt_tokens":10,"completion_tokens":5,"total_tokens":12}"#,
+            (10, 0, 0, 5, 0, true),
+        ),
+        (
+            r#"{"prompt_tokens":10,"completion_tokens":5,"total_tokens":-15}"#,
+            (10, 0, 0, 5, 0, true),
+        ),
+        (
+            r#"{"prompt_tokens":10,"completion_tokens":5,"total_tokens":0}"#,
+            (10, 0, 0, 5, 0, true),
+        ),
+        (
+            r#"{"prompt_tokens":10,"completion_tokens":5,"total_tokens":15.5}"#,
+            (10, 0, 0, 5, 0, true),
+        ),
+        (
+            r#"{"prompt_tokens":10,"prompt_tokens":12,"completion_tokens":5}"#,
+            (12, 0, 0, 5, 0, true),
+        ),
+        (
+            r#"{"prompt_tokens":10,"input_tokens":0,"completion_tokens":5,"output_tokens":0}"#,
+            (10, 0, 0, 5, 0, false),
+        ),
         (
             r#"{"prompt_tokens":10,"completion_tokens":5,"prompt_tokens_details":{"cached_tokens":11}}"#,
             (10, 0, 0, 5, 0, true),
@@ -208,59 +279,155 @@ fn a_report_that_does_not_add_up_is_flagged_and_not_cheaper() {
     for (report, wanted) in cases {
         assert_eq!(whole(report), Some(wanted), "{report}");
     }
-    for (number, flagged) in [("13", false), ("13.0", false), ("1.3e1", false), ("\"13\"", true), ("\"13.0\"", true)] {
-        let report = format!(r#"{{"prompt_tokens":{number},"completion_tokens":{number},"total_tokens":26}}"#);
+    for (number, flagged) in [
+        ("13", false),
+        ("13.0", false),
+        ("1.3e1", false),
+        ("\"13\"", true),
+        ("\"13.0\"", true),
+    ] {
+        let report = format!(
+            r#"{{"prompt_tokens":{number},"completion_tokens":{number},"total_tokens":26}}"#
+        );
         assert_eq!(whole(&report), Some((13, 0, 0, 13, 0, flagged)), "{report}");
     }
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "one table of cases")]
 fn a_part_that_cannot_be_right_is_estimated_alone() {
-    let estimate = Usage { input_tokens: 40, output_tokens: 7, ..Usage::default() };
+    let estimate = Usage {
+        input_tokens: 40,
+        output_tokens: 7,
+        ..Usage::default()
+    };
     // Prompt, cached and output, and whether the output was reported.
     let cases = [
-        (r#"{"prompt_tokens":0,"completion_tokens":300}"#, (40, 0, 300, true)),
-        (r#"{"prompt_tokens":0,"completion_tokens":300,"total_tokens":300}"#, (40, 0, 300, true)),
+        (
+            r#"{"prompt_tokens":0,"completion_tokens":300}"#,
+            (40, 0, 300, true),
+        ),
+        (
+            r#"{"prompt_tokens":0,"completion_tokens":300,"total_tokens":300}"#,
+            (40, 0, 300, true),
+        ),
         (r#"{"completion_tokens":300}"#, (40, 0, 300, true)),
-        (r#"{"prompt_tokens":null,"completion_tokens":300}"#, (40, 0, 300, true)),
-        (r#"{"prompt_tokens":-5,"completion_tokens":300}"#, (40, 0, 300, true)),
-        (r#"{"prompt_tokens":1.5,"completion_tokens":300}"#, (40, 0, 300, true)),
-        (r#"{"prompt_tokens":10000001,"completion_tokens":300}"#, (40, 0, 300, true)),
-        (r#"{"prompt_tokens":30,"completion_tokens":0}"#, (30, 0, 7, false)),
-        (r#"{"prompt_tokens":30,"prompt_tokens_details":{"cached_tokens":20}}"#, (30, 20, 7, false)),
-        (r#"{"prompt_tokens":30,"completion_tokens":1e300}"#, (30, 0, 7, false)),
-        (r#"{"prompt_tokens":30,"completion_tokens":18446744073709551616}"#, (30, 0, 7, false)),
+        (
+            r#"{"prompt_tokens":null,"completion_tokens":300}"#,
+            (40, 0, 300, true),
+        ),
+        (
+            r#"{"prompt_tokens":-5,"completion_tokens":300}"#,
+            (40, 0, 300, true),
+        ),
+        (
+            r#"{"prompt_tokens":1.5,"completion_tokens":300}"#,
+            (40, 0, 300, true),
+        ),
+        (
+            r#"{"prompt_tokens":10000001,"completion_tokens":300}"#,
+            (40, 0, 300, true),
+        ),
+        (
+            r#"{"prompt_tokens":30,"completion_tokens":0}"#,
+            (30, 0, 7, false),
+        ),
+        (
+            r#"{"prompt_tokens":30,"prompt_tokens_details":{"cached_tokens":20}}"#,
+            (30, 20, 7, false),
+        ),
+        (
+            r#"{"prompt_tokens":30,"completion_tokens":1e300}"#,
+            (30, 0, 7, false),
+        ),
+        (
+            r#"{"prompt_tokens":30,"completion_tokens":18446744073709551616}"#,
+            (30, 0, 7, false),
+        ),
     ];
     for (report, wanted) in cases {
-        let Judged { usage, partial, nonsense, .. } = read(report);
+        let UsageVerdict {
+            usage,
+            partial,
+            nonsense,
+            ..
+        } = read(report);
         assert_eq!((usage, nonsense), (None, true), "{report}");
         let partial = partial.expect(report);
-        let Usage { input_tokens, cached_input_tokens, output_tokens, .. } = partial.completed_by(&estimate);
-        assert_eq!((input_tokens, cached_input_tokens, output_tokens, partial.knows_output()), wanted, "{report}");
+        let Usage {
+            input_tokens,
+            cached_input_tokens,
+            output_tokens,
+            ..
+        } = partial.completed_by(&estimate);
+        assert_eq!(
+            (
+                input_tokens,
+                cached_input_tokens,
+                output_tokens,
+                partial.knows_output()
+            ),
+            wanted,
+            "{report}"
+        );
     }
     // The total says what is missing.
-    assert_eq!(whole(r#"{"completion_tokens":300,"total_tokens":1300}"#), Some((1000, 0, 0, 300, 0, true)));
-    assert_eq!(whole(r#"{"prompt_tokens":1000,"total_tokens":1300}"#), Some((1000, 0, 0, 300, 0, true)));
-    for nothing in ["{}", "[1,1]", "\"none\"", r#"{"prompt_tokens":0,"completion_tokens":0}"#, r#"{"total_tokens":7}"#]
-    {
-        let Judged { usage, partial, nonsense, .. } = read(nothing);
+    assert_eq!(
+        whole(r#"{"completion_tokens":300,"total_tokens":1300}"#),
+        Some((1000, 0, 0, 300, 0, true))
+    );
+    assert_eq!(
+        whole(r#"{"prompt_tokens":1000,"total_tokens":1300}"#),
+        Some((1000, 0, 0, 300, 0, true))
+    );
+    for nothing in [
+        "{}",
+        "[1,1]",
+        "\"none\"",
+        r#"{"prompt_tokens":0,"completion_tokens":0}"#,
+        r#"{"total_tokens":7}"#,
+    ] {
+        let UsageVerdict {
+            usage,
+            partial,
+            nonsense,
+            ..
+        } = read(nothing);
         assert_eq!((usage, partial, nonsense), (None, None, true), "{nothing}");
     }
     // Without any text an output of none is one.
     let mut reports = Reports::default();
-    reports.note(&raw(r#"{"prompt_tokens":30,"completion_tokens":0,"total_tokens":30}"#), OfAll);
-    let Judged { usage, nonsense, .. } = reports.judged(true, false);
+    reports.note(
+        &raw(r#"{"prompt_tokens":30,"completion_tokens":0,"total_tokens":30}"#),
+        OfAll,
+    );
+    let UsageVerdict {
+        usage, nonsense, ..
+    } = reports.judged(true, false);
     assert_eq!((usage.unwrap().output_tokens, nonsense), (0, false));
 }
 
 #[test]
 fn a_prompt_told_at_first_and_an_output_at_last_are_one_report() {
     let mut reports = Reports::default();
-    reports.note(&raw(r#"{"prompt_tokens":30,"completion_tokens":0,"cached_tokens":20}"#), Running);
+    reports.note(
+        &raw(r#"{"prompt_tokens":30,"completion_tokens":0,"cached_tokens":20}"#),
+        Running,
+    );
     reports.note(&raw(r#"{"completion_tokens":9}"#), OfAll);
-    let Judged { usage, nonsense, .. } = reports.judged(true, true);
+    let UsageVerdict {
+        usage, nonsense, ..
+    } = reports.judged(true, true);
     let usage = usage.unwrap();
-    assert_eq!((usage.input_tokens, usage.cached_input_tokens, usage.output_tokens, nonsense), (30, 20, 9, false));
+    assert_eq!(
+        (
+            usage.input_tokens,
+            usage.cached_input_tokens,
+            usage.output_tokens,
+            nonsense
+        ),
+        (30, 20, 9, false)
+    );
 }
 
 fn count() -> impl Strategy<Value = Value> {
@@ -290,18 +457,33 @@ fn report() -> impl Strategy<Value = String> {
         "x",
     ];
     let details = prop::collection::vec(
-        (prop::sample::select(vec!["cached_tokens", "cache_write_tokens", "reasoning_tokens", "x"]), count()),
+        (
+            prop::sample::select(vec![
+                "cached_tokens",
+                "cache_write_tokens",
+                "reasoning_tokens",
+                "x",
+            ]),
+            count(),
+        ),
         0..3,
     );
     let members = prop::collection::vec((prop::sample::select(names.to_vec()), count()), 0..7);
     (members, details).prop_map(|(members, details)| {
         let write = |members: Vec<(&str, Value)>| {
-            let members: Vec<_> = members.into_iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+            let members: Vec<_> = members
+                .into_iter()
+                .map(|(name, value)| format!("\"{name}\":{value}"))
+                .collect();
             format!("{{{}}}", members.join(","))
         };
         let rest = write(members);
         let comma = if rest == "{}" { "" } else { "," };
-        format!("{{\"prompt_tokens_details\":{}{comma}{}", write(details), rest.trim_start_matches('{'))
+        format!(
+            "{{\"prompt_tokens_details\":{}{comma}{}",
+            write(details),
+            rest.trim_start_matches('{')
+        )
     })
 }
 

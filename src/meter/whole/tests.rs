@@ -7,7 +7,9 @@ fn read_text(body: &str) -> Whole {
 }
 
 fn events(chunks: &[Value]) -> String {
-    chunks.iter().fold(String::new(), |stream, chunk| stream + "data: " + &chunk.to_string() + "\n\n")
+    chunks.iter().fold(String::new(), |stream, chunk| {
+        stream + "data: " + &chunk.to_string() + "\n\n"
+    })
 }
 
 #[test]
@@ -18,9 +20,18 @@ fn events_are_put_together_to_what_they_say() {
     };
     let call = |arguments: &str| json!({"tool_calls": [{"index": 0, "function": {"arguments": arguments}}]});
     let stream = events(&[
-        chunk(json!({"role": "assistant", "content": "", "refusal": null}), Value::Null),
-        chunk(json!({"content": "Grüße ", "reasoning_content": "wh"}), Value::Null),
-        chunk(json!({"content": "Welt", "reasoning_content": "y"}), json!("")),
+        chunk(
+            json!({"role": "assistant", "content": "", "refusal": null}),
+            Value::Null,
+        ),
+        chunk(
+            json!({"content": "Grüße ", "reasoning_content": "wh"}),
+            Value::Null,
+        ),
+        chunk(
+            json!({"content": "Welt", "reasoning_content": "y"}),
+            json!(""),
+        ),
         chunk(
             json!({"tool_calls": [{"index": 0, "id": "t", "type": "function", "function": {"name": "f", "arguments": ""}}]}),
             Value::Null,
@@ -42,7 +53,10 @@ fn events_are_put_together_to_what_they_say() {
         assert_eq!(measured.usage.unwrap().output_tokens, 4);
         assert!(measured.is_completion);
         // It is read again as what it was.
-        assert_eq!(super::super::measure_json(body.to_string().as_bytes()).usage, measured.usage);
+        assert_eq!(
+            super::super::measure_json(body.to_string().as_bytes()).usage,
+            measured.usage
+        );
     }
 }
 
@@ -62,7 +76,13 @@ fn several_choices_are_kept_apart() {
         .iter()
         .map(|choice| (&choice["message"]["content"], &choice["finish_reason"]))
         .collect();
-    assert_eq!(said, [(&json!("ac"), &json!("stop")), (&json!("bd"), &json!("length"))]);
+    assert_eq!(
+        said,
+        [
+            (&json!("ac"), &json!("stop")),
+            (&json!("bd"), &json!("length"))
+        ]
+    );
 }
 
 #[test]
@@ -70,17 +90,46 @@ fn what_fails_is_told_and_measured() {
     let text = events(&[json!({"choices": [{"index": 0, "delta": {"content": "a"}}]})]);
     let Whole { measured, body } = read_text(&text);
     assert_eq!((body, measured.text.as_str()), (Err(Fault::Cut), "a"));
-    let Whole { measured, body } = read_text(&format!("{text}data: {{\"error\":{{\"message\":\"sk-1\"}}}}\n\n"));
-    assert_eq!((body, measured.is_error, measured.text.as_str()), (Err(Fault::Upstream), true, "a"));
-    for error in [r#"{"error":{"message":"m"},"choices":[]}"#, r#"{"object":"error","message":"m"}"#] {
+    let Whole { measured, body } = read_text(&format!(
+        "{text}data: {{\"error\":{{\"message\":\"sk-1\"}}}}\n\n"
+    ));
+    assert_eq!(
+        (body, measured.is_error, measured.text.as_str()),
+        (Err(Fault::Upstream), true, "a")
+    );
+    for error in [
+        r#"{"error":{"message":"m"},"choices":[]}"#,
+        r#"{"object":"error","message":"m"}"#,
+    ] {
         let Whole { measured, body } = read_text(error);
-        assert_eq!((body, measured.is_error), (Err(Fault::Upstream), true), "{error}");
+        assert_eq!(
+            (body, measured.is_error),
+            (Err(Fault::Upstream), true),
+            "{error}"
+        );
     }
-    for nonsense in ["", "[]", "{}", "7", "not json", "<html>welcome</html>", "{\"choices\":", r#"{"choices":{}}"#] {
+    for nonsense in [
+        "",
+        "[]",
+        "{}",
+        "7",
+        "not json",
+        "<html>welcome</html>",
+        "{\"choices\":",
+        r#"{"choices":{}}"#,
+    ] {
         let Whole { measured, body } = read_text(nonsense);
-        assert!(body.is_err() && !measured.is_completion && measured.usage.is_none(), "{nonsense}");
+        assert!(
+            body.is_err() && !measured.is_completion && measured.usage.is_none(),
+            "{nonsense}"
+        );
     }
-    assert!(read_text("{\"choices\":[{\"message\":{\"content\":\"generated").measured.text.contains("generated"));
+    assert!(
+        read_text("{\"choices\":[{\"message\":{\"content\":\"generated")
+            .measured
+            .text
+            .contains("generated")
+    );
 }
 
 #[test]

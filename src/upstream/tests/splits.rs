@@ -6,8 +6,8 @@ use hyper_util::rt::TokioIo;
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::super::framing::Malformed;
-use super::super::head::Heads;
+use super::super::framing::ProtocolError;
+use super::super::head::HeadReader;
 
 /// What was read of an answer before its connection was closed.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -21,13 +21,23 @@ struct Seen {
 /// What is read of these bytes if they come in these reads and the connection is closed then.
 fn read<'a>(reads: impl IntoIterator<Item = &'a [u8]>) -> Seen {
     let mut seen = Seen::default();
-    let fault = follow(reads.into_iter().filter(|read| !read.is_empty()).chain([&[][..]]), &mut seen).err();
+    let fault = follow(
+        reads
+            .into_iter()
+            .filter(|read| !read.is_empty())
+            .chain([&[][..]]),
+        &mut seen,
+    )
+    .err();
     assert_eq!(fault.is_some(), seen.end.is_none());
     seen
 }
 
-fn follow<'a>(mut reads: impl Iterator<Item = &'a [u8]>, seen: &mut Seen) -> Result<(), Malformed> {
-    let mut heads = Heads::default();
+fn follow<'a>(
+    mut reads: impl Iterator<Item = &'a [u8]>,
+    seen: &mut Seen,
+) -> Result<(), ProtocolError> {
+    let mut heads = HeadReader::default();
     let (mut head, mut ahead) = loop {
         if let Some(found) = heads.take(reads.next().unwrap())? {
             break found;
@@ -35,7 +45,11 @@ fn follow<'a>(mut reads: impl Iterator<Item = &'a [u8]>, seen: &mut Seen) -> Res
     };
     seen.head = Some((head.status.as_u16(), std::mem::take(&mut head.headers)));
     while !head.framing.is_ended() {
-        let read = if ahead.is_empty() { reads.next().unwrap() } else { &ahead };
+        let read = if ahead.is_empty() {
+            reads.next().unwrap()
+        } else {
+            &ahead
+        };
         let (payload, rest) = head.framing.take(read)?;
         seen.body.extend_from_slice(&payload);
         ahead = rest;
@@ -55,7 +69,11 @@ struct Written {
 #[derive(Clone, Debug)]
 enum Form {
     Length,
-    Chunks { sizes: Vec<usize>, extension: String, trailers: Vec<(String, String)> },
+    Chunks {
+        sizes: Vec<usize>,
+        extension: String,
+        trailers: Vec<(String, String)>,
+    },
     UntilClose,
 }
 
@@ -64,65 +82,105 @@ fn headers() -> impl Strategy<Value = Vec<(String, String)>> {
 }
 
 fn form() -> impl Strategy<Value = Form> {
-    let chunks = (prop::collection::vec(1_usize..40, 1..6), "(;[a-z]{1,30}(=[a-z0-9]{1,9})?){0,2}", headers());
+    let chunks = (
+        prop::collection::vec(1_usize..40, 1..6),
+        "(;[a-z]{1,30}(=[a-z0-9]{1,9})?){0,2}",
+        headers(),
+    );
     prop_oneof![
         Just(Form::Length),
         Just(Form::UntilClose),
-        chunks.prop_map(|(sizes, extension, trailers)| Form::Chunks { sizes, extension, trailers }),
+        chunks.prop_map(|(sizes, extension, trailers)| Form::Chunks {
+            sizes,
+            extension,
+            trailers
+        }),
     ]
 }
 
 fn lines(of: &[(String, String)]) -> String {
-    let lines: Vec<String> = of.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let lines: Vec<String> = of
+        .iter()
+        .map(|(name, value)| format!("{name}: {value}\r\n"))
+        .collect();
     lines.concat()
 }
 
 fn answers() -> impl Strategy<Value = Written> {
     let status = prop::sample::select(vec![200_u16, 201, 400, 429, 503]);
-    let closes = prop::sample::select(vec!["", "Connection: close\r\n", "Connection: keep-alive\r\n"]);
+    let closes = prop::sample::select(vec![
+        "",
+        "Connection: close\r\n",
+        "Connection: keep-alive\r\n",
+    ]);
     let interim = prop::collection::vec(headers(), 0..3);
     let body = prop::collection::vec(any::<u8>(), 0..300);
-    (status, closes, interim, headers(), body, form()).prop_map(|(status, closes, interim, headers, body, form)| {
-        let mut bytes = Vec::new();
-        for headers in interim {
-            bytes.extend_from_slice(format!("HTTP/1.1 103 Early\r\n{}\r\n", lines(&headers)).as_bytes());
-        }
-        bytes.extend_from_slice(format!("HTTP/1.1 {status} Word\r\n{closes}{}", lines(&headers)).as_bytes());
-        match form {
-            Form::Length => bytes.extend_from_slice(format!("Content-Length: {}\r\n\r\n", body.len()).as_bytes()),
-            Form::UntilClose => bytes.extend_from_slice(b"\r\n"),
-            Form::Chunks { .. } => bytes.extend_from_slice(b"Transfer-Encoding: chunked\r\n\r\n"),
-        }
-        let Form::Chunks { sizes, extension, trailers } = form else {
-            bytes.extend_from_slice(&body);
-            return Written { bytes, body };
-        };
-        let (mut rest, mut sizes) = (&body[..], sizes.iter().cycle());
-        while let Some((chunk, behind)) = rest.split_at_checked(rest.len().min(*sizes.next().unwrap())) {
-            bytes.extend_from_slice(format!("{:X}{extension}\r\n", chunk.len()).as_bytes());
-            if chunk.is_empty() {
-                break;
+    (status, closes, interim, headers(), body, form()).prop_map(
+        |(status, closes, interim, headers, body, form)| {
+            let mut bytes = Vec::new();
+            for headers in interim {
+                bytes.extend_from_slice(
+                    format!("HTTP/1.1 103 Early\r\n{}\r\n", lines(&headers)).as_bytes(),
+                );
             }
-            bytes.extend_from_slice(chunk);
-            bytes.extend_from_slice(b"\r\n");
-            rest = behind;
-        }
-        bytes.extend_from_slice(format!("{}\r\n", lines(&trailers)).as_bytes());
-        Written { bytes, body }
-    })
+            bytes.extend_from_slice(
+                format!("HTTP/1.1 {status} Word\r\n{closes}{}", lines(&headers)).as_bytes(),
+            );
+            match form {
+                Form::Length => bytes.extend_from_slice(
+                    format!("Content-Length: {}\r\n\r\n", body.len()).as_bytes(),
+                ),
+                Form::UntilClose => bytes.extend_from_slice(b"\r\n"),
+                Form::Chunks { .. } => {
+                    bytes.extend_from_slice(b"Transfer-Encoding: chunked\r\n\r\n");
+                }
+            }
+            let Form::Chunks {
+                sizes,
+                extension,
+                trailers,
+            } = form
+            else {
+                bytes.extend_from_slice(&body);
+                return Written { bytes, body };
+            };
+            let (mut rest, mut sizes) = (&body[..], sizes.iter().cycle());
+            while let Some((chunk, behind)) =
+                rest.split_at_checked(rest.len().min(*sizes.next().unwrap()))
+            {
+                bytes.extend_from_slice(format!("{:X}{extension}\r\n", chunk.len()).as_bytes());
+                if chunk.is_empty() {
+                    break;
+                }
+                bytes.extend_from_slice(chunk);
+                bytes.extend_from_slice(b"\r\n");
+                rest = behind;
+            }
+            bytes.extend_from_slice(format!("{}\r\n", lines(&trailers)).as_bytes());
+            Written { bytes, body }
+        },
+    )
 }
 
 /// What hyper's client makes of it.
 fn read_by_hyper(bytes: &[u8]) -> Seen {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
     runtime.block_on(async {
         let (ours, mut theirs) = tokio::io::duplex(64 * 1024);
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(ours)).await.unwrap();
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(ours))
+            .await
+            .unwrap();
         let request = http::Request::post("/").body(String::new()).unwrap();
         let ask = async {
             let (head, body) = sender.send_request(request).await.unwrap().into_parts();
             let body = body.collect().await.unwrap().to_bytes().to_vec();
-            Seen { head: Some((head.status.as_u16(), head.headers)), body, end: None }
+            Seen {
+                head: Some((head.status.as_u16(), head.headers)),
+                body,
+                end: None,
+            }
         };
         let serve = async {
             theirs.read_exact(&mut [0]).await.unwrap();

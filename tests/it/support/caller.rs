@@ -40,7 +40,9 @@ pub(crate) fn chat_stream(prompt: &str) -> Value {
 
 /// A body with more fields, or others.
 pub(crate) fn and(mut body: Value, fields: &Value) -> Value {
-    body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    body.as_object_mut()
+        .unwrap()
+        .extend(fields.as_object().unwrap().clone());
     body
 }
 
@@ -64,8 +66,18 @@ pub(crate) struct Call {
 impl Call {
     /// Any method, no body.
     pub(crate) fn new(method: &str, path: &str) -> Self {
-        let (method, path, host) = (method.to_owned(), path.to_owned(), "tollgate.test".to_owned());
-        Self { method, path, host, headers: Vec::new(), body: Vec::new() }
+        let (method, path, host) = (
+            method.to_owned(),
+            path.to_owned(),
+            "tollgate.test".to_owned(),
+        );
+        Self {
+            method,
+            path,
+            host,
+            headers: Vec::new(),
+            body: Vec::new(),
+        }
     }
 
     /// A GET.
@@ -75,7 +87,9 @@ impl Call {
 
     /// A POST of JSON.
     pub(crate) fn post(path: &str, body: &Value) -> Self {
-        Self::new("POST", path).header("content-type", "application/json").bytes(body.to_string())
+        Self::new("POST", path)
+            .header("content-type", "application/json")
+            .bytes(body.to_string())
     }
 
     /// One more header; the same name may come again.
@@ -87,6 +101,11 @@ impl Call {
     /// With an access token.
     pub(crate) fn bearer(self, token: &str) -> Self {
         self.header("authorization", &format!("Bearer {token}"))
+    }
+
+    /// Whether it is a GET.
+    pub(crate) fn is_get(&self) -> bool {
+        self.method == "GET"
     }
 
     /// With another method.
@@ -114,12 +133,16 @@ impl Call {
     }
 
     fn request(&self) -> http::Request<Full<Bytes>> {
-        let mut request =
-            http::Request::builder().method(self.method.as_str()).uri(&self.path).header("host", &self.host);
+        let mut request = http::Request::builder()
+            .method(self.method.as_str())
+            .uri(&self.path)
+            .header("host", &self.host);
         for (name, value) in &self.headers {
             request = request.header(name, value);
         }
-        request.body(Full::new(Bytes::from(self.body.clone()))).unwrap()
+        request
+            .body(Full::new(Bytes::from(self.body.clone())))
+            .unwrap()
     }
 }
 
@@ -140,7 +163,10 @@ pub(crate) struct Answer {
 impl Answer {
     /// A header's value; `""` where there is none.
     pub(crate) fn header(&self, name: &str) -> &str {
-        self.headers.iter().find(|(header, _)| header == name).map_or("", |(_, value)| value)
+        self.headers
+            .iter()
+            .find(|(header, _)| header == name)
+            .map_or("", |(_, value)| value)
     }
 
     /// The body as text.
@@ -155,7 +181,14 @@ impl Answer {
 
     /// `error.code`; `""` where there is none.
     pub(crate) fn code(&self) -> String {
-        self.json()["error"]["code"].as_str().unwrap_or("").to_owned()
+        let body = self.json();
+        // Anthropic's shape has no code.
+        let code = if body["type"] == "error" {
+            Some(self.header("x-tollgate-error"))
+        } else {
+            body["error"]["code"].as_str()
+        };
+        code.unwrap_or("").to_owned()
     }
 
     /// The status and the code, for one assertion on both.
@@ -170,7 +203,13 @@ impl Answer {
 
     /// Every `data:` payload of a stream.
     pub(crate) fn events(&self) -> Vec<String> {
-        self.text().split("\n\n").filter_map(|block| block.strip_prefix("data: ").map(str::to_owned)).collect()
+        self.text()
+            .split("\n\n")
+            .filter_map(|block| {
+                let data = |line: &str| line.strip_prefix("data: ").map(str::to_owned);
+                block.lines().find_map(data)
+            })
+            .collect()
     }
 
     /// What the model said, in a stream or not.
@@ -178,8 +217,29 @@ impl Answer {
         if let Some(content) = self.json()["choices"][0]["message"]["content"].as_str() {
             return content.to_owned();
         }
-        let chunks = self.events().into_iter().filter_map(|event| serde_json::from_str::<Value>(&event).ok());
-        chunks.filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str().map(str::to_owned)).collect()
+        if let Some(blocks) = self.json()["content"].as_array() {
+            let texts = blocks.iter().map(|block| {
+                let text = block["text"].as_str().unwrap_or("");
+                format!("{text}{}", block["input"])
+            });
+            return texts.collect();
+        }
+        if let Some(items) = self.json()["output"].as_array() {
+            let texts = items.iter().map(|item| &item["content"][0]["text"]);
+            return texts.filter_map(Value::as_str).collect();
+        }
+        let chunks = self
+            .events()
+            .into_iter()
+            .filter_map(|event| serde_json::from_str::<Value>(&event).ok());
+        chunks
+            .filter_map(|chunk| {
+                let delta = &chunk["delta"];
+                let anthropics = delta["text"].as_str().or(delta["partial_json"].as_str());
+                let said = chunk["choices"][0]["delta"]["content"].as_str();
+                said.or(anthropics).or(delta.as_str()).map(str::to_owned)
+            })
+            .collect()
     }
 
     /// Asserts the status, and shows the body where it is another.
@@ -192,7 +252,13 @@ impl Answer {
     /// Asserts a refusal.
     #[track_caller]
     pub(crate) fn refused(self, status: u16, code: &str) -> Self {
-        assert_eq!(self.refusal(), (status, code.to_owned()), "{}: {}", self.what, self.text());
+        assert_eq!(
+            self.refusal(),
+            (status, code.to_owned()),
+            "{}: {}",
+            self.what,
+            self.text()
+        );
         self
     }
 }
@@ -207,7 +273,10 @@ pub(crate) struct Front {
 impl Front {
     /// Nothing heard yet.
     pub(crate) fn new(address: SocketAddr) -> Self {
-        Self { address: Mutex::new(address), heard: Mutex::default() }
+        Self {
+            address: Mutex::new(address),
+            heard: Mutex::default(),
+        }
     }
 
     /// Where it listens.
@@ -228,7 +297,9 @@ impl Front {
     /// Sends a call and reads the answer to its end.
     pub(crate) async fn send(self: &Arc<Self>, call: Call) -> Answer {
         let what = format!("{} {}", call.method, call.path);
-        self.try_send(call).await.unwrap_or_else(|error| panic!("{what}: {error}"))
+        self.try_send(call)
+            .await
+            .unwrap_or_else(|error| panic!("{what}: {error}"))
     }
 
     /// The same, for when the product may be gone.
@@ -248,8 +319,9 @@ impl Front {
     pub(crate) async fn begin(self: &Arc<Self>, call: Call) -> io::Result<Begun> {
         let stream = TcpStream::connect(self.address()).await?;
         stream.set_nodelay(true)?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(io::Error::other)?;
         let connection = Connection(tokio::spawn(async move {
             let _ = connection.await;
         }));
@@ -260,7 +332,12 @@ impl Front {
         };
         let request = call.request();
         let response = tokio::spawn(async move { sender.send_request(request).await });
-        Ok(Begun { front: self.clone(), connection, heard, response })
+        Ok(Begun {
+            front: self.clone(),
+            connection,
+            heard,
+            response,
+        })
     }
 }
 
@@ -284,12 +361,28 @@ pub(crate) struct Begun {
 impl Begun {
     /// Waits for the head of the answer.
     pub(crate) async fn head(mut self) -> io::Result<Open> {
-        let response = timeout(PATIENCE, self.response).await.map_err(|_| io::ErrorKind::TimedOut)?;
-        let (head, body) = response.map_err(io::Error::other)?.map_err(io::Error::other)?.into_parts();
+        let response = timeout(PATIENCE, self.response)
+            .await
+            .map_err(|_| io::ErrorKind::TimedOut)?;
+        let (head, body) = response
+            .map_err(io::Error::other)?
+            .map_err(io::Error::other)?
+            .into_parts();
         self.heard.status = head.status.as_u16();
-        let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-        self.heard.headers = head.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
-        Ok(Open { front: self.front, _connection: self.connection, heard: self.heard, body, taken: 0 })
+        let text =
+            |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        self.heard.headers = head
+            .headers
+            .iter()
+            .map(|(name, value)| (name.to_string(), text(value)))
+            .collect();
+        Ok(Open {
+            front: self.front,
+            _connection: self.connection,
+            heard: self.heard,
+            body,
+            taken: 0,
+        })
     }
 
     /// Leaves before the head.
@@ -309,7 +402,11 @@ pub(crate) struct Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.front.heard.lock().unwrap().push(std::mem::take(&mut self.heard));
+        self.front
+            .heard
+            .lock()
+            .unwrap()
+            .push(std::mem::take(&mut self.heard));
     }
 }
 
@@ -345,6 +442,11 @@ impl Open {
         blocks
     }
 
+    /// Reads one piece more. False at the end, and where the connection broke.
+    pub(crate) async fn read_on(&mut self) -> bool {
+        self.read_more().await.unwrap_or(false)
+    }
+
     /// Reads to the end, or to where the connection broke.
     pub(crate) async fn rest(mut self) -> Answer {
         while self.read_more().await.unwrap_or(false) {}
@@ -362,7 +464,9 @@ impl Open {
 
     /// Whether there was more.
     async fn read_more(&mut self) -> io::Result<bool> {
-        let frame = timeout(PATIENCE, self.body.frame()).await.map_err(|_| io::ErrorKind::TimedOut)?;
+        let frame = timeout(PATIENCE, self.body.frame())
+            .await
+            .map_err(|_| io::ErrorKind::TimedOut)?;
         match frame {
             None => {
                 self.heard.whole = true;
@@ -395,7 +499,9 @@ impl User {
 
     /// A POST of JSON with the token.
     pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
-        self.front.send(Call::post(path, body).bearer(&self.token)).await
+        self.front
+            .send(Call::post(path, body).bearer(&self.token))
+            .await
     }
 
     /// A chat completion, read to its end.

@@ -38,7 +38,11 @@ impl Collector {
                 open.spawn(serve(stream, kept.clone(), answers));
             }
         });
-        Self { url, got, listening }
+        Self {
+            url,
+            got,
+            listening,
+        }
     }
 
     /// Everything that it was sent, as it stood on the wire.
@@ -49,14 +53,21 @@ impl Collector {
     /// The bodies that came to a path.
     pub(crate) fn bodies(&self, path: &str) -> Vec<Vec<u8>> {
         let got = self.got.lock().unwrap();
-        got.iter().filter(|request| request.target == path).map(|request| request.body.clone()).collect()
+        got.iter()
+            .filter(|request| request.target == path)
+            .map(|request| request.body.clone())
+            .collect()
     }
 
     /// Every span so far.
     pub(crate) fn spans(&self) -> Vec<Span> {
-        let batches =
-            self.bodies("/v1/traces").into_iter().map(|body| ExportTraceServiceRequest::decode(&*body).unwrap());
-        let spans = batches.flat_map(|batch| batch.resource_spans).flat_map(|of| of.scope_spans);
+        let batches = self
+            .bodies("/v1/traces")
+            .into_iter()
+            .map(|body| ExportTraceServiceRequest::decode(&*body).unwrap());
+        let spans = batches
+            .flat_map(|batch| batch.resource_spans)
+            .flat_map(|of| of.scope_spans);
         spans.flat_map(|scope| scope.spans).collect()
     }
 
@@ -64,7 +75,11 @@ impl Collector {
     pub(crate) async fn until_spans(&self, count: usize) -> Vec<Span> {
         let begun = Instant::now();
         while self.spans().len() < count {
-            assert!(begun.elapsed() < Duration::from_secs(20), "{:#?}", self.spans());
+            assert!(
+                begun.elapsed() < Duration::from_secs(20),
+                "{:#?}",
+                self.spans()
+            );
             sleep(Duration::from_millis(50)).await;
         }
         self.spans()
@@ -78,7 +93,11 @@ async fn serve(stream: TcpStream, kept: Arc<Mutex<Vec<Request>>>, answers: bool)
         if !answers {
             sleep(Duration::from_hours(1)).await;
         }
-        if stream.write_all(&wire::answer(200, "application/x-protobuf", b"")).await.is_err() {
+        if stream
+            .write_all(&wire::answer(200, "application/x-protobuf", b""))
+            .await
+            .is_err()
+        {
             return;
         }
     }

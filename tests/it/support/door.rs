@@ -69,11 +69,18 @@ pub(crate) struct Door {
 impl Drop for Door {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("--- what the product wrote last, in {}:\n{}", self.directory.display(), self.process.tail());
+            eprintln!(
+                "--- what the product wrote last, in {}:\n{}",
+                self.directory.display(),
+                self.process.tail()
+            );
             return;
         }
         let _ = fs::remove_dir_all(&self.directory);
-        assert!(*self.closed.lock().unwrap(), "end each test with door.close().await: it asks the oracle");
+        assert!(
+            *self.closed.lock().unwrap(),
+            "end each test with door.close().await: it asks the oracle"
+        );
     }
 }
 
@@ -96,7 +103,8 @@ impl Door {
             admin_token: format!("canary-admin-{}", random_hex(24)),
         };
         let number = DIRECTORIES.fetch_add(1, Ordering::Relaxed);
-        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("door-{}-{number}", std::process::id()));
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR"))
+            .join(format!("door-{}-{number}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
         let database = Database::wanted_by(&settings).await;
         let door = Self {
@@ -147,7 +155,11 @@ impl Door {
                 return;
             }
             // Somebody else took the port between finding it free and binding it.
-            assert!(process.output().contains("in use"), "the server did not start:\n{}", process.tail());
+            assert!(
+                process.output().contains("in use"),
+                "the server did not start:\n{}",
+                process.tail()
+            );
         }
         panic!("no free port in five tries:\n{}", process.tail());
     }
@@ -163,9 +175,14 @@ impl Door {
     /// Starts the binary as systemd does with a socket: it gets `socket`, which stays open here when it ends.
     pub(crate) async fn start_on(&self, socket: &std::net::TcpListener) {
         let handed = std::os::fd::OwnedFd::from(socket.try_clone().unwrap());
-        self.process.start_with(self.serve(free_port()), handed.into());
+        self.process
+            .start_with(self.serve(free_port()), handed.into());
         self.front.moved(socket.local_addr().unwrap());
-        assert!(answers(&self.front, &self.process).await, "it did not start:\n{}", self.process.tail());
+        assert!(
+            answers(&self.front, &self.process).await,
+            "it did not start:\n{}",
+            self.process.tail()
+        );
     }
 
     /// Starts a product that must refuse to, and waits until it has.
@@ -174,13 +191,24 @@ impl Door {
         door.process.start(door.serve(free_port()));
         let status = door.process.exited(Duration::from_secs(20)).await;
         sleep(Duration::from_millis(50)).await; // the last words are still in the pipe
-        let printed = Printed { code: status.code(), stdout: String::new(), stderr: door.process.output() };
+        let printed = Printed {
+            code: status.code(),
+            stdout: String::new(),
+            stderr: door.process.output(),
+        };
         let is_shown = |canary: &Canary| {
-            canary.forms().iter().any(|(_, form)| memchr::memmem::find(printed.stderr.as_bytes(), form).is_some())
+            canary
+                .forms()
+                .iter()
+                .any(|(_, form)| memchr::memmem::find(printed.stderr.as_bytes(), form).is_some())
         };
         let leaks: Vec<_> = door.canaries().into_iter().filter(is_shown).collect();
         assert!(leaks.is_empty(), "a refusal to start shows {leaks:?}");
-        assert!(!printed.stderr.contains("panicked at"), "it panicked: {}", printed.stderr);
+        assert!(
+            !printed.stderr.contains("panicked at"),
+            "it panicked: {}",
+            printed.stderr
+        );
         *door.closed.lock().unwrap() = true;
         printed
     }
@@ -217,17 +245,28 @@ impl Door {
         for name in self.settings.unset_names() {
             command.env_remove(name);
         }
-        command.envs(self.settings.environment().iter().map(|(name, value)| (name, value)));
+        command.envs(
+            self.settings
+                .environment()
+                .iter()
+                .map(|(name, value)| (name, value)),
+        );
     }
 
     /// Writes the settings to `tollgate.toml`, which a running product may then reload. `{upstream}` and `{supabase}`
     /// in them are the addresses of the fakes.
     pub(crate) fn write_settings(&self, settings: &Settings) {
         if let Some(text) = settings.text() {
-            let text = text.replace("{upstream}", self.upstream.base_url()).replace("{supabase}", self.supabase.url());
+            let text = text
+                .replace("{upstream}", self.upstream.base_url())
+                .replace("{supabase}", self.supabase.url());
             // In one step: a process that starts meanwhile cannot know that half a file is not all of it.
             self.write_file("tollgate.toml.new", &text);
-            fs::rename(self.directory.join("tollgate.toml.new"), self.directory.join("tollgate.toml")).unwrap();
+            fs::rename(
+                self.directory.join("tollgate.toml.new"),
+                self.directory.join("tollgate.toml"),
+            )
+            .unwrap();
         }
     }
 
@@ -249,15 +288,22 @@ impl Door {
     /// A signed-in user, with other claims.
     pub(crate) fn user_with(&self, name: &str, changes: &Value) -> User {
         let claims = tokens::with(self.claims(name), changes);
-        let user =
-            User { id: tokens::user_id(name), token: tokens::sign(&self.key, &claims), front: self.front.clone() };
+        let user = User {
+            id: tokens::user_id(name),
+            token: tokens::sign(&self.key, &claims),
+            front: self.front.clone(),
+        };
         self.users.lock().unwrap().push(user.clone());
         user
     }
 
     /// The claims of a signed-in user of this project.
     pub(crate) fn claims(&self, name: &str) -> Value {
-        tokens::claims(name, &self.supabase.issuer(), tokens::now() + *self.clock_offset.lock().unwrap())
+        tokens::claims(
+            name,
+            &self.supabase.issuer(),
+            tokens::now() + *self.clock_offset.lock().unwrap(),
+        )
     }
 
     /// The product's clock is now so many seconds ahead of ours.
@@ -309,7 +355,12 @@ impl Door {
     }
 
     /// Runs a command, gives it this on stdin, waits until it has read and written all of it, and kills it.
-    pub(crate) fn killed_while_reading(&self, arguments: &[&str], variables: &[(&str, &str)], stdin: &str) {
+    pub(crate) fn killed_while_reading(
+        &self,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+        stdin: &str,
+    ) {
         use std::io::Write;
         let mut command = Command::new(BINARY);
         command.args(arguments).stdin(std::process::Stdio::piped());
@@ -357,15 +408,23 @@ impl Door {
     /// The ledger, row by row.
     pub(crate) fn ledger_rows(&self) -> Vec<Row> {
         let printed = self.must(&["usage", "--requests", "--json"]);
-        let parse = |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line:?}"));
-        printed.lines().filter(|line| !line.trim().is_empty()).map(parse).collect()
+        let parse = |line: &str| {
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line:?}"))
+        };
+        printed
+            .lines()
+            .filter(|line| !line.trim().is_empty())
+            .map(parse)
+            .collect()
     }
 
     /// The row of an answer, once it has ended.
     pub(crate) async fn row(&self, answer: &Answer) -> Row {
         let id = answer.id().expect("an answer with an id");
         let rows = self.quiet_rows().await;
-        rows.into_iter().find(|row| row.id == id).unwrap_or_else(|| panic!("no row of {id}: {}", answer.what))
+        rows.into_iter()
+            .find(|row| row.id == id)
+            .unwrap_or_else(|| panic!("no row of {id}: {}", answer.what))
     }
 
     /// The ledger once nothing is held any more; as it is after ten seconds otherwise.
@@ -373,7 +432,9 @@ impl Door {
         let begun = Instant::now();
         loop {
             let rows = self.ledger_rows();
-            if rows.iter().all(|row| row.state != "held") || begun.elapsed() > Duration::from_secs(10) {
+            if rows.iter().all(|row| row.state != "held")
+                || begun.elapsed() > Duration::from_secs(10)
+            {
                 return rows;
             }
             sleep(Duration::from_millis(100)).await;
@@ -397,7 +458,10 @@ impl Door {
         let user = user.clone();
         Watch(tokio::spawn(async move {
             loop {
-                let _ = user.front.try_send(Call::get("/api/me").bearer(&user.token)).await;
+                let _ = user
+                    .front
+                    .try_send(Call::get("/api/me").bearer(&user.token))
+                    .await;
                 sleep(Duration::from_millis(15)).await;
             }
         }))
@@ -412,7 +476,11 @@ impl Door {
     fn canaries(&self) -> Vec<Canary> {
         let secrets = &self.secrets;
         let mut canaries = vec![
-            Canary::new(Kind::OperatorKey, "the operator's key", &secrets.operator_key),
+            Canary::new(
+                Kind::OperatorKey,
+                "the operator's key",
+                &secrets.operator_key,
+            ),
             Canary::new(Kind::JwtSecret, "the JWT secret", &secrets.jwt_secret),
             Canary::new(Kind::ServiceKey, "the service key", &secrets.service_key),
             Canary::new(Kind::AdminToken, "the admin token", &secrets.admin_token),
@@ -420,9 +488,19 @@ impl Door {
             Canary::new(Kind::Password, "the database's password", DATABASE_PASSWORD),
         ];
         let others = self.other_keys.lock().unwrap().clone();
-        canaries.extend(others.iter().map(|key| Canary::new(Kind::OperatorKey, "another operator's key", key)));
+        canaries.extend(
+            others
+                .iter()
+                .map(|key| Canary::new(Kind::OperatorKey, "another operator's key", key)),
+        );
         let users = self.users.lock().unwrap().clone();
-        let token = |user: &User| Canary::new(Kind::UserToken, format!("the token of {}", user.id), &user.token);
+        let token = |user: &User| {
+            Canary::new(
+                Kind::UserToken,
+                format!("the token of {}", user.id),
+                &user.token,
+            )
+        };
         canaries.extend(users.iter().map(token));
         canaries
     }
@@ -466,12 +544,17 @@ impl Door {
             loop {
                 let answer = user.get("/api/me").await;
                 let me = answer.json();
-                let held =
-                    me["limits"].as_array().into_iter().flatten().any(|limit| oracle::amount(limit, "held") != 0);
+                let held = me["limits"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .any(|limit| oracle::amount(limit, "held") != 0);
                 if answer.status != 200 {
                     break;
                 }
-                if !held && me["concurrent"]["open"] == 0 || begun.elapsed() > Duration::from_secs(10) {
+                if !held && me["concurrent"]["open"] == 0
+                    || begun.elapsed() > Duration::from_secs(10)
+                {
                     told.push((user.id, me));
                     break;
                 }
@@ -489,7 +572,11 @@ impl Door {
 
     /// The end of a test that had rows forgotten, without which the oracle cannot tell what was served for nothing.
     pub(crate) fn close_unjudged(self) {
-        assert!(!self.process.output().contains("panicked at"), "it panicked:\n{}", self.process.tail());
+        assert!(
+            !self.process.output().contains("panicked at"),
+            "it panicked:\n{}",
+            self.process.tail()
+        );
         *self.closed.lock().unwrap() = true;
     }
 
@@ -500,7 +587,10 @@ impl Door {
 
     /// The same where the test changed the prices: the oracle then leaves the cost of each request to the test.
     pub(crate) async fn close_without_prices(mut self) {
-        self.settings = self.settings.clone().with("[prices.gpt-4o-mini]\n[prices.gpt-4o]\n");
+        self.settings = self
+            .settings
+            .clone()
+            .with("[prices.gpt-4o-mini]\n[prices.gpt-4o]\n");
         self.judge().await;
     }
 
@@ -508,28 +598,56 @@ impl Door {
         if !self.process.is_there() {
             self.start().await;
         }
-        assert!(self.process.exit_status().is_none(), "the process died:\n{}", self.process.tail());
+        assert!(
+            self.process.exit_status().is_none(),
+            "the process died:\n{}",
+            self.process.tail()
+        );
         let rows = self.quiet_rows().await;
         let me = self.quiet_me().await;
         assert_eq!(self.send(Call::get("/")).await.status, 200);
         let siblings = self.siblings.lock().unwrap().clone();
         let mut files = files_below(&self.directory);
-        files.extend(self.database.as_ref().map(|database| ("the database".to_owned(), database.dump())));
+        files.extend(
+            self.database
+                .as_ref()
+                .map(|database| ("the database".to_owned(), database.dump())),
+        );
         let evidence = Evidence {
             settings: self.settings.clone(),
             rows,
             served: self.upstream.log(),
-            heard: siblings.iter().fold(self.front.heard(), |heard, sibling| [heard, sibling.front.heard()].concat()),
+            heard: siblings.iter().fold(self.front.heard(), |heard, sibling| {
+                [heard, sibling.front.heard()].concat()
+            }),
             me,
-            output: siblings.iter().fold(self.process.output(), |output, one| output + &one.process.output()),
+            output: siblings.iter().fold(self.process.output(), |output, one| {
+                output + &one.process.output()
+            }),
             files,
-            operators: self.offices.lock().unwrap().iter().flat_map(|office| office.heard()).collect(),
+            operators: self
+                .offices
+                .lock()
+                .unwrap()
+                .iter()
+                .flat_map(|office| office.heard())
+                .collect(),
             project: self.supabase.requests(),
-            collected: self.collectors.lock().unwrap().iter().flat_map(Collector::requests).collect(),
+            collected: self
+                .collectors
+                .lock()
+                .unwrap()
+                .iter()
+                .flat_map(Collector::requests)
+                .collect(),
             canaries: self.canaries(),
             operator_key: self.secrets.operator_key.clone(),
             other_keys: self.other_keys.lock().unwrap().clone(),
-            kills: self.process.kills() + siblings.iter().map(|sibling| sibling.process.kills()).sum::<usize>(),
+            kills: self.process.kills()
+                + siblings
+                    .iter()
+                    .map(|sibling| sibling.process.kills())
+                    .sum::<usize>(),
             lowered: *self.lowered.lock().unwrap(),
             panics: *self.panics.lock().unwrap(),
         };
@@ -543,7 +661,11 @@ impl Door {
 async fn answers(front: &Arc<Front>, process: &Process) -> bool {
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(30) {
-        if front.try_send(Call::get("/")).await.is_ok_and(|answer| answer.status == 200) {
+        if front
+            .try_send(Call::get("/"))
+            .await
+            .is_ok_and(|answer| answer.status == 200)
+        {
             return true;
         }
         if process.exit_status().is_some() {
@@ -571,8 +693,13 @@ fn files_below(directory: &Path) -> Vec<(String, Vec<u8>)> {
         let path = entry.path();
         if path.is_dir() {
             files.extend(files_below(&path));
-        } else if path.extension().is_none_or(|extension| extension != "toml") && !path.ends_with(".env") {
-            files.push((path.display().to_string(), fs::read(&path).unwrap_or_default()));
+        } else if path.extension().is_none_or(|extension| extension != "toml")
+            && !path.ends_with(".env")
+        {
+            files.push((
+                path.display().to_string(),
+                fs::read(&path).unwrap_or_default(),
+            ));
         }
     }
     files

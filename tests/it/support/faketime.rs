@@ -1,21 +1,13 @@
 //! A product whose clock a test moves, by libfaketime: it reads the offset from a file in its working directory.
 
-use std::path::PathBuf;
-
 use super::door::Door;
 use super::settings::Settings;
-
-/// Where the library is.
-fn library() -> PathBuf {
-    let folders = std::fs::read_dir("/usr/lib").unwrap().flatten().map(|folder| folder.path().join("faketime"));
-    let libraries = folders.map(|folder| folder.join("libfaketimeMT.so.1"));
-    libraries.into_iter().find(|library| library.exists()).expect("no libfaketime: apt-get install faketime")
-}
+use super::tools::Tool;
 
 /// Settings of a product whose clock can be moved; say how far it is ahead before it starts.
 pub(crate) fn movable(settings: Settings) -> Settings {
     settings
-        .env("LD_PRELOAD", library().to_str().unwrap())
+        .env("LD_PRELOAD", Tool::Faketime.expect().to_str().unwrap())
         .env("FAKETIME_TIMESTAMP_FILE", "clock")
         .env("FAKETIME_NO_CACHE", "1")
         .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
@@ -25,6 +17,10 @@ pub(crate) fn movable(settings: Settings) -> Settings {
 pub(crate) fn ahead(door: &Door, seconds: i64) {
     // Renamed into place: half a file is another time.
     door.write_file("clock.new", &format!("{seconds:+}"));
-    std::fs::rename(door.directory().join("clock.new"), door.directory().join("clock")).unwrap();
+    std::fs::rename(
+        door.directory().join("clock.new"),
+        door.directory().join("clock"),
+    )
+    .unwrap();
     door.clock_is_ahead(seconds);
 }

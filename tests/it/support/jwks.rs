@@ -58,7 +58,11 @@ impl Supabase {
             requests: Mutex::default(),
         });
         let listening = tokio::spawn(accept(listener, state.clone()));
-        Self { state, url, listening }
+        Self {
+            state,
+            url,
+            listening,
+        }
     }
 
     /// What `SUPABASE_URL` is set to.
@@ -105,7 +109,15 @@ async fn serve(stream: TcpStream, state: Arc<State>) {
         let Some(publish) = publish else {
             // Whatever happens to the keys: a project in which nobody ran `tollgate sql`.
             let missing = json!({"code": "PGRST202", "message": "no function", "details": null, "hint": null});
-            if stream.write_all(&wire::answer(404, "application/json", missing.to_string().as_bytes())).await.is_err() {
+            if stream
+                .write_all(&wire::answer(
+                    404,
+                    "application/json",
+                    missing.to_string().as_bytes(),
+                ))
+                .await
+                .is_err()
+            {
                 return;
             }
             continue;
@@ -119,8 +131,14 @@ async fn serve(stream: TcpStream, state: Arc<State>) {
                 tokio::time::sleep(Duration::from_hours(1)).await;
                 return;
             }
-            Publish::Answer(status, content_type, body) => wire::answer(status, content_type, body.as_bytes()),
-            Publish::Keys(keys) => wire::answer(200, "application/json", json!({"keys": keys}).to_string().as_bytes()),
+            Publish::Answer(status, content_type, body) => {
+                wire::answer(status, content_type, body.as_bytes())
+            }
+            Publish::Keys(keys) => wire::answer(
+                200,
+                "application/json",
+                json!({"keys": keys}).to_string().as_bytes(),
+            ),
         };
         if stream.write_all(&bytes).await.is_err() {
             return;

@@ -4,7 +4,8 @@ use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256, RsaKeyPair,
+    ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256,
+    RsaKeyPair,
 };
 use aws_lc_rs::{hmac, rand};
 use base64::Engine;
@@ -27,12 +28,18 @@ impl Key {
 
     /// A P-256 key.
     pub(crate) fn es256(kid: &str) -> Self {
-        Self::Es256(kid.to_owned(), EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap())
+        Self::Es256(
+            kid.to_owned(),
+            EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap(),
+        )
     }
 
     /// An RSA key of 2048 bits.
     pub(crate) fn rs256(kid: &str) -> Self {
-        Self::Rs256(kid.to_owned(), RsaKeyPair::generate(KeySize::Rsa2048).unwrap())
+        Self::Rs256(
+            kid.to_owned(),
+            RsaKeyPair::generate(KeySize::Rsa2048).unwrap(),
+        )
     }
 
     /// An Ed25519 key.
@@ -69,11 +76,23 @@ impl Key {
     /// The signature of a message, as a token carries it.
     pub(crate) fn sign(&self, message: &[u8]) -> Vec<u8> {
         match self {
-            Self::Hs256(secret) => hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), message).as_ref().to_vec(),
-            Self::Es256(_, pair) => pair.sign(&SystemRandom::new(), message).unwrap().as_ref().to_vec(),
+            Self::Hs256(secret) => hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), message)
+                .as_ref()
+                .to_vec(),
+            Self::Es256(_, pair) => pair
+                .sign(&SystemRandom::new(), message)
+                .unwrap()
+                .as_ref()
+                .to_vec(),
             Self::Rs256(_, pair) => {
                 let mut signature = vec![0; pair.public_modulus_len()];
-                pair.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), message, &mut signature).unwrap();
+                pair.sign(
+                    &RSA_PKCS1_SHA256,
+                    &SystemRandom::new(),
+                    message,
+                    &mut signature,
+                )
+                .unwrap();
                 signature
             }
             Self::EdDsa(_, pair) => pair.sign(message).as_ref().to_vec(),
@@ -82,7 +101,8 @@ impl Key {
 
     /// Its public half as Supabase publishes it.
     pub(crate) fn jwk(&self) -> Value {
-        let common = json!({"kid": self.kid(), "alg": self.alg(), "use": "sig", "key_ops": ["verify"]});
+        let common =
+            json!({"kid": self.kid(), "alg": self.alg(), "use": "sig", "key_ops": ["verify"]});
         let own = match self {
             Self::Hs256(_) => panic!("Supabase publishes no shared secret"),
             Self::Es256(_, pair) => {
@@ -93,7 +113,9 @@ impl Key {
                 let (modulus, exponent) = rsa_numbers(pair.public_key().as_ref());
                 json!({"kty": "RSA", "n": base64url(&modulus), "e": base64url(&exponent)})
             }
-            Self::EdDsa(_, pair) => json!({"kty": "OKP", "crv": "Ed25519", "x": base64url(pair.public_key().as_ref())}),
+            Self::EdDsa(_, pair) => {
+                json!({"kty": "OKP", "crv": "Ed25519", "x": base64url(pair.public_key().as_ref())})
+            }
         };
         merged(common, &own)
     }
@@ -102,9 +124,18 @@ impl Key {
     pub(crate) fn public_encodings(&self) -> Vec<(&'static str, Vec<u8>)> {
         let (raw, der) = match self {
             Self::Hs256(_) => panic!("a shared secret has no public half"),
-            Self::Es256(_, pair) => (pair.public_key().as_ref().to_vec(), spki(&pair.public_key().as_der())),
-            Self::Rs256(_, pair) => (pair.public_key().as_ref().to_vec(), spki(&pair.public_key().as_der())),
-            Self::EdDsa(_, pair) => (pair.public_key().as_ref().to_vec(), spki(&pair.public_key().as_der())),
+            Self::Es256(_, pair) => (
+                pair.public_key().as_ref().to_vec(),
+                spki(&pair.public_key().as_der()),
+            ),
+            Self::Rs256(_, pair) => (
+                pair.public_key().as_ref().to_vec(),
+                spki(&pair.public_key().as_der()),
+            ),
+            Self::EdDsa(_, pair) => (
+                pair.public_key().as_ref().to_vec(),
+                spki(&pair.public_key().as_der()),
+            ),
         };
         let pem = pem(&der);
         let jwk = self.jwk();
@@ -112,7 +143,10 @@ impl Key {
             ("raw", raw),
             ("DER", der),
             ("PEM", pem.clone().into_bytes()),
-            ("PEM without the last newline", pem.trim_end().as_bytes().to_vec()),
+            (
+                "PEM without the last newline",
+                pem.trim_end().as_bytes().to_vec(),
+            ),
             ("JWK", jwk.to_string().into_bytes()),
             ("JWKS", json!({"keys": [jwk]}).to_string().into_bytes()),
             ("nothing", Vec::new()),
@@ -126,13 +160,21 @@ fn spki(der: &Result<PublicKeyX509Der<'_>, aws_lc_rs::error::Unspecified>) -> Ve
 
 fn pem(der: &[u8]) -> String {
     let text = STANDARD.encode(der);
-    let lines: Vec<String> =
-        text.as_bytes().chunks(64).map(|line| String::from_utf8_lossy(line).into_owned()).collect();
-    format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", lines.join("\n"))
+    let lines: Vec<String> = text
+        .as_bytes()
+        .chunks(64)
+        .map(|line| String::from_utf8_lossy(line).into_owned())
+        .collect();
+    format!(
+        "-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n",
+        lines.join("\n")
+    )
 }
 
 fn merged(mut into: Value, from: &Value) -> Value {
-    into.as_object_mut().unwrap().extend(from.as_object().unwrap().clone());
+    into.as_object_mut()
+        .unwrap()
+        .extend(from.as_object().unwrap().clone());
     into
 }
 
@@ -141,7 +183,13 @@ fn rsa_numbers(der: &[u8]) -> (Vec<u8>, Vec<u8>) {
     let (sequence, _) = der_value(der);
     let (modulus, rest) = der_value(sequence);
     let (exponent, _) = der_value(rest);
-    let trimmed = |number: &[u8]| number.iter().copied().skip_while(|byte| *byte == 0).collect();
+    let trimmed = |number: &[u8]| {
+        number
+            .iter()
+            .copied()
+            .skip_while(|byte| *byte == 0)
+            .collect()
+    };
     (trimmed(modulus), trimmed(exponent))
 }
 
@@ -151,7 +199,9 @@ fn der_value(der: &[u8]) -> (&[u8], &[u8]) {
         short @ 0..=127 => (usize::from(short), 2),
         long => {
             let count = usize::from(long & 0x7f);
-            let length = der[2..2 + count].iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte));
+            let length = der[2..2 + count]
+                .iter()
+                .fold(0, |sum, byte| sum << 8 | usize::from(*byte));
             (length, 2 + count)
         }
     };
@@ -161,7 +211,11 @@ fn der_value(der: &[u8]) -> (&[u8], &[u8]) {
 /// An ECDSA signature of two numbers in DER, which a token must not carry (RFC 7518 §3.4 wants them bare).
 pub(crate) fn der_signature(bare: &[u8]) -> Vec<u8> {
     let integer = |number: &[u8]| {
-        let mut digits: Vec<u8> = number.iter().copied().skip_while(|byte| *byte == 0).collect();
+        let mut digits: Vec<u8> = number
+            .iter()
+            .copied()
+            .skip_while(|byte| *byte == 0)
+            .collect();
         if digits.first().is_none_or(|byte| *byte > 127) {
             digits.insert(0, 0);
         }
@@ -183,5 +237,7 @@ pub(crate) fn base64url(bytes: &[u8]) -> String {
 pub(crate) fn random_hex(bytes: usize) -> String {
     let mut random = vec![0; bytes];
     rand::fill(&mut random).unwrap();
-    random.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
+    random
+        .iter()
+        .fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }

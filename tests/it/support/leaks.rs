@@ -1,6 +1,6 @@
 //! Every byte that left the process, searched for every secret, as it is and in the forms that something may give it.
 //!
-//! A secret has at most one place where it belongs: the operator's key in `Authorization` to the upstream, the service
+//! A secret has at most one place where it belongs: the operator's key in `Authorization` to the upstream (`x-api-key` to Anthropic), the service
 //! key in the headers of the project's REST calls, a prompt in the body that goes to the upstream. Anywhere else it is
 //! found.
 
@@ -12,6 +12,7 @@ use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use super::caller::Answer;
 use super::oracle::Evidence;
 use super::wire::Request;
+use super::zoo;
 
 /// What kind of secret it is, by which it is known where it belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +36,11 @@ pub(crate) struct Canary {
 
 impl Canary {
     pub(crate) fn new(kind: Kind, name: impl Into<String>, secret: &str) -> Self {
-        Self { kind, name: name.into(), secret: secret.to_owned() }
+        Self {
+            kind,
+            name: name.into(),
+            secret: secret.to_owned(),
+        }
     }
 
     /// The secret, and what becomes of it in the encodings that are about: what to search for.
@@ -44,19 +49,42 @@ impl Canary {
         let mut forms = vec![("as it is", bytes.to_vec())];
         if self.kind == Kind::UserToken {
             // There may be hundreds, and each is base64 already. Its last part is as good as the whole.
-            forms.extend(self.secret.rsplit_once('.').map(|(_, last)| ("its signature", last.as_bytes().to_vec())));
+            forms.extend(
+                self.secret
+                    .rsplit_once('.')
+                    .map(|(_, last)| ("its signature", last.as_bytes().to_vec())),
+            );
             return forms;
         }
-        let each = |write: fn(u8) -> String| bytes.iter().map(|byte| write(*byte)).collect::<String>();
+        let each =
+            |write: fn(u8) -> String| bytes.iter().map(|byte| write(*byte)).collect::<String>();
         let mut add = |form: &'static str, text: String| forms.push((form, text.into_bytes()));
         add("in hex", each(|byte| format!("{byte:02x}")));
         add("in HEX", each(|byte| format!("{byte:02X}")));
-        add("with every byte as %XX", each(|byte| format!("%{byte:02X}")));
-        add("with every byte as %xx", each(|byte| format!("%{byte:02x}")));
+        add(
+            "with every byte as %XX",
+            each(|byte| format!("%{byte:02X}")),
+        );
+        add(
+            "with every byte as %xx",
+            each(|byte| format!("%{byte:02x}")),
+        );
         add("with what is reserved as %XX", each(percent_encoded));
-        add("in JSON", serde_json::to_string(&self.secret).unwrap().trim_matches('"').to_owned());
-        add("in JSON with every letter as \\u", each(|byte| format!("\\u{byte:04x}")));
-        add("as Debug writes it", format!("{:?}", self.secret).trim_matches('"').to_owned());
+        add(
+            "in JSON",
+            serde_json::to_string(&self.secret)
+                .unwrap()
+                .trim_matches('"')
+                .to_owned(),
+        );
+        add(
+            "in JSON with every letter as \\u",
+            each(|byte| format!("\\u{byte:04x}")),
+        );
+        add(
+            "as Debug writes it",
+            format!("{:?}", self.secret).trim_matches('"').to_owned(),
+        );
         // In base64 of something longer it stands in one of three ways, by where it begins.
         for skipped in 0..3.min(bytes.len()) {
             let whole = &bytes[skipped..skipped + (bytes.len() - skipped) / 3 * 3];
@@ -72,7 +100,11 @@ impl Canary {
 /// As RFC 3986 §2.3 wants it.
 fn percent_encoded(byte: u8) -> String {
     let is_bare = byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    if is_bare { char::from(byte).to_string() } else { format!("%{byte:02X}") }
+    if is_bare {
+        char::from(byte).to_string()
+    } else {
+        format!("%{byte:02X}")
+    }
 }
 
 /// Bytes that left the process: where to, and the one kind of secret that belongs there.
@@ -100,26 +132,44 @@ pub(crate) fn no_secret_got_out(evidence: &Evidence) -> Vec<String> {
 }
 
 fn everything(evidence: &Evidence) -> Vec<Left<'_>> {
-    let mut all =
-        vec![Left { place: "in the output".to_owned(), bytes: evidence.output.as_bytes().into(), belongs: None }];
+    let mut all = vec![Left {
+        place: "in the output".to_owned(),
+        bytes: evidence.output.as_bytes().into(),
+        belongs: None,
+    }];
     for (name, bytes) in &evidence.files {
-        all.push(Left { place: format!("in the file {name}"), bytes: bytes.into(), belongs: None });
+        all.push(Left {
+            place: format!("in the file {name}"),
+            bytes: bytes.into(),
+            belongs: None,
+        });
     }
     for answer in evidence.heard.iter().chain(&evidence.operators) {
         all.push(of_answer(answer));
     }
     for served in &evidence.served {
+        let key_header = if zoo::claude::is_asked(&served.seen) {
+            "x-api-key"
+        } else {
+            "authorization"
+        };
         let belongs = |part: Part<'_>| match part {
-            Part::Header(name) if name.eq_ignore_ascii_case("authorization") => Some(Kind::OperatorKey),
+            Part::Header(name) if name.eq_ignore_ascii_case(key_header) => Some(Kind::OperatorKey),
             Part::Body => Some(Kind::Prompt),
             _ => None,
         };
-        all.extend(of_request(&served.seen.request, "sent to the upstream", belongs));
+        all.extend(of_request(
+            &served.seen.request,
+            "sent to the upstream",
+            belongs,
+        ));
     }
     for request in &evidence.project {
         let is_rest = request.target.starts_with("/rest/v1/");
         let belongs = |part: Part<'_>| match part {
-            Part::Header(name) if is_rest && ["apikey", "authorization"].contains(&&*name.to_lowercase()) => {
+            Part::Header(name)
+                if is_rest && ["apikey", "authorization"].contains(&&*name.to_lowercase()) =>
+            {
                 Some(Kind::ServiceKey)
             }
             _ => None,
@@ -134,10 +184,17 @@ fn everything(evidence: &Evidence) -> Vec<Left<'_>> {
 
 /// All of it at once: there are many, and nothing secret belongs anywhere in them.
 fn of_answer(answer: &Answer) -> Left<'_> {
-    let mut bytes: Vec<u8> =
-        answer.headers.iter().flat_map(|(name, value)| [name, ": ", value, "\n"].concat().into_bytes()).collect();
+    let mut bytes: Vec<u8> = answer
+        .headers
+        .iter()
+        .flat_map(|(name, value)| [name, ": ", value, "\n"].concat().into_bytes())
+        .collect();
     bytes.extend(&answer.body);
-    Left { place: format!("in an answer to {}", answer.what), bytes: bytes.into(), belongs: None }
+    Left {
+        place: format!("in an answer to {}", answer.what),
+        bytes: bytes.into(),
+        belongs: None,
+    }
 }
 
 /// A part of a request, of which each is allowed something else.
@@ -154,7 +211,17 @@ fn of_request<'a>(
     belongs: impl Fn(Part<'_>) -> Option<Kind>,
 ) -> impl Iterator<Item = Left<'a>> {
     let place = format!("{place} in {} {}", request.method, request.target);
-    let headers = request.headers.iter().map(|(name, value)| (Part::Header(name), value.as_bytes()));
-    let parts = headers.chain([(Part::Target, request.target.as_bytes()), (Part::Body, request.body.as_slice())]);
-    parts.map(move |(part, bytes)| Left { place: place.clone(), bytes: bytes.into(), belongs: belongs(part) })
+    let headers = request
+        .headers
+        .iter()
+        .map(|(name, value)| (Part::Header(name), value.as_bytes()));
+    let parts = headers.chain([
+        (Part::Target, request.target.as_bytes()),
+        (Part::Body, request.body.as_slice()),
+    ]);
+    parts.map(move |(part, bytes)| Left {
+        place: place.clone(),
+        bytes: bytes.into(),
+        belongs: belongs(part),
+    })
 }

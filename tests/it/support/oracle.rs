@@ -25,7 +25,10 @@ pub(crate) struct Row {
     pub(crate) plan: Option<String>,
     pub(crate) endpoint: Option<String>,
     pub(crate) model: Option<String>,
+    pub(crate) requested_model: Option<String>,
     pub(crate) upstream: Option<String>,
+    /// `plan` or `credits`.
+    pub(crate) paid_by: Option<String>,
     pub(crate) state: String,
     #[serde(default)]
     pub(crate) flags: Vec<String>,
@@ -97,8 +100,15 @@ pub(crate) struct Evidence {
 pub(crate) fn violations(evidence: &Evidence) -> Vec<String> {
     let mut found = Vec::new();
     found.extend(looks_were_well_formed(evidence));
-    let (served, _) = evidence.served.iter().cloned().partition(|served| !is_look(served));
-    let evidence = &Evidence { served, ..evidence.clone() };
+    let (served, _) = evidence
+        .served
+        .iter()
+        .cloned()
+        .partition(|served| !is_look(served) && !is_check(served, &evidence.rows));
+    let evidence = &Evidence {
+        served,
+        ..evidence.clone()
+    };
     found.extend(rows_are_sound(evidence));
     found.extend(rows_match_what_was_served(evidence));
     found.extend(charges_match_the_invoice(evidence));
@@ -108,7 +118,10 @@ pub(crate) fn violations(evidence: &Evidence) -> Vec<String> {
     found.extend(answers_are_documented(evidence));
     found.extend(no_secret_got_out(evidence));
     if evidence.output.matches("panicked at").count() != evidence.panics {
-        found.push(format!("the process panicked, and not {} times", evidence.panics));
+        found.push(format!(
+            "the process panicked, and not {} times",
+            evidence.panics
+        ));
     }
     found
 }
@@ -118,7 +131,9 @@ fn rows_are_sound(evidence: &Evidence) -> Vec<String> {
     let mut found = Vec::new();
     let mut count: BTreeMap<Uuid, usize> = BTreeMap::new();
     for row in &evidence.rows {
-        if row.ended_at.as_ref().is_some_and(|ended| millis(ended) < 0) || millis(&row.started_at) < 0 {
+        if row.ended_at.as_ref().is_some_and(|ended| millis(ended) < 0)
+            || millis(&row.started_at) < 0
+        {
             found.push(format!("row of another time: {row:?}"));
         }
         *count.entry(row.id).or_default() += 1;
@@ -132,7 +147,9 @@ fn rows_are_sound(evidence: &Evidence) -> Vec<String> {
         ];
         let complaint = match row.state.as_str() {
             "settled" | "lost" if row.ended_at.is_none() => "ended and has no end",
-            "settled" | "lost" if row.cost() > row.held_micros.unwrap_or(0) && !row.has("overrun") => {
+            "settled" | "lost"
+                if row.cost() > row.held_micros.unwrap_or(0) && !row.has("overrun") =>
+            {
                 "cost more than it held, and is not flagged"
             }
             "voided" if row.cost() != 0 => "was voided and charged",
@@ -148,18 +165,37 @@ fn rows_are_sound(evidence: &Evidence) -> Vec<String> {
         }
     }
     found.extend(
-        count.iter().filter(|(_, count)| **count > 1).map(|(id, count)| format!("{count} rows of request {id}")),
+        count
+            .iter()
+            .filter(|(_, count)| **count > 1)
+            .map(|(id, count)| format!("{count} rows of request {id}")),
     );
     found
 }
 
 /// Each request that the upstream served has one charged row, and none is charged that it never got.
 fn rows_match_what_was_served(evidence: &Evidence) -> Vec<String> {
-    let settled = evidence.rows.iter().filter(|row| row.state == "settled").count();
-    let lost = evidence.rows.iter().filter(|row| row.state == "lost").count();
-    let surely = evidence.served.iter().filter(|served| served.is_owed()).count();
+    let settled = evidence
+        .rows
+        .iter()
+        .filter(|row| row.state == "settled")
+        .count();
+    let lost = evidence
+        .rows
+        .iter()
+        .filter(|row| row.state == "lost")
+        .count();
+    let surely = evidence
+        .served
+        .iter()
+        .filter(|served| served.is_owed())
+        .count();
     // A redirect is an answer, and no refusal: the contract leaves open which.
-    let perhaps = evidence.served.iter().filter(|served| matches!(served.answered, Some(300..=399))).count();
+    let perhaps = evidence
+        .served
+        .iter()
+        .filter(|served| matches!(served.answered, Some(300..=399)))
+        .count();
     let mut found = Vec::new();
     if settled + lost < surely {
         found.push(format!(
@@ -167,9 +203,15 @@ fn rows_match_what_was_served(evidence: &Evidence) -> Vec<String> {
         ));
     }
     // A process that was killed cannot know what it had sent: only such rows may be charged for nothing.
-    let unexplained = if evidence.kills == 0 { settled + lost } else { settled };
+    let unexplained = if evidence.kills == 0 {
+        settled + lost
+    } else {
+        settled
+    };
     if unexplained > surely + perhaps {
-        found.push(format!("{settled} settled and {lost} lost rows, and the upstream served only {surely} requests"));
+        found.push(format!(
+            "{settled} settled and {lost} lost rows, and the upstream served only {surely} requests"
+        ));
     }
     found
 }
@@ -177,27 +219,74 @@ fn rows_match_what_was_served(evidence: &Evidence) -> Vec<String> {
 /// Where an answer, a line of the upstream's log and a row are about the same request, they agree to the micro-dollar.
 fn charges_match_the_invoice(evidence: &Evidence) -> Vec<String> {
     let rows: BTreeMap<Uuid, &Row> = evidence.rows.iter().map(|row| (row.id, row)).collect();
+    // By the id of the row, where the product tells it to the upstream.
+    let id_of = |served: &Served| -> Option<Uuid> {
+        served
+            .seen
+            .request
+            .header("x-client-request-id")?
+            .parse()
+            .ok()
+    };
     // A key that the upstream does not know is tried for nothing: the same request goes again with the one before it.
-    let tried = |served: &&Served| evidence.other_keys.is_empty() || served.answered != Some(401);
-    let by_serial =
-        evidence.served.iter().filter(tried).rev().filter_map(|served| Some((served.seen.serial()?, served)));
+    // So is one that did nothing, where another is asked after it.
+    let is_followed = |served: &Served| {
+        served.is_free()
+            && served.seen.serial().is_some()
+            && evidence.served.iter().any(|other| {
+                !other.is_free()
+                    && other.seen.serial() == served.seen.serial()
+                    && id_of(other) == id_of(served)
+            })
+    };
+    let tried = |served: &&Served| {
+        (evidence.other_keys.is_empty() || served.answered != Some(401)) && !is_followed(served)
+    };
+    let by_serial = evidence
+        .served
+        .iter()
+        .filter(tried)
+        .rev()
+        .filter_map(|served| Some((served.seen.serial()?, served)));
     let by_serial: BTreeMap<u64, &Served> = by_serial.collect();
+    let by_id = evidence.served.iter().filter(tried);
+    let by_id: BTreeMap<Uuid, &Served> = by_id
+        .filter_map(|served| Some((id_of(served)?, served)))
+        .collect();
+    let mut heard: BTreeMap<u64, usize> = BTreeMap::new();
+    for serial in evidence.heard.iter().filter_map(|answer| answer.serial) {
+        *heard.entry(serial).or_default() += 1;
+    }
     let mut found = Vec::new();
     for answer in &evidence.heard {
-        let (Some(serial), Some(id)) = (answer.serial, answer.id()) else { continue };
-        let complaint = match (by_serial.get(&serial), rows.get(&id)) {
-            (Some(served), Some(row)) => {
-                disagreement(evidence, served, row).or_else(|| unlike_what_was_heard(answer, served, row))
+        let (Some(serial), Some(id)) = (answer.serial, answer.id()) else {
+            continue;
+        };
+        // What is sent again has the serial of the first, and an id of its own: then the serial tells nothing of this row.
+        let is_alone = heard[&serial] == 1;
+        let of_serial = by_serial
+            .get(&serial)
+            .filter(|served| is_alone && id_of(served).is_none_or(|served| served == id));
+        let served = by_id.get(&id).or(of_serial);
+        let complaint = match (served, rows.get(&id)) {
+            (Some(served), Some(row)) => disagreement(evidence, served, row)
+                .or_else(|| unlike_what_was_heard(answer, served, row)),
+            (Some(served), None)
+                if served.is_owed() && id_of(served).is_none_or(|id| !rows.contains_key(&id)) =>
+            {
+                Some("was served and has no row".to_owned())
             }
-            (Some(served), None) if served.is_owed() => Some("was served and has no row".to_owned()),
             (None, Some(row)) if row.is_charged() && evidence.kills == 0 => {
                 Some(format!("was never served and is charged: {row:?}"))
             }
             _ => None,
         };
-        found.extend(
-            complaint.map(|complaint| format!("request {id} (ask-{serial}, answered {}) {complaint}", answer.status)),
-        );
+        found.extend(complaint.map(|complaint| {
+            format!(
+                "request {id} (ask-{serial}, answered {}) {complaint}",
+                answer.status
+            )
+        }));
     }
     found
 }
@@ -208,10 +297,15 @@ fn disagreement(evidence: &Evidence, served: &Served, row: &Row) -> Option<Strin
     }
     if served.is_free() != (row.state == "voided") && !matches!(served.answered, Some(300..=399)) {
         let billed = served.bill();
-        return Some(format!("was answered {:?} upstream, billed {billed:?}, and is {}", served.answered, row.state));
+        return Some(format!(
+            "was answered {:?} upstream, billed {billed:?}, and is {}",
+            served.answered, row.state
+        ));
     }
     if served.books.is_some() {
-        let price = evidence.settings.price(served.seen.body["model"].as_str()?)?;
+        let price = evidence
+            .settings
+            .price(served.seen.body["model"].as_str()?)?;
         let charged = Charged {
             cost: row.cost(),
             tokens: row.tokens(),
@@ -221,12 +315,21 @@ fn disagreement(evidence: &Evidence, served: &Served, row: &Row) -> Option<Strin
         };
         return off_the_books(served, &charged, price);
     }
-    let bill = served.billed.filter(|_| served.finished && row.flags.is_empty() && row.state == "settled")?;
-    let price = evidence.settings.price(served.seen.body["model"].as_str()?)?;
-    let (cost, tokens) = (invoice(served, price), (bill.prompt + bill.completion) as i64);
-    let agrees =
-        row.cost() == cost && row.tokens() == tokens && row.cached_input_tokens.unwrap_or(0) == bill.cached as i64;
-    (!agrees).then(|| format!("was billed {bill:?}, {cost} micro-dollars, and the row says {row:?}"))
+    let bill = served
+        .billed
+        .filter(|_| served.finished && row.flags.is_empty() && row.state == "settled")?;
+    let price = evidence
+        .settings
+        .price(served.seen.body["model"].as_str()?)?;
+    let (cost, tokens) = (
+        invoice(served, price),
+        (bill.prompt + bill.completion) as i64,
+    );
+    let agrees = row.cost() == cost
+        && row.tokens() == tokens
+        && row.cached_input_tokens.unwrap_or(0) == bill.cached as i64;
+    (!agrees)
+        .then(|| format!("was billed {bill:?}, {cost} micro-dollars, and the row says {row:?}"))
 }
 
 /// What a row was charged, wherever it was read.
@@ -247,40 +350,65 @@ impl Charged<'_> {
 /// A row beside the books of a family of the zoo: the hold is above what is billed, and so is the charge, but for an
 /// estimate of what was delivered; work that nobody saw is charged as it was held; and what was reported as it is billed
 /// is charged to the micro-dollar.
-pub(crate) fn off_the_books(served: &Served, row: &Charged<'_>, price: (u128, u128, u128)) -> Option<String> {
+pub(crate) fn off_the_books(
+    served: &Served,
+    row: &Charged<'_>,
+    price: (u128, u128, u128),
+) -> Option<String> {
     let books = served.books.filter(|books| !books.is_free())?;
     let (bill, cost) = (served.bill(), invoice(served, price));
     let tokens = (bill.prompt + bill.completion) as i64;
     if cost > row.held && !row.has("overrun") {
-        return Some(format!("was billed {bill:?}, {cost} micro-dollars, and held {}", row.held));
+        return Some(format!(
+            "was billed {bill:?}, {cost} micro-dollars, and held {}",
+            row.held
+        ));
     }
     let is_estimate = row.has("estimated");
     // A report that lacks the prompt may have told the hidden part of the output.
     let hides = books.hidden > 0 && !row.has("usage_nonsense");
     let is_unseen = hides || (!served.seen.is_stream() && !served.finished);
     if is_estimate && is_unseen && row.cost != row.held {
-        return Some(format!("was billed {bill:?}, unseen, and is charged {} of a hold of {}", row.cost, row.held));
+        return Some(format!(
+            "was billed {bill:?}, unseen, and is charged {} of a hold of {}",
+            row.cost, row.held
+        ));
     }
     if !is_estimate && row.state == "settled" && row.cost < cost {
-        return Some(format!("was billed {bill:?}, {cost} micro-dollars, and is charged {}", row.cost));
+        return Some(format!(
+            "was billed {bill:?}, {cost} micro-dollars, and is charged {}",
+            row.cost
+        ));
     }
     let is_plain = row.state == "settled" && !is_estimate && !row.has("usage_nonsense");
-    (is_plain && (row.cost, row.tokens) != (cost, tokens))
-        .then(|| format!("was billed {bill:?}, {cost} micro-dollars, and is charged {} for {}", row.cost, row.tokens))
+    (is_plain && (row.cost, row.tokens) != (cost, tokens)).then(|| {
+        format!(
+            "was billed {bill:?}, {cost} micro-dollars, and is charged {} for {}",
+            row.cost, row.tokens
+        )
+    })
 }
 
 /// An estimate is of all that the caller has heard, at least.
 fn unlike_what_was_heard(answer: &Answer, served: &Served, row: &Row) -> Option<String> {
     let heard = answer.said().matches(WORD).count() as i64;
-    let is_less = served.books.is_some() && row.has("estimated") && row.output_tokens.unwrap_or(0) < heard;
-    (is_less && row.cost_micros != row.held_micros).then(|| format!("was heard to say {heard} words: {row:?}"))
+    let is_less =
+        served.books.is_some() && row.has("estimated") && row.output_tokens.unwrap_or(0) < heard;
+    (is_less && row.cost_micros != row.held_micros)
+        .then(|| format!("was heard to say {heard} words: {row:?}"))
 }
 
 /// What the upstream bills for a request, in micro-dollars, rounded up once.
 pub(crate) fn invoice(served: &Served, (input, cached, output): (u128, u128, u128)) -> i64 {
     let bill = served.bill();
-    let fresh = u128::from(bill.prompt.saturating_sub(bill.cached));
-    let total = fresh * input + u128::from(bill.cached) * cached + u128::from(bill.completion) * output;
+    let parts = bill.cached + bill.written + bill.written_1h;
+    let fresh = u128::from(bill.prompt.saturating_sub(parts));
+    let written =
+        u128::from(bill.written) * input * 5 / 4 + u128::from(bill.written_1h) * input * 2;
+    let total = fresh * input
+        + written
+        + u128::from(bill.cached) * cached
+        + u128::from(bill.completion) * output;
     total.div_ceil(1_000_000) as i64
 }
 
@@ -288,25 +416,47 @@ pub(crate) fn invoice(served: &Served, (input, cached, output): (u128, u128, u12
 fn windows_match_the_rows(evidence: &Evidence) -> Vec<String> {
     let mut found = Vec::new();
     for (user, me) in &evidence.me {
-        if me["concurrent"]["open"].as_i64().is_some_and(|open| open != 0) {
-            found.push(format!("{user} has open requests when all is quiet: {}", me["concurrent"]));
+        if me["concurrent"]["open"]
+            .as_i64()
+            .is_some_and(|open| open != 0)
+        {
+            found.push(format!(
+                "{user} has open requests when all is quiet: {}",
+                me["concurrent"]
+            ));
         }
         for limit in me["limits"].as_array().into_iter().flatten() {
             if amount(limit, "held") != 0 {
-                found.push(format!("{user} has something held when all is quiet: {limit}"));
+                found.push(format!(
+                    "{user} has something held when all is quiet: {limit}"
+                ));
             }
-            let Some((from, to)) = window_of(limit, evidence.settings.is_utc()) else { continue };
-            let rows = evidence.rows.iter().filter(|row| row.user_id == *user && row.is_charged());
+            let Some((from, to)) = window_of(limit, evidence.settings.is_utc()) else {
+                continue;
+            };
+            let rows = evidence
+                .rows
+                .iter()
+                .filter(|row| row.user_id == *user && row.is_charged());
+            // No test asks by a name that is not the plan's own.
+            let rows = rows.filter(|row| match limit["model"].as_str() {
+                Some(model) => row.requested_model.as_deref() == Some(model),
+                None => true,
+            });
             let inside = rows.filter(|row| (from..to).contains(&millis(&row.started_at)));
             let sum: i64 = inside
                 .map(|row| match limit["unit"].as_str() {
                     Some("requests") => 1,
                     Some("tokens") => row.tokens(),
+                    // No test has an overrun beyond a user's credits.
+                    _ if row.paid_by.as_deref() == Some("credits") => 0,
                     _ => row.cost(),
                 })
                 .sum();
             if sum != amount(limit, "used") {
-                found.push(format!("{user}: the rows of the window sum to {sum}, and it says {limit}"));
+                found.push(format!(
+                    "{user}: the rows of the window sum to {sum}, and it says {limit}"
+                ));
             }
         }
     }
@@ -331,16 +481,18 @@ fn window_of(limit: &Value, utc: bool) -> Option<(i64, i64)> {
 
 /// Milliseconds since the epoch of an RFC 3339 time.
 pub(crate) fn millis(text: &str) -> i64 {
-    text.parse::<jiff::Timestamp>().unwrap_or_else(|error| panic!("{text:?} is no time: {error}")).as_millisecond()
+    text.parse::<jiff::Timestamp>()
+        .unwrap_or_else(|error| panic!("{text:?} is no time: {error}"))
+        .as_millisecond()
 }
 
 /// A member of a limit, in its unit: requests, tokens or micro-dollars.
 pub(crate) fn amount(limit: &Value, member: &str) -> i64 {
     match &limit[member] {
         Value::String(dollars) if limit["unit"] == "cost_usd" => micros(dollars),
-        Value::Number(number) if limit["unit"] != "cost_usd" => {
-            number.as_i64().unwrap_or_else(|| panic!("{member} of {limit} is no whole number"))
-        }
+        Value::Number(number) if limit["unit"] != "cost_usd" => number
+            .as_i64()
+            .unwrap_or_else(|| panic!("{member} of {limit} is no whole number")),
         other => panic!("{member} of {limit} is {other}"),
     }
 }
@@ -349,9 +501,14 @@ pub(crate) fn amount(limit: &Value, member: &str) -> i64 {
 fn limits_held(evidence: &Evidence) -> Vec<String> {
     let excused = evidence.lowered || evidence.rows.iter().any(|row| row.has("overrun"));
     let mut found = Vec::new();
-    for answer in evidence.heard.iter().filter(|answer| answer.what == "GET /api/me" && answer.status == 200) {
+    for answer in evidence
+        .heard
+        .iter()
+        .filter(|answer| answer.what == "GET /api/me" && answer.status == 200)
+    {
         for limit in answer.json()["limits"].as_array().into_iter().flatten() {
-            let [of, used, held, left] = ["limit", "used", "held", "remaining"].map(|member| amount(limit, member));
+            let [of, used, held, left] =
+                ["limit", "used", "held", "remaining"].map(|member| amount(limit, member));
             if [of, used, held, left].iter().any(|number| *number < 0) {
                 found.push(format!("something is negative: {limit}"));
             }
@@ -368,16 +525,32 @@ fn limits_held(evidence: &Evidence) -> Vec<String> {
 
 /// `tollgate doctor` looks at the list of models and buys nothing; without a key where it only wants the `Date`.
 fn is_look(served: &Served) -> bool {
-    (served.seen.request.method.as_str(), served.seen.request.target.as_str()) == ("GET", "/v1/models")
+    (
+        served.seen.request.method.as_str(),
+        served.seen.request.target.as_str(),
+    ) == ("GET", "/v1/models")
+}
+
+/// Moderation that a plan asks for is free, and no request of a user's: its id is no row's.
+fn is_check(served: &Served, rows: &[Row]) -> bool {
+    let id = served.seen.request.header("x-client-request-id");
+    let is_of = |row: &Row| Some(row.id.to_string().as_str()) == id;
+    served.seen.is_moderation() && !rows.iter().any(is_of)
 }
 
 fn looks_were_well_formed(evidence: &Evidence) -> Vec<String> {
     let operator = format!("Bearer {}", evidence.operator_key);
     let foreign = |key: &str| key != operator;
-    let looks = evidence.served.iter().filter(|served| is_look(served)).map(|served| &served.seen.request);
+    let looks = evidence
+        .served
+        .iter()
+        .filter(|served| is_look(served))
+        .map(|served| &served.seen.request);
     looks
         .filter(|look| !look.faults.is_empty() || look.header("authorization").is_some_and(foreign))
-        .map(|look| format!("the upstream was looked at with a malformed request or another key: {look:?}"))
+        .map(|look| {
+            format!("the upstream was looked at with a malformed request or another key: {look:?}")
+        })
         .collect()
 }
 
@@ -386,28 +559,52 @@ fn requests_were_well_formed(evidence: &Evidence) -> Vec<String> {
     let mut found = Vec::new();
     for served in &evidence.served {
         let request = &served.seen.request;
-        let mut complain = |what: &str| found.push(format!("the upstream was sent {what}: {request:?}"));
+        let mut complain =
+            |what: &str| found.push(format!("the upstream was sent {what}: {request:?}"));
         if !request.faults.is_empty() {
             complain(&format!("a malformed request ({:?})", request.faults));
         }
         // The doctor asks a host for its clock without any key.
         let asks_the_time = request.method == "GET" && request.all("authorization").is_empty();
         let mut keys = evidence.other_keys.iter().chain([&evidence.operator_key]);
-        if !asks_the_time && !keys.any(|key| request.all("authorization") == [format!("Bearer {key}")]) {
+        let is_known = |key: &String| {
+            if zoo::claude::is_asked(&served.seen) {
+                request.all("x-api-key") == [key.as_str()]
+                    && request.all("authorization").is_empty()
+            } else {
+                request.all("authorization") == [format!("Bearer {key}")]
+            }
+        };
+        if !asks_the_time && !keys.any(is_known) {
             complain("another key than the operator's");
         }
-        if request.header("accept-encoding").is_some_and(|coding| coding != "identity") {
+        if request
+            .header("accept-encoding")
+            .is_some_and(|coding| coding != "identity")
+        {
             complain("an invitation to compress");
         }
         match (request.method.as_str(), request.target.as_str()) {
-            ("POST", "/v1/chat/completions") => {}
-            _ => complain("another path than chat completions"),
+            ("POST", "/v1/messages" | "/v1/messages/count_tokens")
+                if request.header("anthropic-version") != Some("2023-06-01") =>
+            {
+                complain("no version");
+            }
+            ("POST", "/v1/chat/completions" | "/v1/messages" | "/v1/responses") => {
+                if served.seen.cap().is_none_or(|cap| cap == 0) {
+                    complain("no output cap");
+                }
+            }
+            ("POST", "/v1/embeddings" | "/v1/moderations" | "/v1/messages/count_tokens") => {}
+            _ => complain("another path than an endpoint's"),
         }
-        if served.seen.cap().is_none_or(|cap| cap == 0) {
-            complain("no output cap");
-        }
-        let refuses_it = || zoo::of(&served.seen).is_some_and(|family| family.refuses.contains(&"stream_options"));
-        if served.seen.is_stream() && !served.seen.include_usage() && !refuses_it() {
+        let refuses_it = || {
+            zoo::claude::is_asked(&served.seen)
+                || zoo::of(&served.seen)
+                    .is_some_and(|family| family.refuses.contains(&"stream_options"))
+        };
+        let asks_usage = served.seen.include_usage() || served.seen.is_responses();
+        if served.seen.is_stream() && !asks_usage && !refuses_it() {
             complain("a stream without usage");
         }
     }
@@ -418,6 +615,7 @@ fn requests_were_well_formed(evidence: &Evidence) -> Vec<String> {
 pub(crate) const REFUSALS: &[(u16, &str, &str)] = &[
     (400, "invalid_request_error", "invalid_request"),
     (400, "invalid_request_error", "unsupported_field"),
+    (400, "invalid_request_error", "content_flagged"),
     (401, "authentication_error", "missing_token"),
     (401, "authentication_error", "invalid_token"),
     (401, "authentication_error", "token_expired"),
@@ -427,8 +625,13 @@ pub(crate) const REFUSALS: &[(u16, &str, &str)] = &[
     (403, "permission_error", "user_blocked"),
     (404, "invalid_request_error", "not_found"),
     (405, "invalid_request_error", "method_not_allowed"),
+    (401, "authentication_error", "invalid_signature"),
+    (409, "invalid_request_error", "purchase_taken"),
+    (409, "invalid_request_error", "answer_gone"),
+    (410, "invalid_request_error", "answer_gone"),
     (413, "invalid_request_error", "body_too_large"),
     (415, "invalid_request_error", "unsupported_media_type"),
+    (422, "invalid_request_error", "idempotency_key_reused"),
     (431, "invalid_request_error", "headers_too_large"),
     (429, "rate_limit_error", "rate_limited"),
     (429, "rate_limit_error", "too_many_concurrent"),
@@ -450,7 +653,10 @@ fn answers_are_documented(evidence: &Evidence) -> Vec<String> {
             404 | 422 => answered == status,
             _ => false,
         };
-        evidence.served.iter().any(|served| served.answered.is_some_and(comes_from))
+        evidence
+            .served
+            .iter()
+            .any(|served| served.answered.is_some_and(comes_from))
     };
     let complaint = |answer: &Answer| {
         if answer.id().is_none() {
@@ -476,11 +682,18 @@ fn undocumented(answer: &Answer, passed_on: bool) -> Option<&'static str> {
         return None;
     }
     let body = answer.json();
+    if answer.what.contains(" /v1/messages") {
+        return unlike_anthropics(answer, passed_on);
+    }
     let error = &body["error"];
     let (Some(kind), Some(code)) = (error["type"].as_str(), error["code"].as_str()) else {
         return Some("is a refusal without type and code");
     };
-    if !error["message"].is_string() || error.get("param").is_none_or(|param| !param.is_null() && !param.is_string()) {
+    if !error["message"].is_string()
+        || error
+            .get("param")
+            .is_none_or(|param| !param.is_null() && !param.is_string())
+    {
         return Some("is a refusal without message and param");
     }
     if !passed_on && !REFUSALS.contains(&(answer.status, kind, code)) {
@@ -489,9 +702,14 @@ fn undocumented(answer: &Answer, passed_on: bool) -> Option<&'static str> {
     if answer.header("x-tollgate-error") != code {
         return Some("does not repeat its code in X-Tollgate-Error");
     }
-    let waits = answer.header("retry-after").parse::<u64>().is_ok_and(|seconds| seconds > 0);
+    let waits = answer
+        .header("retry-after")
+        .parse::<u64>()
+        .is_ok_and(|seconds| seconds > 0);
     match answer.status {
-        401 if answer.header("www-authenticate") != challenge(code) => Some("is a 401 without its WWW-Authenticate"),
+        401 if answer.header("www-authenticate") != challenge(code) => {
+            Some("is a 401 with another WWW-Authenticate than its own")
+        }
         405 if answer.header("allow").is_empty() => Some("is a 405 without Allow"),
         429 | 503 if !waits => Some("has no Retry-After"),
         402 if error["plan"].as_str().is_none() => Some("is a 402 that names no plan"),
@@ -500,14 +718,63 @@ fn undocumented(answer: &Answer, passed_on: bool) -> Option<&'static str> {
     }
 }
 
-fn incomplete_limit(limit: &Value) -> Option<&'static str> {
-    let members = ["per", "unit", "limit", "used", "held", "requested", "resets_at"];
-    members.iter().any(|member| limit.get(member).is_none()).then_some("has no complete error.limit")
+/// What is wrong with a refusal that Anthropic's clients are to decode.
+fn unlike_anthropics(answer: &Answer, passed_on: bool) -> Option<&'static str> {
+    let (body, code) = (answer.json(), answer.header("x-tollgate-error"));
+    let kind = match answer.status {
+        401 => "authentication_error",
+        402 => "billing_error",
+        403 => "permission_error",
+        404 => "not_found_error",
+        413 => "request_too_large",
+        429 => "rate_limit_error",
+        503 => "overloaded_error",
+        504 => "timeout_error",
+        400..500 => "invalid_request_error",
+        _ => "api_error",
+    };
+    let error = &body["error"];
+    if body["type"] != "error" || error["type"] != kind || !error["message"].is_string() {
+        return Some("is no error of Anthropic's shape");
+    }
+    if body["request_id"] != answer.header("x-request-id") {
+        return Some("names another request");
+    }
+    let is_known =
+        |(status, _, known): &(u16, &str, &str)| (*status, *known) == (answer.status, code);
+    if !passed_on && !REFUSALS.iter().any(is_known) {
+        return Some("is a refusal that nobody documented");
+    }
+    let is_rate = answer.status == 429 && code != "too_many_concurrent";
+    match answer.status {
+        429 | 503 if answer.header("retry-after").is_empty() => Some("has no Retry-After"),
+        402 if error["plan"].as_str().is_none() => Some("is a 402 that names no plan"),
+        402 if error.get("limit").is_none() => None,
+        402 | 429 if is_rate || answer.status == 402 => incomplete_limit(&error["limit"]),
+        _ => None,
+    }
 }
 
-/// RFC 6750 §3: an error only where there was a token.
+fn incomplete_limit(limit: &Value) -> Option<&'static str> {
+    let members = [
+        "per",
+        "unit",
+        "limit",
+        "used",
+        "held",
+        "requested",
+        "resets_at",
+    ];
+    members
+        .iter()
+        .any(|member| limit.get(member).is_none())
+        .then_some("has no complete error.limit")
+}
+
+/// RFC 6750 §3: an error only where there was a token; nothing to a store, whose proof is no token.
 fn challenge(code: &str) -> &'static str {
     match code {
+        "invalid_signature" => "",
         "missing_token" => r#"Bearer realm="tollgate""#,
         _ => r#"Bearer realm="tollgate", error="invalid_token""#,
     }

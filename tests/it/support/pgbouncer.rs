@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::postgres::free_port;
 use super::postgres::{DATABASE_PASSWORD, Postgres};
-
-const PLACES: [&str; 3] = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer", "/usr/local/bin/pgbouncer"];
+use super::tools::Tool;
 
 /// A running pgbouncer; stopped when it is dropped.
 pub(crate) struct PgBouncer {
@@ -26,10 +25,12 @@ impl Drop for PgBouncer {
 impl PgBouncer {
     /// Pools so many connections to each database of the server.
     pub(crate) async fn start(postgres: &Postgres, connections: u32) -> Self {
-        let program = PLACES.iter().map(Path::new).find(|path| path.exists());
-        let program = program.expect("pgbouncer was not found: apt-get install pgbouncer");
+        let program = Tool::PgBouncer.expect();
         let port = free_port();
-        let users = postgres.put_file("users.txt", &format!("\"postgres\" \"{DATABASE_PASSWORD}\"\n"));
+        let users = postgres.put_file(
+            "users.txt",
+            &format!("\"postgres\" \"{DATABASE_PASSWORD}\"\n"),
+        );
         let settings = format!(
             "[databases]\n* = host=127.0.0.1 port={} user=postgres\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
              listen_port = {port}\nunix_socket_dir =\nauth_type = plain\nauth_file = {}\npool_mode = transaction\n\
@@ -40,12 +41,27 @@ impl PgBouncer {
         );
         let settings = postgres.put_file("pgbouncer.ini", &settings);
         let mut command = postgres.program(Path::new("/bin/sh"));
-        command.args(["-c", "\"$1\" -q \"$2\" </dev/null & cat >/dev/null; kill -TERM $!; wait", "keeper"]);
-        command.arg(program).arg(settings).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.args([
+            "-c",
+            "\"$1\" -q \"$2\" </dev/null & cat >/dev/null; kill -TERM $!; wait",
+            "keeper",
+        ]);
+        command
+            .arg(program)
+            .arg(settings)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         let keeper = command.spawn().unwrap();
         let begun = Instant::now();
-        while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
-            assert!(begun.elapsed() < Duration::from_secs(10), "pgbouncer does not answer");
+        while tokio::net::TcpStream::connect(("127.0.0.1", port))
+            .await
+            .is_err()
+        {
+            assert!(
+                begun.elapsed() < Duration::from_secs(10),
+                "pgbouncer does not answer"
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         Self { keeper, port }
@@ -53,6 +69,9 @@ impl PgBouncer {
 
     /// The address for the product.
     pub(crate) fn url(&self, database: &str) -> String {
-        format!("postgres://postgres:{DATABASE_PASSWORD}@127.0.0.1:{}/{database}", self.port)
+        format!(
+            "postgres://postgres:{DATABASE_PASSWORD}@127.0.0.1:{}/{database}",
+            self.port
+        )
     }
 }

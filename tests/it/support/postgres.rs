@@ -1,7 +1,7 @@
 //! A Postgres server of the test's own: made in a temporary directory, gone with the value that stands for it.
 //!
-//! It knows `initdb`, `pg_ctl` and `psql` where they are installed, and nothing of the product. Whoever may connect to
-//! it is trusted: any password will do. A keeper process stops the server and removes its directory also when the test
+//! It uses the installed `initdb`, `pg_ctl` and `psql`, and knows nothing of the product. Whoever may connect to it is
+//! trusted: any password will do. A keeper process stops the server and removes its directory also when the test
 //! is killed, so none is left behind.
 
 use std::fmt::Write as _;
@@ -15,8 +15,7 @@ use std::{env, fs};
 
 use tokio_postgres::{Client, NoTls};
 
-const MISSING: &str =
-    "PostgreSQL's initdb was not found (in /usr/lib/postgresql/*/bin or by pg_config): apt-get install postgresql-15";
+use super::tools::Tool;
 
 /// The password in every address of a test's Postgres; a canary.
 pub(crate) const DATABASE_PASSWORD: &str = "canary-database-password";
@@ -48,7 +47,9 @@ impl Postgres {
     /// [`Postgres::start`] with more lines for `postgresql.conf`.
     pub(crate) async fn start_with(fsync: bool, settings: &str) -> Self {
         let settings = settings.to_owned();
-        tokio::task::spawn_blocking(move || Self::start_blocking(fsync, &settings)).await.unwrap()
+        tokio::task::spawn_blocking(move || Self::start_blocking(fsync, &settings))
+            .await
+            .unwrap()
     }
 
     /// [`Postgres::start_with`] for tests without a runtime.
@@ -57,21 +58,45 @@ impl Postgres {
     }
 
     /// The same; `prepare` is given the place of the data before there are any.
-    pub(crate) fn start_in<T>(fsync: bool, settings: &str, prepare: impl FnOnce(&Path) -> T) -> (Self, T) {
+    pub(crate) fn start_in<T>(
+        fsync: bool,
+        settings: &str,
+        prepare: impl FnOnce(&Path) -> T,
+    ) -> (Self, T) {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let directory = env::temp_dir().join(format!("tollgate-pg-{}-{number}", std::process::id()));
+        let directory =
+            env::temp_dir().join(format!("tollgate-pg-{}-{number}", std::process::id()));
         fs::create_dir(&directory).unwrap();
         if let Some(uid) = server_uid() {
             chown(&directory, Some(uid), None).unwrap();
         }
         let keeper = keeper(&directory);
-        let mut server = Self { directory, port: 0, keeper };
+        let mut server = Self {
+            directory,
+            port: 0,
+            keeper,
+        };
         let prepared = prepare(&server.data());
         if let Some(uid) = server_uid().filter(|_| server.data().exists()) {
             chown(server.data(), Some(uid), None).unwrap();
         }
-        let init = ["-A", "trust", "-U", "postgres", "-E", "UTF8", "--no-locale", "--no-sync"];
-        must(server.tool("initdb").arg("-D").arg(server.data()).args(init));
+        let init = [
+            "-A",
+            "trust",
+            "-U",
+            "postgres",
+            "-E",
+            "UTF8",
+            "--no-locale",
+            "--no-sync",
+        ];
+        must(
+            server
+                .tool("initdb")
+                .arg("-D")
+                .arg(server.data())
+                .args(init),
+        );
         for _ in 0..5 {
             server.port = free_port();
             server.write_settings(fsync, settings);
@@ -89,7 +114,10 @@ impl Postgres {
 
     /// The address with another user.
     pub(crate) fn url_as(&self, user: &str, database: &str) -> String {
-        format!("postgres://{user}:{DATABASE_PASSWORD}@127.0.0.1:{}/{database}", self.port)
+        format!(
+            "postgres://{user}:{DATABASE_PASSWORD}@127.0.0.1:{}/{database}",
+            self.port
+        )
     }
 
     /// The port that it listens on, on 127.0.0.1.
@@ -109,7 +137,9 @@ impl Postgres {
 
     /// A connection as a user. It ends when the client is dropped.
     pub(crate) async fn connect_as(&self, user: &str, database: &str) -> Client {
-        let (client, connection) = tokio_postgres::connect(&self.url_as(user, database), NoTls).await.unwrap();
+        let (client, connection) = tokio_postgres::connect(&self.url_as(user, database), NoTls)
+            .await
+            .unwrap();
         tokio::spawn(connection);
         client
     }
@@ -121,19 +151,45 @@ impl Postgres {
 
     /// A new database of this name, owned by the superuser.
     pub(crate) async fn create_database(&self, name: &str) {
-        self.connect("postgres").await.batch_execute(&format!("create database {name}")).await.unwrap();
+        self.connect("postgres")
+            .await
+            .batch_execute(&format!("create database {name}"))
+            .await
+            .unwrap();
     }
 
     /// Runs a script by `psql`, as an operator would, over the unix socket. What it printed, or its complaint.
     pub(crate) fn psql(&self, user: &str, database: &str, script: &str) -> Result<String, String> {
         let mut command = Command::new(binaries().join("psql"));
-        command.arg("-h").arg(&self.directory).args(["-p", &self.port.to_string(), "-U", user, "-d", database]);
+        command.arg("-h").arg(&self.directory).args([
+            "-p",
+            &self.port.to_string(),
+            "-U",
+            user,
+            "-d",
+            database,
+        ]);
         command.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-f", "-"]);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        child.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(script.as_bytes())
+            .unwrap();
         let output = child.wait_with_output().unwrap();
-        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-        if output.status.success() { Ok(text) } else { Err(text) }
+        let text = String::from_utf8_lossy(&output.stdout).into_owned()
+            + &String::from_utf8_lossy(&output.stderr);
+        if output.status.success() {
+            Ok(text)
+        } else {
+            Err(text)
+        }
     }
 
     /// Stops the server: `fast` in order, `immediate` as in a crash. It stays down until [`Postgres::start_again`].
@@ -143,13 +199,22 @@ impl Postgres {
 
     /// Starts it again on the same port.
     pub(crate) fn start_again(&self) {
-        assert!(self.try_start(), "PostgreSQL does not start again:\n{}", self.log());
+        assert!(
+            self.try_start(),
+            "PostgreSQL does not start again:\n{}",
+            self.log()
+        );
     }
 
     /// Starts it again if it has stopped by itself.
     #[allow(dead_code, reason = "for tests/chaos, which includes this file")]
     pub(crate) fn revive(&self) {
-        let status = self.control().arg("status").stdin(Stdio::null()).output().unwrap();
+        let status = self
+            .control()
+            .arg("status")
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
         if !status.status.success() {
             self.start_again();
         }
@@ -179,19 +244,34 @@ impl Postgres {
 
     fn try_start(&self) -> bool {
         let mut start = self.control();
-        start.args(["start", "-w", "-t", "60", "-l"]).arg(self.directory.join("log"));
+        start
+            .args(["start", "-w", "-t", "60", "-l"])
+            .arg(self.directory.join("log"));
         // A pipe would stay open in the server, and nobody would ever see its end.
-        start.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success()
+        start
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .unwrap()
+            .success()
     }
 
     fn write_settings(&self, fsync: bool, more: &str) {
         let mut text = fs::read_to_string(self.data().join("postgresql.conf")).unwrap();
         let (directory, port) = (self.directory.display(), self.port);
         let switch = if fsync { "on" } else { "off" };
-        writeln!(text, "listen_addresses = '127.0.0.1'\nunix_socket_directories = '{directory}'\nport = {port}")
-            .unwrap();
+        writeln!(
+            text,
+            "listen_addresses = '127.0.0.1'\nunix_socket_directories = '{directory}'\nport = {port}"
+        )
+        .unwrap();
         // A crash of the server alone loses no commit even without fsync: the machine still has what was written.
-        writeln!(text, "fsync = {switch}\nfull_page_writes = {switch}\n{more}").unwrap();
+        writeln!(
+            text,
+            "fsync = {switch}\nfull_page_writes = {switch}\n{more}"
+        )
+        .unwrap();
         fs::write(self.data().join("postgresql.conf"), text).unwrap();
     }
 
@@ -219,7 +299,11 @@ fn as_server(program: &Path) -> Command {
 
 /// Outlives the test by the time it takes to stop the server and to remove its directory.
 fn keeper(directory: &Path) -> Child {
-    let as_server = if server_uid().is_some() { "runuser -u postgres -- " } else { "" };
+    let as_server = if server_uid().is_some() {
+        "runuser -u postgres -- "
+    } else {
+        ""
+    };
     let script = format!(
         "cat >/dev/null; {as_server}\"{}/pg_ctl\" -D \"$1/data\" stop -m immediate >/dev/null 2>&1; \
          umount -l \"$1/data\" 2>/dev/null; rm -rf -- \"$1\"",
@@ -227,27 +311,27 @@ fn keeper(directory: &Path) -> Child {
     );
     let mut command = Command::new("setsid");
     command.args(["sh", "-c", &script, "keeper"]).arg(directory);
-    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
 }
 
-/// Where Postgres's programs are: the newest version installed.
+/// Where Postgres's programs are.
 fn binaries() -> PathBuf {
-    let installed = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-    let mut versions: Vec<(u32, PathBuf)> = installed
-        .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path().join("bin"))))
-        .collect();
-    versions.sort();
-    let told = Command::new("pg_config").arg("--bindir").output().ok();
-    let told = told.map(|output| PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()));
-    let mut places = versions.into_iter().rev().map(|(_, path)| path).chain(told);
-    places.find(|path| path.join("initdb").exists()).expect(MISSING)
+    Tool::Postgres.expect()
 }
 
 /// Who the server runs as where we are root; `None`: as ourselves.
 fn server_uid() -> Option<u32> {
     let id = |args: &[&str]| -> u32 {
         let output = Command::new("id").args(args).output().unwrap();
-        String::from_utf8_lossy(&output.stdout).trim().parse().expect(MISSING)
+        String::from_utf8_lossy(&output.stdout)
+            .trim()
+            .parse()
+            .expect("the user postgres, which its package makes")
     };
     (id(&["-u"]) == 0).then(|| id(&["-u", "postgres"]))
 }
@@ -259,7 +343,9 @@ pub(crate) fn free_port() -> u16 {
     const PORTS: std::ops::Range<u32> = 10_000..32_000;
     static GIVEN: AtomicU32 = AtomicU32::new(0);
     loop {
-        let step = std::process::id().wrapping_mul(127).wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed));
+        let step = std::process::id()
+            .wrapping_mul(127)
+            .wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed));
         let port = (PORTS.start + step % (PORTS.end - PORTS.start)) as u16;
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;
@@ -269,6 +355,10 @@ pub(crate) fn free_port() -> u16 {
 
 fn must(command: &mut Command) -> Output {
     let output = command.stdin(Stdio::null()).output().unwrap();
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{command:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     output
 }

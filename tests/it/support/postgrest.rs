@@ -29,7 +29,10 @@ use super::{rpc, tokens};
 pub(crate) fn script() -> &'static str {
     static SCRIPT: OnceLock<String> = OnceLock::new();
     SCRIPT.get_or_init(|| {
-        let output = Command::new(env!("CARGO_BIN_EXE_tollgate")).arg("sql").output().unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_tollgate"))
+            .arg("sql")
+            .output()
+            .unwrap();
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout).unwrap()
     })
@@ -78,19 +81,35 @@ pub(super) struct Reply {
 
 impl Reply {
     /// An error of PostgREST's: four members, `details` and `hint` null where there is nothing to say.
-    pub(super) fn error(status: u16, code: &str, message: &str, details: Option<&str>, hint: Option<&str>) -> Self {
+    pub(super) fn error(
+        status: u16,
+        code: &str,
+        message: &str,
+        details: Option<&str>,
+        hint: Option<&str>,
+    ) -> Self {
         let body = json!({"code": code, "details": details, "hint": hint, "message": message});
-        Self { status, body: Some(body.to_string()) }
+        Self {
+            status,
+            body: Some(body.to_string()),
+        }
     }
 
     /// An error of the gateway, which has no code.
     fn gateway(message: &str, hint: &str) -> Self {
-        Self { status: 401, body: Some(json!({"message": message, "hint": hint}).to_string()) }
+        Self {
+            status: 401,
+            body: Some(json!({"message": message, "hint": hint}).to_string()),
+        }
     }
 
     fn bytes(&self) -> Vec<u8> {
         match &self.body {
-            Some(body) => wire::answer(self.status, "application/json; charset=utf-8", body.as_bytes()),
+            Some(body) => wire::answer(
+                self.status,
+                "application/json; charset=utf-8",
+                body.as_bytes(),
+            ),
             None => format!("HTTP/1.1 {} No Content\r\n\r\n", self.status).into_bytes(),
         }
     }
@@ -142,9 +161,18 @@ impl Rest {
     /// An empty project on a Postgres of its own.
     pub(crate) async fn start(grants: Grants) -> Self {
         let postgres = Postgres::start(false).await;
-        let old = if grants == Grants::Old { include_str!("project_old.sql") } else { "" };
+        let old = if grants == Grants::Old {
+            include_str!("project_old.sql")
+        } else {
+            ""
+        };
         let setup = format!("{}{old}", include_str!("project.sql"));
-        postgres.connect("postgres").await.batch_execute(&setup).await.unwrap();
+        postgres
+            .connect("postgres")
+            .await
+            .batch_execute(&setup)
+            .await
+            .unwrap();
         let state = Arc::new(State {
             postgres,
             keys: ApiKeys::random(),
@@ -156,7 +184,10 @@ impl Rest {
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let tasks = [tokio::spawn(accept(listener, state.clone())), tokio::spawn(follow(state.clone()))];
+        let tasks = [
+            tokio::spawn(accept(listener, state.clone())),
+            tokio::spawn(follow(state.clone())),
+        ];
         let rest = Self { state, url, tasks };
         rest.until_reloaded(0).await;
         rest
@@ -172,7 +203,13 @@ impl Rest {
     /// Runs SQL that ends with `notify pgrst, 'reload schema'` as the SQL editor does, and waits for the reload.
     pub(crate) async fn run_as_editor(&self, sql: &str) {
         let reloads = self.reloads();
-        self.state.postgres.connect_as("editor", "postgres").await.batch_execute(sql).await.unwrap();
+        self.state
+            .postgres
+            .connect_as("editor", "postgres")
+            .await
+            .batch_execute(sql)
+            .await
+            .unwrap();
         self.until_reloaded(reloads).await;
     }
 
@@ -213,7 +250,13 @@ impl Rest {
 
     /// How many calls of a function came.
     pub(crate) fn calls_of(&self, function: &str) -> usize {
-        self.state.calls.lock().unwrap().iter().filter(|call| call.function == function).count()
+        self.state
+            .calls
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|call| call.function == function)
+            .count()
     }
 
     fn reloads(&self) -> u64 {
@@ -226,7 +269,9 @@ impl Rest {
                 sleep(Duration::from_millis(5)).await;
             }
         };
-        timeout(Duration::from_secs(20), reloaded).await.expect("the API was never told to reload its schema");
+        timeout(Duration::from_secs(20), reloaded)
+            .await
+            .expect("the API was never told to reload its schema");
     }
 }
 
@@ -235,8 +280,7 @@ impl ApiKeys {
         let jwt_secret = format!("canary-jwt-{}", random_hex(24));
         let legacy = |role: &str| {
             let now = tokens::now();
-            let claims =
-                json!({"iss": "supabase", "ref": "standin", "role": role, "iat": now, "exp": now + 315_360_000});
+            let claims = json!({"iss": "supabase", "ref": "standin", "role": role, "iat": now, "exp": now + 315_360_000});
             tokens::sign(&Key::hs256(jwt_secret.clone()), &claims)
         };
         Self {
@@ -250,17 +294,35 @@ impl ApiKeys {
 
     /// The gateway's part and PostgREST's: who calls, by `apikey` and `Authorization`.
     fn authorize(&self, request: &Request) -> Result<Caller, Reply> {
-        let apikey = request
-            .header("apikey")
-            .ok_or_else(|| Reply::gateway("No API key found in request", "No `apikey` request header was found."))?;
+        let apikey = request.header("apikey").ok_or_else(|| {
+            Reply::gateway(
+                "No API key found in request",
+                "No `apikey` request header was found.",
+            )
+        })?;
         let (secret, publishable) = (apikey == self.secret, apikey == self.publishable);
         if !secret && !publishable && apikey != self.service_role && apikey != self.anon {
-            return Err(Reply::gateway("Invalid API key", "Double check your Supabase API key."));
+            return Err(Reply::gateway(
+                "Invalid API key",
+                "Double check your Supabase API key.",
+            ));
         }
-        if secret && request.header("user-agent").is_some_and(|agent| agent.contains("Mozilla/")) {
-            return Err(Reply::gateway("Forbidden use of secret API key in browser", "Delete this secret API key."));
+        if secret
+            && request
+                .header("user-agent")
+                .is_some_and(|agent| agent.contains("Mozilla/"))
+        {
+            return Err(Reply::gateway(
+                "Forbidden use of secret API key in browser",
+                "Delete this secret API key.",
+            ));
         }
-        let role = |role: &str| Ok(Caller { role: role.to_owned(), claims: json!({"role": role}) });
+        let role = |role: &str| {
+            Ok(Caller {
+                role: role.to_owned(),
+                claims: json!({"role": role}),
+            })
+        };
         match request.header("authorization") {
             None if secret => role("service_role"),
             // A legacy key is a JWT, and PostgREST looks for a JWT in `Authorization` alone.
@@ -272,16 +334,27 @@ impl ApiKeys {
     fn verify(&self, token: &str) -> Result<Caller, Reply> {
         let invalid = || Reply::error(401, "PGRST301", "Invalid JWT", None, None);
         let (message, signature) = token.rsplit_once('.').ok_or_else(invalid)?;
-        let expected = URL_SAFE_NO_PAD.encode(Key::hs256(self.jwt_secret.clone()).sign(message.as_bytes()));
-        let claims = message.split_once('.').and_then(|(_, claims)| URL_SAFE_NO_PAD.decode(claims).ok());
-        let claims: Value = claims.and_then(|bytes| serde_json::from_slice(&bytes).ok()).ok_or_else(invalid)?;
+        let expected =
+            URL_SAFE_NO_PAD.encode(Key::hs256(self.jwt_secret.clone()).sign(message.as_bytes()));
+        let claims = message
+            .split_once('.')
+            .and_then(|(_, claims)| URL_SAFE_NO_PAD.decode(claims).ok());
+        let claims: Value = claims
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .ok_or_else(invalid)?;
         if signature != expected {
             return Err(invalid());
         }
-        if claims["exp"].as_i64().is_some_and(|exp| exp <= tokens::now()) {
+        if claims["exp"]
+            .as_i64()
+            .is_some_and(|exp| exp <= tokens::now())
+        {
             return Err(Reply::error(401, "PGRST303", "JWT expired", None, None));
         }
-        Ok(Caller { role: claims["role"].as_str().unwrap_or("anon").to_owned(), claims })
+        Ok(Caller {
+            role: claims["role"].as_str().unwrap_or("anon").to_owned(),
+            claims,
+        })
     }
 }
 
@@ -295,12 +368,15 @@ async fn follow(state: Arc<State>) {
 
 /// Reads the schema cache at once and whenever the database says so, until the connection breaks.
 async fn keep_cache(state: &State) -> Result<(), tokio_postgres::Error> {
-    let (client, mut connection) = tokio_postgres::connect(&state.postgres.url("postgres"), NoTls).await?;
+    let (client, mut connection) =
+        tokio_postgres::connect(&state.postgres.url("postgres"), NoTls).await?;
     let (heard, mut payloads) = mpsc::unbounded_channel();
     let mut listening = JoinSet::new();
     listening.spawn(async move {
         while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
-            let AsyncMessage::Notification(notification) = message else { continue };
+            let AsyncMessage::Notification(notification) = message else {
+                continue;
+            };
             let _ = heard.send(notification.payload().to_owned());
         }
     });
@@ -327,7 +403,9 @@ async fn serve(stream: TcpStream, state: Arc<State>) {
     let _ = stream.set_nodelay(true);
     let mut stream = BufReader::new(stream);
     while let Ok(Some(request)) = wire::read_request(&mut stream).await {
-        let Some(reply) = answer(request, &state).await else { return };
+        let Some(reply) = answer(request, &state).await else {
+            return;
+        };
         if stream.write_all(&reply.bytes()).await.is_err() {
             return;
         }
@@ -338,25 +416,42 @@ async fn serve(stream: TcpStream, state: Arc<State>) {
 async fn answer(request: Request, state: &State) -> Option<Reply> {
     if request.target == "/auth/v1/.well-known/jwks.json" {
         let keys = json!({"keys": *state.jwks.lock().unwrap()});
-        return Some(Reply { status: 200, body: Some(keys.to_string()) });
+        return Some(Reply {
+            status: 200,
+            body: Some(keys.to_string()),
+        });
     }
     if request.target == "/auth/v1/.well-known/openid-configuration" {
         let issuer = state.issuer.lock().unwrap().clone();
-        let (status, body) = issuer.map_or((404, json!({})), |issuer| (200, json!({"issuer": issuer})));
-        return Some(Reply { status, body: Some(body.to_string()) });
+        let (status, body) =
+            issuer.map_or((404, json!({})), |issuer| (200, json!({"issuer": issuer})));
+        return Some(Reply {
+            status,
+            body: Some(body.to_string()),
+        });
     }
     let path = request.target.split('?').next().unwrap_or_default();
-    let function = path.strip_prefix("/rest/v1/rpc/").unwrap_or_default().to_owned();
+    let function = path
+        .strip_prefix("/rest/v1/rpc/")
+        .unwrap_or_default()
+        .to_owned();
     let index = {
         let mut calls = state.calls.lock().unwrap();
-        calls.push(RestCall { request: request.clone(), function: function.clone(), status: 0 });
+        calls.push(RestCall {
+            request: request.clone(),
+            function: function.clone(),
+            status: 0,
+        });
         calls.len() - 1
     };
     let behave = state.behave.lock().unwrap().clone();
     let reply = match &behave {
         Behave::Down => return None,
         Behave::Hang => std::future::pending().await,
-        Behave::Answer(status, body) => Reply { status: *status, body: Some(body.clone()) },
+        Behave::Answer(status, body) => Reply {
+            status: *status,
+            body: Some(body.clone()),
+        },
         Behave::Slow(wait) => {
             sleep(*wait).await;
             call(&request, &function, state).await
@@ -373,12 +468,17 @@ async fn call(request: &Request, function: &str, state: &State) -> Reply {
         Err(reply) => return reply,
     };
     if function.is_empty() {
-        let message = format!("Could not find the table '{}' in the schema cache", request.target);
+        let message = format!(
+            "Could not find the table '{}' in the schema cache",
+            request.target
+        );
         return Reply::error(404, "PGRST205", &message, None, None);
     }
     let prepared = rpc::prepare(request, function, &state.cache.lock().unwrap());
     match prepared {
-        Ok(call) => rpc::run(&state.postgres, &caller, &call).await.unwrap_or_else(|reply| reply),
+        Ok(call) => rpc::run(&state.postgres, &caller, &call)
+            .await
+            .unwrap_or_else(|reply| reply),
         Err(reply) => reply,
     }
 }

@@ -40,7 +40,10 @@ impl Process {
 
     /// The same with something else as its standard input.
     pub(crate) fn start_with(&self, mut command: Command, stdin: Stdio) {
-        command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(stdin)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         keep(child.stdout.take().unwrap(), self.output.clone());
         keep(child.stderr.take().unwrap(), self.output.clone());
@@ -51,9 +54,15 @@ impl Process {
     pub(crate) fn run(&self, mut command: Command) -> Printed {
         let output = tokio::task::block_in_place(|| command.stdin(Stdio::null()).output().unwrap());
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let printed =
-            Printed { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) };
-        self.output.lock().unwrap().extend([output.stdout, output.stderr].concat());
+        let printed = Printed {
+            code: output.status.code(),
+            stdout: text(&output.stdout),
+            stderr: text(&output.stderr),
+        };
+        self.output
+            .lock()
+            .unwrap()
+            .extend([output.stdout, output.stderr].concat());
         printed
     }
 
@@ -73,21 +82,38 @@ impl Process {
     pub(crate) async fn until_it_says(&self, text: &str) {
         let begun = Instant::now();
         while !self.output().to_lowercase().contains(&text.to_lowercase()) {
-            assert!(begun.elapsed() < Duration::from_secs(15), "it never said {text:?}:\n{}", self.tail());
+            assert!(
+                begun.elapsed() < Duration::from_secs(15),
+                "it never said {text:?}:\n{}",
+                self.tail()
+            );
             sleep(Duration::from_millis(20)).await;
         }
     }
 
     /// The id of the one that runs.
     pub(crate) fn pid(&self) -> u32 {
-        self.child.lock().unwrap().as_ref().expect("a running product").id()
+        self.child
+            .lock()
+            .unwrap()
+            .as_ref()
+            .expect("a running product")
+            .id()
     }
 
     /// How much memory it has, in MiB.
     pub(crate) fn memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmRSS:"))
+            .unwrap();
+        line.split_whitespace()
+            .nth(1)
+            .unwrap()
+            .parse::<u64>()
+            .unwrap()
+            / 1024
     }
 
     /// How much of the processor it has had, in hundredths of a second.
@@ -95,13 +121,22 @@ impl Process {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
         // After its name, which may hold anything: the state, and ten numbers before the two that are meant.
         let (_, numbers) = stat.rsplit_once(')').unwrap();
-        let ticks: u64 = numbers.split_whitespace().skip(11).take(2).map(|number| number.parse::<u64>().unwrap()).sum();
+        let ticks: u64 = numbers
+            .split_whitespace()
+            .skip(11)
+            .take(2)
+            .map(|number| number.parse::<u64>().unwrap())
+            .sum();
         Duration::from_millis(ticks * 10)
     }
 
     /// Sends a signal by name.
     pub(crate) fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status().unwrap();
+        // The shell's own: not every machine has the program.
+        let sent = Command::new("sh")
+            .args(["-c", &format!("kill -{name} {}", self.pid())])
+            .status()
+            .unwrap();
         assert!(sent.success(), "kill -{name}");
     }
 
@@ -112,7 +147,11 @@ impl Process {
 
     /// How it ended, if it has.
     pub(crate) fn exit_status(&self) -> Option<ExitStatus> {
-        self.child.lock().unwrap().as_mut().and_then(|child| child.try_wait().unwrap())
+        self.child
+            .lock()
+            .unwrap()
+            .as_mut()
+            .and_then(|child| child.try_wait().unwrap())
     }
 
     /// Waits until it has ended by itself.
@@ -123,7 +162,11 @@ impl Process {
                 *self.child.lock().unwrap() = None;
                 return status;
             }
-            assert!(begun.elapsed() < patience, "it is still running after {patience:?}:\n{}", self.tail());
+            assert!(
+                begun.elapsed() < patience,
+                "it is still running after {patience:?}:\n{}",
+                self.tail()
+            );
             sleep(Duration::from_millis(10)).await;
         }
     }
@@ -136,7 +179,12 @@ impl Process {
 
     /// SIGKILL: no last words.
     pub(crate) fn kill9(&self) {
-        let mut child = self.child.lock().unwrap().take().expect("a running product");
+        let mut child = self
+            .child
+            .lock()
+            .unwrap()
+            .take()
+            .expect("a running product");
         child.kill().unwrap();
         child.wait().unwrap();
         *self.kills.lock().unwrap() += 1;

@@ -90,13 +90,23 @@ impl Project {
     pub(crate) async fn subscribe(&self, name: &str, values: &str) {
         let id = user_id(name);
         let delete = format!("delete from tollgate.subscriptions where user_id = '{id}';");
-        self.sql(&format!("{delete} insert into tollgate.subscriptions values ('{id}', {values})")).await;
+        self.sql(&format!(
+            "{delete} insert into tollgate.subscriptions values ('{id}', {values})"
+        ))
+        .await;
     }
 
     /// Every row of `tollgate.usage`, as JSON; money as text.
     pub(crate) async fn usage(&self) -> Vec<Value> {
         let sql = "select to_jsonb(u) || jsonb_build_object('cost_usd', u.cost_usd::text) from tollgate.usage u";
-        self.owner().await.query(sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
+        self.owner()
+            .await
+            .query(sql, &[])
+            .await
+            .unwrap()
+            .iter()
+            .map(|row| row.get(0))
+            .collect()
     }
 
     /// How often a function of the project was called over REST.
@@ -120,9 +130,15 @@ impl Project {
     fn assert_discreet(&self, output: &str) {
         let keys = self.rest.keys();
         let secrets = [&keys.secret, &keys.service_role, &keys.jwt_secret];
-        let shown = secrets.into_iter().map(String::as_str).chain(["canary-database-password"]);
+        let shown = secrets
+            .into_iter()
+            .map(String::as_str)
+            .chain(["canary-database-password"]);
         let shown: Vec<&str> = shown.filter(|secret| output.contains(*secret)).collect();
-        assert!(shown.is_empty(), "secrets of the project were written: {shown:?}");
+        assert!(
+            shown.is_empty(),
+            "secrets of the project were written: {shown:?}"
+        );
     }
 }
 
@@ -131,9 +147,10 @@ pub(crate) fn joined(settings: Settings, way: Way, rest: &Rest) -> Settings {
     let settings = settings.under_base(BASE).env("SUPABASE_URL", rest.url());
     match way {
         Way::Rest => settings.env("SUPABASE_SERVICE_KEY", &rest.keys().secret),
-        Way::Postgres => settings
-            .env("TOLLGATE_DIRECTORY__VIA", "postgres")
-            .env("TOLLGATE_DIRECTORY__DATABASE_URL", &rest.postgres().url_as("editor", "postgres")),
+        Way::Postgres => settings.env("TOLLGATE_DIRECTORY__VIA", "postgres").env(
+            "TOLLGATE_DIRECTORY__DATABASE_URL",
+            &rest.postgres().url_as("editor", "postgres"),
+        ),
     }
 }
 
@@ -147,14 +164,20 @@ pub(crate) async fn plan(user: &User) -> (String, String) {
 /// A limit of a user's, as `/api/me` tells it.
 pub(crate) fn limit<'a>(me: &'a Value, per: &str) -> &'a Value {
     let limits = me["limits"].as_array().unwrap();
-    limits.iter().find(|limit| limit["per"] == per).unwrap_or_else(|| panic!("no limit per {per} in {me}"))
+    limits
+        .iter()
+        .find(|limit| limit["per"] == per)
+        .unwrap_or_else(|| panic!("no limit per {per} in {me}"))
 }
 
 /// Waits until something holds, at most so long.
 pub(crate) async fn until(what: &str, patience: Duration, mut holds: impl AsyncFnMut() -> bool) {
     let begun = Instant::now();
     while !holds().await {
-        assert!(begun.elapsed() < patience, "after {patience:?} still not so: {what}");
+        assert!(
+            begun.elapsed() < patience,
+            "after {patience:?} still not so: {what}"
+        );
         sleep(Duration::from_millis(50)).await;
     }
 }

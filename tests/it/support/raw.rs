@@ -58,13 +58,17 @@ impl Wire {
         if statuses(&text).is_empty() {
             return (Vec::new(), After::Waiting);
         }
-        let _ = self.send(b"GET / HTTP/1.1\r\nHost: behind.test\r\nConnection: close\r\n\r\n").await;
+        let _ = self
+            .send(b"GET / HTTP/1.1\r\nHost: behind.test\r\nConnection: close\r\n\r\n")
+            .await;
         let (behind, closed) = self.read(Duration::from_secs(8)).await;
         assert!(closed, "it was asked to close: {behind}");
         text += &behind;
         let mut all = statuses(&text);
-        let is_alive =
-            behind.rsplit("HTTP/1.1 ").next().is_some_and(|last| last.starts_with("200") && last.contains("tollgate"));
+        let is_alive = behind
+            .rsplit("HTTP/1.1 ")
+            .next()
+            .is_some_and(|last| last.starts_with("200") && last.contains("tollgate"));
         if !is_alive {
             return (all, After::Closed);
         }
@@ -98,5 +102,7 @@ pub(crate) fn told((statuses, after): (&[u16], After)) -> String {
 /// The statuses of the answers in what was read, in order.
 pub(crate) fn statuses(text: &str) -> Vec<u16> {
     let heads = text.split("HTTP/1.").skip(1);
-    heads.filter_map(|rest| rest.get(2..5)?.parse().ok()).collect()
+    heads
+        .filter_map(|rest| rest.get(2..5)?.parse().ok())
+        .collect()
 }

@@ -33,13 +33,31 @@ impl Relay {
         let (hears, cuts) = (mute.clone(), cut.clone());
         let listening = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let Ok(server) = TcpStream::connect(("127.0.0.1", to)).await else { continue };
-                let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
-                tokio::spawn(pass(from_client, to_server, Arc::default(), cuts.subscribe()));
-                tokio::spawn(pass(from_server, to_client, hears.clone(), cuts.subscribe()));
+                let Ok(server) = TcpStream::connect(("127.0.0.1", to)).await else {
+                    continue;
+                };
+                let ((from_client, to_client), (from_server, to_server)) =
+                    (client.into_split(), server.into_split());
+                tokio::spawn(pass(
+                    from_client,
+                    to_server,
+                    Arc::default(),
+                    cuts.subscribe(),
+                ));
+                tokio::spawn(pass(
+                    from_server,
+                    to_client,
+                    hears.clone(),
+                    cuts.subscribe(),
+                ));
             }
         });
-        Self { port, mute, cut, listening }
+        Self {
+            port,
+            mute,
+            cut,
+            listening,
+        }
     }
 
     /// Where it listens.
@@ -64,7 +82,12 @@ impl Relay {
     }
 }
 
-async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mute: Arc<AtomicBool>, mut cut: watch::Receiver<u64>) {
+async fn pass(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mute: Arc<AtomicBool>,
+    mut cut: watch::Receiver<u64>,
+) {
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let count = tokio::select! {

@@ -37,6 +37,9 @@ pub(crate) struct Bill {
     pub(crate) prompt: u64,
     pub(crate) cached: u64,
     pub(crate) completion: u64,
+    /// Of the prompt, written to a cache for five minutes and for an hour, at 1.25 and 2 times its price.
+    pub(crate) written: u64,
+    pub(crate) written_1h: u64,
 }
 
 /// What a provider enters into its books for a request it has accepted.
@@ -58,8 +61,15 @@ impl Books {
 
     /// What stands in them once so much was generated.
     pub(crate) fn after(self, generated: u64) -> Bill {
-        let completion = if self.works_on { self.whole.completion } else { generated.min(self.whole.completion) };
-        Bill { completion, ..self.whole }
+        let completion = if self.works_on {
+            self.whole.completion
+        } else {
+            generated.min(self.whole.completion)
+        };
+        Bill {
+            completion,
+            ..self.whole
+        }
     }
 
     /// Nothing is ever billed.
@@ -112,28 +122,44 @@ impl Reply {
             ("Content-Type".to_owned(), content_type.to_owned()),
             ("Content-Length".to_owned(), body.len().to_string()),
         ];
-        Self { status: Some(status), headers, steps: vec![Step::Body(body)], ..Self::default() }
+        Self {
+            status: Some(status),
+            headers,
+            steps: vec![Step::Body(body)],
+            ..Self::default()
+        }
     }
 
     /// An error in OpenAI's shape.
     pub(crate) fn error(status: u16, code: &str, message: &str) -> Self {
-        let body =
-            json!({"error": {"message": message, "type": "invalid_request_error", "param": "messages", "code": code}});
+        let body = json!({"error": {"message": message, "type": "invalid_request_error", "param": "messages", "code": code}});
         Self::status(status, "application/json", body.to_string())
     }
 
     /// A chunked event stream of these steps.
     pub(crate) fn events(steps: Vec<Step>) -> Self {
         let headers = vec![
-            ("Content-Type".to_owned(), "text/event-stream; charset=utf-8".to_owned()),
+            (
+                "Content-Type".to_owned(),
+                "text/event-stream; charset=utf-8".to_owned(),
+            ),
             ("Transfer-Encoding".to_owned(), "chunked".to_owned()),
         ];
-        Self { status: Some(200), headers, chunked: true, steps, ..Self::default() }
+        Self {
+            status: Some(200),
+            headers,
+            chunked: true,
+            steps,
+            ..Self::default()
+        }
     }
 
     /// No head: only these steps.
     pub(crate) fn headless(step: Step) -> Self {
-        Self { steps: vec![step], ..Self::default() }
+        Self {
+            steps: vec![step],
+            ..Self::default()
+        }
     }
 
     /// One more header.
@@ -210,7 +236,10 @@ impl Talk {
 
     /// As many words as the request allows: the worst case that a hold must cover.
     pub(crate) fn to_the_cap() -> Self {
-        Self { to_the_cap: true, ..Self::words(0) }
+        Self {
+            to_the_cap: true,
+            ..Self::words(0)
+        }
     }
 
     /// Ignores the cap.
@@ -275,7 +304,11 @@ impl Talk {
 
     /// The answer to a request: a stream where it asked for one.
     pub(crate) fn reply(&self, seen: &Seen) -> Reply {
-        if seen.is_stream() { self.stream(seen) } else { self.completion(seen) }
+        if seen.is_stream() {
+            self.stream(seen)
+        } else {
+            self.completion(seen)
+        }
     }
 
     fn words_for(&self, seen: &Seen) -> u64 {
@@ -290,7 +323,12 @@ impl Talk {
     /// What an honest answer costs.
     pub(crate) fn bill(&self, seen: &Seen) -> Bill {
         let prompt = seen.prompt_tokens();
-        Bill { prompt, cached: self.cached.min(prompt), completion: self.words_for(seen) * seen.choices() }
+        Bill {
+            prompt,
+            cached: self.cached.min(prompt),
+            completion: self.words_for(seen) * seen.choices(),
+            ..Bill::default()
+        }
     }
 
     fn told_usage(&self, seen: &Seen) -> Option<String> {
@@ -302,7 +340,9 @@ impl Talk {
     }
 
     fn model_for(&self, seen: &Seen) -> String {
-        self.model.clone().unwrap_or_else(|| seen.body["model"].as_str().unwrap_or("?").to_owned())
+        self.model
+            .clone()
+            .unwrap_or_else(|| seen.body["model"].as_str().unwrap_or("?").to_owned())
     }
 
     fn completion(&self, seen: &Seen) -> Reply {
@@ -322,13 +362,20 @@ impl Talk {
             body.extend([",\"usage\":", &usage, "}"]);
         }
         let mut reply = Reply::status(200, "application/json", body.clone());
-        reply.steps = vec![Step::Generated(body.into_bytes(), words * seen.choices()), Step::Billed(self.bill(seen))];
+        reply.steps = vec![
+            Step::Generated(body.into_bytes(), words * seen.choices()),
+            Step::Billed(self.bill(seen)),
+        ];
         reply.after(self.every * words as u32)
     }
 
     fn stream(&self, seen: &Seen) -> Reply {
         let mut steps = Vec::new();
-        self.push_event(&mut steps, &self.chunk(seen, 0, &json!({"role": "assistant", "content": ""}), None), 0);
+        self.push_event(
+            &mut steps,
+            &self.chunk(seen, 0, &json!({"role": "assistant", "content": ""}), None),
+            0,
+        );
         for word in 0..self.words_for(seen) {
             if let Some((after, step)) = &self.cut
                 && *after == word
@@ -337,7 +384,11 @@ impl Talk {
                 return Reply::events(steps);
             }
             for choice in 0..seen.choices() {
-                self.push_event(&mut steps, &self.chunk(seen, choice, &json!({"content": WORD}), None), 1);
+                self.push_event(
+                    &mut steps,
+                    &self.chunk(seen, choice, &json!({"content": WORD}), None),
+                    1,
+                );
             }
             if !self.every.is_zero() {
                 steps.push(Step::Wait(self.every));
@@ -347,7 +398,11 @@ impl Talk {
             steps.push(step.clone());
             return Reply::events(steps);
         }
-        self.push_event(&mut steps, &self.chunk(seen, 0, &json!({}), Some("stop")), 0);
+        self.push_event(
+            &mut steps,
+            &self.chunk(seen, 0, &json!({}), Some("stop")),
+            0,
+        );
         if let Some(usage) = self.told_usage(seen).filter(|_| seen.include_usage()) {
             self.push_event(&mut steps, &self.usage_chunk(seen, &usage), 0);
         }
@@ -359,10 +414,19 @@ impl Talk {
     fn push_event(&self, steps: &mut Vec<Step>, payload: &str, tokens: u64) {
         let end = if self.crlf { "\r\n\r\n" } else { "\n\n" };
         let event = format!("data: {payload}{end}").into_bytes();
-        let (last, pieces) = event.chunks(self.slice.min(event.len())).collect::<Vec<_>>().split_last().map_or_else(
-            || (Vec::new(), Vec::new()),
-            |(last, pieces)| (last.to_vec(), pieces.iter().map(|piece| piece.to_vec()).collect()),
-        );
+        let (last, pieces) = event
+            .chunks(self.slice.min(event.len()))
+            .collect::<Vec<_>>()
+            .split_last()
+            .map_or_else(
+                || (Vec::new(), Vec::new()),
+                |(last, pieces)| {
+                    (
+                        last.to_vec(),
+                        pieces.iter().map(|piece| piece.to_vec()).collect(),
+                    )
+                },
+            );
         steps.extend(pieces.into_iter().map(Step::Body));
         steps.push(Step::Generated(last, tokens));
     }
@@ -417,7 +481,13 @@ pub(crate) fn gzip(data: &[u8]) -> Vec<u8> {
 
 fn crc32(data: &[u8]) -> u32 {
     !data.iter().fold(!0_u32, |sum, byte| {
-        (0..8).fold(sum ^ u32::from(*byte), |sum, _| if sum & 1 == 1 { (sum >> 1) ^ 0xEDB8_8320 } else { sum >> 1 })
+        (0..8).fold(sum ^ u32::from(*byte), |sum, _| {
+            if sum & 1 == 1 {
+                (sum >> 1) ^ 0xEDB8_8320
+            } else {
+                sum >> 1
+            }
+        })
     })
 }
 
@@ -425,6 +495,15 @@ fn crc32(data: &[u8]) -> u32 {
 pub(crate) fn honest(seen: &Seen) -> Reply {
     if seen.request.method == "GET" {
         return Reply::status(404, "application/json", "{}");
+    }
+    if seen.is_embeddings() {
+        return super::embeddings::honest(seen);
+    }
+    if seen.is_moderation() {
+        return super::moderations::honest(seen);
+    }
+    if seen.is_responses() {
+        return super::responses::Server::OPENAI.reply(&super::responses::Play::words(5), seen);
     }
     Talk::words(5).reply(seen)
 }

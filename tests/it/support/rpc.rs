@@ -33,11 +33,14 @@ impl SchemaCache {
     /// The function that takes arguments of these names, and needs no other.
     fn find(&self, name: &str, given: &Map<String, Value>) -> Option<&Function> {
         self.functions.iter().find(|function| {
-            let named = |argument: &str| function.arguments.iter().any(|(name, _)| name == argument);
+            let named =
+                |argument: &str| function.arguments.iter().any(|(name, _)| name == argument);
             let required = function.arguments.iter().take(function.required);
             function.name == name
                 && given.keys().all(|argument| named(argument))
-                && required.map(|(name, _)| name).all(|name| given.contains_key(name))
+                && required
+                    .map(|(name, _)| name)
+                    .all(|name| given.contains_key(name))
         })
     }
 }
@@ -85,15 +88,34 @@ pub(super) struct Prepared {
 }
 
 /// Checks a request and finds its function.
-pub(super) fn prepare(request: &Request, name: &str, cache: &SchemaCache) -> Result<Prepared, Reply> {
+pub(super) fn prepare(
+    request: &Request,
+    name: &str,
+    cache: &SchemaCache,
+) -> Result<Prepared, Reply> {
     let is_read_only = match request.method.as_str() {
         "POST" => false,
         "GET" | "HEAD" => true,
-        _ => return Err(Reply::error(405, "PGRST101", "Only GET, HEAD and POST are allowed for RPC", None, None)),
+        _ => {
+            return Err(Reply::error(
+                405,
+                "PGRST101",
+                "Only GET, HEAD and POST are allowed for RPC",
+                None,
+                None,
+            ));
+        }
     };
-    let profile = request.header(if is_read_only { "accept-profile" } else { "content-profile" });
+    let profile = request.header(if is_read_only {
+        "accept-profile"
+    } else {
+        "content-profile"
+    });
     if profile.is_some_and(|schema| !EXPOSED.contains(&schema)) {
-        let message = format!("The schema must be one of the following: {}", EXPOSED.join(", "));
+        let message = format!(
+            "The schema must be one of the following: {}",
+            EXPOSED.join(", ")
+        );
         return Err(Reply::error(406, "PGRST106", &message, None, None));
     }
     let wants_one = wants_one(request.header("accept").unwrap_or("*/*"))?;
@@ -114,7 +136,10 @@ fn wants_one(accept: &str) -> Result<bool, Reply> {
     if accept.contains("application/vnd.pgrst.object+json") {
         return Ok(true);
     }
-    if ["application/json", "application/*", "*/*"].iter().any(|kind| accept.contains(kind)) {
+    if ["application/json", "application/*", "*/*"]
+        .iter()
+        .any(|kind| accept.contains(kind))
+    {
         return Ok(false);
     }
     let message = format!("None of these media types are available: {accept}");
@@ -123,9 +148,14 @@ fn wants_one(accept: &str) -> Result<bool, Reply> {
 
 fn arguments(request: &Request, is_query: bool) -> Result<Map<String, Value>, Reply> {
     if is_query {
-        let query = request.target.split_once('?').map_or("", |(_, query)| query);
+        let query = request
+            .target
+            .split_once('?')
+            .map_or("", |(_, query)| query);
         let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-        return Ok(pairs.map(|(name, value)| (name.to_owned(), Value::from(value))).collect());
+        return Ok(pairs
+            .map(|(name, value)| (name.to_owned(), Value::from(value)))
+            .collect());
     }
     let kind = request.header("content-type").unwrap_or_default();
     if !kind.starts_with("application/json") {
@@ -137,8 +167,13 @@ fn arguments(request: &Request, is_query: bool) -> Result<Map<String, Value>, Re
 }
 
 fn not_found(schema: &str, name: &str, given: &Map<String, Value>) -> Reply {
-    let names = given.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-    let message = format!("Could not find the function {schema}.{name}({names}) in the schema cache");
+    let names = given
+        .keys()
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .join(", ");
+    let message =
+        format!("Could not find the function {schema}.{name}({names}) in the schema cache");
     let details = format!(
         "Searched for the function {schema}.{name} with parameters {names} or with a single unnamed json/jsonb \
          parameter, but no matches were found in the schema cache."
@@ -149,9 +184,21 @@ fn not_found(schema: &str, name: &str, given: &Map<String, Value>) -> Reply {
 impl Function {
     /// A select of one text, `$1` being an object of the arguments.
     fn call(&self, given: &Map<String, Value>) -> String {
-        let taken: Vec<_> = self.arguments.iter().filter(|(name, _)| given.contains_key(name)).collect();
-        let passed = taken.iter().map(|(name, _)| format!("{name} => a.{name}")).collect::<Vec<_>>().join(", ");
-        let columns = taken.iter().map(|(name, kind)| format!("{name} {kind}")).collect::<Vec<_>>().join(", ");
+        let taken: Vec<_> = self
+            .arguments
+            .iter()
+            .filter(|(name, _)| given.contains_key(name))
+            .collect();
+        let passed = taken
+            .iter()
+            .map(|(name, _)| format!("{name} => a.{name}"))
+            .collect::<Vec<_>>()
+            .join(", ");
+        let columns = taken
+            .iter()
+            .map(|(name, kind)| format!("{name} {kind}"))
+            .collect::<Vec<_>>()
+            .join(", ");
         let from = if taken.is_empty() {
             "(select $1::json) a".to_owned()
         } else {
@@ -160,34 +207,65 @@ impl Function {
         let call = format!("public.{}({passed})", self.name);
         match (self.is_void, self.is_set) {
             (true, _) => format!("select {call}::text from {from}"),
-            (_, true) => format!("select coalesce(jsonb_agg(f), '[]')::text from {from}, lateral {call} f"),
+            (_, true) => {
+                format!("select coalesce(jsonb_agg(f), '[]')::text from {from}, lateral {call} f")
+            }
             (_, false) => format!("select coalesce(to_jsonb({call})::text, 'null') from {from}"),
         }
     }
 }
 
 /// Runs a call as its caller.
-pub(super) async fn run(postgres: &Postgres, caller: &Caller, call: &Prepared) -> Result<Reply, Reply> {
+pub(super) async fn run(
+    postgres: &Postgres,
+    caller: &Caller,
+    call: &Prepared,
+) -> Result<Reply, Reply> {
     let url = postgres.url_as("authenticator", "postgres");
-    let connecting = timeout(Duration::from_secs(10), tokio_postgres::connect(&url, NoTls)).await;
+    let connecting = timeout(
+        Duration::from_secs(10),
+        tokio_postgres::connect(&url, NoTls),
+    )
+    .await;
     let Ok(Ok((mut client, connection))) = connecting else {
-        return Err(Reply::error(503, "PGRST000", "Database connection error. Retrying the connection.", None, None));
+        return Err(Reply::error(
+            503,
+            "PGRST000",
+            "Database connection error. Retrying the connection.",
+            None,
+            None,
+        ));
     };
     let _connection = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(connection));
-    let text = in_transaction(&mut client, caller, call).await.map_err(|error| failed(&error, &caller.role))?;
+    let text = in_transaction(&mut client, caller, call)
+        .await
+        .map_err(|error| failed(&error, &caller.role))?;
     if call.is_void {
-        return Ok(Reply { status: 204, body: None });
+        return Ok(Reply {
+            status: 204,
+            body: None,
+        });
     }
     if !call.wants_one {
-        return Ok(Reply { status: 200, body: Some(text) });
+        return Ok(Reply {
+            status: 200,
+            body: Some(text),
+        });
     }
     let rows: Vec<Value> = serde_json::from_str(&text).unwrap();
     let message = "JSON object requested, multiple (or no) rows returned";
     match &rows[..] {
-        [row] => Ok(Reply { status: 200, body: Some(row.to_string()) }),
-        rows => {
-            Err(Reply::error(406, "PGRST116", message, Some(&format!("The result contains {} rows", rows.len())), None))
-        }
+        [row] => Ok(Reply {
+            status: 200,
+            body: Some(row.to_string()),
+        }),
+        rows => Err(Reply::error(
+            406,
+            "PGRST116",
+            message,
+            Some(&format!("The result contains {} rows", rows.len())),
+            None,
+        )),
     }
 }
 
@@ -196,9 +274,16 @@ async fn in_transaction(
     caller: &Caller,
     call: &Prepared,
 ) -> Result<String, tokio_postgres::Error> {
-    let transaction = client.build_transaction().read_only(call.is_read_only).start().await?;
-    let settings = "select set_config('role', $1, true), set_config('request.jwt.claims', $2, true)";
-    transaction.query(settings, &[&caller.role, &caller.claims.to_string()]).await?;
+    let transaction = client
+        .build_transaction()
+        .read_only(call.is_read_only)
+        .start()
+        .await?;
+    let settings =
+        "select set_config('role', $1, true), set_config('request.jwt.claims', $2, true)";
+    transaction
+        .query(settings, &[&caller.role, &caller.claims.to_string()])
+        .await?;
     let row = transaction.query_one(&call.sql, &[&call.arguments]).await?;
     transaction.commit().await?;
     Ok(row.get::<_, Option<String>>(0).unwrap_or_default())
@@ -207,15 +292,30 @@ async fn in_transaction(
 /// The answer to an error of the database.
 fn failed(error: &tokio_postgres::Error, role: &str) -> Reply {
     let Some(told) = error.as_db_error() else {
-        return Reply::error(503, "PGRST001", "Database client error. Retrying the connection.", None, None);
+        return Reply::error(
+            503,
+            "PGRST001",
+            "Database client error. Retrying the connection.",
+            None,
+            None,
+        );
     };
     let state = told.code().code();
-    Reply::error(status_of(state, role), state, told.message(), told.detail(), told.hint())
+    Reply::error(
+        status_of(state, role),
+        state,
+        told.message(),
+        told.detail(),
+        told.hint(),
+    )
 }
 
 /// The status of an SQLSTATE.
 pub(super) fn status_of(state: &str, role: &str) -> u16 {
-    if let Some(status) = state.strip_prefix("PT").and_then(|status| status.parse().ok()) {
+    if let Some(status) = state
+        .strip_prefix("PT")
+        .and_then(|status| status.parse().ok())
+    {
         return status;
     }
     match state {

@@ -42,8 +42,11 @@ dialect = "openai"
 
 /// What the models of [`BASE`] cost, in micro-dollars a million tokens: input, cached input, output. Facts of the
 /// world, so that the oracle need not ask the product.
-const SHIPPED: [(&str, (u128, u128, u128)); 2] =
-    [("gpt-4o-mini", (150_000, 75_000, 600_000)), ("gpt-4o", (2_500_000, 1_250_000, 10_000_000))];
+const SHIPPED: [(&str, (u128, u128, u128)); 3] = [
+    ("gpt-4o-mini", (150_000, 75_000, 600_000)),
+    ("gpt-4o", (2_500_000, 1_250_000, 10_000_000)),
+    ("text-embedding-3-small", (20_000, 20_000, 0)),
+];
 
 /// Which ledger a door gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +87,11 @@ impl Settings {
 
     /// No file at all: only the environment.
     pub(crate) fn without_file() -> Self {
-        Self { file: Table::new(), written: false, ..Self::new() }
+        Self {
+            file: Table::new(),
+            written: false,
+            ..Self::new()
+        }
     }
 
     /// Lays TOML over what is there, table by table; arrays are replaced.
@@ -133,8 +140,15 @@ impl Settings {
 
     /// Which ledger is wanted.
     pub(crate) fn store(&self) -> Store {
-        let named = self.file.get("store").is_some_and(|store| store.get("url").is_some());
-        let named = named || self.env.iter().any(|(name, _)| name == "TOLLGATE_STORE__URL" || name == "DATABASE_URL");
+        let named = self
+            .file
+            .get("store")
+            .is_some_and(|store| store.get("url").is_some());
+        let named = named
+            || self
+                .env
+                .iter()
+                .any(|(name, _)| name == "TOLLGATE_STORE__URL" || name == "DATABASE_URL");
         if named { Store::Told } else { self.store }
     }
 
@@ -174,11 +188,23 @@ impl Settings {
     /// A model's prices in micro-dollars a million tokens: input, cached input, output.
     pub(crate) fn price(&self, model: &str) -> Option<(u128, u128, u128)> {
         let Some(price) = self.file.get("prices").and_then(|prices| prices.get(model)) else {
-            return SHIPPED.iter().find(|(name, _)| *name == model).map(|(_, price)| *price);
+            return SHIPPED
+                .iter()
+                .find(|(name, _)| *name == model)
+                .map(|(_, price)| *price);
         };
-        let of = |name: &str| price.get(name).and_then(Value::as_str).map(|text| micros(text) as u128);
+        let of = |name: &str| {
+            price
+                .get(name)
+                .and_then(Value::as_str)
+                .map(|text| micros(text) as u128)
+        };
         let input = of("input")?;
-        Some((input, of("cached_input").unwrap_or(input), of("output").unwrap_or(0)))
+        Some((
+            input,
+            of("cached_input").unwrap_or(input),
+            of("output").unwrap_or(0),
+        ))
     }
 }
 
@@ -197,7 +223,11 @@ fn lay_over(below: &mut Table, above: Table) {
 pub(crate) fn micros(dollars: &str) -> i64 {
     let (whole, fraction) = dollars.split_once('.').unwrap_or((dollars, ""));
     assert!(fraction.len() <= 6, "{dollars:?} has more than six places");
-    let fraction: i64 = format!("{fraction:0<6}").parse().unwrap_or_else(|_| panic!("{dollars:?} is no amount"));
-    let whole: i64 = whole.parse().unwrap_or_else(|_| panic!("{dollars:?} is no amount"));
+    let fraction: i64 = format!("{fraction:0<6}")
+        .parse()
+        .unwrap_or_else(|_| panic!("{dollars:?} is no amount"));
+    let whole: i64 = whole
+        .parse()
+        .unwrap_or_else(|_| panic!("{dollars:?} is no amount"));
     whole * 1_000_000 + fraction
 }

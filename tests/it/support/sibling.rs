@@ -14,13 +14,19 @@ pub(crate) struct Sibling {
 
 impl Default for Sibling {
     fn default() -> Self {
-        Self { front: Arc::new(Front::new(SocketAddr::from(([127, 0, 0, 1], 1)))), process: Process::default() }
+        Self {
+            front: Arc::new(Front::new(SocketAddr::from(([127, 0, 0, 1], 1)))),
+            process: Process::default(),
+        }
     }
 }
 
 impl Sibling {
     /// The same user, calling here.
     pub(crate) fn of(&self, user: &User) -> User {
-        User { front: self.front.clone(), ..user.clone() }
+        User {
+            front: self.front.clone(),
+            ..user.clone()
+        }
     }
 }

@@ -19,7 +19,11 @@ const DUMP: &str = "\\t on
     select o::text from tollgate_ledger.owners o;
     select c::text from tollgate_ledger.credits c;
     select t::text from tollgate_ledger.admin_tokens t;
-    select a::text from tollgate_ledger.audit a;";
+    select a::text from tollgate_ledger.audit a;
+    select o::text from tollgate_ledger.purchase_origins o;
+    select p::text from tollgate_ledger.purchases p;
+    select m::text from tollgate_ledger.purchase_moves m;
+    select e::text from tollgate_ledger.purchase_events e;";
 
 /// A database of a door's own.
 pub(crate) struct Database {
@@ -34,13 +38,21 @@ impl Database {
             Store::Sqlite | Store::Told => false,
             Store::Either => tests_are_on_postgres(),
         };
-        if wanted { Some(Self::new().await) } else { None }
+        if wanted {
+            Some(Self::new().await)
+        } else {
+            None
+        }
     }
 
     /// An empty database.
     pub(crate) async fn new() -> Self {
         let name = format!("door_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
-        tokio::task::spawn_blocking(shared).await.unwrap().create_database(&name).await;
+        tokio::task::spawn_blocking(shared)
+            .await
+            .unwrap()
+            .create_database(&name)
+            .await;
         Self { name }
     }
 
@@ -57,7 +69,9 @@ impl Database {
     /// What the ledger holds, as text.
     pub(crate) fn dump(&self) -> Vec<u8> {
         // A product that never started left no tables.
-        tokio::task::block_in_place(|| shared().psql("postgres", &self.name, DUMP)).unwrap_or_default().into_bytes()
+        tokio::task::block_in_place(|| shared().psql("postgres", &self.name, DUMP))
+            .unwrap_or_default()
+            .into_bytes()
     }
 }
 

@@ -9,7 +9,10 @@ use super::keys::{Key, base64url};
 
 /// Seconds since the epoch.
 pub(crate) fn now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as i64
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap()
+        .as_secs() as i64
 }
 
 /// A user's id; the same name has the same id in every test.
@@ -67,7 +70,11 @@ pub(crate) fn sign_text(key: &Key, header: &str, claims: &str) -> String {
 
 /// What is signed: the header and the claims.
 pub(crate) fn message(header: &str, claims: &str) -> String {
-    format!("{}.{}", base64url(header.as_bytes()), base64url(claims.as_bytes()))
+    format!(
+        "{}.{}",
+        base64url(header.as_bytes()),
+        base64url(claims.as_bytes())
+    )
 }
 
 /// A token of a message and any signature.

@@ -40,9 +40,25 @@ impl Seen {
         self.body["stream_options"]["include_usage"] == Value::Bool(true)
     }
 
-    /// Its output cap, by either name.
+    /// Its output cap, by any name.
     pub(crate) fn cap(&self) -> Option<u64> {
-        self.body["max_completion_tokens"].as_u64().or_else(|| self.body["max_tokens"].as_u64())
+        let names = ["max_completion_tokens", "max_tokens", "max_output_tokens"];
+        names.iter().find_map(|name| self.body[*name].as_u64())
+    }
+
+    /// Whether it asks for a response.
+    pub(crate) fn is_responses(&self) -> bool {
+        self.request.target == "/v1/responses"
+    }
+
+    /// Whether it asks for embeddings.
+    pub(crate) fn is_embeddings(&self) -> bool {
+        self.request.target == "/v1/embeddings"
+    }
+
+    /// Whether it asks what is wrong with something.
+    pub(crate) fn is_moderation(&self) -> bool {
+        self.request.target == "/v1/moderations"
     }
 
     /// How many choices it asks for.
@@ -52,10 +68,20 @@ impl Seen {
 
     /// A count of the prompt that no tokenizer goes below: its words, and OpenAI's own overhead of a message.
     pub(crate) fn prompt_tokens(&self) -> u64 {
-        let messages = self.body["messages"].as_array().map_or(&[] as &[Value], Vec::as_slice);
+        if self.is_embeddings() {
+            return super::embeddings::tokens(&self.body["input"]);
+        }
+        if self.is_responses() {
+            return super::responses::prompt_tokens(&self.body);
+        }
+        let messages = self.body["messages"]
+            .as_array()
+            .map_or(&[] as &[Value], Vec::as_slice);
         let words = messages.iter().map(|message| {
             let content = &message["content"];
-            content.as_str().map_or(1, |text| text.split_whitespace().count() as u64)
+            content
+                .as_str()
+                .map_or(1, |text| text.split_whitespace().count() as u64)
         });
         words.map(|words| words + 3).sum::<u64>() + 3
     }
@@ -94,7 +120,11 @@ impl Served {
         if self.answered.is_some_and(|status| status >= 300) {
             return Bill::default();
         }
-        let so_far = Bill { prompt: self.seen.prompt_tokens(), cached: 0, completion: self.generated };
+        let so_far = Bill {
+            prompt: self.seen.prompt_tokens(),
+            completion: self.generated,
+            ..Bill::default()
+        };
         self.billed.unwrap_or(so_far)
     }
 
@@ -155,7 +185,11 @@ impl Upstream {
             connections: Mutex::default(),
         });
         let listening = tokio::spawn(accept(listener, state.clone()));
-        Self { state, base_url, listening }
+        Self {
+            state,
+            base_url,
+            listening,
+        }
     }
 
     /// What `base_url` is set to.
@@ -208,7 +242,8 @@ impl Upstream {
 
     /// Waits until it has got so many requests.
     pub(crate) async fn until_served(&self, count: usize) {
-        self.until(&format!("{count} requests"), |log| log.len() >= count).await;
+        self.until(&format!("{count} requests"), |log| log.len() >= count)
+            .await;
     }
 }
 
@@ -236,7 +271,10 @@ async fn serve(stream: TcpStream, state: Arc<State>) {
             None => (state.always.lock().unwrap())(&seen),
         };
         let line = log_line(&state, &seen, reply.books);
-        let played = play(&reply, &mut stream, |change| change(&mut state.log.lock().unwrap()[line])).await;
+        let played = play(&reply, &mut stream, |change| {
+            change(&mut state.log.lock().unwrap()[line]);
+        })
+        .await;
         let keep = matches!(played, Ok(true));
         let served = &mut state.log.lock().unwrap()[line];
         served.finished = keep;
@@ -304,7 +342,12 @@ async fn send(stream: &mut BufReader<TcpStream>, chunked: bool, bytes: &[u8]) ->
     stream.write_all(&wire::chunk(bytes)).await
 }
 
-async fn flood(stream: &mut BufReader<TcpStream>, chunked: bool, bytes: &[u8], limit: usize) -> io::Result<()> {
+async fn flood(
+    stream: &mut BufReader<TcpStream>,
+    chunked: bool,
+    bytes: &[u8],
+    limit: usize,
+) -> io::Result<()> {
     for _ in 0..limit.div_ceil(bytes.len()) {
         send(stream, chunked, bytes).await?;
     }

@@ -22,7 +22,10 @@ pub(crate) struct Request {
 impl Request {
     /// Every value of a header.
     pub(crate) fn all(&self, name: &str) -> Vec<&str> {
-        let named = self.headers.iter().filter(|(header, _)| header.eq_ignore_ascii_case(name));
+        let named = self
+            .headers
+            .iter()
+            .filter(|(header, _)| header.eq_ignore_ascii_case(name));
         named.map(|(_, value)| value.as_str()).collect()
     }
 
@@ -37,7 +40,9 @@ pub(crate) async fn read_request<R>(reader: &mut R) -> io::Result<Option<Request
 where
     R: AsyncBufRead + AsyncRead + Unpin,
 {
-    let Some(first) = read_line(reader).await? else { return Ok(None) };
+    let Some(first) = read_line(reader).await? else {
+        return Ok(None);
+    };
     let mut request = Request::default();
     let mut words = first.splitn(3, ' ');
     request.method = words.next().unwrap_or_default().to_owned();
@@ -52,7 +57,9 @@ where
         }
         match line.split_once(':') {
             Some((name, value)) if !name.is_empty() && !name.contains([' ', '\t']) => {
-                request.headers.push((name.to_owned(), value.trim().to_owned()));
+                request
+                    .headers
+                    .push((name.to_owned(), value.trim().to_owned()));
             }
             _ => request.faults.push(format!("header line {line:?}")),
         }
@@ -73,7 +80,9 @@ where
         request.faults.push("no host".to_owned());
     }
     let length = request.header("content-length").map(str::parse::<usize>);
-    let chunked = request.header("transfer-encoding").map(|coding| coding == "chunked");
+    let chunked = request
+        .header("transfer-encoding")
+        .map(|coding| coding == "chunked");
     match (length, chunked) {
         (Some(Ok(length)), None) => {
             request.body.resize(length, 0);
@@ -91,7 +100,9 @@ where
     R: AsyncBufRead + AsyncRead + Unpin,
 {
     loop {
-        let line = read_line(reader).await?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        let line = read_line(reader)
+            .await?
+            .ok_or(io::ErrorKind::UnexpectedEof)?;
         let Ok(size) = usize::from_str_radix(&line, 16) else {
             request.faults.push(format!("chunk size {line:?}"));
             return Ok(());
@@ -131,9 +142,11 @@ pub(crate) fn chunk(payload: &[u8]) -> Vec<u8> {
 
 /// A whole answer with a length.
 pub(crate) fn answer(status: u16, content_type: &str, body: &[u8]) -> Vec<u8> {
-    let mut bytes =
-        format!("HTTP/1.1 {status} Whatever\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n\r\n", body.len())
-            .into_bytes();
+    let mut bytes = format!(
+        "HTTP/1.1 {status} Whatever\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    )
+    .into_bytes();
     bytes.extend_from_slice(body);
     bytes
 }

@@ -11,14 +11,21 @@ pub(super) const CALL_TOKENS: u64 = 8;
 
 /// What a family says of its usage.
 pub(super) fn usage(family: &Family, scene: &Scene, account: &Account) -> Value {
-    let Account { prompt, cached, shown, reasoning } = *account;
+    let Account {
+        prompt,
+        cached,
+        shown,
+        reasoning,
+    } = *account;
     let inside = matches!(family.reasoning, Reasoning::Inside | Reasoning::Unnamed);
     let completion = if inside { shown + reasoning } else { shown };
     let mut usage = json!({"prompt_tokens": prompt, "completion_tokens": completion,
                            "total_tokens": prompt + shown + reasoning});
     match family.cached {
         Cached::Never => {}
-        Cached::Nested => usage["prompt_tokens_details"] = json!({"cached_tokens": cached, "audio_tokens": 0}),
+        Cached::Nested => {
+            usage["prompt_tokens_details"] = json!({"cached_tokens": cached, "audio_tokens": 0});
+        }
         Cached::Top => usage["cached_tokens"] = json!(cached),
         Cached::HitAndMiss => {
             usage["prompt_cache_hit_tokens"] = json!(cached);
@@ -30,7 +37,8 @@ pub(super) fn usage(family: &Family, scene: &Scene, account: &Account) -> Value 
         }
     }
     if matches!(family.reasoning, Reasoning::Inside | Reasoning::Beside) {
-        usage["completion_tokens_details"] = json!({"reasoning_tokens": reasoning, "audio_tokens": 0});
+        usage["completion_tokens_details"] =
+            json!({"reasoning_tokens": reasoning, "audio_tokens": 0});
     }
     if scene.habit == Habit::PromptOfNone {
         usage["prompt_tokens"] = json!(0);
@@ -41,7 +49,11 @@ pub(super) fn usage(family: &Family, scene: &Scene, account: &Account) -> Value 
 
 fn named(family: &Family, scene: &Scene, seen: &Seen) -> String {
     let asked = seen.body["model"].as_str().unwrap_or("?");
-    if scene.habit == Habit::NamesAnother { "gpt-4".to_owned() } else { family.calls_itself.replace("{}", asked) }
+    if scene.habit == Habit::NamesAnother {
+        "gpt-4".to_owned()
+    } else {
+        family.calls_itself.replace("{}", asked)
+    }
 }
 
 fn finish(family: &Family, scene: &Scene, seen: &Seen, account: &Account) -> &'static str {
@@ -62,10 +74,14 @@ pub(super) fn whole(family: &Family, scene: &Scene, seen: &Seen, account: &Accou
     if let Some((_, step)) = &scene.cut {
         return Reply::headless(step.clone());
     }
-    let (shown, reasoning) = (account.shown / seen.choices(), account.reasoning / seen.choices());
+    let (shown, reasoning) = (
+        account.shown / seen.choices(),
+        account.reasoning / seen.choices(),
+    );
     let mut message = json!({"role": "assistant", "content": WORD.repeat(shown as usize)});
     if scene.calls_a_tool {
-        let function = json!({"name": "look", "arguments": arguments(shown.saturating_sub(CALL_TOKENS))});
+        let function =
+            json!({"name": "look", "arguments": arguments(shown.saturating_sub(CALL_TOKENS))});
         message["tool_calls"] = json!([{"id": "call_1", "type": "function", "function": function}]);
         message["content"] = Value::Null;
     }
@@ -83,8 +99,15 @@ pub(super) fn whole(family: &Family, scene: &Scene, seen: &Seen, account: &Accou
     }
     let bytes = format!("{}{body}", family.before_whole).into_bytes();
     let mut reply = Reply::status(200, "application/json", bytes.clone());
-    let hidden = if family.shows.is_empty() { account.reasoning } else { 0 };
-    reply.steps = vec![Step::Hidden(hidden), Step::Generated(bytes, account.shown + account.reasoning - hidden)];
+    let hidden = if family.shows.is_empty() {
+        account.reasoning
+    } else {
+        0
+    };
+    reply.steps = vec![
+        Step::Hidden(hidden),
+        Step::Generated(bytes, account.shown + account.reasoning - hidden),
+    ];
     reply
 }
 
@@ -100,8 +123,19 @@ struct Writer<'a> {
 
 /// An answer as a stream.
 pub(super) fn stream(family: &Family, scene: &Scene, seen: &Seen, account: &Account) -> Reply {
-    let so_far = Account { prompt: account.prompt, cached: account.cached, ..Account::default() };
-    let mut writer = Writer { family, scene, seen, steps: Vec::new(), so_far, pieces: 0 };
+    let so_far = Account {
+        prompt: account.prompt,
+        cached: account.cached,
+        ..Account::default()
+    };
+    let mut writer = Writer {
+        family,
+        scene,
+        seen,
+        steps: Vec::new(),
+        so_far,
+        pieces: 0,
+    };
     if writer.body(account).is_some() {
         writer.end(account);
     }
@@ -112,7 +146,10 @@ impl Writer<'_> {
     /// Every piece up to the end. `None`: it was cut.
     fn body(&mut self, account: &Account) -> Option<()> {
         let choices = self.seen.choices();
-        self.event(&self.chunk(0, &json!({"role": "assistant", "content": ""}), None), 0);
+        self.event(
+            &self.chunk(0, &json!({"role": "assistant", "content": ""}), None),
+            0,
+        );
         for _ in 0..account.reasoning / choices {
             self.before_a_piece()?;
             for choice in 0..choices {
@@ -150,7 +187,9 @@ impl Writer<'_> {
         }
         // The envelope's tokens come with the first pieces.
         let call = match word {
-            0 => json!({"index": 0, "id": "call_1", "type": "function", "function": {"name": "look", "arguments": ""}}),
+            0 => {
+                json!({"index": 0, "id": "call_1", "type": "function", "function": {"name": "look", "arguments": ""}})
+            }
             1 => json!({"index": 0, "function": {"arguments": "{\"q\":\""}}),
             last if last + 1 == of => json!({"index": 0, "function": {"arguments": "\"}"}}),
             _ if word < CALL_TOKENS => json!({"index": 0, "function": {"arguments": ""}}),
@@ -197,14 +236,26 @@ impl Writer<'_> {
         let mut text = chunk.to_string();
         match self.scene.habit {
             Habit::Infinity if self.pieces == 1 => {
-                text = text.replacen("\"logprobs\":null", "\"logprobs\":{\"content\":[{\"logprob\":-Infinity}]}", 1);
+                text = text.replacen(
+                    "\"logprobs\":null",
+                    "\"logprobs\":{\"content\":[{\"logprob\":-Infinity}]}",
+                    1,
+                );
             }
-            Habit::DoubledMembers => text = text.replacen('{', "{\"id\":\"gen-0\",\"created\":0,", 1),
+            Habit::DoubledMembers => {
+                text = text.replacen('{', "{\"id\":\"gen-0\",\"created\":0,", 1);
+            }
             _ => {}
         }
-        let between =
-            if self.scene.habit == Habit::DataComments { "data: : keepalive\n\n" } else { self.family.between };
-        self.steps.push(Step::Generated(format!("{between}data: {text}\n\n").into_bytes(), tokens));
+        let between = if self.scene.habit == Habit::DataComments {
+            "data: : keepalive\n\n"
+        } else {
+            self.family.between
+        };
+        self.steps.push(Step::Generated(
+            format!("{between}data: {text}\n\n").into_bytes(),
+            tokens,
+        ));
     }
 
     /// The chunk that finishes, the usage, and the end, each as the family has it.
@@ -219,8 +270,12 @@ impl Writer<'_> {
             let is_last = choice + 1 == self.seen.choices();
             match family.usage {
                 Place::Last if told && is_last && !late => last["usage"] = usage.clone(),
-                Place::Choice if told && is_last && !late => last["choices"][0]["usage"] = usage.clone(),
-                Place::XGroq if told && is_last && !late => last["x_groq"] = json!({"id": "req_1", "usage": usage}),
+                Place::Choice if told && is_last && !late => {
+                    last["choices"][0]["usage"] = usage.clone();
+                }
+                Place::XGroq if told && is_last && !late => {
+                    last["x_groq"] = json!({"id": "req_1", "usage": usage});
+                }
                 _ => {}
             }
             self.event(&last, 0);

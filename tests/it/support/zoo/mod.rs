@@ -7,6 +7,7 @@
 //! do; nothing here was tried against a provider itself (`docs/providers.md` says so).
 
 mod answers;
+pub(crate) mod claude;
 mod families;
 pub(crate) mod troubles;
 
@@ -208,11 +209,17 @@ pub(crate) struct Account {
 
 impl Scene {
     pub(crate) fn words(words: u64) -> Self {
-        Self { words, ..Self::default() }
+        Self {
+            words,
+            ..Self::default()
+        }
     }
 
     pub(crate) fn trouble(trouble: Trouble) -> Self {
-        Self { trouble: Some(trouble), ..Self::words(5) }
+        Self {
+            trouble: Some(trouble),
+            ..Self::words(5)
+        }
     }
 }
 
@@ -237,7 +244,11 @@ impl Family {
 
     /// The prices of its two models: a dollar a million tokens of the prompt, a tenth of it cached, four of the output.
     pub(crate) fn prices(&self) -> String {
-        let tokenizer = if matches!(self.prompt, Prompt::Words) { "tokenizer = \"o200k\"\n" } else { "" };
+        let tokenizer = if matches!(self.prompt, Prompt::Words) {
+            "tokenizer = \"o200k\"\n"
+        } else {
+            ""
+        };
         let price = format!("input = \"1\"\ncached_input = \"0.1\"\noutput = \"4\"\n{tokenizer}");
         let (talks, thinks, hides) = (self.talks(), self.thinks(), self.shows.is_empty());
         format!("[prices.\"{talks}\"]\n{price}[prices.\"{thinks}\"]\n{price}reasoning = {hides}\n")
@@ -245,20 +256,38 @@ impl Family {
 
     /// The cap that it understands.
     pub(crate) fn cap(&self, seen: &Seen) -> u64 {
-        self.caps.iter().find_map(|name| seen.body[*name].as_u64()).unwrap_or(UNCAPPED)
+        self.caps
+            .iter()
+            .find_map(|name| seen.body[*name].as_u64())
+            .unwrap_or(UNCAPPED)
     }
 
     /// What a request comes to, whoever listens.
     pub(crate) fn account(&self, scene: &Scene, seen: &Seen) -> Account {
         let cap = self.cap(seen);
         // A model that is not said to think does not.
-        let thinks = seen.body["model"].as_str().is_some_and(|model| model.ends_with("-thinks"));
+        let thinks = seen.body["model"]
+            .as_str()
+            .is_some_and(|model| model.ends_with("-thinks"));
         let reasoning = if thinks { scene.thinks.min(cap) } else { 0 };
-        let words = if scene.calls_a_tool { scene.words + answers::CALL_TOKENS } else { scene.words };
+        let words = if scene.calls_a_tool {
+            scene.words + answers::CALL_TOKENS
+        } else {
+            scene.words
+        };
         let shown = words.min(cap - reasoning);
         let prompt = self.prompt_tokens(seen);
-        let cached = if scene.cached && self.cached != Cached::Never { prompt * 9 / 10 } else { 0 };
-        Account { prompt, cached, shown: shown * seen.choices(), reasoning: reasoning * seen.choices() }
+        let cached = if scene.cached && self.cached != Cached::Never {
+            prompt * 9 / 10
+        } else {
+            0
+        };
+        Account {
+            prompt,
+            cached,
+            shown: shown * seen.choices(),
+            reasoning: reasoning * seen.choices(),
+        }
     }
 
     fn prompt_tokens(&self, seen: &Seen) -> u64 {
@@ -275,13 +304,20 @@ impl Family {
 
     /// The answer to a request, and its books.
     pub(crate) fn reply(&self, scene: &Scene, seen: &Seen) -> Reply {
-        if let Some(field) = self.refuses.iter().find(|field| !seen.body[**field].is_null()) {
+        if let Some(field) = self
+            .refuses
+            .iter()
+            .find(|field| !seen.body[**field].is_null())
+        {
             let message = format!("Unsupported parameter: '{field}'.");
-            return troubles::refusal(self, self.refuses_by, "unsupported_parameter", &message).booked(Books::free());
+            return troubles::refusal(self, self.refuses_by, "unsupported_parameter", &message)
+                .booked(Books::free());
         }
         let account = self.account(scene, seen);
         if let Some(trouble) = scene.trouble {
-            return trouble.reply(self, &account, seen).after(scene.pause * scene.words as u32);
+            return trouble
+                .reply(self, &account, seen)
+                .after(scene.pause * scene.words as u32);
         }
         let streams = seen.is_stream() && scene.habit != Habit::WholeForStream;
         let reply = if streams {
@@ -294,32 +330,52 @@ impl Family {
     }
 
     fn books(&self, account: &Account, works_on: bool) -> Books {
-        let hidden = if self.shows.is_empty() { account.reasoning } else { 0 };
-        Books { whole: account.bill(), hidden, works_on }
+        let hidden = if self.shows.is_empty() {
+            account.reasoning
+        } else {
+            0
+        };
+        Books {
+            whole: account.bill(),
+            hidden,
+            works_on,
+        }
     }
 }
 
 impl Account {
     /// By the families' own rule: all that was generated is output.
     pub(crate) fn bill(&self) -> Bill {
-        Bill { prompt: self.prompt, cached: self.cached, completion: self.shown + self.reasoning }
+        Bill {
+            prompt: self.prompt,
+            cached: self.cached,
+            completion: self.shown + self.reasoning,
+            ..Bill::default()
+        }
     }
 }
 
 /// The family that a request is for.
 pub(crate) fn of(seen: &Seen) -> Option<&'static Family> {
     let model = seen.body["model"].as_str()?;
-    let name = model.strip_suffix("-talks").or_else(|| model.strip_suffix("-thinks"))?;
+    let name = model
+        .strip_suffix("-talks")
+        .or_else(|| model.strip_suffix("-thinks"))?;
     FAMILIES.iter().find(|family| family.name == name)
 }
 
 /// Settings with these families: their upstreams beside the ordinary one, their prices, and a plan that has their models.
 pub(crate) fn with(settings: Settings, families: &[&Family]) -> Settings {
-    let models: Vec<String> =
-        families.iter().flat_map(|family| [family.talks(), family.thinks()]).map(|name| format!("{name:?}")).collect();
+    let models: Vec<String> = families
+        .iter()
+        .flat_map(|family| [family.talks(), family.thinks()])
+        .map(|name| format!("{name:?}"))
+        .collect();
     let mut toml: String = families.iter().map(|family| family.upstream()).collect();
     toml.extend(families.iter().map(|family| family.prices()));
-    settings.with(&toml).with(&format!("plans.free.models = [{}]", models.join(", ")))
+    settings
+        .with(&toml)
+        .with(&format!("plans.free.models = [{}]", models.join(", ")))
 }
 
 /// Which scene each request gets, by the serial in its prompt; five words where nothing is said.
@@ -332,9 +388,17 @@ impl Stage {
         let stage = Self::default();
         let scenes = stage.0.clone();
         upstream.always(move |seen| {
-            let Some(family) = of(seen) else { return honest(seen) };
-            let scene = seen.serial().and_then(|serial| scenes.lock().unwrap().get(&serial).cloned());
-            family.reply(&scene.unwrap_or_else(|| Scene::words(5)), seen)
+            let scene = seen
+                .serial()
+                .and_then(|serial| scenes.lock().unwrap().get(&serial).cloned());
+            let scene = scene.unwrap_or_else(|| Scene::words(5));
+            if claude::is_asked(seen) {
+                return claude::reply(&scene, seen);
+            }
+            match of(seen) {
+                Some(family) => family.reply(&scene, seen),
+                None => honest(seen),
+            }
         });
         stage
     }

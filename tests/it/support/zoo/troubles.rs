@@ -57,43 +57,75 @@ impl Trouble {
 
     /// Whether a family can say it: a bare message has no word for what happened.
     pub(crate) fn is_of(self, family: &Family) -> bool {
-        let needs_a_word = matches!(self, Self::ToolUseFailed | Self::FilteredPrompt | Self::FilteredOutput);
+        let needs_a_word = matches!(
+            self,
+            Self::ToolUseFailed | Self::FilteredPrompt | Self::FilteredOutput
+        );
         !needs_a_word || family.shape != Shape::Text
     }
 
     /// What is billed, of what the whole answer would have come to.
     fn books(self, account: &Account) -> Books {
         let whole = match self {
-            Self::FilteredPrompt => Bill { prompt: account.prompt, cached: 0, completion: 0 },
-            Self::FilteredOutput | Self::ToolUseFailed | Self::CapReached | Self::TimedOut(_) => account.bill(),
+            Self::FilteredPrompt => Bill {
+                prompt: account.prompt,
+                ..Bill::default()
+            },
+            Self::FilteredOutput | Self::ToolUseFailed | Self::CapReached | Self::TimedOut(_) => {
+                account.bill()
+            }
             _ => Bill::default(),
         };
-        Books { whole, hidden: whole.completion, works_on: true }
+        Books {
+            whole,
+            hidden: whole.completion,
+            works_on: true,
+        }
     }
 
     /// How a family says it.
     pub(super) fn reply(self, family: &Family, account: &Account, seen: &Seen) -> Reply {
-        let invalid = if family.shape == Shape::Mistral { 422 } else { 400 };
+        let invalid = if family.shape == Shape::Mistral {
+            422
+        } else {
+            400
+        };
         let say = |status: u16, code: &str, message: &str| refusal(family, status, code, message);
         let reply = match self {
             Self::Invalid => say(invalid, "string_above_max_length", SAID),
-            Self::BadKey if family.shape == Shape::Google => say(400, "API_KEY_INVALID", "API key not valid."),
+            Self::BadKey if family.shape == Shape::Google => {
+                say(400, "API_KEY_INVALID", "API key not valid.")
+            }
             Self::BadKey => say(401, "invalid_api_key", "Incorrect API key provided."),
             Self::Busy => busy(family),
-            Self::Overloaded => say(529, "overloaded_error", "Overloaded").header("Retry-After", "11"),
+            Self::Overloaded => {
+                say(529, "overloaded_error", "Overloaded").header("Retry-After", "11")
+            }
             Self::TooLarge => say(413, "rate_limit_exceeded", SAID),
             Self::Failure => say(500, "server_error", "Something went wrong."),
             Self::ErrorFirst if seen.is_stream() => {
                 let error = shaped(family, 502, "server_error", "Provider returned error");
                 Reply::events(vec![Step::Body(format!("data: {error}\n\n").into_bytes())])
             }
-            Self::ErrorIn200 | Self::ErrorFirst => say(200, "server_error", "Provider returned error"),
-            Self::FilteredPrompt => say(400, "content_filter", "The prompt was filtered by the content policy."),
-            Self::FilteredOutput => say(400, "content_filter", "The output was filtered by the content policy."),
-            Self::ToolUseFailed => say(400, "tool_use_failed", "Failed to call a function."),
-            Self::CapReached => {
-                say(400, "invalid_value", "Could not finish: max_tokens or model output limit was reached.")
+            Self::ErrorIn200 | Self::ErrorFirst => {
+                say(200, "server_error", "Provider returned error")
             }
+            Self::FilteredPrompt => say(
+                400,
+                "content_filter",
+                "The prompt was filtered by the content policy.",
+            ),
+            Self::FilteredOutput => say(
+                400,
+                "content_filter",
+                "The output was filtered by the content policy.",
+            ),
+            Self::ToolUseFailed => say(400, "tool_use_failed", "Failed to call a function."),
+            Self::CapReached => say(
+                400,
+                "invalid_value",
+                "Could not finish: max_tokens or model output limit was reached.",
+            ),
             Self::TimedOut(status) => say(status, "timeout", "It took too long."),
         };
         reply.booked(self.books(account))
@@ -107,7 +139,8 @@ fn busy(family: &Family) -> Reply {
             Reply::status(429, "application/json", error.to_string()).header("Retry-After", value)
         }
         Waits::Body(delay, _) => {
-            let info = json!({"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": delay});
+            let info =
+                json!({"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": delay});
             error[0]["error"]["details"] = json!([info]);
             error[0]["error"]["status"] = json!("RESOURCE_EXHAUSTED");
             Reply::status(429, "application/json", error.to_string())
@@ -117,7 +150,11 @@ fn busy(family: &Family) -> Reply {
 
 /// An answer that is an error in the shape of the family.
 pub(super) fn refusal(family: &Family, status: u16, code: &str, message: &str) -> Reply {
-    Reply::status(status, "application/json", shaped(family, status, code, message).to_string())
+    Reply::status(
+        status,
+        "application/json",
+        shaped(family, status, code, message).to_string(),
+    )
 }
 
 fn shaped(family: &Family, status: u16, code: &str, message: &str) -> Value {
@@ -133,12 +170,14 @@ fn shaped(family: &Family, status: u16, code: &str, message: &str) -> Value {
             "innererror": {"code": "ResponsibleAIPolicyViolation", "content_filter_result": {}}}})
         }
         Shape::Google => {
-            let details = json!([{"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": code}]);
+            let details =
+                json!([{"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": code}]);
             json!([{"error": {"code": status, "message": message, "status": "INVALID_ARGUMENT", "details": details}}])
         }
         Shape::Xai => json!({"code": code, "error": message}),
         Shape::Mistral => {
-            let detail = json!([{"type": code, "loc": ["body", "messages"], "msg": message, "input": "x"}]);
+            let detail =
+                json!([{"type": code, "loc": ["body", "messages"], "msg": message, "input": "x"}]);
             json!({"object": "error", "message": {"detail": detail}, "type": "invalid_request_error", "param": null,
                    "code": null})
         }

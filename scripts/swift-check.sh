@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# The Swift package: format, warnings as errors, tests against a `tollgate serve` on a free port; and every Swift block of the docs. Swift is Debian trixie's, in a folder of its own (1.3 GB), which a
+# command enters by chroot. Where that cannot be had, it says NOT CHECKED and succeeds.
+#
+#   scripts/swift-check.sh [--tsan] [BINARY]   default: the debug build, which is built first
+#
+# --tsan runs the tests once more under the thread sanitizer.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+root=${TOLLGATE_SWIFT_ROOT:-$HOME/.cache/tollgate/swift-trixie}
+
+not_checked() {
+  printf 'NOT CHECKED: the Swift package: %s\n' "$1"
+  exit 0
+}
+
+# The folder: made once, complete when .ready is there.
+make_root() {
+  local options=() path swift=/usr/libexec/swift
+  command -v mmdebstrap >/dev/null || apt-get install -y -qq --no-install-recommends mmdebstrap >/dev/null || return 1
+  for path in /usr/share/{doc,man,locale}/'*' "$swift"/lib/{swift/embedded,swift_static}/'*' \
+    "$swift"/bin/{'lldb*',clangd,sourcekit-lsp} "$swift"/lib/{'liblldb*','libsourcekitd*','libLTO*'}; do
+    options+=("--dpkgopt=path-exclude=$path")
+  done
+  rm -rf "$root"
+  mkdir -p "${root%/*}"
+  mmdebstrap --quiet --variant=essential --aptopt='Acquire::Languages "none"' --dpkgopt=force-unsafe-io "${options[@]}" \
+    --include=swiftlang,libc6-dev,libstdc++-14-dev trixie "$root" || return 1
+  touch "$root/.ready"
+}
+
+# Runs a line of shell in it, with this checkout at /src. Its mounts are in a namespace of their own and go with it.
+in_swift() {
+  # shellcheck disable=SC2016
+  unshare --mount --propagation private bash -c '
+    mkdir -p "$0/src"
+    mount -t proc proc "$0/proc" && mount --bind /dev "$0/dev" && mount --bind "$PWD" "$0/src"
+    exec chroot "$0" env -i HOME=/root PATH=/usr/bin:/bin LANG=C.UTF-8 SERVER="${SERVER-}" LOST="${LOST-}" TOKENS="${TOKENS-}" \
+      sh -c "cd /src && $1"' "$root" "$1"
+}
+
+if [[ ${1:-} == --inside ]]; then
+  in_swift "$2"
+  exit
+fi
+
+tsan=
+if [[ ${1:-} == --tsan ]]; then
+  tsan=yes
+  shift
+fi
+[[ $(id -u) == 0 ]] || not_checked 'only root can enter another root directory'
+[[ -e $root/.ready ]] || make_root || not_checked 'Debian trixie cannot be installed here'
+in_swift true || not_checked 'mounting is not allowed here'
+
+if [[ $# -gt 0 ]]; then
+  binary=$1
+else
+  cargo build --locked --bin tollgate
+  binary=${CARGO_TARGET_DIR:-target}/debug/tollgate
+fi
+
+in_swift 'swift --version 2>/dev/null | head -n 1'
+in_swift 'swift format lint --strict --recursive Package.swift swift'
+# The pages' blocks, with what only Apple's Foundation has and with the shapes of supabase-swift, as old and new projects compile them.
+python3 scripts/swift_blocks.py target/swift-blocks
+# shellcheck disable=SC2016
+in_swift 'cd target/swift-blocks
+  swiftc -emit-module -module-name Supabase -parse-as-library ../../swift/Blocks/Supabase.swift -o Supabase.swiftmodule || exit
+  for page in *.swift; do
+    for mode in 5 6; do
+      swiftc -typecheck -parse-as-library -swift-version $mode -warnings-as-errors -I . ../../swift/Blocks/Shim.swift "$page" ||
+        { echo "the Swift of docs/${page%.swift}.md, in mode $mode"; exit 1; }
+    done
+  done'
+export PYTHONDONTWRITEBYTECODE=1
+# Debian's library of @Observable lacks a symbol that nothing here calls.
+flags='-Xlinker --allow-shlib-undefined -Xswiftc -warnings-as-errors'
+# Builds and tests in a folder of its own, with more flags.
+tested() {
+  local more="--scratch-path target/$1 $flags ${*:2}"
+  in_swift "swift build --quiet --build-tests $more"
+  python3 scripts/beside_server.py "$binary" scripts/swift-check.sh --inside "swift test --quiet --skip-build --disable-xctest $more"
+}
+tested swift
+if [[ -n $tsan ]]; then tested swift-tsan --sanitize=thread; fi

@@ -1,0 +1,103 @@
+//! Which models of the plans are shut down soon, and what takes their place.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Duration;
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::Config;
+use crate::clock::Timestamp;
+
+/// So far ahead the end of a model is told.
+pub const TOLD_AHEAD: Duration = Duration::from_hours(60 * 24);
+
+/// A model of some plan that is shut down soon, or was and nothing takes its place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct ModelEnd {
+    /// Its own name.
+    pub model: String,
+    /// The last day (UTC) on which its provider serves it.
+    #[schema(format = Date)]
+    pub last_day: String,
+    /// Days until then; negative after it.
+    pub days_left: i64,
+    /// The model that answers from the next day on; null: requests for it fail.
+    pub successor: Option<String>,
+    /// The plans that have it, under whatever name.
+    pub plans: Vec<String>,
+}
+
+impl fmt::Display for ModelEnd {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (model, day, plans) = (&self.model, &self.last_day, self.plans.join(", "));
+        let when = match self.days_left {
+            ..0 => format!("was shut down on {day}"),
+            0 => "is shut down today".to_owned(),
+            1 => format!("is shut down on {day}, tomorrow"),
+            days => format!("is shut down on {day}, in {days} days"),
+        };
+        write!(out, "{model} ({plans}) {when}: ")?;
+        match &self.successor {
+            Some(successor) => write!(out, "{successor} takes its place, at its own price"),
+            None => write!(
+                out,
+                "nothing takes its place; name another under [models.{model:?}] use = […]"
+            ),
+        }
+    }
+}
+
+impl Config {
+    /// The models of all plans that end within [`TOLD_AHEAD`], and those that have ended without a successor; the
+    /// nearest end first.
+    #[must_use]
+    pub fn model_ends(&self, now: Timestamp) -> Vec<ModelEnd> {
+        let mut ends: Vec<ModelEnd> = self
+            .plans_by_model()
+            .into_iter()
+            .filter_map(|(model, plans)| self.model_end(model, plans, now))
+            .collect();
+        ends.sort_by(|one, other| {
+            (&one.last_day, &one.model).cmp(&(&other.last_day, &other.model))
+        });
+        ends
+    }
+
+    /// Every model that a plan may lead to, with the plans.
+    fn plans_by_model(&self) -> BTreeMap<&str, BTreeSet<&str>> {
+        let mut plans_by_model: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for plan in self.plans.by_name.values() {
+            let entries = plan.models.iter();
+            for model in entries.flat_map(|entry| self.models.candidates(entry)) {
+                let plans = plans_by_model.entry(model).or_default();
+                plans.insert(&plan.name);
+            }
+        }
+        plans_by_model
+    }
+
+    fn model_end(&self, model: &str, plans: BTreeSet<&str>, now: Timestamp) -> Option<ModelEnd> {
+        let (last_day, gone_from) = self.models.get(model)?.end()?;
+        let days_left = days_between(now, gone_from);
+        let successor = self.models.living(model, gone_from);
+        let successor = (successor != model).then(|| successor.to_owned());
+        let is_near = gone_from <= now.plus(TOLD_AHEAD);
+        let is_told = is_near && (days_left >= 0 || successor.is_none());
+        is_told.then(|| ModelEnd {
+            model: model.to_owned(),
+            last_day: last_day.to_string(),
+            days_left,
+            successor,
+            plans: plans.into_iter().map(str::to_owned).collect(),
+        })
+    }
+}
+
+/// Whole days from one moment to another: 0 on the last day, negative after it.
+fn days_between(now: Timestamp, gone_from: Timestamp) -> i64 {
+    const DAY_MS: i64 = 86_400_000;
+    let left = gone_from.millis().saturating_sub(now.millis());
+    left.saturating_sub(1).div_euclid(DAY_MS)
+}

@@ -1,0 +1,336 @@
+//! `/v1/embeddings`: texts, or tokens, that become vectors. Nothing is generated, and the answer comes in one piece. Pure.
+//!
+//! By OpenAI's description of `CreateEmbeddingRequest`. The hold is the bound of all inputs together; so is what the plan's
+//! `max_input_tokens` bounds.
+
+mod answer;
+mod input;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+
+use bytes::Bytes;
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::dialect::{Dialect, Manner};
+use crate::endpoint::field_error::{Checked, FieldError};
+use crate::endpoint::json::{self, object};
+use crate::endpoint::model_choice::{self, Choice};
+use crate::endpoint::{Endpoint, JSON, Reader, Settable, Spec, Terms, UserInput, settings};
+use crate::error::Refusal;
+use crate::meter::Measured;
+use crate::model::{Capability, Tokenizer};
+use crate::plan::{Ask, Plan};
+use crate::price::tokenizer;
+use crate::price::{Price, Quantities, Usage};
+
+use self::input::Input;
+
+/// The most dimensions that can be asked for. (OpenAI's largest model has 3072.)
+const DIMENSIONS_MAX: i64 = 65_536;
+/// The longest `user`, in bytes.
+const USER_BYTES_MAX: usize = 1024;
+/// What a server whose tokenizer is not known may add to each input: marks around it, and the words that some models want
+/// before it (`Represent this sentence for searching relevant passages: `).
+const FRAME_UNKNOWN: u64 = 32;
+/// The longest answer: 2048 vectors of OpenAI's largest model in base64, twice.
+const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// The dimensions of OpenAI's largest model, which count where none are asked for.
+const DIMENSIONS_ASSUMED: u64 = 3072;
+/// A number as it is written, on a line of its own: `        -0.006929283,`.
+const NUMBER_BYTES: u64 = 24;
+/// A number of four bytes in base64, rounded up.
+const NUMBER_BYTES_BASE64: u64 = 6;
+
+/// The one path, OpenAI's own.
+pub static SPEC: Spec = Spec {
+    paths: &["/v1/embeddings"],
+    bodies: &[JSON],
+    upstream_path: "/embeddings",
+    operation: "embeddings",
+    capability: Capability::Embeddings,
+    settable: Settable {
+        fields: &["dimensions"],
+        check: |fields| Ok(check_dimensions(&json::read(fields.as_bytes())?)?),
+    },
+    answer_bytes_max: ANSWER_BYTES_MAX,
+    parse: |incoming, terms| Ok(Box::new(EmbeddingsOrder::parse(&incoming.body, terms)?)),
+};
+
+object! {
+    /// A request, as it is written.
+    Request {
+        model = "model": String,
+        input = "input": Input,
+        encoding_format = "encoding_format": String,
+        dimensions = "dimensions": i64,
+        user = "user": String,
+    }
+}
+
+/// A request that may be sent.
+#[derive(Clone, PartialEq)]
+pub struct EmbeddingsOrder {
+    /// Without model and user, which are written anew.
+    request: Request,
+    model: String,
+    requested_model: Option<String>,
+    entry: Option<String>,
+    price: Price,
+    /// At least as many tokens as all inputs will be billed as.
+    input_tokens: u64,
+    narrowed: bool,
+}
+
+/// Without the inputs.
+impl fmt::Debug for EmbeddingsOrder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EmbeddingsOrder")
+            .field("model", &self.model)
+            .field("input_tokens", &self.input_tokens)
+            .finish_non_exhaustive()
+    }
+}
+
+impl EmbeddingsOrder {
+    /// Reads a request. Without a model it is the plan's first that serves embeddings.
+    ///
+    /// # Errors
+    /// `invalid_request`, `unsupported_field` (both name the field), `model_not_allowed`.
+    pub fn parse(body: &[u8], terms: &Terms<'_>) -> Result<Self, Refusal> {
+        let mut request: Request = json::read(body)?;
+        check(&request)?;
+        let Choice {
+            name,
+            price,
+            requested,
+            entry,
+            alias,
+            ..
+        } = model_choice::choose(request.model.as_deref(), terms, Capability::Embeddings)?;
+        if let Some(alias) = alias {
+            settings::apply(&mut request, alias, |_, _| ())?;
+            check(&request)?;
+        }
+        (request.model, request.user) = (None, None);
+        let mut order = Self {
+            request,
+            model: name.to_owned(),
+            requested_model: requested,
+            entry,
+            price: price.clone(),
+            input_tokens: 0,
+            narrowed: false,
+        };
+        order.input_tokens = order.bound(&|text| tokenizer::bytes_bound(price.tokenizer, text));
+        Ok(order)
+    }
+
+    /// All inputs, by a count of a text, and what may be added to each.
+    fn bound(&self, count: &dyn Fn(&str) -> u64) -> u64 {
+        let added = if self.price.tokenizer == Tokenizer::Unknown {
+            self.inputs().saturating_mul(FRAME_UNKNOWN)
+        } else {
+            0
+        };
+        self.tokens(count).saturating_add(added)
+    }
+
+    /// The tokens of all inputs, by a count of a text.
+    fn tokens(&self, count: &dyn Fn(&str) -> u64) -> u64 {
+        let input = self.request.input.as_ref();
+        input.map_or(0, |input| input.tokens(count))
+    }
+
+    fn inputs(&self) -> u64 {
+        self.request.input.as_ref().map_or(0, Input::inputs)
+    }
+}
+
+impl Endpoint for EmbeddingsOrder {
+    fn model(&self) -> &str {
+        &self.model
+    }
+
+    fn requested_model(&self) -> Option<&str> {
+        self.requested_model.as_deref()
+    }
+
+    fn plan_entry(&self) -> &str {
+        self.entry.as_deref().unwrap_or(&self.model)
+    }
+
+    fn price(&self) -> &Price {
+        &self.price
+    }
+
+    fn user_input(&self) -> Result<UserInput<'_>, Refusal> {
+        let texts = match &self.request.input {
+            Some(Input::Text(text)) => vec![text.as_str()],
+            Some(Input::Texts(texts)) => texts.iter().map(String::as_str).collect(),
+            None => Vec::new(),
+            Some(Input::Tokens(_) | Input::TokenLists(_)) => {
+                let what =
+                    "cannot be tokens in this plan, which has its users' words checked: send text";
+                return Err(FieldError::unsupported("input", what).into());
+            }
+        };
+        Ok(UserInput {
+            texts,
+            images: Vec::new(),
+        })
+    }
+
+    fn quote(&self, _: u32) -> Ask {
+        Ask {
+            price: self.price.clone(),
+            base: Quantities::of_input(self.input_tokens),
+            output_cap: 0,
+            output_floor: 0,
+            choices: 1,
+        }
+    }
+
+    fn check_input(&self, plan: &Plan) -> Result<(), Refusal> {
+        let (bound, cap) = (self.input_tokens, plan.max_input_tokens);
+        if bound <= u64::from(cap) {
+            return Ok(());
+        }
+        let message = format!(
+            "The input is too long: it may come to {bound} tokens in all, and the plan allows {cap} a request. Send less of it at once."
+        );
+        Err(Refusal::invalid("input", message))
+    }
+
+    fn check_least_input(&self, plan: &Plan) -> Result<(), Refusal> {
+        let tokenizer = self.price.tokenizer;
+        if self.tokens(&|text| tokenizer::least(tokenizer, text))
+            <= u64::from(plan.max_input_tokens)
+        {
+            return Ok(());
+        }
+        self.check_input(plan)
+    }
+
+    fn narrow(&mut self, most: u64) {
+        if self.narrowed {
+            return;
+        }
+        let tokenizer = self.price.tokenizer;
+        let counted = tokenizer::bound_of_bare_texts(tokenizer, most, |count| self.bound(count));
+        self.input_tokens =
+            counted.map_or(self.input_tokens, |counted| self.input_tokens.min(counted));
+        self.narrowed = true;
+    }
+
+    fn is_narrowed(&self) -> bool {
+        self.narrowed
+    }
+
+    fn body(&self, _: u32, manner: Manner, user: &str) -> Bytes {
+        let outgoing = OutgoingBody {
+            model: &self.model,
+            request: &self.request,
+            user: (manner.dialect == Dialect::Openai).then_some(user),
+        };
+        // Writing to memory cannot fail, and no value in a request is one that JSON cannot write.
+        Bytes::from(serde_json::to_vec(&outgoing).unwrap_or_default())
+    }
+
+    fn reader(&self, _: Uuid) -> Reader {
+        Reader::Whole(answer::read)
+    }
+
+    fn estimate(&self, _: &Measured) -> Usage {
+        let tokenizer = self.price.tokenizer;
+        let counted = self.tokens(&|text| tokenizer::count(tokenizer, text));
+        Usage {
+            input_tokens: counted.min(self.input_tokens),
+            ..Usage::default()
+        }
+    }
+}
+
+/// A request on its way out.
+#[derive(Serialize)]
+struct OutgoingBody<'a> {
+    model: &'a str,
+    #[serde(flatten)]
+    request: &'a Request,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<&'a str>,
+}
+
+/// The allow-list: what is passed on, in which type and range.
+fn check(request: &Request) -> Checked {
+    if let Some(unknown) = request.unknown.as_deref() {
+        let what = "is not supported: remove it";
+        return Err(FieldError::unsupported(&unknown.name, what));
+    }
+    check_input(request.input.as_ref())?;
+    if !matches!(
+        request.encoding_format.as_deref(),
+        None | Some("float" | "base64")
+    ) {
+        let what = "must be `float` or `base64`";
+        return Err(FieldError::invalid("encoding_format", what));
+    }
+    check_dimensions(request)?;
+    let user = request.user.as_ref();
+    if user.is_some_and(|user| user.len() > USER_BYTES_MAX) {
+        let what = format!("must not have more than {USER_BYTES_MAX} bytes");
+        return Err(FieldError::invalid("user", what));
+    }
+    check_answer(request)
+}
+
+fn check_dimensions(request: &Request) -> Checked {
+    let dimensions = request.dimensions;
+    if dimensions.is_some_and(|dimensions| !(1..=DIMENSIONS_MAX).contains(&dimensions)) {
+        let what = format!("must be between 1 and {DIMENSIONS_MAX}");
+        return Err(FieldError::invalid("dimensions", what));
+    }
+    Ok(())
+}
+
+fn check_input(input: Option<&Input>) -> Checked {
+    let input = input.ok_or_else(|| FieldError::missing("input"))?;
+    let empty = |path: String| Err(FieldError::invalid(path, "must not be empty"));
+    let first_empty = match input {
+        Input::Text(text) if text.is_empty() => return empty("input".to_owned()),
+        Input::Tokens(tokens) if tokens.is_empty() => return empty("input".to_owned()),
+        Input::Text(_) | Input::Tokens(_) => None,
+        Input::Texts(texts) => texts.iter().position(String::is_empty),
+        Input::TokenLists(lists) => lists.iter().position(Vec::is_empty),
+    };
+    first_empty.map_or(Ok(()), |place| empty(format!("input[{place}]")))
+}
+
+/// An answer that would be longer than is read of any would be paid for and lost.
+fn check_answer(request: &Request) -> Checked {
+    let dimensions = request
+        .dimensions
+        .and_then(|dimensions| u64::try_from(dimensions).ok());
+    let number = if request.encoding_format.as_deref() == Some("base64") {
+        NUMBER_BYTES_BASE64
+    } else {
+        NUMBER_BYTES
+    };
+    let vector = dimensions
+        .unwrap_or(DIMENSIONS_ASSUMED)
+        .saturating_mul(number);
+    let most = u64::try_from(ANSWER_BYTES_MAX)
+        .unwrap_or(u64::MAX)
+        .checked_div(vector)
+        .unwrap_or(0);
+    if request.input.as_ref().map_or(0, Input::inputs) <= most {
+        return Ok(());
+    }
+    let what = format!(
+        "has more than {most} items, whose vectors may be longer than any answer that is read: send fewer at once, or \
+         ask for `encoding_format` \"base64\""
+    );
+    Err(FieldError::invalid("input", what))
+}

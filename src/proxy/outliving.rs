@@ -1,0 +1,69 @@
+//! An exchange that its caller's leaving does not end.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+
+use axum::response::{IntoResponse, Response};
+use tokio::time::Instant;
+
+use crate::app::App;
+use crate::config::{Config, OnDisconnect};
+use crate::meter::Fault;
+
+/// A future that its caller's leaving does not end: dropped unfinished, it goes on in a task of the app, until
+/// `drain_timeout` or the server's end. With `abort`, and where nothing was sent yet, it is dropped at once.
+pub(super) struct Outliving {
+    pub(super) future: Option<Pin<Box<dyn Future<Output = Response> + Send>>>,
+    pub(super) app: Arc<App>,
+    pub(super) config: Arc<Config>,
+    pub(super) caller_left: Arc<OnceLock<Instant>>,
+    /// The upstream may have the request.
+    pub(super) sent: Arc<AtomicBool>,
+}
+
+impl Future for Outliving {
+    type Output = Response;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Response> {
+        let Some(future) = self.future.as_mut() else {
+            return Poll::Pending;
+        };
+        let done = future.as_mut().poll(context);
+        if done.is_ready() {
+            self.future = None;
+            return done;
+        }
+        // The connection's task is woken when the grace is over, and with it this.
+        if self.app.cut.is_cancelled() {
+            self.future = None;
+            return Poll::Ready(Fault::Stopped.refusal().into_response());
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Outliving {
+    fn drop(&mut self) {
+        let Some(future) = self.future.take() else {
+            return;
+        };
+        // A connection that the stopping server closes was not left by its caller.
+        if !self.app.cut.is_cancelled() {
+            self.caller_left.get_or_init(Instant::now);
+        }
+        let is_abort = self.config.proxy.on_disconnect == OnDisconnect::Abort;
+        if is_abort || !self.sent.load(Ordering::Acquire) {
+            return;
+        }
+        let (limit, cut) = (self.config.proxy.drain_timeout, self.app.cut.clone());
+        self.app.work.spawn(async move {
+            tokio::select! {
+                () = cut.cancelled() => {}
+                // A stream that begins only now is dropped, and with that drained on.
+                done = tokio::time::timeout(limit, future) => drop(done),
+            }
+        });
+    }
+}

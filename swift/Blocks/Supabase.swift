@@ -1,0 +1,15 @@
+// The shapes of supabase-swift that the documentation uses, so that its blocks can be type-checked without it.
+
+public final class SupabaseClient: Sendable {
+    public let auth = AuthClient()
+    public init() {}
+}
+
+public actor AuthClient {
+    public var session: Session { get async throws { Session(accessToken: "") } }
+    @discardableResult public func refreshSession() async throws -> Session { Session(accessToken: "") }
+}
+
+public struct Session: Sendable {
+    public let accessToken: String
+}
