@@ -56,6 +56,7 @@ pub(super) async fn send(app: Arc<App>, admitted: Admitted, log: RequestLog) -> 
     log.held(app.clock.now().since(reservation.started_at()));
     let mut dispatched = Dispatched {
         sent: Arc::default(),
+        refusing: Arc::default(),
         app: app.clone(),
         deadline: after(config.proxy.total_timeout),
         config: config.clone(),
@@ -86,13 +87,15 @@ pub(super) async fn send(app: Arc<App>, admitted: Admitted, log: RequestLog) -> 
             .spawn(turn.run.drive(exchange, heads::stopped, cut));
         return replay::first(turn.caller).await;
     }
-    let (caller_left, sent) = (dispatched.caller_left.clone(), dispatched.sent.clone());
+    let caller_left = dispatched.caller_left.clone();
+    let (sent, refusing) = (dispatched.sent.clone(), dispatched.refusing.clone());
     Outliving {
         future: Some(Box::pin(dispatched.follow(exchange))),
         app,
         config,
         caller_left,
         sent,
+        refusing,
     }
     .await
 }
@@ -119,6 +122,8 @@ pub(super) struct Dispatched {
     user_hash: String,
     /// The upstream may have the request.
     pub(super) sent: Arc<AtomicBool>,
+    /// It refuses, and is about to say why: what it bills stands in the body, which takes seconds at most.
+    refusing: Arc<AtomicBool>,
     /// When the caller left, if so.
     pub(super) caller_left: Arc<OnceLock<Instant>>,
     /// Milliseconds from the hold to the first byte for the caller; negative before it.
@@ -179,6 +184,7 @@ impl Dispatched {
         let exchange = upstreams.send_as(to, outgoing, (names, self.sent.clone()));
         reservation.dispatched();
         self.past_work = self.refused_work.take().or(self.past_work);
+        self.refusing.store(false, Ordering::Release);
         Some(exchange)
     }
 
@@ -222,6 +228,7 @@ impl Dispatched {
             .map_err(|error| failed(End::Unanswered(error)))?;
         if answer.status != StatusCode::OK {
             self.refused_work = settle::work_by_status(answer.status);
+            self.refusing.store(true, Ordering::Release);
             let now = self.app.clock.now();
             let rejection = Rejection::read(answer, &self.upstream, now).await;
             return Err(failed(End::Refused(rejection)));

@@ -13,7 +13,8 @@ use crate::config::{Config, OnDisconnect};
 use crate::meter::Fault;
 
 /// A future that its caller's leaving does not end: dropped unfinished, it goes on in a task of the app, until
-/// `drain_timeout` or the server's end. With `abort`, and where nothing was sent yet, it is dropped at once.
+/// `drain_timeout` or the server's end. With `abort`, and where nothing was sent yet, it is dropped at once; but a refusal is
+/// read to its end also then, as only its body tells what is billed for it.
 pub(super) struct Outliving {
     pub(super) future: Option<Pin<Box<dyn Future<Output = Response> + Send>>>,
     pub(super) app: Arc<App>,
@@ -21,6 +22,8 @@ pub(super) struct Outliving {
     pub(super) caller_left: Arc<OnceLock<Instant>>,
     /// The upstream may have the request.
     pub(super) sent: Arc<AtomicBool>,
+    /// It refuses, and is about to say why.
+    pub(super) refusing: Arc<AtomicBool>,
 }
 
 impl Future for Outliving {
@@ -53,7 +56,8 @@ impl Drop for Outliving {
         if !self.app.cut.is_cancelled() {
             self.caller_left.get_or_init(Instant::now);
         }
-        let is_abort = self.config.proxy.on_disconnect == OnDisconnect::Abort;
+        let is_abort = self.config.proxy.on_disconnect == OnDisconnect::Abort
+            && !self.refusing.load(Ordering::Acquire);
         if is_abort || !self.sent.load(Ordering::Acquire) {
             return;
         }

@@ -327,11 +327,12 @@ const fn of_part(measured: &Measured) -> Basis {
     })
 }
 
-/// How much of the work was done by the status of an answer alone; none if something may have run (202, 204, …).
+/// How much of the work was done by the status of an answer alone; none if something may have run (202, 204, …). Where the body
+/// would have told (a filter bills what it read), nobody knows.
 pub(super) fn work_by_status(status: StatusCode) -> Option<Work> {
     match status.as_u16() {
         408 | 504 | 524 => Some(Work::TimedOut),
-        424 | 499 => Some(Work::Unknown),
+        400 | 403 | 404 | 413 | 422 | 424 | 451 | 499 => Some(Work::Unknown),
         400..500 => Some(Work::Refused),
         200..300 => None,
         _ => Some(Work::Failed),

@@ -43,6 +43,35 @@ async fn whoever_leaves_before_the_first_byte_of_what_is_not_waited_for_pays_the
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whoever_leaves_while_a_refusal_is_read_pays_what_its_body_says() {
+    for policy in ["abort", "drain"] {
+        let waits = format!("proxy.on_disconnect = {policy:?}");
+        let door = Door::open(Settings::new().with(&waits)).await;
+        for (index, (code, state)) in [("content_filter", "settled"), ("bad", "voided")]
+            .into_iter()
+            .enumerate()
+        {
+            door.upstream.always(move |_| {
+                let mut reply = Reply::error(400, code, "no");
+                reply
+                    .steps
+                    .insert(0, Step::Wait(Duration::from_millis(600)));
+                reply
+            });
+            let begun = door.user("alice").begin(chat("a")).await;
+            door.upstream.until_served(index + 1).await;
+            sleep(Duration::from_millis(200)).await;
+            begun.hang_up();
+            let row = door.quiet_rows().await.into_iter().max_by_key(|row| row.id);
+            let row = row.unwrap();
+            assert_eq!(row.state, state, "{policy} {code}: {row:?}");
+            assert_eq!(row.has("content_filter"), state == "settled", "{row:?}");
+        }
+        door.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_is_cut_before_any_text_pays_the_hold_and_one_after_it_what_was_delivered() {
     let door = Door::open(Settings::new().with(r#"proxy.idle_timeout = "1s""#)).await;
     for step in [Step::Reset, Step::Close, Step::Stall] {
