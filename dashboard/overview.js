@@ -99,10 +99,11 @@ export function overviewPage({ main, session, overview: first }) {
   // Models of the plans that their provider shuts down soon.
   function showEnds() {
     const rows = now.model_ends;
+    const users = (row) => [...row.plans, ...row.prompts.map((name) => `prompt ${name}`)].join(", ");
     const days = (row) => row.days_left < 0 ? "over" : row.days_left === 0 ? "today" : `in ${f.plural(row.days_left, "day")}`;
     fill(ends, rows.length > 0 && card("Models that are shut down soon", {}, table("Models that are shut down soon", [
-      { label: "Model", grow: true, wrap: true, cell: (row) => [h("code", row.model), h("div.narrow.muted.small", row.plans.join(", "))] },
-      { label: "Plans", wide: true, cell: (row) => row.plans.join(", ") },
+      { label: "Model", grow: true, wrap: true, cell: (row) => [h("code", row.model), h("div.narrow.muted.small", users(row))] },
+      { label: "Asked for by", wide: true, cell: users },
       { label: "Last day", wrap: true, cell: (row) => [row.last_day, h("span.muted", ` ${days(row)}`)] },
       { label: "Then", wrap: true, cell: (row) => row.successor ? h("code", row.successor) : h("span.warn-text", "nothing: requests fail") },
     ], rows)));

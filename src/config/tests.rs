@@ -507,6 +507,14 @@ fn the_end_of_a_model_is_told_sixty_days_ahead_for_every_plan_that_leads_to_it()
         ]
     );
     assert_eq!(ends(&config, "2026-12-11T23:59:59Z")[0], gpt_5("today"));
+    let prompt = "[prompts.sum]\nmodel = \"gpt-5-mini\"\nsystem = \"Sum it up.\"";
+    let config = good(&format!("{file}\n{prompt}"), &[]);
+    let told = ends(&config, "2026-12-10T12:00:00Z").join("\n");
+    assert!(
+        told.contains("gpt-5-mini (prompt/sum) is shut down"),
+        "{told}"
+    );
+    let config = good(file, &[]);
     // What is replaced is no news any more; what nothing replaces is.
     assert_eq!(ends(&config, "2026-12-12T00:00:00Z").len(), 1);
     let alone = "[[upstreams]]\nname = \"openai\"\nmodels = [\"gpt-4o\", \"gpt-5\"]\n";

@@ -295,13 +295,13 @@ impl MetricsSnapshot {
     fn model_ends(&self, out: &mut PageWriter<'_>) -> Result<(), Error> {
         let mut family = out.0.encode_descriptor(
             "tollgate_model_days_left",
-            "Days on which the provider still serves a model of a plan; only in its last 60 days",
+            "Days on which the provider still serves a model of a plan, or of a prompt (prompt/NAME); only in its last 60 days",
             None,
             MetricType::Gauge,
         )?;
         for end in &self.model_ends {
             let successor = end.successor.as_deref().unwrap_or("none");
-            for plan in &end.plans {
+            for plan in end.users() {
                 let labels = [
                     ("model", end.model.as_str()),
                     ("plan", plan.as_str()),

@@ -288,7 +288,7 @@ fn listed_end(list: &Value, model: &str) -> Option<String> {
     Some(day.to_string())
 }
 
-/// The models of all plans that go to this upstream, which is the first that serves them; a model that was shut down by
+/// The models of all plans and prompts that go to this upstream, which is the first that serves them; a model that was shut down by
 /// the name of its successor.
 fn wanted<'a>(config: &'a Config, upstream: &UpstreamConfig, now: Timestamp) -> BTreeSet<&'a str> {
     let models = all_candidates(config).map(|model| config.models.living(model, now));
@@ -301,7 +301,9 @@ fn candidates<'a>(config: &'a Config, upstream: &UpstreamConfig) -> BTreeSet<&'a
 }
 
 fn all_candidates(config: &Config) -> impl Iterator<Item = &str> {
-    let entries = config.plans.by_name.values().flat_map(|plan| &plan.models);
+    let of_plans = config.plans.by_name.values().flat_map(|plan| &plan.models);
+    let of_prompts = config.prompts.values().map(|prompt| &prompt.model);
+    let entries = of_plans.chain(of_prompts);
     entries.flat_map(|entry| config.models.candidates(entry))
 }
 
