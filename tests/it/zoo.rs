@@ -14,6 +14,9 @@ use crate::support::settings::Settings;
 use crate::support::zoo::troubles::SAID;
 use crate::support::zoo::{self, FAMILIES, Family, Habit, Place, Scene, Stage, Trouble, Waits};
 
+/// A PNG of one pixel.
+const PICTURE: &str = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
+
 /// What came of one request.
 struct Told {
     family: &'static Family,
@@ -171,6 +174,34 @@ async fn every_family_is_charged_as_its_books_say() {
                 )
                 .await;
             }
+        }
+    }
+    zoo.close(is_charged_as_billed).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_family_gets_a_picture_and_is_charged_as_its_books_say() {
+    let mut zoo = Zoo::open(Settings::new()).await;
+    for family in FAMILIES {
+        for stream in [false, true] {
+            let (model, scene) = (family.talks(), Scene::words(7));
+            let mut body = zoo.staged(&model, &scene, &json!({"stream": stream, "max_tokens": 60}));
+            let text = body["messages"][0]["content"].take();
+            body["messages"][0]["content"] = json!([{"type": "text", "text": text}, {"type": "image_url", "image_url": {"url": PICTURE}}]);
+            let answer = zoo.alice.ask(body).await;
+            let what = format!("{model} {stream}");
+            zoo.told.push(Told {
+                family,
+                what,
+                scene,
+                answer,
+            });
+        }
+    }
+    for served in zoo.door.upstream.log() {
+        let sent = &served.seen.body["messages"][0]["content"][1]["image_url"]["url"];
+        if sent != PICTURE {
+            zoo.complain(format!("no picture in {}", served.seen.body));
         }
     }
     zoo.close(is_charged_as_billed).await;

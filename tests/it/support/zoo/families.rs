@@ -180,4 +180,9 @@ pub(crate) const FAMILIES: &[Family] = &[
         shape: Shape::Text,
         ..PLAIN
     },
+    Family {
+        name: "together",
+        settings: "preset = \"together\"",
+        ..PLAIN
+    },
 ];
