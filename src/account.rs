@@ -16,7 +16,7 @@ use crate::auth::Principal;
 use crate::clock::Timestamp;
 use crate::error::{Code, Refusal};
 use crate::ledger::limit_states;
-use crate::ledger::read::report::{ModelSum, Reports, Which};
+use crate::ledger::read::report::{ModelSum, ReportRange, Reports};
 use crate::openapi::{ModelRefusals, UserRefusals};
 use crate::plan::{self, CreditBalanceRow, DayRange, LimitRow, LivePurchase};
 use crate::price::MicroUsd;
@@ -389,7 +389,7 @@ impl DayCursor {
         let (mut day, mut skip) = (self.newest, self.skip);
         while day >= self.from {
             let (start, end) = plan::day_of(day, zone);
-            let of_day = Which {
+            let of_day = ReportRange {
                 user_id: Some(user_id),
                 from: Some(start),
                 until: Some(end),
@@ -409,7 +409,7 @@ impl DayCursor {
             day = before;
             if sums.is_empty() {
                 // Days without requests cost nothing, however many they are.
-                let before = Which {
+                let before = ReportRange {
                     from: None,
                     until: Some(start),
                     ..of_day

@@ -116,14 +116,14 @@ fn streams() -> Vec<Case> {
 fn limits() -> Vec<Case> {
     let zone = TimeZone::get("Europe/Berlin").expect("a zone of the bundled table");
     let now = Timestamp::from_secs(1_780_000_000);
-    let ask = parse(&conversation(8)).quote(64);
-    let asked = ask.amounts(ask.output_cap).cost;
+    let quote = parse(&conversation(8)).quote(64);
+    let asked = quote.amounts(quote.output_cap).cost;
     let (all, some, none) = (
         limits_left(i64::MAX),
         limits_left(asked - 100),
         limits_left(1),
     );
-    let [fits, shrinks, refused] = [ask.clone(), ask.clone(), ask];
+    let [fits, shrinks, refused] = [quote.clone(), quote.clone(), quote];
     vec![
         Case::new("plan: admit, fits 3 limits", 100, move || {
             assert!(plan::admit(&fits, &all).is_ok());

@@ -139,7 +139,7 @@ pub fn check(data: &[u8]) {
     };
     let mut headers = HeaderMap::new();
     headers.insert(header::AUTHORIZATION, value.clone());
-    let ask = || {
+    let quote = || {
         let verified = door.who.verify(
             (&headers, "/"),
             &door.config.auth,
@@ -147,7 +147,7 @@ pub fn check(data: &[u8]) {
         );
         door.runtime.block_on(verified)
     };
-    let answer = ask();
+    let answer = quote();
     match &answer {
         Ok(principal) => let_in(&value, principal, door),
         Err(refusal) => {
@@ -178,7 +178,7 @@ pub fn check(data: &[u8]) {
     // Remembered or not, it is the same answer.
     assert_eq!(
         answer.map_err(|refusal| refusal.code),
-        ask().map_err(|refusal| refusal.code)
+        quote().map_err(|refusal| refusal.code)
     );
 }
 

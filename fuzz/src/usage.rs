@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use tollgate::ledger::{Charge, Flag, charge};
 use tollgate::meter::measure_json;
 use tollgate::model::Tokenizer;
-use tollgate::plan::{Amounts, Ask, Hold};
+use tollgate::plan::{Amounts, Hold, Quote};
 use tollgate::price::{Price, PriceTable, Usage};
 
 use super::Dice;
@@ -32,14 +32,14 @@ pub fn check(body: &[u8]) {
             dice.below(300_000),
             u32::try_from(dice.below(2000)).expect("small"),
         );
-        let ask = Ask {
+        let quote = Quote {
             price: price.clone(),
             base: Usage::of_input(input),
             output_cap: output,
             output_floor: 1,
             choices: 1,
         };
-        let hold = ask.hold(output);
+        let hold = quote.hold(output);
         let guess = Usage {
             input_tokens: dice.below(400_000),
             output_tokens: dice.below(4000),

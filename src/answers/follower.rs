@@ -33,7 +33,7 @@ pub(crate) struct Follower {
 
 /// What a follower gets.
 #[derive(Debug)]
-pub(crate) enum Given {
+pub(crate) enum HeadOutcome {
     /// An answer, whose body is [`Follower::into_body`].
     Answer(StatusCode, HeaderMap),
     /// The request was not sent, and its key is as it was: whoever has it may try.
@@ -80,7 +80,7 @@ impl Follower {
     }
 
     /// Waits for the head of the answer.
-    pub(crate) async fn head(&self) -> Given {
+    pub(crate) async fn head(&self) -> HeadOutcome {
         poll_fn(|context| {
             let mut state = self.answer.state();
             let is_mine = state.is_kept || self.is_caller;
@@ -90,10 +90,10 @@ impl Follower {
                     return Poll::Pending;
                 }
                 AnswerHead::Here(status, headers) if is_mine => {
-                    Given::Answer(*status, headers.clone())
+                    HeadOutcome::Answer(*status, headers.clone())
                 }
-                AnswerHead::Unsent => Given::Unsent,
-                AnswerHead::Here(..) | AnswerHead::Gone => Given::Gone,
+                AnswerHead::Unsent => HeadOutcome::Unsent,
+                AnswerHead::Here(..) | AnswerHead::Gone => HeadOutcome::Gone,
             };
             Poll::Ready(given)
         })

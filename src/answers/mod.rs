@@ -27,7 +27,7 @@ use self::answer::{KeptAnswer, RequestName};
 use self::index::Index;
 use crate::config::AnswerLimits;
 
-pub(crate) use self::follower::{Follower, Given};
+pub(crate) use self::follower::{Follower, HeadOutcome};
 pub(crate) use self::index::GoneBy;
 pub(crate) use self::run::{KeyHandle, Run};
 

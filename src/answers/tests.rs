@@ -159,7 +159,7 @@ async fn whoever_comes_later_gets_all_of_it_and_whoever_knows_a_part_the_rest() 
     );
     assert!(matches!(
         again.head().await,
-        Given::Answer(StatusCode::OK, _)
+        HeadOutcome::Answer(StatusCode::OK, _)
     ));
     assert!(matches!(
         answers.claim(ALICE, ("key-1", &[1; 32]), number(9)),
@@ -322,7 +322,7 @@ async fn a_request_that_was_never_sent_leaves_its_key_to_those_who_wait() {
     };
     let waiting = here(&answers, ALICE, number(1));
     drop((run, caller));
-    assert!(matches!(waiting.head().await, Given::Unsent));
+    assert!(matches!(waiting.head().await, HeadOutcome::Unsent));
     let claim = answers.claim(ALICE, ("k", &[0; 32]), number(2));
     assert!(matches!(claim, Claim::First(..)));
     assert!(matches!(answers.find(ALICE, number(1)), Lookup::Unknown));
@@ -344,7 +344,7 @@ async fn a_run_that_was_free_gives_its_key_back_and_its_answer_to_those_who_wait
     for follower in [waiting, caller] {
         assert!(matches!(
             follower.head().await,
-            Given::Answer(StatusCode::BAD_GATEWAY, _)
+            HeadOutcome::Answer(StatusCode::BAD_GATEWAY, _)
         ));
         assert_eq!(all(follower).await.unwrap(), "no");
     }

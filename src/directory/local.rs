@@ -16,7 +16,7 @@ use crate::clock::Timestamp;
 use crate::config::{Config, StoreUrl};
 use crate::error::{Code, Refusal};
 use crate::ledger::Ledger;
-use crate::ledger::read::report::Said;
+use crate::ledger::read::report::UserOverrides;
 use crate::ledger::read::shared::Reader;
 
 /// Connections that the usage log is read with. A user has one of them at a time (`Place::read_turn`), so that whose history
@@ -30,7 +30,7 @@ const FILE_PATIENCE: Duration = Duration::from_secs(30);
 /// An answer of the subscription table.
 #[derive(Clone, Debug)]
 struct SubscriptionAnswer {
-    said: Said,
+    said: UserOverrides,
     read_at: Timestamp,
     epoch: u64,
 }
@@ -86,7 +86,7 @@ impl Local {
         user_id: Uuid,
         config: &Config,
         now: Timestamp,
-    ) -> Result<Said, Refusal> {
+    ) -> Result<UserOverrides, Refusal> {
         let epoch = self.ledger.epoch();
         let cached = self.cache.get(&user_id);
         let is_fresh = |answer: &SubscriptionAnswer| {
@@ -114,7 +114,7 @@ impl Local {
         epoch: u64,
         now: Timestamp,
         has_answer: bool,
-    ) -> Option<Said> {
+    ) -> Option<UserOverrides> {
         let permit = self.circuit.permit()?;
         let waits_until = if has_answer {
             Instant::now()
@@ -181,7 +181,7 @@ mod tests {
         };
         let (long, looked) = tokio::join!(long, look);
         assert_eq!(long, Ok(true));
-        assert_eq!(looked, Ok(Ok(Said::default())));
+        assert_eq!(looked, Ok(Ok(UserOverrides::default())));
         writer.close();
         drop(std::fs::remove_dir_all(folder));
     }

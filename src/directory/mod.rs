@@ -21,7 +21,7 @@ use crate::config::Config;
 use crate::error::{Code, Refusal};
 use crate::ledger::Ledger;
 use crate::ledger::read::shared::Reader;
-use crate::plan::{Granted, Looked, Plan, plan_for};
+use crate::plan::{EffectivePlan, Plan, PlanSources, plan_for};
 use crate::supabase::{DeveloperDatabase, PlanAnswer};
 use local::Local;
 use remote::{CacheTimes, NoAnswer, Remote, UserSession};
@@ -61,7 +61,7 @@ impl Directory {
         principal: &Principal,
         config: &Config,
         now: Timestamp,
-    ) -> Result<Granted, Refusal> {
+    ) -> Result<EffectivePlan, Refusal> {
         let said = self.local.said_of(principal.user_id(), config, now).await?;
         if said.is_blocked() {
             return Err(blocked());
@@ -81,7 +81,7 @@ impl Directory {
             .filter(|_| principal.is_anonymous());
         let claim = principal.plan_claim().map(str::to_owned);
         let mut granted = plan_for(
-            &Looked {
+            &PlanSources {
                 database,
                 claim,
                 local,
@@ -164,7 +164,7 @@ impl Directory {
 
 /// Limits of the database name a model as its author does: they get the name that the plan has for it. A limit for a model
 /// that the plan does not have counts nothing, and is worth a log line.
-fn resolve_models(granted: &mut Granted, config: &Config) {
+fn resolve_models(granted: &mut EffectivePlan, config: &Config) {
     let is_known = |plan: &Plan, name: &str| plan.models.iter().any(|model| model == name);
     let plan = &granted.plan;
     let mut named = plan

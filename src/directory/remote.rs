@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use super::circuit::{Circuit, PATIENCE};
 use crate::clock::Timestamp;
-use crate::plan::{Assigned, Period, SaidPeriod};
+use crate::plan::{DatabaseAnswer, DatedPeriod, Period};
 use crate::single_flight::{Landing, SingleFlight};
 use crate::supabase::{DatabaseFailure, DeveloperDatabase, PlanAnswer};
 
@@ -112,13 +112,13 @@ impl CachedAnswer {
         let then = || {
             let before = before?;
             let counts = before.answer.as_ref()?.assigned.period?;
-            let before = SaidPeriod {
+            let before = DatedPeriod {
                 period: before.said?,
                 asked: before.asked.0,
             };
             Some(counts.then(
                 before,
-                SaidPeriod {
+                DatedPeriod {
                     period: said?,
                     asked: asked.0,
                 },
@@ -129,7 +129,7 @@ impl CachedAnswer {
             warn_about_moving_period();
         }
         let with_period = |answer: PlanAnswer| {
-            let assigned = Assigned {
+            let assigned = DatabaseAnswer {
                 period,
                 ..answer.assigned
             };

@@ -191,9 +191,9 @@ pub(super) fn read_unknown<'de, A: MapAccess<'de>>(
     name: Cow<'_, str>,
     map: &mut A,
 ) -> Result<(), A::Error> {
-    let value: Option<Said> = map.next_value()?;
+    let value: Option<Presence> = map.next_value()?;
     let is_null = value.is_none();
-    let is_empty = value.is_none_or(|Said(anything)| !anything);
+    let is_empty = value.is_none_or(|Presence(anything)| !anything);
     let says_nothing = is_null && MAY_BE_NULL.contains(&name.as_ref());
     if !says_nothing
         && unknown
@@ -217,9 +217,9 @@ pub(super) struct Unknown {
 }
 
 /// Whether a value says anything. It is not kept.
-struct Said(bool);
+struct Presence(bool);
 
-impl<'de> Deserialize<'de> for Said {
+impl<'de> Deserialize<'de> for Presence {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(Anything)
     }
@@ -228,50 +228,50 @@ impl<'de> Deserialize<'de> for Said {
 struct Anything;
 
 impl<'de> Visitor<'de> for Anything {
-    type Value = Said;
+    type Value = Presence;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("JSON")
     }
 
-    fn visit_unit<E>(self) -> Result<Said, E> {
-        Ok(Said(false))
+    fn visit_unit<E>(self) -> Result<Presence, E> {
+        Ok(Presence(false))
     }
 
-    fn visit_bool<E>(self, value: bool) -> Result<Said, E> {
-        Ok(Said(value))
+    fn visit_bool<E>(self, value: bool) -> Result<Presence, E> {
+        Ok(Presence(value))
     }
 
-    fn visit_i64<E>(self, _: i64) -> Result<Said, E> {
-        Ok(Said(true))
+    fn visit_i64<E>(self, _: i64) -> Result<Presence, E> {
+        Ok(Presence(true))
     }
 
-    fn visit_u64<E>(self, _: u64) -> Result<Said, E> {
-        Ok(Said(true))
+    fn visit_u64<E>(self, _: u64) -> Result<Presence, E> {
+        Ok(Presence(true))
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<Said, E> {
-        Ok(Said(true))
+    fn visit_f64<E>(self, _: f64) -> Result<Presence, E> {
+        Ok(Presence(true))
     }
 
-    fn visit_str<E>(self, text: &str) -> Result<Said, E> {
-        Ok(Said(!text.is_empty()))
+    fn visit_str<E>(self, text: &str) -> Result<Presence, E> {
+        Ok(Presence(!text.is_empty()))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Said, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Presence, A::Error> {
         let mut said = false;
         while let Some(item) = seq.next_element::<Option<IgnoredAny>>()? {
             said |= item.is_some();
         }
-        Ok(Said(said))
+        Ok(Presence(said))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Said, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Presence, A::Error> {
         let mut said = false;
         while let Some((_, value)) = map.next_entry::<IgnoredAny, Option<IgnoredAny>>()? {
             said |= value.is_some();
         }
-        Ok(Said(said))
+        Ok(Presence(said))
     }
 }
 

@@ -41,7 +41,7 @@ use crate::error::Refusal;
 use crate::meter::whole::Whole;
 use crate::meter::{Measured, Meter};
 use crate::model::{Capability, ModelTable};
-use crate::plan::{Ask, Plan};
+use crate::plan::{Plan, Quote};
 use crate::price::{Price, PriceTable, Usage};
 use crate::prompt::Prompts;
 
@@ -268,7 +268,7 @@ pub trait Endpoint: fmt::Debug + Send + Sync {
 
     /// What the request needs: the bound of its prompt as it is now, and its cap, that may shrink to
     /// `min_output_tokens` where that is less.
-    fn quote(&self, min_output_tokens: u32) -> Ask;
+    fn quote(&self, min_output_tokens: u32) -> Quote;
 
     /// Whether the prompt, by its bound as it is now, is within the plan.
     ///

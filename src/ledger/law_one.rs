@@ -16,7 +16,7 @@ use super::postgres::Lane;
 use super::{HoldRequest, decide};
 use crate::clock::Timestamp;
 use crate::pg::tests::Postgres;
-use crate::plan::{Amounts, Ask, Balance, Limit, Per, Unit, Window};
+use crate::plan::{Amounts, Balance, Limit, Per, Quote, Unit, Window};
 use crate::price::{Price, Quantities, Rate, Rates};
 
 /// How many cases one call decides.
@@ -103,7 +103,7 @@ fn request(number: usize, asked: i64) -> HoldRequest {
         feature: None,
         prompt_version: None,
         upstream: "u".to_owned(),
-        ask: Ask {
+        quote: Quote {
             price,
             base,
             output_cap: 0,

@@ -32,8 +32,8 @@ use crate::ledger::grants::{NewGrant, WHOLE_SHARE};
 use crate::ledger::read::connection::{Db, sqlite_query};
 use crate::ledger::tools::export::Still;
 use crate::plan::{
-    Amounts, Ask, Balance, Credit, CreditBalance, Granted, Hold, Limit, LimitCounter, PaidBy, Per,
-    Period, Plan, PlanSource, Unit, Window, window,
+    Amounts, Balance, Credit, CreditBalance, EffectivePlan, Hold, Limit, LimitCounter, PaidBy, Per,
+    Period, Plan, PlanSource, Quote, Unit, Window, window,
 };
 use crate::price::{MicroUsd, Price, Rate, Rates, Usage};
 
@@ -649,7 +649,7 @@ impl World {
             feature: None,
             prompt_version: None,
             upstream: "u".to_owned(),
-            ask: Ask {
+            quote: Quote {
                 price: price(),
                 base: beside_tokens(input, 0),
                 output_cap: cap,
@@ -671,7 +671,7 @@ impl World {
     }
 
     /// A plan as it applies to a user, with all credits that the user ever had.
-    fn granted(&self, user: Uuid, plan: u8) -> Granted {
+    fn granted(&self, user: Uuid, plan: u8) -> EffectivePlan {
         let mine = self.credits.iter().filter(|(whose, ..)| *whose == user);
         let credit = |(_, limit, given_at): &(Uuid, Limit, Timestamp)| {
             let Limit {
@@ -698,7 +698,7 @@ impl World {
             limits: limits(plan),
         };
         let period = Some(period());
-        Granted {
+        EffectivePlan {
             plan: Arc::new(plan),
             source: PlanSource::Default,
             period,
@@ -994,7 +994,7 @@ impl World {
         let HoldRequest {
             id,
             user_id: user,
-            ask,
+            quote,
             ..
         } = request.clone();
         let asked = request.clone();
@@ -1019,15 +1019,15 @@ impl World {
         let everything_fits = |amounts: Amounts| self.plan_fits(user, &limits, amounts);
         let credits_fit =
             |amounts: Amounts| may_use_credits && self.credits_fit(user, &limits, amounts);
-        let (whole, least) = (ask.amounts(cap), ask.amounts(ask.output_floor));
+        let (whole, least) = (quote.amounts(cap), quote.amounts(quote.output_floor));
         match answer {
             Ok(hold) => {
                 assert!(
                     open < CONCURRENT as usize,
                     "more open requests than the plan allows"
                 );
-                assert!(hold.output_cap >= ask.output_floor && hold.output_cap <= cap);
-                let more = ask.amounts(hold.output_cap + 1);
+                assert!(hold.output_cap >= quote.output_floor && hold.output_cap <= cap);
+                let more = quote.amounts(hold.output_cap + 1);
                 let is_whole = hold.output_cap == cap;
                 match hold.paid_by {
                     PaidBy::Plan => {
@@ -1123,11 +1123,11 @@ impl World {
         let request = HoldRequest {
             model: "other".to_owned(),
             plan_model: Some(row.model.to_owned()),
-            ask: Ask {
+            quote: Quote {
                 base: beside_tokens(input, 0),
                 output_cap: cap,
                 output_floor: cap.min(64),
-                ..first.ask.clone()
+                ..first.quote.clone()
             },
             concurrent: None,
             replaces: Some(old),
@@ -1155,12 +1155,12 @@ impl World {
                 && amounts.cost <= (ceiling - without(&day, None, None).cost).max(0)
                 && (paid_by == PaidBy::Plan || (request.credits && amounts.cost <= left))
         };
-        let least = request.ask.amounts(request.ask.output_floor);
+        let least = request.quote.amounts(request.quote.output_floor);
         match answer {
             Ok(hold) => {
                 let fits = |amounts: Amounts| fits_by(amounts, hold.paid_by);
                 assert!(fits(hold.amounts), "law 1: a hold grew past a limit");
-                let more = request.ask.amounts(hold.output_cap + 1);
+                let more = request.quote.amounts(hold.output_cap + 1);
                 assert!(
                     hold.output_cap == cap || !fits(more),
                     "law 7: the cap shrank more than it had to"
@@ -1836,7 +1836,7 @@ fn what_was_never_sent_is_pruned_all_the_same_and_said_aloud() {
     book.mark(&[sent], Mark::Sent).unwrap();
     let later = world.now.plus(Duration::from_hours(24 * 3));
     let log = tracing_subscriber::fmt()
-        .with_writer(move || Said(writer.clone()))
+        .with_writer(move || LogBuffer(writer.clone()))
         .finish();
     let gone = tracing::subscriber::with_default(log, || world.ledger.prune(later, later));
     assert!(gone >= 3);
@@ -1852,9 +1852,9 @@ fn what_was_never_sent_is_pruned_all_the_same_and_said_aloud() {
 }
 
 /// A log to read.
-struct Said(Arc<Mutex<Vec<u8>>>);
+struct LogBuffer(Arc<Mutex<Vec<u8>>>);
 
-impl std::io::Write for Said {
+impl std::io::Write for LogBuffer {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.0.lock().unwrap().write(bytes)
     }
@@ -2053,7 +2053,7 @@ impl World {
         }
         let (id, user_id) = (request.id, request.user_id);
         let is_older = turn.is_multiple_of(2);
-        let amounts = request.ask.amounts(cap);
+        let amounts = request.quote.amounts(cap);
         let held = if is_older {
             amounts.in_windows()
         } else {

@@ -38,8 +38,8 @@ use crate::config::StoreUrl;
 use crate::error::{Code, Refusal};
 use crate::ledger::read::report::RequestRow;
 use crate::plan::{
-    self, Amounts, Ask, Balance, CreditBalance, Exceeded, Hold, Limit, LimitCounter, LimitState,
-    PaidBy, Unit, Window,
+    self, Amounts, Balance, CreditBalance, Exceeded, Hold, Limit, LimitCounter, LimitState, PaidBy,
+    Quote, Unit, Window,
 };
 
 pub use idempotency::{IdempotencyKey, Repetition};
@@ -79,7 +79,7 @@ pub struct HoldRequest {
     /// The upstream's name, for the row.
     pub upstream: String,
     /// What is held.
-    pub ask: Ask,
+    pub quote: Quote,
     /// Every limit of the caller's plan that counts this request, with its current window.
     pub limits: Vec<(Limit, Window)>,
     /// How many requests of this caller may be open.
@@ -151,11 +151,11 @@ struct Shared {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
     /// It could already, and nobody else could since.
-    Kept,
+    Renewed,
     /// It may now. Others may have sent something since it could before.
-    Given,
+    Acquired,
     /// Another process may.
-    Another,
+    HeldElsewhere,
 }
 
 /// How much waits for the outbox. Counted to 100,000 and no further.
@@ -165,7 +165,7 @@ pub struct Lag {
     pub unsent: i64,
     /// When the oldest of them ended.
     pub oldest: Option<Timestamp>,
-    /// Rows left behind, because they were refused for good.
+    /// Dead letters: rows that were refused for good.
     pub given_up: i64,
 }
 
@@ -175,7 +175,7 @@ pub enum Mark {
     /// They were taken.
     Sent,
     /// They were refused for good.
-    LeftBehind,
+    DeadLetter,
 }
 
 /// A handle on the ledger. Cheap to clone.
@@ -461,7 +461,7 @@ fn decide(
         state.standing = of_others(state.standing, own_by_plan);
     }
     let mut with_credits = credits.map(|left| plan::limits_with_credits(&states, left));
-    let hold = plan::admit_with_credits(&request.ask, &states, with_credits.as_deref());
+    let hold = plan::admit_with_credits(&request.quote, &states, with_credits.as_deref());
     let hold = hold.map_err(|exceeded| {
         NoHold::Limit(Exceeded {
             credits,
@@ -481,6 +481,6 @@ fn decide(
         states.push(ceiling.clone());
     }
     states.push(ceiling);
-    plan::admit_with_credits(&request.ask, &states, with_credits.as_deref())
+    plan::admit_with_credits(&request.quote, &states, with_credits.as_deref())
         .map_err(|_| NoHold::Ceiling(window.end))
 }

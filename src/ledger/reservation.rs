@@ -162,7 +162,7 @@ mod tests {
             .models
             .remove("gpt-4o-mini")
             .unwrap();
-        let ask = crate::plan::Ask {
+        let quote = crate::plan::Quote {
             price,
             base: Quantities::of_input(1000),
             output_cap: 1000,
@@ -181,7 +181,7 @@ mod tests {
             feature: None,
             prompt_version: None,
             upstream: "openai".to_owned(),
-            ask,
+            quote,
             limits: Vec::new(),
             concurrent: None,
             ceiling: None,

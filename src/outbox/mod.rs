@@ -296,11 +296,11 @@ impl Outbox {
         self.turn_since = None;
         let asked = Instant::now();
         let turn = self.ledger.outbox_turn().await?;
-        if turn != Turn::Kept {
+        if turn != Turn::Renewed {
             self.refused = RetryQueue::default();
         }
-        self.turn_since = (turn != Turn::Another).then_some(asked);
-        Ok(turn == Turn::Kept)
+        self.turn_since = (turn != Turn::HeldElsewhere).then_some(asked);
+        Ok(turn == Turn::Renewed)
     }
 
     async fn call(&mut self, entries: &[Entry]) -> Result<(), DatabaseFailure> {
@@ -373,7 +373,7 @@ impl Outbox {
                         error = why,
                         "given up: log_request refuses this entry; its row stays in the ledger, marked unsent = 2"
                     );
-                    self.ledger.mark(vec![entry.id], Mark::LeftBehind).await?;
+                    self.ledger.mark(vec![entry.id], Mark::DeadLetter).await?;
                 }
                 Err(unavailable) => return Err(Setback(unavailable.to_string())),
             }

@@ -9,9 +9,9 @@ use uuid::Uuid;
 use super::*;
 use crate::clock::Clock;
 use crate::config::StoreUrl;
-use crate::ledger::read::report::{Reports, Which};
+use crate::ledger::read::report::{ReportRange, Reports};
 use crate::ledger::{Charge, HoldRequest, Settings, Settlement, Writer, versioned};
-use crate::plan::Ask;
+use crate::plan::Quote;
 use crate::price::{MicroUsd, Price, Rate, Rates, Usage};
 
 /// A ledger's file, gone with the test.
@@ -42,7 +42,7 @@ impl Place {
         };
         Reports::open(&StoreUrl::Sqlite(self.0.clone()))
             .unwrap()
-            .requests(Which::default(), each)
+            .requests(ReportRange::default(), each)
             .unwrap();
         rows.retain(|row| row.state == "settled" || row.state == "lost");
         rows.sort_by_key(|row| {
@@ -98,7 +98,7 @@ async fn request(ledger: &Ledger, user: u128, charge: Charge) -> String {
         feature: Some("coach".to_owned()),
         prompt_version: None,
         upstream: "u".to_owned(),
-        ask: Ask {
+        quote: Quote {
             price: price(),
             base: Usage::of_input(100),
             output_cap: 100,
@@ -829,7 +829,7 @@ async fn a_turn_of_a_clock_that_was_set_back_is_nobodys() {
     both.turn_of_another(14_000).await;
     assert_eq!(
         (given(0).await, both.ledger(0).outbox_turn().await.unwrap()),
-        (0, Turn::Another)
+        (0, Turn::HeldElsewhere)
     );
     both.turn_of_another(-1).await;
     assert_eq!((given(0).await, given(1).await), (1, 0));
@@ -838,7 +838,7 @@ async fn a_turn_of_a_clock_that_was_set_back_is_nobodys() {
         both.turn_of_another(ahead).await;
         assert_eq!(
             both.ledger(1).outbox_turn().await.unwrap(),
-            Turn::Given,
+            Turn::Acquired,
             "{ahead}"
         );
         assert_eq!((given(0).await, given(1).await), (0, 1), "{ahead}");

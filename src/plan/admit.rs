@@ -131,7 +131,7 @@ impl LimitState {
 
 /// What a request asks for: an upper bound of all but its text, and an output cap that may shrink to `output_floor`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ask {
+pub struct Quote {
     /// The price of the model asked for.
     pub price: Price,
     /// At least what it uses whatever its output cap: the prompt, images, audio.
@@ -144,7 +144,7 @@ pub struct Ask {
     pub choices: u32,
 }
 
-impl Ask {
+impl Quote {
     /// What is held when each choice may have `output_cap` tokens.
     #[must_use]
     pub fn amounts(&self, output_cap: u32) -> Amounts {
@@ -201,27 +201,27 @@ pub struct Exceeded {
 
 /// Fits a request into what every limit has left.
 ///
-/// The output cap shrinks to what is left, but not below the ask's floor (law 7: nobody is refused for output they
+/// The output cap shrinks to what is left, but not below the quote's floor (law 7: nobody is refused for output they
 /// will not use). The largest cap that fits is granted.
 ///
 /// # Errors
 /// The limit that resets last among those that even the floor does not fit.
-pub fn admit(ask: &Ask, limits: &[LimitState]) -> Result<Hold, Exceeded> {
+pub fn admit(quote: &Quote, limits: &[LimitState]) -> Result<Hold, Exceeded> {
     let fits = |cap: u32| {
-        let amounts = ask.amounts(cap);
+        let amounts = quote.amounts(cap);
         limits
             .iter()
             .all(|state| amounts.of(state.limit.unit) <= state.remaining())
     };
-    if fits(ask.output_cap) {
-        return Ok(ask.hold(ask.output_cap));
+    if fits(quote.output_cap) {
+        return Ok(quote.hold(quote.output_cap));
     }
-    let floor = ask.output_floor.min(ask.output_cap);
+    let floor = quote.output_floor.min(quote.output_cap);
     if !fits(floor) {
-        return Err(exceeded(&ask.amounts(floor), limits));
+        return Err(exceeded(&quote.amounts(floor), limits));
     }
     // What a cap costs grows with the cap, so the largest that fits is found by halving.
-    let (mut fitting, mut beyond) = (floor, ask.output_cap);
+    let (mut fitting, mut beyond) = (floor, quote.output_cap);
     while beyond.saturating_sub(fitting) > 1 {
         let middle = fitting.midpoint(beyond);
         if fits(middle) {
@@ -230,7 +230,7 @@ pub fn admit(ask: &Ask, limits: &[LimitState]) -> Result<Hold, Exceeded> {
             beyond = middle;
         }
     }
-    Ok(ask.hold(fitting))
+    Ok(quote.hold(fitting))
 }
 
 fn exceeded(least: &Amounts, limits: &[LimitState]) -> Exceeded {

@@ -6,7 +6,7 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{Ask, Balance, Exceeded, Hold, Limit, LimitState, Per, Plan, Unit, Window, admit};
+use super::{Balance, Exceeded, Hold, Limit, LimitState, Per, Plan, Quote, Unit, Window, admit};
 use crate::clock::Timestamp;
 use crate::price::MicroUsd;
 
@@ -93,25 +93,25 @@ impl CreditBalanceRow {
 /// # Errors
 /// As [`admit`] by the plan.
 pub fn admit_with_credits(
-    ask: &Ask,
+    quote: &Quote,
     plan: &[LimitState],
     credits: Option<&[LimitState]>,
 ) -> Result<Hold, Exceeded> {
     let Some(credits) = credits else {
-        return admit(ask, plan);
+        return admit(quote, plan);
     };
-    let whole = Ask {
-        output_floor: ask.output_cap,
-        ..ask.clone()
+    let whole = Quote {
+        output_floor: quote.output_cap,
+        ..quote.clone()
     };
     let by_credits = |hold| Hold {
         paid_by: PaidBy::Credits,
         ..hold
     };
-    let of = |ask: &Ask| {
-        admit(ask, plan).or_else(|no| admit(ask, credits).map(by_credits).map_err(|_| no))
+    let of = |quote: &Quote| {
+        admit(quote, plan).or_else(|no| admit(quote, credits).map(by_credits).map_err(|_| no))
     };
-    of(&whole).or_else(|_| of(ask))
+    of(&whole).or_else(|_| of(quote))
 }
 
 /// The limits of a request that credits pay for: all that are not in dollars, and what is left of the credits.
@@ -138,7 +138,7 @@ mod tests {
     use crate::price::{Price, Quantities, Rate, Rates};
 
     /// A micro-dollar a token; the prompt has ten.
-    fn ask() -> Ask {
+    fn quote() -> Quote {
         let rate = Rate(1_000_000);
         let rates = Rates {
             input: rate,
@@ -147,7 +147,7 @@ mod tests {
             output: rate,
             ..Rates::default()
         };
-        Ask {
+        Quote {
             price: Price {
                 rates,
                 ..Price::default()
@@ -187,7 +187,7 @@ mod tests {
         let try_with = |left: i64, credits: Option<i64>| {
             let plan = [state(Unit::CostUsd, left)];
             let credits = credits.map(|left| limits_with_credits(&plan, left));
-            let held = admit_with_credits(&ask(), &plan, credits.as_deref());
+            let held = admit_with_credits(&quote(), &plan, credits.as_deref());
             held.map(|hold| (hold.paid_by, hold.output_cap))
                 .map_err(|_| ())
         };
@@ -213,7 +213,7 @@ mod tests {
         ] {
             let plan = [poor.clone(), other.clone()];
             let credits = limits_with_credits(&plan, 500);
-            let held = admit_with_credits(&ask(), &plan, Some(&credits));
+            let held = admit_with_credits(&quote(), &plan, Some(&credits));
             assert_eq!(held.ok().map(|hold| hold.output_cap), granted, "{other:?}");
         }
     }

@@ -19,7 +19,7 @@ use jiff::tz::TimeZone;
 use crate::clock::Timestamp;
 use crate::model::Effort;
 
-pub use admit::{Amounts, Ask, Balance, Exceeded, Hold, LimitState, admit};
+pub use admit::{Amounts, Balance, Exceeded, Hold, LimitState, Quote, admit};
 pub use credits::{CreditBalance, PaidBy, admit_with_credits};
 pub(crate) use credits::{CreditBalanceRow, limits_with_credits};
 pub use image::{ImageCaps, ImageQuality, ImageSize};
@@ -27,7 +27,7 @@ pub use limit::{Limit, LimitCounter};
 pub(crate) use limit_row::resets_at;
 pub use limit_row::{Amount, LimitRow};
 pub use purchase::{LivePurchase, Product, Products, Purchase};
-pub use window::{DayRange, Period, SaidPeriod, Window, date_of, day_of, window};
+pub use window::{DatedPeriod, DayRange, Period, Window, date_of, day_of, window};
 
 /// The span of time that a limit counts over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Deserialize)]
@@ -194,7 +194,7 @@ impl PlanSource {
 
 /// What the developer's own database says about a caller.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Assigned {
+pub struct DatabaseAnswer {
     /// The plan's name; `None` is no answer.
     pub plan: Option<String>,
     /// The subscription's period.
@@ -205,9 +205,9 @@ pub struct Assigned {
 
 /// What was looked up about a caller, for [`plan_for`].
 #[derive(Clone, Debug, Default)]
-pub struct Looked {
+pub struct PlanSources {
     /// What the developer's own database says, if it was asked and had an answer.
-    pub database: Option<Assigned>,
+    pub database: Option<DatabaseAnswer>,
     /// The plan that the token names, at the configured claim path.
     pub claim: Option<String>,
     /// The row of the local subscription table, if it is in force.
@@ -247,7 +247,7 @@ pub struct Subscription {
 
 /// A plan as it applies to one caller.
 #[derive(Clone, Debug)]
-pub struct Granted {
+pub struct EffectivePlan {
     /// The plan.
     pub plan: Arc<Plan>,
     /// Who said so.
@@ -262,7 +262,7 @@ pub struct Granted {
     pub purchase: Option<LivePurchase>,
 }
 
-impl Granted {
+impl EffectivePlan {
     /// Every limit at a moment, with its window then, and raised by the credits that were given in it.
     #[must_use]
     pub fn limits_at(&self, now: Timestamp, zone: &TimeZone) -> Vec<(Limit, Window)> {
@@ -306,7 +306,7 @@ pub struct Plans {
 ///
 /// The database's limits and period go with the plan that it names; where it names none, with whichever is granted.
 #[must_use]
-pub fn plan_for(looked: &Looked, plans: &Plans) -> Granted {
+pub fn plan_for(looked: &PlanSources, plans: &Plans) -> EffectivePlan {
     let mut granted = named_plan(looked, plans);
     let Some(database) = &looked.database else {
         return granted;
@@ -326,7 +326,7 @@ pub fn plan_for(looked: &Looked, plans: &Plans) -> Granted {
     granted
 }
 
-fn named_plan(looked: &Looked, plans: &Plans) -> Granted {
+fn named_plan(looked: &PlanSources, plans: &Plans) -> EffectivePlan {
     let local = looked.local.as_ref();
     let database = looked.database.as_ref();
     let bought = looked.purchase.as_ref();
@@ -358,7 +358,7 @@ fn named_plan(looked: &Looked, plans: &Plans) -> Granted {
         unknown.push(name.to_owned());
     }
     let (plan, source) = found;
-    Granted {
+    EffectivePlan {
         plan: plan.clone(),
         source,
         period: period(source),

@@ -155,7 +155,7 @@ pub struct Period {
 
 /// A period, and when the database was asked that said it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SaidPeriod {
+pub struct DatedPeriod {
     /// As it was said.
     pub period: Period,
     /// When it was asked for.
@@ -169,7 +169,7 @@ impl Period {
     /// period would be a new window at each look-up. It is known by this: since the look-up before, an end has moved by as
     /// much as the clock. Then this one goes on until it is over, or a day behind.
     #[must_use]
-    pub fn then(self, before: SaidPeriod, said: SaidPeriod) -> Self {
+    pub fn then(self, before: DatedPeriod, said: DatedPeriod) -> Self {
         let elapsed = said.asked.millis().saturating_sub(before.asked.millis());
         let of_start = moved(before.period.start, said.period.start);
         let of_end = moved(before.period.end, said.period.end);

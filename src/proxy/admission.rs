@@ -17,14 +17,14 @@ use crate::config::Config;
 use crate::endpoint::{Endpoint, Incoming, Spec, Terms};
 use crate::error::{Code, Refusal};
 use crate::ledger::{HoldRequest, IdempotencyKey, NoHold, Reservation};
-use crate::plan::{self, Amount, Exceeded, Granted, Limit, Per, Plan, Unit};
+use crate::plan::{self, Amount, EffectivePlan, Exceeded, Limit, Per, Plan, Unit};
 use crate::price::MicroUsd;
 
 /// Who asks for a hold, and under which rules.
 pub(super) struct HoldContext<'a> {
     pub(super) app: &'a App,
     pub(super) config: &'a Config,
-    pub(super) granted: &'a Granted,
+    pub(super) granted: &'a EffectivePlan,
     pub(super) user_id: Uuid,
     pub(super) upstream: &'a str,
     /// What the app calls the request.
@@ -251,7 +251,7 @@ fn request(
     context: &HoldContext<'_>,
     order: &dyn Endpoint,
     log: &RequestLog,
-    (now, ask): (Timestamp, plan::Ask),
+    (now, quote): (Timestamp, plan::Quote),
 ) -> HoldRequest {
     let HoldContext {
         config, granted, ..
@@ -274,7 +274,7 @@ fn request(
         feature: context.feature.map(str::to_owned),
         prompt_version: order.prompt_version().map(str::to_owned),
         upstream: context.upstream.to_owned(),
-        ask,
+        quote,
         limits,
         concurrent: granted.plan.concurrent_requests,
         ceiling: config.ceiling.map(|ceiling| (ceiling.0, day())),

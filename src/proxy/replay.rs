@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use uuid::Uuid;
 
 use super::idempotency;
-use crate::answers::{Claim, Follower, Given, Lookup, Run};
+use crate::answers::{Claim, Follower, HeadOutcome, Lookup, Run};
 use crate::app::{App, Place, RequestId};
 use crate::error::{Code, Refusal};
 use crate::ledger::IdempotencyKey;
@@ -65,7 +65,7 @@ pub(super) async fn claim(
                 return Ok(Claimed::Runs(Some(FirstRun { run, caller }), place));
             }
             Claim::Again(follower) => {
-                if let Given::Answer(status, headers) = follower.head().await {
+                if let HeadOutcome::Answer(status, headers) = follower.head().await {
                     let first = follower.id();
                     app.answers.note_replay();
                     let mut place = place;
@@ -86,8 +86,8 @@ pub(super) async fn claim(
 /// The answer to the caller of the first request.
 pub(super) async fn first(caller: Follower) -> Response {
     match caller.head().await {
-        Given::Answer(status, headers) => answer(caller, (status, headers), ()),
-        Given::Unsent | Given::Gone => {
+        HeadOutcome::Answer(status, headers) => answer(caller, (status, headers), ()),
+        HeadOutcome::Unsent | HeadOutcome::Gone => {
             idempotency::gone("This answer was stopped.", caller.id(), None).into_response()
         }
     }
@@ -107,9 +107,11 @@ pub(crate) async fn resume(
         Lookup::Here(follower) => {
             let follower = follower.numbered_after(after);
             match follower.head().await {
-                Given::Answer(status, headers) => Ok(answer(follower, (status, headers), place)),
-                Given::Unsent => Err(unknown()),
-                Given::Gone => Err(not_here(app, (user_id, id), true).await),
+                HeadOutcome::Answer(status, headers) => {
+                    Ok(answer(follower, (status, headers), place))
+                }
+                HeadOutcome::Unsent => Err(unknown()),
+                HeadOutcome::Gone => Err(not_here(app, (user_id, id), true).await),
             }
         }
         Lookup::Gone => Err(not_here(app, (user_id, id), true).await),

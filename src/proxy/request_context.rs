@@ -15,14 +15,14 @@ use crate::config::Config;
 use crate::endpoint::{Endpoint, Incoming, Spec};
 use crate::error::{Code, Refusal};
 use crate::ledger::{IdempotencyKey, Reservation};
-use crate::plan::Granted;
+use crate::plan::EffectivePlan;
 
 /// A request that came in, and by whom and under which rules: what an order for another candidate is made of.
 pub(super) struct RequestContext {
     pub(super) spec: &'static Spec,
     pub(super) incoming: Incoming,
     pub(super) user_id: Uuid,
-    pub(super) granted: Granted,
+    pub(super) granted: EffectivePlan,
     pub(super) feature: Option<String>,
     pub(super) idempotency: Option<IdempotencyKey>,
     /// When it was read: by this it is known which models are still there.

@@ -5,7 +5,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::event::{
-    Channel, Facts, PurchaseChange, PurchaseEvent, PurchaseState, SaidState, WHOLE_SHARE,
+    Channel, Facts, PurchaseChange, PurchaseEvent, PurchaseState, ReportedState, WHOLE_SHARE,
 };
 use super::jws::{Signer, verify};
 use crate::clock::Timestamp;
@@ -130,7 +130,7 @@ pub fn transaction(
         None => bought.live(),
     };
     let change = PurchaseChange {
-        state: Some(SaidState::of(state)),
+        state: Some(ReportedState::of(state)),
         ..bought.change(signer)
     };
     let event = PurchaseEvent {
@@ -203,7 +203,7 @@ fn told(
 ) -> PurchaseChange {
     let mut change = bought.change(signer);
     if let Some((state, grace_until)) = effect(payload, bought, renewal, at) {
-        change.state = Some(SaidState::of(state));
+        change.state = Some(ReportedState::of(state));
         change.grace_until = Some(grace_until);
     }
     change.will_renew = will_renew(payload, bought, renewal);

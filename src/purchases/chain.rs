@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
-use super::event::{Facts, PurchaseChange, PurchaseState, SaidState, user_named};
+use super::event::{Facts, PurchaseChange, PurchaseState, ReportedState, user_named};
 use crate::clock::Timestamp;
 
 /// What is known of a purchase.
@@ -36,7 +36,7 @@ pub struct StoreTransaction {
     /// What was bought, and when that was said.
     pub facts: Option<(Timestamp, Facts)>,
     /// Whether it counts, and when that was said.
-    pub state: Option<(Timestamp, SaidState)>,
+    pub state: Option<(Timestamp, ReportedState)>,
     /// The end of what was paid for, as it was said last.
     pub grace: Option<(Timestamp, Option<Timestamp>)>,
 }
@@ -131,7 +131,7 @@ impl StoreTransaction {
             }
         }
         if let Some(said) = change.state {
-            let key = |(at, said): &(Timestamp, SaidState)| (*at, said.rank, said.state);
+            let key = |(at, said): &(Timestamp, ReportedState)| (*at, said.rank, said.state);
             let said = (at, said);
             if self.state.is_none_or(|known| key(&known) < key(&said)) {
                 self.state = Some(said);

@@ -88,7 +88,7 @@ pub struct PurchaseChange {
     /// What was bought.
     pub facts: Option<Facts>,
     /// Whether it counts.
-    pub state: Option<SaidState>,
+    pub state: Option<ReportedState>,
     /// The end of the time that the store waits for the money in; `Some(None)` where it does not, or no longer.
     pub grace_until: Option<Option<Timestamp>>,
     /// Whether it will be renewed.
@@ -126,14 +126,14 @@ pub enum PurchaseState {
 
 /// A state, and which of two counts that were said at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SaidState {
+pub struct ReportedState {
     /// What was said.
     pub state: PurchaseState,
     /// The higher one counts.
     pub rank: i64,
 }
 
-impl SaidState {
+impl ReportedState {
     /// Of two at the same time the one that ends counts.
     #[must_use]
     pub const fn of(state: PurchaseState) -> Self {

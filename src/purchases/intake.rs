@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::error::{Code, Refusal};
 use crate::ledger::Ledger;
 use crate::ledger::read::report::Desk;
-use crate::ledger::read::shared::Kept;
+use crate::ledger::read::shared::SharedConnection;
 
 /// How many webhooks may be on their way: each has a body of at most 64 KiB.
 const OPEN_MAX: usize = 128;
@@ -79,7 +79,7 @@ impl ChannelCounts {
 /// The way in. Cheap to clone.
 #[derive(Clone)]
 pub struct Intake {
-    desk: Arc<Kept<Desk>>,
+    desk: Arc<SharedConnection<Desk>>,
     permits: Arc<Semaphore>,
     counts: Arc<[ChannelCounts; Channel::ALL.len()]>,
 }
@@ -89,7 +89,7 @@ impl Intake {
     #[must_use]
     pub fn new(ledger: &Ledger) -> Self {
         Self {
-            desk: Arc::new(Kept::changing(ledger)),
+            desk: Arc::new(SharedConnection::changing(ledger)),
             permits: Arc::new(Semaphore::new(OPEN_MAX)),
             counts: Arc::default(),
         }

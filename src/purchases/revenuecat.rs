@@ -4,17 +4,17 @@ use serde::Deserialize;
 
 use super::event::{
     Channel, Facts, NAME_BYTES_MAX, OwnerMove, PurchaseChange, PurchaseEvent, PurchaseState,
-    SaidState, WHOLE_SHARE, user_named,
+    ReportedState, WHOLE_SHARE, user_named,
 };
 use crate::clock::Timestamp;
 
 #[derive(Deserialize)]
 struct Body {
-    event: Said,
+    event: RevenuecatEvent,
 }
 
 #[derive(Deserialize)]
-struct Said {
+struct RevenuecatEvent {
     id: String,
     r#type: String,
     event_timestamp_ms: i64,
@@ -54,7 +54,7 @@ pub fn event(body: &[u8]) -> Result<PurchaseEvent, String> {
     })
 }
 
-impl Said {
+impl RevenuecatEvent {
     /// What belongs to another name from now on.
     fn moves(&self) -> Vec<OwnerMove> {
         if self.r#type != "TRANSFER" {
@@ -90,7 +90,7 @@ impl Said {
             // What is not said to be of production is none.
             is_sandbox: self.environment.as_deref() != Some("PRODUCTION"),
         });
-        change.state = state.map(SaidState::of);
+        change.state = state.map(ReportedState::of);
         change.grace_until = Some(grace_until);
         change.will_renew = self.will_renew();
         Ok(Some(change))

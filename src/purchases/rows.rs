@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use uuid::Uuid;
 
 use super::chain::{Chain, Owner, StoreTransaction};
-use super::event::{Facts, PurchaseChange, PurchaseState, SaidState, user_named};
+use super::event::{Facts, PurchaseChange, PurchaseState, ReportedState, user_named};
 use crate::clock::Timestamp;
 use crate::ledger::Failure;
 use crate::ledger::read::connection::{Cell, Db, Row};
@@ -134,7 +134,7 @@ fn transaction_of(row: &Row) -> Result<StoreTransaction, Failure> {
         _ => None,
     };
     let rank = row.int(8)?;
-    let state = state.map(|state| Ok::<_, Failure>((time(7)?, SaidState { state, rank })));
+    let state = state.map(|state| Ok::<_, Failure>((time(7)?, ReportedState { state, rank })));
     let grace_at = time(13)?;
     let grace = (maybe(12)?, grace_at);
     Ok(StoreTransaction {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::event::{
-    Channel, Facts, OwnerMove, PurchaseChange, PurchaseEvent, PurchaseState, SaidState,
+    Channel, Facts, OwnerMove, PurchaseChange, PurchaseEvent, PurchaseState, ReportedState,
     WHOLE_SHARE, user_named,
 };
 use super::revenuecat::plain;
@@ -53,7 +53,7 @@ pub fn event(body: &[u8], rules: StripeRules<'_>) -> Result<PurchaseEvent, Strin
     let is_live = body.get("livemode").and_then(Value::as_bool) == Some(true);
     let object = body.pointer("/data/object").map(Object);
     let object = object.ok_or_else(|| missing("data.object"))?;
-    let said = Said {
+    let said = StripeObject {
         object,
         at,
         is_sandbox: !is_live,
@@ -90,7 +90,7 @@ impl<'a> Object<'a> {
     }
 }
 
-struct Said<'a> {
+struct StripeObject<'a> {
     object: Object<'a>,
     at: Timestamp,
     is_sandbox: bool,
@@ -99,7 +99,7 @@ struct Said<'a> {
 
 type Read = Result<(Option<PurchaseChange>, Vec<OwnerMove>), String>;
 
-impl Said<'_> {
+impl StripeObject<'_> {
     fn read(&self, kind: &str) -> Read {
         match kind {
             "checkout.session.completed" | "checkout.session.async_payment_succeeded" => {
@@ -154,7 +154,7 @@ impl Said<'_> {
             .zip(payment)
             .map(|(product, payment)| PurchaseChange {
                 facts: Some(self.facts(product, self.at)),
-                state: Some(SaidState::of(PurchaseState::Live(None))),
+                state: Some(ReportedState::of(PurchaseState::Live(None))),
                 ..named(payment)
             });
         (change, moves)
@@ -192,7 +192,7 @@ impl Said<'_> {
             original: plain(id),
             owner: self.user().or_else(|| object.text("/customer").map(plain)),
             facts: Some(self.facts(product, start.unwrap_or(self.at))),
-            state: Some(SaidState { state, rank }),
+            state: Some(ReportedState { state, rank }),
             grace_until: Some(None),
             will_renew: match state {
                 PurchaseState::Live(_) => Some(!is_cancelled),
@@ -241,7 +241,10 @@ impl Said<'_> {
             store: STORE.to_owned(),
             transaction: plain(payment),
             original: plain(payment),
-            state: Some(SaidState::of(PurchaseState::Revoked { at: self.at, share })),
+            state: Some(ReportedState::of(PurchaseState::Revoked {
+                at: self.at,
+                share,
+            })),
             ..PurchaseChange::default()
         })
     }

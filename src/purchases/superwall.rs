@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::event::{
-    Channel, Facts, PurchaseChange, PurchaseEvent, PurchaseState, SaidState, WHOLE_SHARE,
+    Channel, Facts, PurchaseChange, PurchaseEvent, PurchaseState, ReportedState, WHOLE_SHARE,
 };
 use super::revenuecat::{plain, store_name};
 use crate::clock::Timestamp;
@@ -12,12 +12,12 @@ use crate::clock::Timestamp;
 struct Body {
     r#type: String,
     timestamp: Option<i64>,
-    data: Said,
+    data: SuperwallData,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Said {
+struct SuperwallData {
     name: Option<String>,
     product_id: Option<String>,
     purchased_at: Option<i64>,
@@ -54,7 +54,7 @@ pub fn event(id: &str, body: &[u8]) -> Result<PurchaseEvent, String> {
     })
 }
 
-impl Said {
+impl SuperwallData {
     fn change(&self, kind: &str, at: Timestamp) -> Result<Option<PurchaseChange>, String> {
         let will_renew = self.will_renew(kind);
         let Some(state) = self.effect(kind, at) else {
@@ -76,7 +76,7 @@ impl Said {
         };
         Ok(Some(PurchaseChange {
             facts: Some(facts),
-            state: Some(SaidState::of(state)),
+            state: Some(ReportedState::of(state)),
             grace_until: Some(None),
             will_renew,
             ..self.named(product)

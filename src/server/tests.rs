@@ -20,7 +20,7 @@ use crate::clock::Clock;
 use crate::config::{Config, DemoUpstream, OnDisconnect};
 use crate::endpoint;
 use crate::ledger::Failure;
-use crate::ledger::read::report::{Reports, RequestRow, Which};
+use crate::ledger::read::report::{ReportRange, Reports, RequestRow};
 use crate::server::routes::{described, router};
 
 struct Door {
@@ -97,7 +97,7 @@ impl Door {
                 rows.push(row);
                 Ok::<(), Failure>(())
             };
-            reports.requests(Which::default(), keep).unwrap();
+            reports.requests(ReportRange::default(), keep).unwrap();
             if let [row] = rows.as_slice()
                 && row.state != "held"
             {

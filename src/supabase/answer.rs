@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use super::{DatabaseFailure, short};
 use crate::clock::Timestamp;
 use crate::config::limits_of_answer;
-use crate::plan::{Assigned, Period};
+use crate::plan::{DatabaseAnswer, Period};
 
 /// The longest name of a plan.
 const PLAN_BYTES_MAX: usize = 64;
@@ -31,7 +31,7 @@ const KNOWN: [&str; 7] = [
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlanAnswer {
     /// The plan, its period, the limits in place of its own.
-    pub assigned: Assigned,
+    pub assigned: DatabaseAnswer,
     /// Whether the user may do anything at all.
     pub allowed: bool,
     /// Whether the session that was asked about is alive; `None` where the database cannot say.
@@ -66,7 +66,7 @@ impl PlanAnswer {
             Some(limits) => Some(limits_of_answer(limits)?),
         };
         Ok(Self {
-            assigned: Assigned {
+            assigned: DatabaseAnswer {
                 plan: plan(members)?,
                 period: period(members)?,
                 limits,

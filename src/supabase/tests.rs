@@ -13,7 +13,7 @@ use serde_json::json;
 use super::*;
 use crate::clock::Timestamp;
 use crate::pg;
-use crate::plan::{Assigned, Limit, Per, Period, Unit};
+use crate::plan::{DatabaseAnswer, Limit, Per, Period, Unit};
 
 /// A server that answers every path with what it was last told to, and remembers what it was asked.
 #[derive(Clone)]
@@ -123,7 +123,10 @@ fn an_answer_is_understood_whole_or_refused() {
     let bare = read(&json!({"plan": null, "limits": null, "period_end": "2026-11-01T00:00:00Z"}))
         .unwrap()
         .unwrap();
-    assert_eq!((bare.assigned, bare.allowed), (Assigned::default(), true));
+    assert_eq!(
+        (bare.assigned, bare.allowed),
+        (DatabaseAnswer::default(), true)
+    );
     assert_eq!(
         read(&json!({"limits": []}))
             .unwrap()

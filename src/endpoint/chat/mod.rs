@@ -28,7 +28,7 @@ use crate::endpoint::{Endpoint, JSON, Reader, Settable, Spec, Terms, UserInput, 
 use crate::error::Refusal;
 use crate::meter::{Measured, Meter, whole};
 use crate::model::{Capability, Tokenizer};
-use crate::plan::{Ask, Plan};
+use crate::plan::{Plan, Quote};
 use crate::price::tokenizer;
 use crate::price::{Price, Quantities, Usage};
 
@@ -231,8 +231,8 @@ impl Endpoint for Order {
         !self.is_plain
     }
 
-    fn quote(&self, min_output_tokens: u32) -> Ask {
-        Ask {
+    fn quote(&self, min_output_tokens: u32) -> Quote {
+        Quote {
             price: self.price.clone(),
             base: Quantities::of_input(self.input_tokens),
             output_cap: self.output_cap,

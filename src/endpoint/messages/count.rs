@@ -14,7 +14,7 @@ use crate::error::Refusal;
 use crate::meter::whole::Whole;
 use crate::meter::{Fault, Measured};
 use crate::model::Capability;
-use crate::plan::{Ask, Plan};
+use crate::plan::{Plan, Quote};
 use crate::price::{Price, Quantities, Usage};
 
 /// The longest answer.
@@ -78,8 +78,8 @@ impl Endpoint for CountOrder {
         &self.price
     }
 
-    fn quote(&self, _: u32) -> Ask {
-        Ask {
+    fn quote(&self, _: u32) -> Quote {
+        Quote {
             price: self.price.clone(),
             base: Quantities::NONE,
             output_cap: 0,

@@ -27,7 +27,7 @@ use crate::endpoint::{Endpoint, JSON, Reader, Settable, Spec, Terms, UserInput, 
 use crate::error::Refusal;
 use crate::meter::{Measured, Meter, messages};
 use crate::model::{Capability, Tokenizer};
-use crate::plan::{Ask, Plan};
+use crate::plan::{Plan, Quote};
 use crate::price::tokenizer;
 use crate::price::{Price, Quantities, Usage};
 
@@ -174,12 +174,12 @@ impl Endpoint for MessagesOrder {
         self.thinking.as_ref().is_some_and(Thinking::is_on)
     }
 
-    fn quote(&self, min_output_tokens: u32) -> Ask {
+    fn quote(&self, min_output_tokens: u32) -> Quote {
         let mut base = Quantities::of_input(self.input_tokens);
         if self.keeps_for_an_hour {
             base.cache_write_1h_tokens = self.input_tokens;
         }
-        Ask {
+        Quote {
             price: self.price.clone(),
             base,
             output_cap: self.output_cap,

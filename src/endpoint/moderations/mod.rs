@@ -22,7 +22,7 @@ use crate::endpoint::{Endpoint, JSON, Reader, Settable, Spec, Terms};
 use crate::error::Refusal;
 use crate::meter::Measured;
 use crate::model::{Capability, Tokenizer};
-use crate::plan::{Ask, Plan};
+use crate::plan::{Plan, Quote};
 use crate::price::tokenizer;
 use crate::price::{Price, Quantities, Usage};
 
@@ -143,8 +143,8 @@ impl Endpoint for ModerationOrder {
         &self.price
     }
 
-    fn quote(&self, _: u32) -> Ask {
-        Ask {
+    fn quote(&self, _: u32) -> Quote {
+        Quote {
             price: self.price.clone(),
             base: Quantities::of_input(self.input_tokens),
             output_cap: 0,

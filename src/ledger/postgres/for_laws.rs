@@ -181,8 +181,8 @@ impl Lane {
 
     /// A hold's call is cut off before the server has read it, and is read after the lane went on. What is held then.
     pub(in crate::ledger) async fn hold_late(&mut self, request: HoldRequest) -> i64 {
-        let cap = request.ask.output_cap;
-        let hold = request.ask.hold(cap);
+        let cap = request.quote.output_cap;
+        let hold = request.quote.hold(cap);
         let late = batch_param(&[hold_json(
             &request,
             (&hold, None),
@@ -302,7 +302,7 @@ impl Lane {
 
     /// A hold as the functions of `0001_ledger.sql` make it, for a process of an older release. Whether it was made.
     pub(in crate::ledger) async fn hold_by_older_release(&self, request: &HoldRequest) -> bool {
-        let hold = request.ask.hold(request.ask.output_cap);
+        let hold = request.quote.hold(request.quote.output_cap);
         let job = hold_json(request, (&hold, None), self.base.owner, Place::default());
         self.by_older_release(serde_json::to_value([job]).unwrap())
             .await["held"]
@@ -348,7 +348,7 @@ impl Lane {
         dollars: &str,
     ) -> Result<Vec<usize>, pg::PgError> {
         let job = |(n, request): (usize, &&HoldRequest)| {
-            let hold = request.ask.hold(request.ask.output_cap);
+            let hold = request.quote.hold(request.quote.output_cap);
             let place = Place { n, wary: false };
             serde_json::to_value(hold_json(request, (&hold, None), self.base.owner, place)).unwrap()
         };

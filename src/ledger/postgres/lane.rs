@@ -75,7 +75,7 @@ impl Pending {
         let owner = base.owner;
         match self {
             Self::Hold(request, hold, ..) => {
-                let price_id = prices.known(&request.ask.price);
+                let price_id = prices.known(&request.quote.price);
                 hold_json(request, (hold, price_id.as_deref()), owner, place)
             }
             Self::End(ending) => ending_json(ending, now, base.settings.outbox, place),
@@ -183,8 +183,8 @@ impl Lane {
         for job in jobs {
             match job {
                 Job::Hold(request, answer) => {
-                    let cap = request.ask.output_cap;
-                    let hold = request.ask.hold(cap);
+                    let cap = request.quote.output_cap;
+                    let hold = request.quote.hold(cap);
                     self.waiting
                         .push_back(Pending::Hold(request, hold, 0, answer));
                 }
@@ -272,7 +272,7 @@ impl Lane {
             Job::Mark(Marking { ids, mark, answer }) => {
                 let mark: i64 = match mark {
                     Mark::Sent => 0,
-                    Mark::LeftBehind => 2,
+                    Mark::DeadLetter => 2,
                 };
                 let sql = "update tollgate_ledger.requests set unsent = $1 where id = any($2) and unsent = 1";
                 let done = database.query(sql, vec![mark.into(), ids.into()]).await;
@@ -364,7 +364,7 @@ impl Lane {
             let Pending::Hold(request, ..) = pending else {
                 continue;
             };
-            let price = &request.ask.price;
+            let price = &request.quote.price;
             if self.prices.known(price).is_some() {
                 continue;
             }

@@ -14,10 +14,9 @@ pub(super) fn turn_of(rows: &[pg::Row]) -> Result<Turn, Failure> {
     let had: Option<bool> = row
         .try_get(0)
         .map_err(|error| Failure::new(format!("Postgres: {error}")))?;
-    Ok(had.map_or(
-        Turn::Another,
-        |had| if had { Turn::Kept } else { Turn::Given },
-    ))
+    Ok(had.map_or(Turn::HeldElsewhere, |had| {
+        if had { Turn::Renewed } else { Turn::Acquired }
+    }))
 }
 
 pub(super) fn lag_of(rows: &[pg::Row]) -> Result<Lag, Failure> {

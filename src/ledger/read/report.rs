@@ -103,7 +103,7 @@ impl SubscriptionRow {
 
 /// What the operator said about a user.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Said {
+pub struct UserOverrides {
     /// The row in the local subscription table, if there is one.
     pub subscription: Option<SubscriptionRow>,
     /// Credits that may count; in most cases none.
@@ -112,7 +112,7 @@ pub struct Said {
     pub purchases: Vec<Purchase>,
 }
 
-impl Said {
+impl UserOverrides {
     /// The operator blocked this user.
     #[must_use]
     pub fn is_blocked(&self) -> bool {
@@ -151,7 +151,7 @@ pub struct ModelSum {
 
 /// Which requests are wanted.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Which {
+pub struct ReportRange {
     /// Of this user only.
     pub user_id: Option<Uuid>,
     /// Held at this moment or later.
@@ -252,7 +252,7 @@ impl Reports {
     ///
     /// # Errors
     /// The ledger cannot be read.
-    pub fn said_of(&self, user_id: Uuid, now: Timestamp) -> Result<Said, Failure> {
+    pub fn said_of(&self, user_id: Uuid, now: Timestamp) -> Result<UserOverrides, Failure> {
         said_of(&self.db, user_id, now)
     }
 
@@ -260,7 +260,7 @@ impl Reports {
     ///
     /// # Errors
     /// The ledger cannot be read.
-    pub fn by_model(&self, which: Which) -> Result<Vec<ModelSum>, Failure> {
+    pub fn by_model(&self, which: ReportRange) -> Result<Vec<ModelSum>, Failure> {
         let sql = format!(
             "select model, cast(count(*) as bigint), cast(sum(input_tokens) as bigint),
                     cast(sum(cached_input_tokens) as bigint), cast(sum(output_tokens) as bigint),
@@ -292,7 +292,7 @@ impl Reports {
     /// The ledger cannot be read, or `each` failed.
     pub fn requests<E: From<Failure>>(
         &self,
-        which: Which,
+        which: ReportRange,
         mut each: impl FnMut(RequestRow) -> Result<(), E>,
     ) -> Result<(), E> {
         let sql = format!(
@@ -341,7 +341,7 @@ impl Reports {
     ///
     /// # Errors
     /// The ledger cannot be read.
-    pub fn last_request(&self, which: Which) -> Result<Option<Timestamp>, Failure> {
+    pub fn last_request(&self, which: ReportRange) -> Result<Option<Timestamp>, Failure> {
         let sql = format!(
             "select max(started_at) from ledger.requests {}",
             filter(which)
@@ -384,14 +384,14 @@ pub(crate) fn id_before(moment: Timestamp) -> String {
 }
 
 /// All users' rows are found by id, which begins with the time; the margin of an hour covers holds that waited.
-const fn filter(which: Which) -> &'static str {
+const fn filter(which: ReportRange) -> &'static str {
     if which.user_id.is_some() {
         return "where user_id = $1 and started_at >= $2 and started_at < $3";
     }
     "where id >= $1 and started_at >= $2 and started_at < $3"
 }
 
-fn bounds(which: Which) -> [Cell; 3] {
+fn bounds(which: ReportRange) -> [Cell; 3] {
     let from = which.from.unwrap_or(Timestamp::EPOCH);
     let until = which.until.unwrap_or(Timestamp::MAX);
     let first = || id_before(from);
@@ -399,7 +399,7 @@ fn bounds(which: Which) -> [Cell; 3] {
     [subject.into(), from.millis().into(), until.millis().into()]
 }
 
-pub(crate) fn said_of(db: &Db, user_id: Uuid, now: Timestamp) -> Result<Said, Failure> {
+pub(crate) fn said_of(db: &Db, user_id: Uuid, now: Timestamp) -> Result<UserOverrides, Failure> {
     let sql = "select plan, period_start, period_end, until, blocked, null, null, cast(null as bigint), cast(null as bigint)
                from ledger.subscriptions where user_id = $1
                union all
@@ -413,7 +413,7 @@ pub(crate) fn said_of(db: &Db, user_id: Uuid, now: Timestamp) -> Result<Said, Fa
                  and (p.ends_at is null or p.ends_at > $3)";
     // The margin is for a time zone that was changed since.
     let since = now.minus(Duration::from_hours(26)).millis();
-    let mut said = Said::default();
+    let mut said = UserOverrides::default();
     let params = [
         user_id.to_string().into(),
         since.into(),

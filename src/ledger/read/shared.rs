@@ -12,7 +12,7 @@ use crate::ledger::read::report::{Desk, Reports};
 use crate::ledger::{Failure, Ledger};
 
 /// A connection, and who waits for it.
-pub struct Kept<C> {
+pub struct SharedConnection<C> {
     store: StoreUrl,
     /// Where the ledger lies that the server has open, if it is a file: no other is asked.
     place: Option<Place>,
@@ -24,9 +24,9 @@ pub struct Kept<C> {
 }
 
 /// For those who only read.
-pub type Reader = Kept<Reports>;
+pub type Reader = SharedConnection<Reports>;
 
-impl Kept<Reports> {
+impl SharedConnection<Reports> {
     /// For reading.
     #[must_use]
     pub fn reading(ledger: &Ledger) -> Self {
@@ -49,7 +49,7 @@ impl Kept<Reports> {
     }
 }
 
-impl Kept<Desk> {
+impl SharedConnection<Desk> {
     /// For the operator's changes.
     #[must_use]
     pub fn changing(ledger: &Ledger) -> Self {
@@ -63,7 +63,7 @@ impl Kept<Desk> {
     }
 }
 
-impl<C: Send + 'static> Kept<C> {
+impl<C: Send + 'static> SharedConnection<C> {
     fn new(
         store: StoreUrl,
         place: Option<Place>,

@@ -128,7 +128,7 @@ impl Batch<'_> {
         };
         // Before the row is there: whoever reads afterwards finds it counted.
         self.book.know(APP, now)?;
-        let price_id = self.book.price_id(&request.ask.price, now)?;
+        let price_id = self.book.price_id(&request.quote.price, now)?;
         if let Some(old) = &request.replaces {
             return self.replace(user, request, (old, hold), &price_id);
         }

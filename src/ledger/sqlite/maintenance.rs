@@ -71,15 +71,15 @@ impl Book {
 
     /// Rows that waited for the outbox wait no longer.
     pub(in crate::ledger) fn mark(&self, ids: &[String], as_what: Mark) -> Result<(), Failure> {
-        let left_behind = match as_what {
+        let state = match as_what {
             Mark::Sent => 0,
-            Mark::LeftBehind => 2,
+            Mark::DeadLetter => 2,
         };
         let mut update = self
             .db
             .prepare_cached("update requests set unsent = $1 where id = $2 and unsent = 1")?;
         for id in ids {
-            update.execute(params![left_behind, id])?;
+            update.execute(params![state, id])?;
         }
         Ok(())
     }

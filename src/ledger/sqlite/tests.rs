@@ -84,7 +84,7 @@ fn hold(id: u128) -> (HoldRequest, Window) {
         feature: None,
         prompt_version: None,
         upstream: "openai".to_owned(),
-        ask: crate::plan::Ask {
+        quote: crate::plan::Quote {
             price,
             base: crate::price::Quantities::of_input(1000),
             output_cap: 1000,

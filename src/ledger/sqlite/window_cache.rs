@@ -52,7 +52,7 @@ impl Change {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Kept {
+struct WindowEntry {
     window: Window,
     standing: Balance,
     /// Used, and not in the file yet.
@@ -65,7 +65,7 @@ struct Windows {
     after: Timestamp,
     /// The user has tallies, which are in the file only.
     has_tallies: bool,
-    kept: Vec<Kept>,
+    kept: Vec<WindowEntry>,
 }
 
 /// By user.
@@ -93,7 +93,7 @@ impl Known {
         if self.of.len() >= USERS_MAX && !self.of.contains_key(user) {
             self.of.retain(|user, _| user == APP);
         }
-        let kept = found.into_iter().map(|(window, standing)| Kept {
+        let kept = found.into_iter().map(|(window, standing)| WindowEntry {
             window,
             standing,
             unwritten: Amounts::default(),
@@ -125,7 +125,7 @@ impl Known {
         let Some(windows) = self.of.get_mut(user) else {
             return;
         };
-        windows.kept.push(Kept {
+        windows.kept.push(WindowEntry {
             window,
             standing,
             unwritten: Amounts::default(),
@@ -151,7 +151,8 @@ impl Known {
         let Some(windows) = self.of.get_mut(user) else {
             return;
         };
-        let contain = |kept: &&mut Kept| kept.window.start <= moment && moment < kept.window.end;
+        let contain =
+            |kept: &&mut WindowEntry| kept.window.start <= moment && moment < kept.window.end;
         for kept in windows.kept.iter_mut().filter(contain) {
             let spent = change.spent_in(&kept.window);
             let Balance { used, held } = kept.standing;

@@ -202,7 +202,7 @@ impl Writer {
                 answer,
             } => drop(answer.send(self.book.unsent(limit, &except))),
             // A file has one process.
-            Job::Turn(answer) => drop(answer.send(Ok(Turn::Kept))),
+            Job::Turn(answer) => drop(answer.send(Ok(Turn::Renewed))),
             Job::Lag(answer) => drop(answer.send(self.book.unsent_lag())),
             Job::Hold(..) | Job::End(_) | Job::Mark(_) | Job::Stop => {}
         }
@@ -618,7 +618,7 @@ mod tests {
             .models
             .remove("gpt-4o-mini")
             .unwrap();
-        let ask = crate::plan::Ask {
+        let quote = crate::plan::Quote {
             price,
             base: crate::price::Quantities::of_input(10),
             output_cap: 10,
@@ -637,7 +637,7 @@ mod tests {
             feature: None,
             prompt_version: None,
             upstream: "openai".to_owned(),
-            ask,
+            quote,
             limits: Vec::new(),
             concurrent: None,
             ceiling: None,

@@ -37,7 +37,7 @@ pub struct Broken {
 
 /// What was looked at, and what was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Found {
+pub struct CheckReport {
     /// Requests that were looked at.
     pub requests: i64,
     /// Windows and tallies that were looked at.
@@ -127,8 +127,8 @@ impl Snapshot {
         keep: Duration,
         now: Timestamp,
         mut progress: impl FnMut(i64),
-    ) -> Result<Found, Failure> {
-        let mut found = Found::default();
+    ) -> Result<CheckReport, Failure> {
+        let mut found = CheckReport::default();
         let prices = self.prices(&mut found)?;
         self.requests(&mut found, &prices, &mut progress)?;
         let whole_since = self.whole_since(now.minus(keep))?;
@@ -140,7 +140,7 @@ impl Snapshot {
     }
 
     /// Every price by its id; none where a newer version wrote it. The id is the rates' own digest: other rates are told.
-    fn prices(&self, found: &mut Found) -> Result<Prices, Failure> {
+    fn prices(&self, found: &mut CheckReport) -> Result<Prices, Failure> {
         let rows = self
             .db
             .query("select id, rates from ledger.prices order by id", &[])?;
@@ -157,7 +157,7 @@ impl Snapshot {
 
     fn requests(
         &self,
-        found: &mut Found,
+        found: &mut CheckReport,
         prices: &Prices,
         progress: &mut impl FnMut(i64),
     ) -> Result<(), Failure> {
@@ -218,7 +218,7 @@ impl Snapshot {
 
     fn windows_of_users(
         &self,
-        found: &mut Found,
+        found: &mut CheckReport,
         whole_since: Timestamp,
         progress: &mut impl FnMut(i64),
     ) -> Result<(), Failure> {
@@ -249,7 +249,11 @@ impl Snapshot {
     }
 
     /// These are few, and their requests are found by their ids.
-    fn windows_of_the_app(&self, found: &mut Found, whole_since: Timestamp) -> Result<(), Failure> {
+    fn windows_of_the_app(
+        &self,
+        found: &mut CheckReport,
+        whole_since: Timestamp,
+    ) -> Result<(), Failure> {
         let sql = "select starts_at, ends_at, per from ledger.windows where user_id = 'app'";
         for window in self.db.query(sql, &[])? {
             let (starts, ends) = (window.int(0)?, window.int(1)?);
@@ -308,7 +312,7 @@ const AMOUNTS_OF_WINDOWS: usize = 6;
 /// Where the first of them stands in a row.
 const FIRST_AMOUNT: usize = 4;
 
-impl Found {
+impl CheckReport {
     /// `because` is the law's number and a sentence.
     pub(super) fn note(&mut self, what: &str, because: &str) {
         self.broken = self.broken.saturating_add(1);

@@ -1,6 +1,6 @@
 //! Law 9: no more is spent and held of a grant than was granted, and every credit that is spent stands in a row.
 
-use super::check::{Found, Snapshot};
+use super::check::{CheckReport, Snapshot};
 use crate::clock::Timestamp;
 use crate::ledger::sqlite::Failure;
 
@@ -33,7 +33,11 @@ const PAID_BY_NONE: &str = "
 
 impl Snapshot {
     /// Compares every grant with its uses, and every request that credits pay for.
-    pub(super) fn credits(&self, found: &mut Found, whole_since: Timestamp) -> Result<(), Failure> {
+    pub(super) fn credits(
+        &self,
+        found: &mut CheckReport,
+        whole_since: Timestamp,
+    ) -> Result<(), Failure> {
         self.grants(found, whole_since)?;
         self.paid_requests(found)?;
         for row in self.db.query(PAID_BY_NONE, &[PAGE_ROWS.into()])? {
@@ -43,7 +47,7 @@ impl Snapshot {
         Ok(())
     }
 
-    fn grants(&self, found: &mut Found, whole_since: Timestamp) -> Result<(), Failure> {
+    fn grants(&self, found: &mut CheckReport, whole_since: Timestamp) -> Result<(), Failure> {
         let mut after = String::new();
         loop {
             let rows = self
@@ -77,7 +81,7 @@ impl Snapshot {
         }
     }
 
-    fn paid_requests(&self, found: &mut Found) -> Result<(), Failure> {
+    fn paid_requests(&self, found: &mut CheckReport) -> Result<(), Failure> {
         let mut after = String::new();
         loop {
             let page =

@@ -1,6 +1,6 @@
 //! Laws 4 and 5 of tallies: each says what its requests add up to.
 
-use super::check::{AMOUNTS, Found, SUMS, Snapshot};
+use super::check::{AMOUNTS, CheckReport, SUMS, Snapshot};
 use crate::clock::Timestamp;
 use crate::ledger::read::connection::Row;
 use crate::ledger::sqlite::Failure;
@@ -26,7 +26,7 @@ impl Snapshot {
     /// Compares every tally.
     pub(super) fn tallies(
         &self,
-        found: &mut Found,
+        found: &mut CheckReport,
         whole_since: Timestamp,
         progress: &mut impl FnMut(i64),
     ) -> Result<(), Failure> {
@@ -58,8 +58,8 @@ impl Snapshot {
     }
 }
 
-impl Found {
-    /// As [`Found::compare`] of a window.
+impl CheckReport {
+    /// As [`CheckReport::compare`] of a window.
     fn compare_tally(&mut self, row: &Row, whole_since: Timestamp) -> Result<(), Failure> {
         let start = Timestamp::from_millis(row.int(3)?).rfc3339();
         let (per, user, name) = (row.text(2)?, row.text(0)?, row.text(NAME_OF_TALLY)?);

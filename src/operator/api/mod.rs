@@ -46,7 +46,7 @@ use crate::clock::Timestamp;
 use crate::error::{Code, Refusal};
 use crate::ledger::Failure;
 use crate::ledger::read::report::{By, Desk, Reports};
-use crate::ledger::read::shared::{Kept, Reader};
+use crate::ledger::read::shared::{Reader, SharedConnection};
 use crate::openapi::{self, OpenRefusals, put_described, put_served};
 use crate::operator::queries::Page;
 use crate::server::layers::{self, Listener};
@@ -67,7 +67,7 @@ struct AdminShared {
     /// Looking, beside the users' own looks at what they used.
     reader: Arc<Reader>,
     /// Changing.
-    desk: Arc<Kept<Desk>>,
+    desk: Arc<SharedConnection<Desk>>,
     tokens: TokenCache,
     sessions: Sessions,
     events: Events,
@@ -168,7 +168,7 @@ macro_rules! operator_routes {
 
 /// All routes of the operator's listener, with the layers around them.
 pub(crate) fn router(app: &Arc<App>, stop: &CancellationToken) -> Router {
-    let desk = Arc::new(Kept::changing(&app.ledger));
+    let desk = Arc::new(SharedConnection::changing(&app.ledger));
     let shared = AdminShared {
         started_at: app.clock.now(),
         is_local: app.config().server.admin_is_local(),

@@ -21,7 +21,7 @@ use crate::config::StoreUrl;
 use crate::error::{Code, Refusal};
 use crate::ledger::hex::hex;
 use crate::ledger::read::report::{Desk, Reports};
-use crate::ledger::read::shared::Kept;
+use crate::ledger::read::shared::SharedConnection;
 use crate::operator::queries;
 use crate::operator::queries::tokens::{Bearer, PREFIX, Scope, verify_digest};
 
@@ -48,7 +48,7 @@ struct CachedToken {
 
 /// A cache of valid tokens, and counts of wrong ones.
 pub(super) struct TokenCache {
-    desk: Arc<Kept<Desk>>,
+    desk: Arc<SharedConnection<Desk>>,
     known: Cache<Digest, CachedToken>,
     wrong: Mutex<Wrong>,
     /// Read by one at a time.
@@ -71,7 +71,7 @@ struct Wrong {
 
 impl TokenCache {
     /// Those of this ledger. Nothing is asked yet.
-    pub(super) fn new(desk: Arc<Kept<Desk>>) -> Self {
+    pub(super) fn new(desk: Arc<SharedConnection<Desk>>) -> Self {
         Self {
             desk,
             known: Cache::new(KEPT_MAX),
@@ -284,7 +284,7 @@ mod tests {
 
     #[test]
     fn wrong_tokens_are_bounded_by_the_minute() {
-        let desk = Arc::new(Kept::nowhere());
+        let desk = Arc::new(SharedConnection::nowhere());
         let (tokens, now) = (TokenCache::new(desk), Timestamp::from_secs(61));
         (1..WRONG_A_MINUTE).for_each(|_| tokens.count_wrong(now));
         assert_eq!(tokens.wait(now), None);

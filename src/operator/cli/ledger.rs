@@ -9,7 +9,7 @@ use super::{CommandError, backup, print};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::ledger::file::private_file;
-use crate::ledger::tools::check::{Broken, Found, Snapshot};
+use crate::ledger::tools::check::{Broken, CheckReport, Snapshot};
 use crate::ledger::tools::export::Still;
 
 /// Check, back up, restore, export and import the ledger
@@ -129,7 +129,7 @@ fn check(config: &Config, json: bool) -> Result<(), CommandError> {
     ))
 }
 
-fn sums(found: &Found) -> String {
+fn sums(found: &CheckReport) -> String {
     let seen = format!(
         "{} requests and {} windows were looked at, {} requests priced again",
         found.requests, found.windows, found.priced_again

@@ -10,7 +10,7 @@ use super::table::{Look, Table};
 use super::{CommandError, print};
 use crate::clock::Timestamp;
 use crate::config::Config;
-use crate::ledger::read::report::{Reports, RequestRow, Which};
+use crate::ledger::read::report::{ReportRange, Reports, RequestRow};
 use crate::operator::queries::sums::{GroupBy, UsageFilter};
 use crate::operator::queries::usage::{UsageRow, list};
 use crate::operator::queries::{Cursor, Slice};
@@ -116,7 +116,7 @@ pub(super) fn run(args: &UsageArgs, config: &Config, look: Look) -> Result<(), C
     if args.requests {
         return requests(
             &reports,
-            Which {
+            ReportRange {
                 user_id: args.user,
                 from,
                 until,
@@ -253,7 +253,7 @@ pub(super) fn row_json(by: GroupBy, row: &UsageRow) -> Value {
     })
 }
 
-fn requests(reports: &Reports, which: Which, args: &UsageArgs) -> Result<(), CommandError> {
+fn requests(reports: &Reports, which: ReportRange, args: &UsageArgs) -> Result<(), CommandError> {
     let mut lines = Lines::new();
     let mut has_head = false;
     reports.requests(which, |row| {

@@ -3,7 +3,7 @@
 //!
 //! They read and write the ledger's rows and decide nothing about a request. Rows are typed and serialise as they are
 //! shown: money as decimal strings in dollars, times in RFC 3339, missing values as null. They block: a server calls
-//! them through [`crate::ledger::read::shared::Kept`]. Every change names who made it and adds a row to `audit` in its
+//! them through [`crate::ledger::read::shared::SharedConnection`]. Every change names who made it and adds a row to `audit` in its
 //! own transaction.
 
 pub mod audit;

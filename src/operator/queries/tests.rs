@@ -16,7 +16,9 @@ use crate::ledger::EndState;
 use crate::ledger::read::connection::Cell;
 use crate::ledger::read::report::{By, Desk, Reports, SubscriptionRow};
 use crate::pg;
-use crate::plan::{Assigned, Credit, DayRange, Limit, Looked, Period, Plan, Plans, Unit, plan_for};
+use crate::plan::{
+    Credit, DatabaseAnswer, DayRange, Limit, Period, Plan, PlanSources, Plans, Unit, plan_for,
+};
 
 const NOW: &str = "2026-11-24T12:00:00Z";
 const TABLES: [&str; 7] = [
@@ -435,7 +437,7 @@ fn a_credit_raises_one_limit_until_its_window_ends() {
 fn a_credit_raises_limits_and_periods_of_the_developers_own_database_too() {
     let day = |day: u8| at(&format!("2026-11-{day:02}T00:00:00Z"));
     let limit = |per, unit| Limit::of_all(per, unit, 5);
-    let assigned = Assigned {
+    let assigned = DatabaseAnswer {
         plan: None,
         period: Some(Period {
             start: day(5),
@@ -452,10 +454,10 @@ fn a_credit_raises_limits_and_periods_of_the_developers_own_database_too() {
         amount: i64::MAX,
         given_at: day(6),
     };
-    let looked = Looked {
+    let looked = PlanSources {
         database: Some(assigned),
         credits: vec![credit],
-        ..Looked::default()
+        ..PlanSources::default()
     };
     let plan = Plan {
         name: "free".to_owned(),

@@ -16,8 +16,8 @@ use crate::ledger::read::connection::{Db, Row};
 use crate::ledger::read::report::{By, Desk, Reports, SubscriptionRow, id_before, said_of};
 use crate::ledger::{Failure, limit_states};
 use crate::plan::{
-    Amount, Credit, CreditBalanceRow, Granted, LimitRow, LimitState, LivePurchase, Looked, Per,
-    Period, Unit, plan_for, resets_at, window,
+    Amount, Credit, CreditBalanceRow, EffectivePlan, LimitRow, LimitState, LivePurchase, Per,
+    Period, PlanSources, Unit, plan_for, resets_at, window,
 };
 
 /// How users are sorted.
@@ -255,12 +255,12 @@ pub fn user(
         last: claim.as_deref(),
     };
     let why = reasons.told(config);
-    let looked = Looked {
+    let looked = PlanSources {
         local,
         claim,
         purchase: live.first().map(|live| (live.clone(), now)),
         credits: said.credits,
-        ..Looked::default()
+        ..PlanSources::default()
     };
     let granted = plan_for(&looked, &config.plans);
     let limits = granted.limits_at(now, zone);
@@ -359,7 +359,7 @@ fn month(db: &Db, user_id: Uuid, since: Timestamp) -> Result<Month, Failure> {
 }
 
 /// Those of the windows that are current.
-fn credits(granted: &Granted, now: Timestamp, zone: &TimeZone) -> Vec<CreditRow> {
+fn credits(granted: &EffectivePlan, now: Timestamp, zone: &TimeZone) -> Vec<CreditRow> {
     let in_force = |credit: &&Credit| {
         let current = window(credit.per, now, zone, granted.period);
         current.start <= credit.given_at && credit.given_at < current.end
