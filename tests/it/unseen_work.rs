@@ -7,7 +7,7 @@ use tokio::time::sleep;
 
 use crate::support::caller::{and, chat, chat_stream};
 use crate::support::door::Door;
-use crate::support::reply::{Reply, Step, Talk};
+use crate::support::reply::{Bill, Books, Reply, Step, Talk};
 use crate::support::settings::Settings;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -52,7 +52,13 @@ async fn whoever_leaves_while_a_refusal_is_read_pays_what_its_body_says() {
             .enumerate()
         {
             door.upstream.always(move |_| {
-                let mut reply = Reply::error(400, code, "no");
+                let mut reply = Reply::error(400, code, "no").booked(Books {
+                    whole: Bill {
+                        prompt: u64::from(state == "settled"),
+                        ..Bill::default()
+                    },
+                    ..Books::free()
+                });
                 reply
                     .steps
                     .insert(0, Step::Wait(Duration::from_millis(600)));
