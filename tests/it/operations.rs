@@ -417,6 +417,15 @@ async fn the_demo_shows_itself_once_without_any_setting() {
             .contains("The operator's page is http://127.0.0.1:"),
         "{printed:?}"
     );
+    // The code for an app is that of this server and this user, and nothing in it is left to fill in.
+    let token = printed.stdout.split_once("export TOKEN=").unwrap().1;
+    let token = token.split_whitespace().next().unwrap();
+    for client in [
+        format!("TollgateClient(URL(string: \"http://localhost:{port}\")!) {{ _ in \"{token}\" }}"),
+        format!("new TollgateClient(\"http://localhost:{port}\", () => \"{token}\");"),
+    ] {
+        assert!(printed.stdout.contains(&client), "{client}: {printed:?}");
+    }
     door.close().await;
 }
 

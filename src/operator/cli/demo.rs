@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::serve::stop_on_signal;
-use super::{CommandError, print};
+use super::{CommandError, demo_client, print};
 use crate::app::{App, descriptors};
 use crate::auth::{MintClaims, mint};
 use crate::clock::Clock;
@@ -243,6 +243,7 @@ async fn show(port: u16, tokens: &DemoTokens, model: &str) -> Result<(), Command
     line(&format!(
         "  curl http://localhost:{port}/api/usage -H \"Authorization: Bearer $TOKEN\"\n"
     ));
+    line(&demo_client::lines(port, token));
     if let Some(admin) = tokens
         .admin
         .as_ref()

@@ -7,6 +7,7 @@ mod backup;
 mod check;
 mod completions;
 mod demo;
+mod demo_client;
 mod doctor;
 mod health;
 mod init;
