@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
@@ -536,5 +537,53 @@ async fn a_stream_that_broke_off_is_given_again_as_it_was() {
     let got = door.send(get(&alice, &id(&first))).await.expect(200);
     assert_eq!(got.text(), numbered(&first.events()));
     assert_eq!(door.upstream.count(), 1);
+    door.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_kept_answers_take_little_more_than_their_own_bytes() {
+    const KEPT: usize = 1000;
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let settings = Settings::new()
+        .with("plans.free.limits = []")
+        .env("TOLLGATE_SERVER__ADMIN_BIND", &address.to_string());
+    let door = Door::open(settings).await;
+    door.upstream.always(|seen| Talk::words(150).reply(seen));
+    let users: Vec<User> = (0..25)
+        .map(|user| door.user(&format!("user-{user}")))
+        .collect();
+    let round = async |number: usize| {
+        let asked = users.iter().enumerate().map(async |(user, alice)| {
+            let key = format!("{user}-{number}");
+            let answer = ask(alice, &key, &chat_stream("a")).await.expect(200);
+            (id(&answer), answer.text().len() as u64)
+        });
+        join_all(asked).await
+    };
+    // What is made once is there when it is measured for the first time.
+    round(KEPT).await;
+    round(KEPT + 1).await;
+    let before = door.process.memory();
+    let (mut ids, mut bytes) = (Vec::new(), 0);
+    for number in 0..KEPT / 25 {
+        for (user, (id, length)) in users.iter().zip(round(number).await) {
+            ids.push((user, id));
+            bytes += length;
+        }
+    }
+    let more = door.process.memory().saturating_sub(before);
+    let page = Call::get("/metrics").host("127.0.0.1:9090");
+    let page = samples(&door.office(address).send(page).await.expect(200).text());
+    assert_eq!(page["tollgate_answers"], (KEPT + 50) as f64);
+    let told = page["tollgate_answers_bytes"] as u64;
+    println!("{KEPT} kept answers of {bytes} bytes: {told} counted, {more} MiB more");
+    assert!(told >= bytes, "{told} counted of {bytes}");
+    assert!(
+        more < 16 + 2 * bytes / (1024 * 1024),
+        "{more} MiB more for {bytes} bytes"
+    );
+    for (user, id) in ids.iter().step_by(100) {
+        door.send(get(user, id)).await.expect(200);
+    }
     door.close().await;
 }
