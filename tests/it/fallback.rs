@@ -417,3 +417,75 @@ async fn an_upstream_that_failed_lately_is_asked_last_and_every_page_says_so() {
     assert_eq!(asked(&door, from), [FIRST]);
     door.close().await;
 }
+
+/// From an empty directory: two keys, three commands, one line in an editor.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_operators_app_is_answered_by_the_second_provider_while_the_first_is_down() {
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let settings = Settings::without_file()
+        .unset("OPENAI_BASE_URL")
+        .env("GEMINI_API_KEY", "sk-of-the-second")
+        .env("TOLLGATE_SERVER__ADMIN_BIND", &address.to_string());
+    let door = Door::prepare(settings).await;
+    door.must(&[
+        "init",
+        "--yes",
+        "--provider",
+        "openai",
+        "--plan",
+        "free=0.50",
+    ]);
+    door.must(&["upstream", "add", "gemini"]);
+    let file = door.directory().join("tollgate.toml");
+    let written = std::fs::read_to_string(&file).unwrap();
+    let with_second = written.replace(
+        "use = [\"gpt-6-luna\"]",
+        "use = [\"gpt-6-luna\", \"gemini-3.8-flash\"]",
+    );
+    assert_ne!(with_second, written, "the line that an operator changes");
+    // Nobody is at the first's address, and the second's is the fake.
+    let at = |preset: &str, url: &str| format!("preset = {preset:?}\nbase_url = {url:?}");
+    let moved = with_second
+        .replace(
+            "preset = \"openai\"",
+            &at("openai", "http://127.0.0.1:1/v1"),
+        )
+        .replace(
+            "preset = \"gemini\"",
+            &at("gemini", door.upstream.base_url()),
+        );
+    door.write_file("tollgate.toml", &moved);
+    door.start().await;
+    let alice = door.user("alice");
+    let answer = alice.ask(fast(&chat("Hello"))).await.expect(200);
+    let row = door.row(&answer).await;
+    assert_eq!(
+        (row.model.as_deref(), row.upstream.as_deref()),
+        (Some("gemini-3.8-flash"), Some("gemini"))
+    );
+    assert_eq!(row.requested_model.as_deref(), Some("fast"));
+    assert!(row.has("fallback"), "{row:?}");
+    // 0.75 and 3.75 dollars a million, rounded up once.
+    let (input, output) = (row.input_tokens.unwrap(), row.output_tokens.unwrap());
+    assert_eq!(
+        row.cost(),
+        (input * 75 + output * 375 + 99) / 100,
+        "{row:?}"
+    );
+    let office = door.office(address);
+    let ask = |path: &str| Call::get(path).bearer(door.admin_token());
+    let overview = office.send(ask("/admin/overview")).await.expect(200).json();
+    let failures = |place: usize| overview["upstreams"][place]["errors"].clone();
+    assert_eq!(
+        [failures(0), failures(1)],
+        [json!(0), json!(1)],
+        "{overview}"
+    );
+    let models = office.send(ask("/admin/models")).await.expect(200).json();
+    let text = models.to_string();
+    assert!(
+        text.contains("gemini-3.8-flash") && text.contains("\"fast\""),
+        "{text}"
+    );
+    door.close_without_prices().await;
+}
