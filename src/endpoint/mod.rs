@@ -26,6 +26,7 @@ pub mod responses;
 mod route;
 mod schema;
 mod settings;
+pub mod speech;
 mod user_input;
 mod weight;
 
@@ -50,7 +51,7 @@ pub use settings::Settable;
 pub use user_input::UserInput;
 
 /// Every endpoint.
-pub static ALL: [&Spec; 7] = [
+pub static ALL: [&Spec; 8] = [
     &chat::SPEC,
     &chat::prompt::SPEC,
     &embeddings::SPEC,
@@ -58,6 +59,7 @@ pub static ALL: [&Spec; 7] = [
     &messages::SPEC,
     &messages::count::SPEC,
     &responses::SPEC,
+    &speech::SPEC,
 ];
 
 /// What is known of an endpoint before there is a request.
@@ -321,4 +323,17 @@ pub enum Reader {
     Whole(fn(Bytes) -> Whole),
     /// Event by event.
     Stream(Box<Meter>),
+    /// Byte by byte, as it comes.
+    Bytes(ByteAnswer),
+}
+
+/// An answer of which nothing is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByteAnswer {
+    /// What its media type begins with: `audio/`.
+    pub family: &'static str,
+    /// What it is where its upstream does not say.
+    pub media_type: &'static str,
+    /// What it used, however much of it comes; none where only an estimate can say that.
+    pub usage: Option<Usage>,
 }

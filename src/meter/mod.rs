@@ -8,6 +8,7 @@
 
 pub mod ahead;
 pub mod body;
+pub mod byte_body;
 mod chat;
 mod chat_events;
 mod choices;

@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::Admitted;
 use super::anthropic;
 use super::bill::Bill;
+use super::byte_stream::ByteStream;
 use super::heads;
 use super::outliving::Outliving;
 use super::replay;
@@ -154,6 +155,7 @@ pub(super) struct Dispatched {
 enum Ready {
     Whole(Response),
     Stream(Box<Ahead<UpstreamBody>>),
+    Bytes(Box<ByteStream>),
 }
 
 /// What became of a request that has no answer, and what was seen of it.
@@ -196,6 +198,7 @@ impl Dispatched {
             let (end, measured) = match self.answer(exchange).await {
                 Ok(Ready::Whole(response)) => return response,
                 Ok(Ready::Stream(ahead)) => return self.stream(*ahead),
+                Ok(Ready::Bytes(bytes)) => return self.bytes(*bytes),
                 Err(failed) => *failed,
             };
             let may_fall_back = settle::did_nothing(&end) && self.is_waited_for();
@@ -244,6 +247,10 @@ impl Dispatched {
                 Ok(Ready::Stream(Box::new(ahead)))
             }
             Reader::Whole(read) => self.whole(answer, read).await.map(Ready::Whole),
+            Reader::Bytes(expected) => {
+                let bytes = self.check_bytes(answer, expected).await?;
+                Ok(Ready::Bytes(Box::new(bytes)))
+            }
         }
     }
 

@@ -27,6 +27,20 @@ pub(super) fn events(body: Body) -> Response {
     completion(headers, body)
 }
 
+/// An answer that passes byte by byte.
+pub(super) fn bytes(media_type: HeaderValue, body: Body) -> Response {
+    let headers = [
+        (header::CACHE_CONTROL, "no-store"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (HeaderName::from_static("x-accel-buffering"), "no"),
+    ];
+    let mut response = completion(headers, body);
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, media_type);
+    response
+}
+
 /// What is told in place of an answer when the server stops.
 pub(super) fn stopped() -> Response {
     Fault::Stopped.refusal().into_response()

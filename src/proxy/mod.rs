@@ -15,6 +15,8 @@
 mod admission;
 mod anthropic;
 mod bill;
+mod byte_answer;
+mod byte_stream;
 mod candidates;
 mod dispatch;
 mod fallback;

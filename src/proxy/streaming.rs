@@ -27,7 +27,7 @@ const FIRST_EVENT_TIMEOUT: Duration = Duration::from_secs(10);
 const CONTENT_TIMEOUT: Duration = Duration::from_millis(500);
 
 impl Dispatched {
-    fn limits(&self) -> body::Limits {
+    pub(super) fn limits(&self) -> body::Limits {
         body::Limits {
             idle_timeout: self.config.proxy.idle_timeout,
             deadline: self.deadline,
@@ -57,16 +57,16 @@ impl Dispatched {
         Ok(ahead)
     }
 
+    /// What notes that the caller gets the first bytes.
+    pub(super) fn on_first(&self) -> impl FnOnce() + Send + 'static {
+        let (first_byte, held_at) = (self.first_byte_ms.clone(), self.held_at);
+        let clock = self.app.clock.clone();
+        move || first_byte.store(millis(clock.now().since(held_at)), Ordering::Relaxed)
+    }
+
     /// Gives a stream to the caller.
     pub(super) fn stream(self, ahead: Ahead<UpstreamBody>) -> Response {
-        let limits = self.limits();
-        let (first_byte, clock, held_at) = (
-            self.first_byte_ms.clone(),
-            self.app.clock.clone(),
-            self.held_at,
-        );
-        let on_first =
-            move || first_byte.store(millis(clock.now().since(held_at)), Ordering::Relaxed);
+        let (limits, on_first) = (self.limits(), self.on_first());
         let cut = self.app.cut.clone();
         let metered = Metered::of(ahead, limits, move |ended| {
             self.streamed(ended);

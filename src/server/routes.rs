@@ -49,6 +49,7 @@ macro_rules! user_routes {
             endpoints::chat;
             endpoints::embeddings;
             endpoints::moderations;
+            endpoints::speech;
             anthropic::messages;
             anthropic::count_tokens;
             kept_answers::answer, kept_answers::stop_answer;

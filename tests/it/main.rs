@@ -91,6 +91,7 @@ mod silent_databases;
 mod slow_client;
 mod smuggling;
 mod sockets;
+mod speech;
 mod sql_script;
 mod startup;
 mod streams;

@@ -282,7 +282,7 @@ async fn send(
     }
     let Whole { measured, body } = match order.reader(uuid::Uuid::nil()) {
         Reader::Whole(read) => read(body),
-        Reader::Stream(_) => return Err(no_answer()),
+        Reader::Stream(_) | Reader::Bytes(_) => return Err(no_answer()),
     };
     let body = body
         .ok()

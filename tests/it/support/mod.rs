@@ -25,6 +25,7 @@ pub(crate) mod responses;
 mod rpc;
 pub(crate) mod settings;
 pub(crate) mod sibling;
+pub(crate) mod speech;
 pub(crate) mod store;
 pub(crate) mod tokens;
 pub(crate) mod tools;

@@ -36,6 +36,8 @@ pub(crate) struct Row {
     pub(crate) cached_input_tokens: Option<i64>,
     pub(crate) output_tokens: Option<i64>,
     pub(crate) reasoning_tokens: Option<i64>,
+    pub(crate) characters: Option<i64>,
+    pub(crate) images: Option<i64>,
     pub(crate) held_micros: Option<i64>,
     pub(crate) cost_micros: Option<i64>,
     pub(crate) started_at: String,
@@ -408,7 +410,8 @@ pub(crate) fn invoice(served: &Served, (input, cached, output): (u128, u128, u12
     let total = fresh * input
         + written
         + u128::from(bill.cached) * cached
-        + u128::from(bill.completion) * output;
+        + u128::from(bill.completion) * output
+        + u128::from(bill.other_micros) * 1_000_000;
     total.div_ceil(1_000_000) as i64
 }
 
@@ -448,6 +451,8 @@ fn windows_match_the_rows(evidence: &Evidence) -> Vec<String> {
                 .map(|row| match limit["unit"].as_str() {
                     Some("requests") => 1,
                     Some("tokens") => row.tokens(),
+                    Some("characters") => row.characters.unwrap_or(0),
+                    Some("images") => row.images.unwrap_or(0),
                     // No test has an overrun beyond a user's credits.
                     _ if row.paid_by.as_deref() == Some("credits") => 0,
                     _ => row.cost(),
@@ -596,6 +601,7 @@ fn requests_were_well_formed(evidence: &Evidence) -> Vec<String> {
                 }
             }
             ("POST", "/v1/embeddings" | "/v1/moderations" | "/v1/messages/count_tokens") => {}
+            ("POST", "/v1/audio/speech") => {}
             _ => complain("another path than an endpoint's"),
         }
         let refuses_it = || {

@@ -40,6 +40,8 @@ pub(crate) struct Bill {
     /// Of the prompt, written to a cache for five minutes and for an hour, at 1.25 and 2 times its price.
     pub(crate) written: u64,
     pub(crate) written_1h: u64,
+    /// Micro-dollars for what is not paid in tokens of text: characters, images.
+    pub(crate) other_micros: u64,
 }
 
 /// What a provider enters into its books for a request it has accepted.
@@ -501,6 +503,9 @@ pub(crate) fn honest(seen: &Seen) -> Reply {
     }
     if seen.is_moderation() {
         return super::moderations::honest(seen);
+    }
+    if seen.is_speech() {
+        return super::speech::honest(seen);
     }
     if seen.is_responses() {
         return super::responses::Server::OPENAI.reply(&super::responses::Play::words(5), seen);

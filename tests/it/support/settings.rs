@@ -199,7 +199,10 @@ impl Settings {
                 .and_then(Value::as_str)
                 .map(|text| micros(text) as u128)
         };
-        let input = of("input")?;
+        // What is paid by the piece costs nothing in tokens.
+        let by_piece = ["characters", "image"];
+        let is_by_piece = by_piece.iter().any(|name| price.get(name).is_some());
+        let input = of("input").or_else(|| is_by_piece.then_some(0))?;
         Some((
             input,
             of("cached_input").unwrap_or(input),

@@ -61,6 +61,11 @@ impl Seen {
         self.request.target == "/v1/moderations"
     }
 
+    /// Whether it asks for speech.
+    pub(crate) fn is_speech(&self) -> bool {
+        self.request.target == "/v1/audio/speech"
+    }
+
     /// How many choices it asks for.
     pub(crate) fn choices(&self) -> u64 {
         self.body["n"].as_u64().unwrap_or(1)

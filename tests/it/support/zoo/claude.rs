@@ -82,6 +82,7 @@ fn spent(scene: &Scene, seen: &Seen) -> Spent {
             completion: words + thoughts,
             written,
             written_1h,
+            other_micros: 0,
         },
         words,
         thoughts,

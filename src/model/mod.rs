@@ -4,14 +4,18 @@
 //! For a model that is not in the table, the request's parameters are passed on as they are. Sources and format:
 //! `models.toml`.
 
+mod capability;
+
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
 use crate::clock::Timestamp;
 
+pub use self::capability::Capability;
+
 /// The shipped table.
-const SHIPPED: &str = include_str!("../models.toml");
+const SHIPPED: &str = include_str!("../../models.toml");
 
 /// More names in a row than this are a circle.
 const SUCCESSIONS_MAX: usize = 8;
@@ -80,39 +84,6 @@ pub enum Tokenizer {
     /// Unknown: a prompt is bounded by its bytes; estimates of output use `o200k_base`.
     #[default]
     Unknown,
-}
-
-/// An endpoint that a model serves, by the word of `endpoints` in the tables.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Capability {
-    /// Chat completions.
-    Chat,
-    /// OpenAI's Responses.
-    Responses,
-    /// Anthropic's Messages.
-    Messages,
-    /// Embeddings.
-    Embeddings,
-    /// Moderations.
-    Moderations,
-}
-
-impl Capability {
-    /// What a model serves of which no table says it.
-    const DEFAULT: [Self; 2] = [Self::Chat, Self::Responses];
-
-    /// As it stands in the tables.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Chat => "chat",
-            Self::Responses => "responses",
-            Self::Messages => "messages",
-            Self::Embeddings => "embeddings",
-            Self::Moderations => "moderations",
-        }
-    }
 }
 
 /// One model, as `models.toml` has it.
