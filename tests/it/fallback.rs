@@ -424,7 +424,6 @@ async fn a_new_operators_app_is_answered_by_the_second_provider_while_the_first_
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let settings = Settings::without_file()
         .unset("OPENAI_BASE_URL")
-        .env("GEMINI_API_KEY", "sk-of-the-second")
         .env("TOLLGATE_SERVER__ADMIN_BIND", &address.to_string());
     let door = Door::prepare(settings).await;
     door.must(&[
@@ -435,6 +434,11 @@ async fn a_new_operators_app_is_answered_by_the_second_provider_while_the_first_
         "--plan",
         "free=0.50",
     ]);
+    let keys = std::fs::read_to_string(door.directory().join(".env")).unwrap();
+    door.write_file(
+        ".env",
+        &format!("{keys}GEMINI_API_KEY={}\n", door.another_key()),
+    );
     door.must(&["upstream", "add", "gemini"]);
     let file = door.directory().join("tollgate.toml");
     let written = std::fs::read_to_string(&file).unwrap();
