@@ -4,7 +4,8 @@
 -- It is one transaction, and safe to run again:
 --   * Your two functions, tollgate.check_user_limits and tollgate.log_request, are created only if they are missing.
 --     Edit them as you like: no later run overwrites them. To get one back as shipped, drop it first. Only their
---     setting search_path is corrected (see 3); what they read and write stays as you wrote it.
+--     setting search_path is corrected (see 3); what they read and write stays as you wrote it. The same holds for
+--     tollgate.on_purchase, which is not created: add it if you want to hear of purchases.
 --   * Tables and rows are never changed or dropped; a missing table is created.
 --   * Everything else (the functions that Tollgate calls, row-level security, grants) is restored as it is here,
 --     so a run also revokes what somebody granted too widely.
@@ -16,7 +17,8 @@
 --
 -- To remove everything, including the usage:
 --   drop schema tollgate cascade;
---   drop function public.tollgate_check_user_limits, public.tollgate_log_requests, public.tollgate_examine;
+--   drop function public.tollgate_check_user_limits, public.tollgate_log_requests, public.tollgate_on_purchases,
+--     public.tollgate_examine;
 
 begin;
 set local client_min_messages = warning;
@@ -237,13 +239,50 @@ $function$;
 */
 
 -- ---------------------------------------------------------------------------------------------------------------------
+-- Optional: your function that hears of purchases. It is not created here. If it is there, Tollgate calls it for each
+-- purchase that a store told of (docs/purchases.md) and that changed: bought, renewed, ended, refunded, given to somebody else.
+--
+-- entry is the purchase as it stands now:
+--   {"id", "revision", "user_id", "store", "transaction_id", "original_transaction_id", "product", "plan", "credit_usd",
+--    "quantity", "state", "until", "purchased_at", "environment", "refunded_share", "changed_at"}
+-- user_id is null where nobody knows whose it is. plan and credit_usd are what the product gives by tollgate.toml, or null.
+-- state is live, ended or revoked; until is when it stops to count, null for never, and no call comes when that time is over.
+-- environment is production or sandbox. refunded_share goes from "0.00000" to "1.00000".
+--
+-- It is called at least once for a change, in the order of the changes of a user. Several changes at once may come as one
+-- call. revision grows with each change, and id is the same whenever the same change comes again. If it fails, the entry
+-- stays in Tollgate's outbox and comes again. What was bought before the function was there comes once it is.
+--
+-- Purchases already decide the plan without it (unless check_user_limits names another).
+-- ---------------------------------------------------------------------------------------------------------------------
+
+/* Adapt: a table of your own with each purchase as it stands now. What comes twice, or late, changes nothing.
+
+create table if not exists tollgate.purchases (
+    store text, transaction_id text, user_id uuid, product text, plan text, credit_usd numeric, state text not null,
+    until timestamptz, environment text not null, revision bigint not null, primary key (store, transaction_id));
+alter table tollgate.purchases enable row level security;
+create or replace function tollgate.on_purchase(entry jsonb) returns void
+language sql security definer set search_path = pg_catalog, pg_temp
+as $function$
+    insert into tollgate.purchases as p
+    select (jsonb_populate_record(null::tollgate.purchases, entry)).*
+    on conflict (store, transaction_id) do update
+        set user_id = excluded.user_id, product = excluded.product, plan = excluded.plan, credit_usd = excluded.credit_usd,
+            state = excluded.state, until = excluded.until, environment = excluded.environment, revision = excluded.revision
+        where p.revision < excluded.revision
+$function$;
+revoke all on function tollgate.on_purchase(jsonb) from public, anon, authenticated;
+*/
+
+-- ---------------------------------------------------------------------------------------------------------------------
 -- 3. What Tollgate calls. Do not edit: every run restores these.
 --
 -- All of it runs with its owner's rights, so no name in it may resolve to something that a caller created: temporary
 -- types, domains and tables of the caller's session come first wherever search_path does not name pg_temp last.
 -- ---------------------------------------------------------------------------------------------------------------------
 
--- Your two functions get that setting too. Names from the other schemas of their search_path still resolve as before.
+-- Your own functions get that setting too. Names from the other schemas of their search_path still resolve as before.
 do $script$
 declare
     one record;
@@ -253,7 +292,7 @@ begin
                (select nullif(substr(c, 13), '""') from unnest(p.proconfig) c where c like 'search\_path=%') as path
         from pg_proc p
         where p.pronamespace = 'tollgate'::regnamespace and p.prokind = 'f'
-          and p.proname in ('check_user_limits', 'log_request')
+          and p.proname in ('check_user_limits', 'log_request', 'on_purchase')
     loop
         continue when one.path ~ ', ?pg_temp$';
         one.path := nullif(regexp_replace(coalesce(one.path, ''), '(^|, ?)pg_temp($|(?=, ?))', '', 'g'), '');
@@ -323,7 +362,27 @@ begin
 end
 $function$;
 
--- The same two in `public`, for the REST API, so that the schema tollgate need not be exposed.
+-- Hands the entries of an array to on_purchase, in order; all of them, or none if one fails. False: there is no such function.
+create or replace function tollgate.on_purchases(entries jsonb) returns boolean
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    entry jsonb;
+begin
+    if to_regprocedure('tollgate.on_purchase(jsonb)') is null then
+        return false;
+    end if;
+    if pg_my_temp_schema() <> 0 then
+        perform tollgate.refuse_shadows('tollgate.on_purchase(jsonb)');
+    end if;
+    for entry in select e.value from jsonb_array_elements(entries) with ordinality e (value, place) order by e.place loop
+        perform tollgate.on_purchase(entry);
+    end loop;
+    return true;
+end
+$function$;
+
+-- The same in `public`, for the REST API, so that the schema tollgate need not be exposed.
 create or replace function public.tollgate_check_user_limits(user_id uuid, session_id uuid default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $function$
@@ -337,6 +396,14 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $function$
 begin
     perform tollgate.log_requests(tollgate_log_requests.entries);
+end
+$function$;
+
+create or replace function public.tollgate_on_purchases(entries jsonb) returns boolean
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $function$
+begin
+    return tollgate.on_purchases(tollgate_on_purchases.entries);
 end
 $function$;
 
@@ -356,10 +423,10 @@ as $function$
         where p.prokind = 'f' and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
           and (n.nspname = 'tollgate' or p.prolang in (select oid from pg_language where lanname in ('sql', 'plpgsql')))
     ), called (oid, text) as (
-        -- Your two functions, and those of yours that they call.
+        -- Your own functions, and those of yours that they call.
         select t.oid, t.text from texts t join pg_proc p on p.oid = t.oid
         where p.pronamespace = (select oid from pg_namespace where nspname = 'tollgate')
-          and p.proname in ('check_user_limits', 'log_request')
+          and p.proname in ('check_user_limits', 'log_request', 'on_purchase')
         union
         select t.oid, t.text from called c, texts t join pg_proc p on p.oid = t.oid
             join pg_namespace n on n.oid = p.pronamespace
@@ -443,12 +510,23 @@ declare
               select quote_ident(rolname) from pg_roles where rolname in ('anon', 'authenticated')) everybody);
     functions constant text :=
         'tollgate.check_user_limits(uuid), tollgate.log_request(jsonb), tollgate.check_user(uuid, uuid), '
-        'tollgate.log_requests(jsonb), tollgate.refuse_shadows(regprocedure), '
-        'public.tollgate_check_user_limits(uuid, uuid), public.tollgate_log_requests(jsonb), public.tollgate_examine()';
+        'tollgate.log_requests(jsonb), tollgate.on_purchases(jsonb), tollgate.refuse_shadows(regprocedure), '
+        'public.tollgate_check_user_limits(uuid, uuid), public.tollgate_log_requests(jsonb), '
+        'public.tollgate_on_purchases(jsonb), public.tollgate_examine()'
+        || case when to_regprocedure('tollgate.on_purchase(jsonb)') is null then '' else ', tollgate.on_purchase(jsonb)' end;
+    caller regrole;
 begin
     execute format('revoke all on schema tollgate from %s', strangers);
     execute format('revoke all on tollgate.subscriptions, tollgate.usage from %s', strangers);
     execute format('revoke all on function %s from %s', functions, strangers);
+
+    -- A role of your own that may call the one may call the other: older scripts had only the first.
+    for caller in
+        select a.grantee::regrole from pg_proc p, aclexplode(p.proacl) a
+        where p.oid = 'tollgate.log_requests(jsonb)'::regprocedure and a.grantee <> 0
+    loop
+        execute format('grant execute on function tollgate.on_purchases(jsonb) to %s', caller);
+    end loop;
 
     if exists (select from pg_roles where rolname = 'service_role') then
         grant usage on schema tollgate to service_role;
@@ -482,7 +560,8 @@ grant select on public.my_usage to authenticated;
 
 create role tollgate_app login password 'choose-one';
 grant usage on schema tollgate to tollgate_app;
-grant execute on function tollgate.check_user(uuid, uuid), tollgate.log_requests(jsonb) to tollgate_app;
+grant execute on function tollgate.check_user(uuid, uuid), tollgate.log_requests(jsonb), tollgate.on_purchases(jsonb)
+    to tollgate_app;
 create schema if not exists tollgate_ledger;
 grant usage, create on schema tollgate_ledger to tollgate_app;
 */

@@ -17,6 +17,7 @@ mod law_one;
 mod laws;
 mod postgres;
 mod price_ids;
+pub mod purchase_queue;
 mod queue;
 pub mod read;
 mod reservation;
@@ -43,7 +44,6 @@ use crate::plan::{
 };
 
 pub use idempotency::{IdempotencyKey, Repetition};
-#[cfg(test)]
 pub(crate) use postgres::install::versioned;
 use queue::{Job, Jobs};
 pub use reservation::Reservation;
@@ -145,6 +145,8 @@ struct Shared {
     epoch: AtomicU64,
     /// Told when rows have ended, for the outbox.
     ended: Notify,
+    /// Told when purchases have changed, for theirs.
+    purchases: Notify,
 }
 
 /// Whether a process may send what waits for the outbox. Of several on one ledger one at a time may.
@@ -359,6 +361,17 @@ impl Ledger {
     /// Waits until rows have ended since the last call. A hint: rows that a sweep ended may come without it.
     pub async fn rows_ended(&self) {
         self.shared.ended.notified().await;
+    }
+
+    /// Purchases have changed.
+    pub fn tell_of_purchases(&self) {
+        self.shared.purchases.notify_one();
+    }
+
+    /// Waits until [`Ledger::tell_of_purchases`] was called since the last call. A hint: another process may have changed
+    /// some.
+    pub async fn purchases_changed(&self) {
+        self.shared.purchases.notified().await;
     }
 
     async fn ask<T>(

@@ -1,18 +1,20 @@
-//! A row of the ledger as `log_request` gets it, and how many of them go in one call. Pure.
+//! A row of the ledger as `log_request` or `on_purchase` gets it, and how many of them go in one call. Pure.
 
 use serde_json::{Value, json};
 
 use crate::clock::Timestamp;
+use crate::ledger::purchase_queue::UnsentPurchase;
 use crate::ledger::read::report::RequestRow;
+use crate::plan::{Gift, Products};
 use crate::price::{MicroUsd, Quantities};
 
 /// The most bytes of entries in a call (the first entry is sent whatever its size).
 const CALL_BYTES_MAX: usize = 1024 * 1024;
 
-/// One request, as `log_request` gets it.
+/// One request, as `log_request` gets it, or one purchase, as `on_purchase` does.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
-    /// The request's id.
+    /// The request's id, or the change's.
     pub(super) id: String,
     /// Whose: entries of one user go in order.
     pub(super) user_id: String,
@@ -69,17 +71,54 @@ fn value(row: &RequestRow) -> Value {
     entry
 }
 
-/// As many of the rows, from the first on, as fit in one call.
-pub(super) fn batch(rows: Vec<RequestRow>) -> Vec<Entry> {
-    let mut bytes = 0_usize;
-    let entries = rows.into_iter().map(Entry::from).enumerate();
-    let fitting = entries.take_while(|(place, entry)| {
-        // One more for the comma or the bracket.
-        bytes = bytes
-            .saturating_add(entry.value.to_string().len())
-            .saturating_add(1);
-        *place == 0 || bytes <= CALL_BYTES_MAX
+/// A purchase as `tollgate.on_purchase` takes it, field by field as documented.
+pub(super) fn of_purchase(row: UnsentPurchase, products: &Products) -> Entry {
+    let bought = &row.purchase;
+    let Gift {
+        plan,
+        credit,
+        ends_at,
+    } = products.gift(bought);
+    let credit = credit.map(|MicroUsd(each)| MicroUsd(each.saturating_mul(row.quantity)));
+    let (whole, part) = (row.share.div_euclid(100_000), row.share.rem_euclid(100_000));
+    let value = json!({
+        "id": row.id,
+        "revision": row.revision,
+        "user_id": row.user_id,
+        "store": bought.store,
+        "transaction_id": row.transaction,
+        "original_transaction_id": row.original,
+        "product": bought.product,
+        "plan": plan,
+        "credit_usd": credit.map(|credit| credit.to_string()),
+        "quantity": row.quantity,
+        "state": row.state,
+        "until": ends_at.map(Timestamp::rfc3339),
+        "purchased_at": bought.purchased_at.rfc3339(),
+        "environment": if bought.is_sandbox { "sandbox" } else { "production" },
+        "refunded_share": format!("{whole}.{part:05}"),
+        "changed_at": row.changed_at.rfc3339(),
     });
+    Entry {
+        user_id: row.lane(),
+        id: row.id,
+        value,
+    }
+}
+
+/// As many of the entries, from the first on, as fit in one call.
+pub(super) fn batch(entries: Vec<Entry>) -> Vec<Entry> {
+    let mut bytes = 0_usize;
+    let fitting = entries
+        .into_iter()
+        .enumerate()
+        .take_while(|(place, entry)| {
+            // One more for the comma or the bracket.
+            bytes = bytes
+                .saturating_add(entry.value.to_string().len())
+                .saturating_add(1);
+            *place == 0 || bytes <= CALL_BYTES_MAX
+        });
     fitting.map(|(_, entry)| entry).collect()
 }
 
@@ -135,13 +174,11 @@ mod tests {
     #[test]
     fn a_call_stays_under_a_mebibyte_and_never_carries_nothing() {
         let large = "m".repeat(300_000);
-        let call = batch(vec![
-            row(&large),
-            row(&large),
-            row(&large),
-            row(&large),
-            row("m"),
-        ]);
+        let call = batch(
+            [&large, &large, &large, &large, "m"]
+                .map(|model| row(model).into())
+                .into(),
+        );
         assert_eq!(
             call.len(),
             3,
@@ -155,6 +192,9 @@ mod tests {
                 .len()
                 <= CALL_BYTES_MAX
         );
-        assert_eq!(batch(vec![row(&"m".repeat(2_000_000)), row("m")]).len(), 1);
+        assert_eq!(
+            batch(vec![row(&"m".repeat(2_000_000)).into(), row("m").into()]).len(),
+            1
+        );
     }
 }

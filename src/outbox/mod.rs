@@ -1,14 +1,17 @@
-//! Sends settled and lost rows to the developer's `log_request`, at least once.
+//! Sends settled and lost rows to the developer's `log_request`, and purchases that changed to their `on_purchase`, at least
+//! once. Each of the two goes its own way: neither delays the other.
 //!
-//! There is no queue here: a row waits in the ledger until it is marked, so after a crash it is sent again. It knows a
+//! There is no copy here: a row waits in the ledger until it is marked, so after a crash it is sent again. It knows a
 //! ledger and a function that delivers entries, not whether that is REST or Postgres. Invariants:
 //! - A row is marked only after it was accepted.
-//! - The rows of one user are sent in the order in which they ended.
+//! - The rows of one user are sent in the order in which they ended, or changed.
 //! - No entry, however wrong, delays other users' rows.
 //! - Of several processes on one ledger, one at a time sends.
 
 mod backoff;
 mod entry;
+mod health;
+mod queue;
 mod retries;
 #[cfg(test)]
 mod tests;
@@ -16,19 +19,20 @@ mod tests;
 use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::slice::from_ref;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use serde::Serialize;
 use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::Timestamp;
-use crate::ledger::{Failure, Lag, Ledger, Mark, Turn};
+use crate::ledger::purchase_queue::PurchaseQueue;
+use crate::ledger::{Failure, Ledger, Mark, Turn};
 use crate::supabase::{DatabaseFailure, DeveloperDatabase};
 use backoff::Backoff;
 use entry::Entry;
+pub use health::{OutboxHealth, OutboxLag};
+pub use queue::CurrentProducts;
+use queue::EntryQueue;
 use retries::RetryQueue;
 
 /// The most entries of a call.
@@ -37,12 +41,12 @@ const CALL_ENTRIES_MAX: u32 = 100;
 const RENEW_TURN_AFTER: Duration = Duration::from_millis(500);
 /// How long the last try may take when the server stops.
 const LAST_TRY_TIMEOUT: Duration = Duration::from_millis(900);
-/// Readiness says that the outbox is not well when its oldest row has waited longer.
-const LAG_MAX: Duration = Duration::from_mins(5);
+/// How long a database without the function is left alone, where it need not have it.
+const ABSENT_WAIT: Duration = Duration::from_mins(1);
 
 /// The answer of [`Deliver`].
 type Delivery = Pin<Box<dyn Future<Output = Result<(), DatabaseFailure>> + Send>>;
-/// Hands entries to `log_request`, all of them or none, in their order.
+/// Hands entries to the function, all of them or none, in their order.
 type Deliver = Box<dyn Fn(Vec<Value>) -> Delivery + Send + Sync>;
 
 /// The outbox's intervals and time limits.
@@ -72,41 +76,9 @@ impl Default for OutboxTiming {
     }
 }
 
-/// The lag as it was last seen, for readiness: reading it costs no query.
-#[derive(Clone, Debug, Default)]
-pub struct OutboxLag(Arc<Mutex<Lag>>);
-
-/// `{"ok", "unsent", "oldest_seconds", "given_up"}`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct OutboxHealth {
-    /// Nothing has waited longer than five minutes. Requests are served either way.
-    pub ok: bool,
-    /// Rows that wait, counted to 100,000.
-    pub unsent: i64,
-    /// How long the oldest of them has waited; null where none waits.
-    pub oldest_seconds: Option<u64>,
-    /// Dead letters, counted to 100,000.
-    pub given_up: i64,
-}
-
-impl OutboxLag {
-    /// How far behind the outbox is at `now`.
-    #[must_use]
-    pub fn health(&self, now: Timestamp) -> OutboxHealth {
-        let lag = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let oldest = lag.oldest.map(|ended| now.since(ended));
-        OutboxHealth {
-            ok: oldest.is_none_or(|waited| waited <= LAG_MAX),
-            unsent: lag.unsent,
-            oldest_seconds: oldest.map(|waited| waited.as_secs()),
-            given_up: lag.given_up,
-        }
-    }
-}
-
 /// Sends what waits in a ledger.
 pub struct Outbox {
-    ledger: Ledger,
+    queue: EntryQueue,
     deliver: Deliver,
     timing: OutboxTiming,
     progress: OutboxLag,
@@ -134,31 +106,64 @@ enum Next {
 }
 
 /// Nothing more can be sent for now, and why.
-struct Setback(String);
+enum Setback {
+    /// The database has no such function.
+    Missing,
+    /// Something failed.
+    Failed(String),
+}
 
 impl From<Failure> for Setback {
     fn from(error: Failure) -> Self {
-        Self(error.to_string())
+        Self::Failed(error.to_string())
+    }
+}
+
+impl From<DatabaseFailure> for Setback {
+    fn from(failure: DatabaseFailure) -> Self {
+        match failure {
+            DatabaseFailure::Missing => Self::Missing,
+            other => Self::Failed(other.to_string()),
+        }
     }
 }
 
 impl Outbox {
-    /// From a ledger that was opened with `outbox` to a database; tells `progress` how far behind it is.
+    /// Requests, from a ledger that was opened with `outbox` to a database; tells `progress` how far behind it is.
     #[must_use]
-    pub fn new(ledger: Ledger, database: DeveloperDatabase, progress: OutboxLag) -> Self {
+    pub fn of_requests(ledger: Ledger, database: DeveloperDatabase, progress: OutboxLag) -> Self {
         let deliver = move |entries: Vec<Value>| -> Delivery {
             let database = database.clone();
             Box::pin(async move { database.log_requests(&entries).await })
         };
         Self {
             progress,
-            ..Self::with_pace(ledger, Box::new(deliver), OutboxTiming::default())
+            ..Self::with_pace(
+                EntryQueue::Requests(ledger),
+                Box::new(deliver),
+                OutboxTiming::default(),
+            )
         }
     }
 
-    fn with_pace(ledger: Ledger, deliver: Deliver, timing: OutboxTiming) -> Self {
+    /// Purchases that changed, from a ledger to a database.
+    #[must_use]
+    pub fn of_purchases(
+        ledger: Ledger,
+        database: DeveloperDatabase,
+        products: CurrentProducts,
+    ) -> Self {
+        let deliver = move |entries: Vec<Value>| -> Delivery {
+            let database = database.clone();
+            Box::pin(async move { database.on_purchases(&entries).await })
+        };
+        let queue = EntryQueue::Purchases(PurchaseQueue::new(ledger), products);
+        Self::with_pace(queue, Box::new(deliver), OutboxTiming::default())
+    }
+
+    fn with_pace(queue: EntryQueue, deliver: Deliver, timing: OutboxTiming) -> Self {
         Self {
-            ledger,
+            queue,
             deliver,
             timing,
             progress: OutboxLag::default(),
@@ -203,7 +208,7 @@ impl Outbox {
         let wait = due.map_or(self.timing.poll, |due| due.min(self.timing.poll));
         tokio::select! {
             () = sleep(wait) => {}
-            () = self.ledger.rows_ended() => sleep(self.timing.gather).await,
+            () = self.queue.more() => sleep(self.timing.gather).await,
         }
     }
 
@@ -212,22 +217,34 @@ impl Outbox {
         let next = match self.send_some().await {
             Ok(more) => {
                 if self.setbacks > 0 {
-                    tracing::info!("log_request takes entries again");
+                    let function = self.queue.function();
+                    tracing::info!("{function} takes entries again");
                 }
                 self.setbacks = 0;
                 self.backoff.reset();
                 if more { Next::GoOn } else { Next::Wait }
             }
+            Err(Setback::Missing) if self.queue.is_optional() => Next::Later(ABSENT_WAIT),
             Err(setback) => {
-                self.setbacks = self.setbacks.saturating_add(1);
-                if self.setbacks.is_power_of_two() {
-                    tracing::warn!(error = %setback.0, tries = self.setbacks, "entries for log_request wait");
-                }
+                self.report(setback);
                 Next::Later(self.backoff.wait())
             }
         };
         self.look(next == Next::GoOn).await;
         next
+    }
+
+    /// Says that entries wait, ever more rarely.
+    fn report(&mut self, setback: Setback) {
+        let error = match setback {
+            Setback::Missing => DatabaseFailure::Missing.to_string(),
+            Setback::Failed(why) => why,
+        };
+        let function = self.queue.function();
+        self.setbacks = self.setbacks.saturating_add(1);
+        if self.setbacks.is_power_of_two() {
+            tracing::warn!(error, tries = self.setbacks, "entries for {function} wait");
+        }
     }
 
     /// Sees how far behind it is; in the middle of work only so often.
@@ -239,12 +256,8 @@ impl Outbox {
         {
             return;
         }
-        if let Ok(lag) = self.ledger.unsent_lag().await {
-            *self
-                .progress
-                .0
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner) = lag;
+        if let Ok(lag) = self.queue.lag().await {
+            self.progress.set(lag);
             self.looked_at = Some(Instant::now());
         }
     }
@@ -257,29 +270,22 @@ impl Outbox {
         }
         self.retry_refused().await?;
         self.turn_since = Some(Instant::now());
-        let rows = self
-            .ledger
-            .unsent(self.entries_max, self.refused.users())
-            .await?;
-        let entries = entry::batch(rows);
+        let unsent = self.queue.unsent(self.entries_max, self.refused.users());
+        let entries = entry::batch(unsent.await?);
         if entries.is_empty() {
             return Ok(false);
         }
         match self.call(&entries).await {
             Ok(()) => {
-                self.ledger
-                    .mark(
-                        entries.into_iter().map(|entry| entry.id).collect(),
-                        Mark::Sent,
-                    )
-                    .await?;
+                let ids = entries.into_iter().map(|entry| entry.id).collect();
+                self.queue.mark(ids, Mark::Sent).await?;
                 self.entries_max = self.entries_max.saturating_mul(2).min(CALL_ENTRIES_MAX);
                 Ok(true)
             }
             Err(DatabaseFailure::Refused(_)) => self.one_by_one(entries).await,
             Err(unavailable) => {
                 self.entries_max = self.entries_max.div_euclid(2).max(1);
-                Err(Setback(unavailable.to_string()))
+                Err(unavailable.into())
             }
         }
     }
@@ -295,7 +301,7 @@ impl Outbox {
         }
         self.turn_since = None;
         let asked = Instant::now();
-        let turn = self.ledger.outbox_turn().await?;
+        let turn = self.queue.turn().await?;
         if turn != Turn::Renewed {
             self.refused = RetryQueue::default();
         }
@@ -322,31 +328,28 @@ impl Outbox {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(unknown) => {
-                    self.ledger.mark(sent, Mark::Sent).await?;
+                    self.queue.mark(sent, Mark::Sent).await?;
                     return Err(unknown);
                 }
             }
             match self.call(from_ref(&entry)).await {
                 Ok(()) => sent.push(entry.id),
                 Err(DatabaseFailure::Refused(why)) => {
-                    tracing::warn!(
-                        request_id = entry.id,
-                        error = why,
-                        "log_request refuses an entry"
-                    );
+                    let function = self.queue.function();
+                    tracing::warn!(entry = entry.id, error = why, "{function} refuses an entry");
                     self.refused
                         .refused(&entry, Instant::now(), self.timing.backoff, self.taken);
                     waiting.insert(entry.user_id);
-                    setback = setback.or(Some(Setback(why)));
+                    setback = setback.or(Some(Setback::Failed(why)));
                 }
                 Err(unavailable) => {
-                    self.ledger.mark(sent, Mark::Sent).await?;
-                    return Err(Setback(unavailable.to_string()));
+                    self.queue.mark(sent, Mark::Sent).await?;
+                    return Err(unavailable.into());
                 }
             }
         }
         let any = !sent.is_empty();
-        self.ledger.mark(sent, Mark::Sent).await?;
+        self.queue.mark(sent, Mark::Sent).await?;
         // A function that takes nothing at all is out of order, most likely.
         setback.filter(|_| !any).map_or(Ok(true), Err)
     }
@@ -358,7 +361,7 @@ impl Outbox {
                 return Ok(());
             }
             match self.call(from_ref(&entry)).await {
-                Ok(()) => self.ledger.mark(vec![entry.id], Mark::Sent).await?,
+                Ok(()) => self.queue.mark(vec![entry.id], Mark::Sent).await?,
                 Err(DatabaseFailure::Refused(why)) => {
                     if !self.refused.refused(
                         &entry,
@@ -368,14 +371,15 @@ impl Outbox {
                     ) {
                         continue;
                     }
+                    let function = self.queue.function();
                     tracing::error!(
-                        request_id = entry.id,
+                        entry = entry.id,
                         error = why,
-                        "given up: log_request refuses this entry; its row stays in the ledger, marked unsent = 2"
+                        "given up: {function} refuses this entry; its row stays in the ledger, marked unsent = 2"
                     );
-                    self.ledger.mark(vec![entry.id], Mark::DeadLetter).await?;
+                    self.queue.mark(vec![entry.id], Mark::DeadLetter).await?;
                 }
-                Err(unavailable) => return Err(Setback(unavailable.to_string())),
+                Err(unavailable) => return Err(unavailable.into()),
             }
             self.refused.release(&entry.user_id);
         }

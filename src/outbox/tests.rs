@@ -2,17 +2,23 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 
 use jiff::tz::TimeZone;
 use uuid::Uuid;
 
 use super::*;
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::config::StoreUrl;
-use crate::ledger::read::report::{ReportRange, Reports};
-use crate::ledger::{Charge, HoldRequest, Settings, Settlement, Writer, versioned};
-use crate::plan::Quote;
+use crate::ledger::purchase_queue::PurchaseQueue;
+use crate::ledger::read::report::{Desk, ReportRange, Reports};
+use crate::ledger::{Charge, HoldRequest, Lag, Settings, Settlement, Writer, versioned};
+use crate::plan::{Product, Products, Quote};
 use crate::price::{MicroUsd, Price, Rate, Rates, Usage};
+use crate::purchases::event::{
+    Channel, Facts, PurchaseChange, PurchaseEvent, PurchaseState, ReportedState, Rules,
+};
+use crate::purchases::records;
 
 /// A ledger's file, gone with the test.
 struct Place(PathBuf);
@@ -236,7 +242,11 @@ fn with_pace(ledger: &Ledger, fake: &Shared, timing: OutboxTiming) -> Outbox {
             }
         })
     };
-    Outbox::with_pace(ledger.clone(), Box::new(deliver), timing)
+    Outbox::with_pace(
+        EntryQueue::Requests(ledger.clone()),
+        Box::new(deliver),
+        timing,
+    )
 }
 
 /// An outbox that runs; dropping it is a crash.
@@ -714,7 +724,11 @@ fn slow_outbox(ledger: &Ledger, fake: &Shared, call: Duration, backoff: Backoff)
         backoff,
         ..quick
     };
-    Outbox::with_pace(ledger.clone(), Box::new(deliver), timing)
+    Outbox::with_pace(
+        EntryQueue::Requests(ledger.clone()),
+        Box::new(deliver),
+        timing,
+    )
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -844,4 +858,241 @@ async fn a_turn_of_a_clock_that_was_set_back_is_nobodys() {
         assert_eq!((given(0).await, given(1).await), (0, 1), "{ahead}");
     }
     both.end();
+}
+
+/// Tells a ledger's file of purchases as a webhook does.
+struct Shop(Desk);
+
+impl Shop {
+    fn of(place: &Place) -> Self {
+        Self(Desk::open(&StoreUrl::Sqlite(place.0.clone())).unwrap())
+    }
+
+    fn tell(&self, user: u128, transaction: &str, state: PurchaseState, at: i64) {
+        let products = Products::default();
+        let event = PurchaseEvent {
+            channel: Channel::RevenueCat,
+            id: Uuid::now_v7().to_string(),
+            kind: "RENEWAL".to_owned(),
+            at: Timestamp::from_millis(at),
+            change: Some(PurchaseChange {
+                store: "play_store".to_owned(),
+                transaction: transaction.to_owned(),
+                original: transaction.to_owned(),
+                owner: Some(Uuid::from_u128(user).to_string()),
+                facts: Some(Facts {
+                    product: "pro.month".to_owned(),
+                    purchased_at: Timestamp::from_millis(1000),
+                    quantity: 1,
+                    is_sandbox: false,
+                }),
+                state: Some(ReportedState::of(state)),
+                ..PurchaseChange::default()
+            }),
+            moves: Vec::new(),
+        };
+        let rules = Rules {
+            products: &products,
+            now: Clock::system().now(),
+        };
+        records::take(&self.0, &event, rules, false).unwrap();
+    }
+
+    /// Until a moment.
+    fn renew(&self, user: u128, transaction: &str, at: i64) {
+        let until = Timestamp::from_millis(at + 1_000_000);
+        self.tell(user, transaction, PurchaseState::Live(Some(until)), at);
+    }
+}
+
+/// An outbox of purchases; `pro.month` gives the plan `pro`.
+fn purchase_outbox(ledger: &Ledger, fake: &Shared) -> Outbox {
+    let requests = outbox(ledger, fake);
+    let products = || {
+        let product = Product {
+            plan: Some("pro".to_owned()),
+            credit: Some(MicroUsd(2_000_000)),
+            ..Product::default()
+        };
+        Products {
+            by_name: [("pro.month".to_owned(), product)].into(),
+            sandbox_plan: None,
+        }
+    };
+    let queue = EntryQueue::Purchases(PurchaseQueue::new(ledger.clone()), Box::new(products));
+    Outbox {
+        queue,
+        timing: OutboxTiming {
+            call_timeout: Duration::from_millis(500),
+            ..requests.timing
+        },
+        ..requests
+    }
+}
+
+/// What was taken of each transaction, in order: its state and its end.
+fn heard(fake: &Shared) -> Vec<(String, String, Value)> {
+    let fake = fake.lock().unwrap();
+    let text = |entry: &Value, name: &str| entry[name].as_str().unwrap().to_owned();
+    let of = |entry: &Value| {
+        (
+            text(entry, "transaction_id"),
+            text(entry, "state"),
+            entry["until"].clone(),
+        )
+    };
+    fake.entries.iter().map(of).collect()
+}
+
+#[tokio::test]
+async fn a_purchase_that_changed_is_told_as_it_stands_and_one_that_did_not_is_not() {
+    let place = Place::new();
+    let (ledger, writer) = place.open(true);
+    let shop = Shop::of(&place);
+    let fake = Fake::new(|_| Act::Take);
+    shop.renew(1, "a", 1000);
+    shop.renew(2, "b", 1000);
+    shop.renew(1, "a", 2000);
+    let running = Running::start(purchase_outbox(&ledger, &fake));
+    until("both", async || count(&fake) == 2).await;
+    let told = fake.lock().unwrap().entries.clone();
+    assert_eq!(
+        heard(&fake)
+            .iter()
+            .map(|(id, ..)| id.as_str())
+            .collect::<Vec<_>>(),
+        ["b", "a"],
+        "in the order of their last changes, both changes of a at once"
+    );
+    let entry = &told[1];
+    assert_eq!(
+        (&entry["plan"], &entry["credit_usd"], &entry["environment"]),
+        (
+            &Value::from("pro"),
+            &Value::from("2.000000"),
+            &Value::from("production")
+        )
+    );
+    assert_eq!(entry["until"], "1970-01-01T00:16:42Z");
+    assert_eq!(entry["user_id"], Uuid::from_u128(1).to_string());
+    // The same again, by a later event: nothing is told. Then something.
+    let again = Timestamp::from_millis(1_002_000);
+    shop.tell(1, "a", PurchaseState::Live(Some(again)), 3000);
+    shop.tell(
+        2,
+        "b",
+        PurchaseState::Ended(Timestamp::from_millis(4000)),
+        4000,
+    );
+    until("the end", async || count(&fake) == 3).await;
+    assert_eq!(heard(&fake)[2].0, "b");
+    running.stop().await;
+    assert_eq!(count(&fake), 3);
+    writer.close();
+}
+
+#[tokio::test]
+async fn purchases_survive_failures_and_crashes_and_a_refused_one_delays_its_user_alone() {
+    let place = Place::new();
+    let (ledger, writer) = place.open(true);
+    let shop = Shop::of(&place);
+    let trouble = [Act::Fail, Act::TakeAndFail, Act::TakeAndHang, Act::Hang];
+    let fake = Fake::new(move |call| *trouble.get(call - 1).unwrap_or(&Act::Take));
+    for round in 1..=4 {
+        shop.renew(1, "a", round * 1000);
+        shop.renew(2, "b", round * 1000);
+        let running = Running::start(purchase_outbox(&ledger, &fake));
+        sleep(Duration::from_millis(60)).await;
+        running.crash().await;
+    }
+    let running = Running::start(purchase_outbox(&ledger, &fake));
+    let last = |fake: &Shared, id: &str| {
+        let of = heard(fake).into_iter().filter(|(it, ..)| it == id);
+        of.last().map(|(.., until)| until)
+    };
+    let end = Value::from("1970-01-01T00:16:44Z");
+    until("the last state of both", async || {
+        last(&fake, "a") == Some(end.clone()) && last(&fake, "b") == Some(end.clone())
+    })
+    .await;
+    running.stop().await;
+
+    // A poisoned change.
+    shop.renew(1, "a", 9000);
+    let id = {
+        let queue = PurchaseQueue::new(ledger.clone());
+        let waiting = queue.unsent(10, Vec::new()).await.unwrap();
+        assert_eq!(waiting.len(), 1, "what was taken waits no longer");
+        waiting[0].id.clone()
+    };
+    fake.lock().unwrap().poison.insert(id);
+    shop.renew(1, "c", 9000);
+    shop.renew(2, "b", 9000);
+    let running = Running::start(purchase_outbox(&ledger, &fake));
+    let told = count(&fake);
+    until("bob's", async || count(&fake) > told).await;
+    assert_eq!(heard(&fake).last().unwrap().0, "b");
+    // A later change of it is told instead, and what waited behind it.
+    shop.renew(1, "a", 10_000);
+    for round in 10..40 {
+        shop.renew(2, "b", round * 1000);
+        sleep(Duration::from_millis(10)).await;
+    }
+    until("c, and a as it is now", async || {
+        last(&fake, "c").is_some() && last(&fake, "a") == Some("1970-01-01T00:16:50Z".into())
+    })
+    .await;
+    running.stop().await;
+    writer.close();
+}
+
+#[tokio::test]
+async fn a_database_without_the_function_is_left_alone_and_nothing_is_lost() {
+    let place = Place::new();
+    let (ledger, writer) = place.open(true);
+    let shop = Shop::of(&place);
+    shop.renew(1, "a", 1000);
+    let fake = Fake::new(|_| Act::Take);
+    let mut outbox = purchase_outbox(&ledger, &fake);
+    let there = outbox.deliver;
+    outbox.deliver = Box::new(|_| Box::pin(async { Err(DatabaseFailure::Missing) }));
+    assert_eq!(outbox.round().await, Next::Later(ABSENT_WAIT));
+    assert_eq!(outbox.setbacks, 0, "nobody is told of it");
+    outbox.deliver = there;
+    assert_eq!(outbox.round().await, Next::GoOn);
+    assert_eq!(heard(&fake).len(), 1);
+    assert_eq!(outbox.round().await, Next::Wait);
+    writer.close();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_processes_on_postgres_one_at_a_time_tells_of_purchases() {
+    let Some(processes) = Processes::start().await else {
+        return;
+    };
+    tokio::task::block_in_place(|| {
+        let shop = Shop(Desk::open(&StoreUrl::Postgres(processes.server.url(""))).unwrap());
+        for number in 0..20 {
+            shop.renew(number % 3, &format!("t{number}"), 1000);
+        }
+    });
+    let queues = [0, 1].map(|process| PurchaseQueue::new(processes.ledger(process).clone()));
+    let first = queues[0].unsent(5, Vec::new()).await.unwrap();
+    assert_eq!(first.len(), 5);
+    assert!(queues[1].unsent(5, Vec::new()).await.unwrap().is_empty());
+    assert_eq!(queues[0].turn().await.unwrap(), Turn::Renewed);
+    assert_eq!(queues[1].turn().await.unwrap(), Turn::HeldElsewhere);
+    // Its turn to send requests is another matter.
+    assert_eq!(
+        processes.ledger(1).outbox_turn().await.unwrap(),
+        Turn::Acquired
+    );
+    let ids = first.iter().map(|row| row.id.clone()).collect();
+    queues[0].mark(ids, Mark::Sent).await.unwrap();
+    let besides = vec![Uuid::from_u128(0).to_string()];
+    let rest = queues[0].unsent(100, besides).await.unwrap();
+    let of_nobody = Some(Uuid::from_u128(0).to_string());
+    assert!(rest.iter().all(|row| row.user_id != of_nobody));
+    assert_eq!(rest.len(), 10);
+    processes.end();
 }

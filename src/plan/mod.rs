@@ -26,7 +26,7 @@ pub use image::{ImageCaps, ImageQuality, ImageSize};
 pub use limit::{Limit, LimitCounter};
 pub(crate) use limit_row::resets_at;
 pub use limit_row::{Amount, LimitRow};
-pub use purchase::{LivePurchase, Product, Products, Purchase};
+pub use purchase::{Gift, LivePurchase, Product, Products, Purchase};
 pub use window::{DatedPeriod, DayRange, Period, Window, date_of, day_of, window};
 
 /// The span of time that a limit counts over.

@@ -56,6 +56,17 @@ pub struct Purchase {
     pub will_renew: Option<bool>,
 }
 
+/// What a purchase gives, whether or not it counts now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gift<'a> {
+    /// The plan.
+    pub plan: Option<&'a str>,
+    /// Credits, of each piece.
+    pub credit: Option<MicroUsd>,
+    /// When it stops to count; `None` for never.
+    pub ends_at: Option<Timestamp>,
+}
+
 /// A purchase that gives a plan now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LivePurchase {
@@ -107,16 +118,17 @@ impl Products {
         live
     }
 
-    fn at(&self, purchase: &Purchase, plans: &Plans, now: Timestamp) -> Option<LivePurchase> {
+    /// What a purchase gives. The sandbox gives its own plan, and no credits.
+    #[must_use]
+    pub fn gift(&self, purchase: &Purchase) -> Gift<'_> {
         let product = self.get(&purchase.product);
+        // What is no plan's product in earnest is none in the sandbox.
+        let plan = product.and_then(|product| product.plan.as_ref());
         let plan = if purchase.is_sandbox {
-            // What is no plan's product in earnest is none in the sandbox.
-            product.filter(|product| product.plan.is_some())?;
-            self.sandbox_plan.as_ref()
+            plan.and(self.sandbox_plan.as_ref())
         } else {
-            product.and_then(|product| product.plan.as_ref())
+            plan
         };
-        let plan = plan.filter(|name| plans.by_name.contains_key(*name))?;
         let counted = product
             .filter(|_| purchase.expires_at.is_none())
             .and_then(|product| product.duration)
@@ -125,13 +137,26 @@ impl Products {
             (Some(one), Some(other)) => Some(one.min(other)),
             (one, other) => one.or(other),
         };
+        let credit = product.and_then(|product| product.credit);
+        Gift {
+            plan: plan.map(String::as_str),
+            credit: credit.filter(|_| !purchase.is_sandbox),
+            ends_at,
+        }
+    }
+
+    fn at(&self, purchase: &Purchase, plans: &Plans, now: Timestamp) -> Option<LivePurchase> {
+        let gift = self.gift(purchase);
+        let plan = gift.plan.filter(|name| plans.by_name.contains_key(*name))?;
         let begins = purchase.purchased_at.minus(AHEAD);
-        let counts = begins <= now && ends_at.is_none_or(|end| now < end);
+        let counts = begins <= now && gift.ends_at.is_none_or(|end| now < end);
         counts.then(|| LivePurchase {
             purchase: purchase.clone(),
-            plan: plan.clone(),
-            ends_at,
-            rank: product.map_or(0, |product| product.rank),
+            plan: plan.to_owned(),
+            ends_at: gift.ends_at,
+            rank: self
+                .get(&purchase.product)
+                .map_or(0, |product| product.rank),
         })
     }
 }

@@ -79,6 +79,7 @@ impl ChannelCounts {
 /// The way in. Cheap to clone.
 #[derive(Clone)]
 pub struct Intake {
+    ledger: Ledger,
     desk: Arc<SharedConnection<Desk>>,
     permits: Arc<Semaphore>,
     counts: Arc<[ChannelCounts; Channel::ALL.len()]>,
@@ -89,6 +90,7 @@ impl Intake {
     #[must_use]
     pub fn new(ledger: &Ledger) -> Self {
         Self {
+            ledger: ledger.clone(),
             desk: Arc::new(SharedConnection::changing(ledger)),
             permits: Arc::new(Semaphore::new(OPEN_MAX)),
             counts: Arc::default(),
@@ -178,6 +180,9 @@ impl Intake {
         if let Some(counts) = self.counts(channel) {
             counts.of(taken.outcome).fetch_add(1, Ordering::Relaxed);
             counts.last_at.store(now.millis(), Ordering::Relaxed);
+        }
+        if matches!(taken.outcome, Outcome::Applied | Outcome::NoUser) {
+            self.ledger.tell_of_purchases();
         }
         let user = taken.users.first().map(Uuid::to_string);
         let outcome = taken.outcome.as_str();

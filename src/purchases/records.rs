@@ -6,10 +6,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::chain::{Chain, StoreTransaction};
+use super::chain::Chain;
 use super::credits;
 use super::event::{Channel, OwnerMove, PurchaseChange, PurchaseEvent, Rules};
-use super::rows::{StateCells, chain_of, move_owner, moves, original_of, save, user_of};
+use super::rows::{StateCells, chain_of, move_owner, moves, original_of, save, seen, user_of};
 use crate::clock::Timestamp;
 use crate::ledger::Failure;
 use crate::ledger::read::connection::Db;
@@ -185,7 +185,7 @@ fn remember(db: &Db, event: &PurchaseEvent, taken: &Taken, now: Timestamp) -> Re
 fn merge(db: &Db, event: &PurchaseEvent, rules: Rules<'_>) -> Result<Taken, Failure> {
     let mut merged = Merged::default();
     for OwnerMove { from, to } in &event.moves {
-        for moved in move_owner(db, (from, to), event.at)? {
+        for moved in move_owner(db, (from, to), event.at, rules.now)? {
             let place = (moved.store.as_str(), "");
             let given = give(db, place, (&moved.chain, moved.after), rules)?;
             merged.touch(moved.before, moved.after);
@@ -199,7 +199,7 @@ fn merge(db: &Db, event: &PurchaseEvent, rules: Rules<'_>) -> Result<Taken, Fail
         after.take(change, event.at);
         let place = (change.store.as_str(), original.as_str());
         let users = (user_of(db, place)?, after.user(moves(db)?));
-        save(db, place, (&before, &after), users.1)?;
+        save(db, place, (&before, &after), users, rules.now)?;
         merged
             .notes
             .extend(give(db, place, (&after, users.1), rules)?);
@@ -272,16 +272,10 @@ impl Merged {
 
 /// Whatever an operator would see as different: not the times at which the same was said again.
 fn differ(before: &Chain, after: &Chain) -> bool {
-    let seen = |chain: &Chain| {
-        let row = |(id, row): (&String, &StoreTransaction)| {
-            let facts = row.facts.as_ref().map(|(_, facts)| facts.clone());
-            let state = row.state.map(|(_, said)| said.state);
-            (id.clone(), facts, state, chain.ends_at(row))
-        };
-        let rows: Vec<_> = chain.rows.iter().map(row).collect();
-        (rows, chain.renewal.map(|(_, renews)| renews))
-    };
-    seen(before) != seen(after)
+    let renews = |chain: &Chain| chain.renewal.map(|(_, renews)| renews);
+    let rows = before.rows.iter().map(|(id, row)| (id, seen(before, row)));
+    !rows.eq(after.rows.iter().map(|(id, row)| (id, seen(after, row))))
+        || renews(before) != renews(after)
 }
 
 fn chain_json(chain: &Chain, user: Option<Uuid>, transaction: &str) -> Value {

@@ -58,6 +58,7 @@ pub(super) fn move_owner(
     db: &Db,
     (from, to): (&str, &str),
     at: Timestamp,
+    now: Timestamp,
 ) -> Result<Vec<MovedPurchase>, Failure> {
     db.query(
         "insert into ledger.purchase_moves (from_owner, at, to_owner) values ($1, $2, $3)
@@ -80,6 +81,9 @@ pub(super) fn move_owner(
             "update ledger.purchase_origins set user_id = $3 where store = $1 and original_id = $2";
         let user = after.map(|user| user.to_string());
         db.query(sql, &[store.clone().into(), original.into(), user.into()])?;
+        for id in chain.rows.keys() {
+            let_wait(db, (&store, id), now)?;
+        }
         touched.push(MovedPurchase {
             store,
             chain,
@@ -182,12 +186,25 @@ impl StateCells {
     }
 }
 
+/// Whatever an operator or a developer would see as different in a transaction: not the times at which the same was said again.
+pub(super) fn seen<'a>(
+    chain: &Chain,
+    row: &'a StoreTransaction,
+) -> (Option<&'a Facts>, Option<PurchaseState>, Option<Timestamp>) {
+    let facts = row.facts.as_ref().map(|(_, facts)| facts);
+    let state = row.state.map(|(_, said)| said.state);
+    (facts, state, chain.ends_at(row))
+}
+
+/// Saves what changed, and lets it wait for the developer's `on_purchase`. `users` are whose it was and is.
 pub(super) fn save(
     db: &Db,
     (store, original): (&str, &str),
     (before, chain): (&Chain, &Chain),
-    user: Option<Uuid>,
+    users: (Option<Uuid>, Option<Uuid>),
+    now: Timestamp,
 ) -> Result<(), Failure> {
+    let user = users.1;
     let owner = chain.owner.as_ref();
     let owner_at = owner.map_or(Timestamp::EPOCH, |owner| owner.at);
     let (renew_at, renews) = chain
@@ -217,6 +234,25 @@ pub(super) fn save(
         }
         save_row(db, (store, original, id), row, chain.ends_at(row))?;
     }
+    for (id, row) in &chain.rows {
+        let known = before.rows.get(id).map(|row| seen(before, row));
+        if users.0 != users.1 || known != Some(seen(chain, row)) {
+            let_wait(db, (store, id), now)?;
+        }
+    }
+    Ok(())
+}
+
+/// A transaction waits for the developer's `on_purchase`, after all that changed before it. Also after a ledger was restored
+/// from a backup, revisions are higher than those before: hence the clock.
+fn let_wait(db: &Db, (store, id): (&str, &str), now: Timestamp) -> Result<(), Failure> {
+    db.query(
+        "update ledger.purchases set unsent = 1, revision =
+             (select case when last.revision >= $3 then last.revision + 1 else $3 end
+              from (select coalesce(max(p.revision), 0) as revision from ledger.purchases as p) as last)
+         where store = $1 and transaction_id = $2",
+        &[store.into(), id.into(), now.millis().into()],
+    )?;
     Ok(())
 }
 

@@ -23,7 +23,7 @@ use tower::Service;
 use crate::app::App;
 use crate::config::Server;
 use crate::ledger::{Failure, Writer};
-use crate::outbox::Outbox;
+use crate::outbox::{CurrentProducts, Outbox};
 use crate::server::closing::last_callers;
 use crate::server::head_timer::HeadTimer;
 use crate::server::routes::router;
@@ -235,15 +235,20 @@ async fn accept_if(listener: Option<&TcpListener>, slots: &Arc<Slots>) -> Option
 
 /// Starts the outbox, where there is a database for it. It has connections of its own, so that a full batch and the
 /// look-up of a plan never wait for each other.
-fn send_entries(app: &App, sending: &TaskTracker, sent: &CancellationToken) {
+fn send_entries(app: &Arc<App>, sending: &TaskTracker, sent: &CancellationToken) {
     if !app.ledger.has_outbox() {
         return;
     }
     match DeveloperDatabase::new(&app.config().directory.via, sending.clone()) {
         Ok(Some(database)) => {
             app.use_database(&database);
-            let outbox = Outbox::new(app.ledger.clone(), database, app.progress.clone());
-            sending.spawn(outbox.run(sent.clone()));
+            let ledger = || app.ledger.clone();
+            let requests = Outbox::of_requests(ledger(), database.clone(), app.progress.clone());
+            sending.spawn(requests.run(sent.clone()));
+            let own = app.clone();
+            let products: CurrentProducts = Box::new(move || own.config().products.clone());
+            let purchases = Outbox::of_purchases(ledger(), database, products);
+            sending.spawn(purchases.run(sent.clone()));
         }
         Ok(None) => {}
         Err(error) => tracing::error!(

@@ -1,4 +1,4 @@
-//! The developer's database: the two functions that `tollgate sql` installs there, over REST or over Postgres.
+//! The developer's database: the functions that `tollgate sql` installs there, over REST or over Postgres.
 //!
 //! It knows their names, arguments and answers. It does not know plans and caches nothing: the directory caches, the
 //! outbox retries. Invariant: an answer that cannot be understood is a failure and is logged for the operator; it is
@@ -157,6 +157,18 @@ impl DeveloperDatabase {
             Transport::Rest(rest) => rest.log_requests(entries).await,
             Transport::Postgres(database) => postgres::log_requests(database, entries).await,
         }
+    }
+
+    /// Hands entries to `on_purchase`, in their order: all of them, or none.
+    ///
+    /// # Errors
+    /// As [`Self::log_requests`]; [`DatabaseFailure::Missing`] where the developer has no such function, which is as good.
+    pub async fn on_purchases(&self, entries: &[Value]) -> Result<(), DatabaseFailure> {
+        let is_there = match &self.transport {
+            Transport::Rest(rest) => rest.on_purchases(entries).await?,
+            Transport::Postgres(database) => postgres::on_purchases(database, entries).await?,
+        };
+        is_there.then_some(()).ok_or(DatabaseFailure::Missing)
     }
 }
 

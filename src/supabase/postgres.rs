@@ -85,6 +85,20 @@ pub(super) async fn log_requests(
         .map_err(|error| failure(&error, "tollgate.log_requests"))
 }
 
+/// Hands entries to `tollgate.on_purchases`, which is one transaction. False: there is no `on_purchase`.
+pub(super) async fn on_purchases(
+    database: &Database,
+    entries: &[Value],
+) -> Result<bool, DatabaseFailure> {
+    let (sql, name) = ("select tollgate.on_purchases($1)", "tollgate.on_purchases");
+    let params = vec![Param::from(Value::Array(entries.to_vec()))];
+    let rows = database.query_within(LOG_TIMEOUT, sql, params).await;
+    let rows = rows.map_err(|error| failure(&error, name))?;
+    let is_there: Option<bool> = rows.first().and_then(|row| row.try_get(0).ok());
+    is_there
+        .ok_or_else(|| DatabaseFailure::Unavailable(format!("{name} does not return a boolean")))
+}
+
 /// What an error means for the caller of `function`.
 fn failure(error: &PgError, function: &str) -> DatabaseFailure {
     if is_missing(error, function) {

@@ -124,6 +124,16 @@ impl RestApi {
         }
     }
 
+    /// Hands entries to `tollgate_on_purchases`, which is one transaction. False: there is no `on_purchase`.
+    pub(super) async fn on_purchases(&self, entries: &[Value]) -> Result<bool, DatabaseFailure> {
+        let name = "tollgate_on_purchases";
+        let body = json!({ "entries": entries });
+        let answer = self.call(name, &body, LOG_TIMEOUT).await?;
+        serde_json::from_slice(&answer).map_err(|_| {
+            DatabaseFailure::Unavailable(format!("{name} does not answer true or false"))
+        })
+    }
+
     async fn call(
         &self,
         function: &str,

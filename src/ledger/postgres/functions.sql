@@ -957,26 +957,27 @@ begin
     return gone + gone_windows + gone_tallies + gone_keys;
 end $$;
 
--- The turn to send to the outbox, for 15 s: one process at a time has it, so that entries leave once and in their order.
+-- The turn to send to an outbox (`outbox` for requests, `purchase_outbox`), for 15 s: one process at a time has it, so that
+-- entries leave once and in their order.
 -- True: this one had it last, too. False: it is given it now. Null: another has it. A turn that ends after more than twice
 -- that is of a clock that was set back, and nobody's.
-create function tollgate_ledger.outbox_turn_v0(process text) returns boolean
+create function tollgate_ledger.outbox_turn_v0(process text, outbox text) returns boolean
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
     now_ms bigint := tollgate_ledger.clock_ms_v0();
     had boolean;
     taken boolean;
 begin
-    insert into tollgate_ledger.switches values ('outbox', process, now_ms + 15000) on conflict (name) do nothing;
+    insert into tollgate_ledger.switches values (outbox, process, now_ms + 15000) on conflict (name) do nothing;
     if found then
         return false;
     end if;
     select s.value = process, s.updated_at between now_ms and now_ms + 30000 into had, taken
-    from tollgate_ledger.switches s where s.name = 'outbox' for update;
+    from tollgate_ledger.switches s where s.name = outbox for update;
     if taken and not had then
         return null;
     end if;
-    update tollgate_ledger.switches set value = process, updated_at = now_ms + 15000 where name = 'outbox';
+    update tollgate_ledger.switches set value = process, updated_at = now_ms + 15000 where name = outbox;
     return had;
 end $$;
 
@@ -984,7 +985,7 @@ end $$;
 create function tollgate_ledger.unsent_v0(process text, besides text[], most bigint)
 returns setof tollgate_ledger.requests language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 begin
-    if tollgate_ledger.outbox_turn_v0(process) is not null then
+    if tollgate_ledger.outbox_turn_v0(process, 'outbox') is not null then
         return query
             select * from tollgate_ledger.requests r where r.unsent = 1 and r.user_id <> all (besides)
             order by r.ended_at, r.id limit most;

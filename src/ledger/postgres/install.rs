@@ -29,6 +29,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../../migrations/postgres/0005_tallies.sql"),
     include_str!("../../../migrations/postgres/0006_grants.sql"),
     include_str!("../../../migrations/postgres/0007_purchases.sql"),
+    include_str!("../../../migrations/postgres/0008_purchase_outbox.sql"),
 ];
 const FUNCTIONS: &str = include_str!("functions.sql");
 

@@ -256,7 +256,7 @@ impl Lane {
                 drop(answer.send(rows.and_then(|rows| rows.iter().map(read).collect())));
             }
             Job::Turn(answer) => {
-                let sql = versioned("select tollgate_ledger.outbox_turn_v0($1)");
+                let sql = versioned("select tollgate_ledger.outbox_turn_v0($1, 'outbox')");
                 let rows = database
                     .query(sql, vec![self.base.owner.to_string().into()])
                     .await

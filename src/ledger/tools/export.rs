@@ -232,6 +232,8 @@ const TABLES: [Table; 16] = [
             "grace_until",
             "grace_at",
             "ends_at",
+            "unsent",
+            "revision",
         ],
     },
     Table {

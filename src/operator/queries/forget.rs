@@ -22,13 +22,17 @@ pub struct Forgotten {
 }
 
 /// Rows that go, and names in rows that stay: what a store sold is known without whose it is.
-const REMOVALS: [&str; 8] = [
+const REMOVALS: [&str; 9] = [
     "delete from ledger.windows where user_id = $1",
     "delete from ledger.tallies where user_id = $1",
     "delete from ledger.subscriptions where user_id = $1",
     "delete from ledger.credits where user_id = $1",
     "delete from ledger.idempotency_keys where user_id = $1",
     "delete from ledger.purchase_moves where from_owner = $1 or to_owner = $1",
+    // What waits for on_purchase would tell it who this was.
+    "update ledger.purchases set unsent = 0 where exists (
+         select 1 from ledger.purchase_origins as o
+         where o.store = purchases.store and o.original_id = purchases.original_id and (o.user_id = $1 or o.owner = $1))",
     "update ledger.purchase_events set user_id = null where user_id = $1",
     "update ledger.purchase_origins set user_id = null, owner = null, owner_at = 0 where user_id = $1 or owner = $1",
 ];
