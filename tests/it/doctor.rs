@@ -449,7 +449,7 @@ fn of_before() -> String {
         "set search_path = ''",
     );
     format!(
-        "{old}; drop function public.tollgate_examine();
+        "{old}; drop function public.tollgate_examine(), public.tollgate_on_purchases(jsonb), tollgate.on_purchases(jsonb);
          do $$ begin execute (select string_agg('alter function ' || p.oid::regprocedure || $q$ set search_path = ''$q$, ';')
              from pg_proc p where p.proname in ('check_user_limits', 'log_request')); end $$;
          alter function tollgate.refuse_shadows set search_path = pg_catalog, pg_temp;

@@ -137,6 +137,7 @@ async fn calls(owner: &Client) -> Vec<String> {
             ("refuse_shadows", 1) => "'pg_catalog.now()'".to_owned(),
             ("log_request", 1) => format!("'{}'", entry("alice")),
             ("log_requests" | "tollgate_log_requests", 1) => format!("'[{}]'", entry("alice")),
+            ("on_purchases" | "tollgate_on_purchases", 1) => "'[{}]'".to_owned(),
             (_, 1) => format!("'{alice}'"),
             (_, 2) => format!("'{alice}', '{session}'"),
             _ => panic!("say here how {signature} is called"),

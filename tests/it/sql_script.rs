@@ -14,13 +14,15 @@ use crate::support::tokens::user_id;
 use crate::support::tools::{Tool, installed};
 
 /// Every function of the script, as a role may call it.
-const CALLS: [&str; 6] = [
+const CALLS: [&str; 8] = [
     "select tollgate.check_user_limits('7c0e8f52-5d0e-4a4e-9d43-0f4f4d1c6b11')",
     "select tollgate.log_request('{}')",
     "select tollgate.check_user('7c0e8f52-5d0e-4a4e-9d43-0f4f4d1c6b11', null)",
     "select tollgate.log_requests('[]')",
     "select public.tollgate_check_user_limits('7c0e8f52-5d0e-4a4e-9d43-0f4f4d1c6b11', null)",
     "select public.tollgate_log_requests('[]')",
+    "select tollgate.on_purchases('[]')",
+    "select public.tollgate_on_purchases('[]')",
 ];
 
 /// Every way to read or write what is not one's own.
@@ -669,8 +671,69 @@ async fn every_example_in_the_comments_is_sql_that_works() {
         .batch_execute(about("create role tollgate_app")[0])
         .await
         .unwrap();
-    assert_eq!((plans.len(), logs.len(), examples.len()), (4, 2, 8));
+    assert_eq!((plans.len(), logs.len(), examples.len()), (4, 2, 9));
+    assert_purchases(&rest, about("function tollgate.on_purchase(")[0]).await;
     assert_app_role(&rest).await;
+}
+
+/// The example that keeps purchases: what comes twice or late changes nothing, and no user may call it.
+async fn assert_purchases(rest: &Rest, example: &str) {
+    let owner = rest.postgres().connect_as("editor", "postgres").await;
+    let api = rest
+        .postgres()
+        .connect_as("authenticator", "postgres")
+        .await;
+    let tell = async |entries: Value| -> bool {
+        let sql = "select tollgate.on_purchases($1)";
+        owner.query_one(sql, &[&entries]).await.unwrap().get(0)
+    };
+    let purchase = |revision: i64, state: &str| {
+        json!({
+            "id": format!("{revision}:app_store:1"), "revision": revision, "user_id": user_id("alice"),
+            "store": "app_store", "transaction_id": "1", "original_transaction_id": "1",
+            "product": "com.example.pro", "plan": "pro", "credit_usd": null, "quantity": 1, "state": state,
+            "until": "2026-12-24T10:00:00Z", "purchased_at": "2026-11-24T10:00:00Z",
+            "environment": "production", "refunded_share": "0.00000", "changed_at": "2026-11-24T10:00:00Z",
+        })
+    };
+    assert!(!tell(json!([purchase(1, "live")])).await, "there is none");
+    owner.batch_execute(example).await.unwrap();
+    assert!(
+        tell(json!([
+            purchase(3, "live"),
+            purchase(5, "ended"),
+            purchase(3, "live")
+        ]))
+        .await
+    );
+    let sql = "select state || ' ' || revision from tollgate.purchases";
+    let state: String = owner.query_one(sql, &[]).await.unwrap().get(0);
+    assert_eq!(state, "ended 5");
+    // Another run keeps it, mends its search_path and takes back what was granted too widely.
+    owner
+        .batch_execute(
+            "grant execute on function tollgate.on_purchase(jsonb) to public;
+             alter function tollgate.on_purchase(jsonb) set search_path = ''",
+        )
+        .await
+        .unwrap();
+    rest.run_as_editor(script()).await;
+    let call = "select tollgate.on_purchase('{}')";
+    for role in ["anon", "authenticated"] {
+        assert_eq!(
+            as_role(&api, role, "alice", call).await,
+            Err("42501".to_owned()),
+            "{role}"
+        );
+    }
+    let path = "select array_to_string(proconfig, '') from pg_proc where proname = 'on_purchase'";
+    let path: String = owner.query_one(path, &[]).await.unwrap().get(0);
+    assert!(path.ends_with("pg_temp"), "{path}");
+    // What fails takes the whole batch back.
+    let broken = json!([purchase(6, "live"), {"state": "live"}]);
+    let sql = "select tollgate.on_purchases($1)";
+    owner.query_one(sql, &[&broken]).await.unwrap_err();
+    assert!(tell(json!([purchase(4, "live")])).await);
 }
 
 /// What the role of the last example can do: call, keep a ledger, and nothing else.
