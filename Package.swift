@@ -8,10 +8,13 @@ let package = Package(
     products: [
         .library(name: "Tollgate", targets: ["Tollgate"]),
         .library(name: "TollgateUI", targets: ["TollgateUI"]),
+        // Apple's protocol for models of other providers (iOS 27); empty elsewhere.
+        .library(name: "TollgateFoundationModels", targets: ["TollgateFoundationModels"]),
     ],
     targets: [
         .target(name: "Tollgate", path: "swift/Sources/Tollgate"),
         .target(name: "TollgateUI", dependencies: ["Tollgate"], path: "swift/Sources/TollgateUI"),
+        .target(name: "TollgateFoundationModels", dependencies: ["Tollgate"], path: "swift/Sources/TollgateFoundationModels"),
         .testTarget(name: "TollgateTests", dependencies: ["Tollgate", "TollgateUI"], path: "swift/Tests/TollgateTests"),
     ]
 )

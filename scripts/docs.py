@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs every command of README.md and docs/ against the binary.
+"""Runs every command of README.md, docs/ and the packages' pages against the binary.
 
     scripts/docs.py target/debug/tollgate [PAGE]
 
@@ -33,6 +33,10 @@ UNTRIED = {
     ("README.md", "SUPABASE_URL=https://your-project"): "the lines of a file, which docs/quick-start.md writes",
     ("README.md", "docker build -t tollgate ."): "scripts/docker-try.sh builds the image and runs the demo in it",
     ("README.md", "docker compose run --rm tollgate check"): "scripts/docker-try.sh, as docs/docker.md has it",
+    ("docs/first-answer.md", "cd tollgate"): "the build of every check",
+    ("docs/first-answer.md", "./target/debug/tollgate demo"): "scripts/first_answer.py, started by scripts/swift-check.sh",
+    ("docs/first-answer.md", "mkdir -p hello"): "scripts/first_answer.py",
+    ("docs/first-answer.md", "swift run"): "scripts/first_answer.py",
     ("docs/supabase.md", "SUPABASE_URL=https://<ref>"): "tests/it/first_steps.rs takes the ten steps",
     ("docs/supabase.md", 'TOKEN=$(curl -s "https://<ref>'): "only Supabase itself gives such a token",
     ("docs/supabase.md", "curl localhost:8080/api/chat"): "tests/it/first_steps.rs takes the ten steps",
@@ -249,7 +253,9 @@ def codes():
 
 def main():
     binary = os.path.abspath(sys.argv[1])
-    pages = ["README.md", *sorted(os.path.relpath(page, ROOT) for page in glob.glob(os.path.join(ROOT, "docs", "*.md")))]
+    patterns = ("docs/*.md", "docs/recipes/*.md", "swift/README.md", "js/README.md", "examples/*/*.md")
+    found = [page for pattern in patterns for page in glob.glob(os.path.join(ROOT, pattern))]
+    pages = ["README.md", *sorted(os.path.relpath(page, ROOT) for page in found)]
     checks = Checks()
     with postgres() as databases:
         for name in pages:

@@ -1,12 +1,17 @@
 #!/usr/bin/env bash
 # The TypeScript package of js/: its types, its tests against a `tollgate serve` on a free port, and what would be published.
+# The TypeScript blocks of the pages are type-checked, beside the packages that they import.
 #
 #   scripts/js-check.sh [BINARY]   default: the debug build, which is built first
-#   scripts/js-check.sh --install  only installs the compiler
+#   scripts/js-check.sh --install  only installs the compiler, and the packages that the pages' blocks import
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 TYPESCRIPT=$(sed -n 's/.*"typescript": "\(.*\)".*/\1/p' js/package.json)
+
+# What the pages show beside the package.
+BESIDE=(openai@6.49.0 @anthropic-ai/sdk@1.14.0 ai@6.0.326 @ai-sdk/openai-compatible@2.0.92 @supabase/supabase-js@2.119.1 @types/react@19.3.3)
+VERSIONS=$(printf '%s ' "${BESIDE[@]}" | sha256sum | cut -c 1-12)
 
 folder=target/typescript-$TYPESCRIPT
 if [[ ! -e $folder/complete ]]; then
@@ -14,6 +19,14 @@ if [[ ! -e $folder/complete ]]; then
   echo '{"private": true}' >"$folder/package.json"
   npm install --prefix "$folder" --silent --no-audit --no-fund "typescript@$TYPESCRIPT"
   touch "$folder/complete"
+fi
+packages=target/ts-blocks/packages
+if [[ ! -e $packages/complete-$VERSIONS ]]; then
+  rm -rf "$packages"
+  mkdir -p "$packages"
+  echo '{"private": true}' >"$packages/package.json"
+  npm install --prefix "$packages" --silent --no-audit --no-fund "${BESIDE[@]}"
+  touch "$packages/complete-$VERSIONS"
 fi
 if [[ ${1:-} == --install ]]; then exit; fi
 
@@ -27,8 +40,12 @@ fi
 rm -rf js/dist
 "$folder/node_modules/.bin/tsc" --project js
 "$folder/node_modules/.bin/tsc" --project js/test
+python3 scripts/ts_blocks.py target/ts-blocks
+"$folder/node_modules/.bin/tsc" --project js/blocks
 export PYTHONDONTWRITEBYTECODE=1
 python3 scripts/beside_server.py "$binary" node --test js/test/alone.test.mjs js/test/server.test.mjs
+# What the demo prints, with the package as it would be published.
+python3 scripts/first_answer.py "$binary" node
 # What would be published: the code, its types and the page, and nothing else.
 npm pack --silent --dry-run --json ./js | python3 -c '
 import json, sys

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The Swift package: format, warnings as errors, tests against a `tollgate serve` on a free port; and every Swift block of the docs. Swift is Debian trixie's, in a folder of its own (1.3 GB), which a
-# command enters by chroot. Where that cannot be had, it says NOT CHECKED and succeeds.
+# The Swift package: format, warnings as errors, tests against a `tollgate serve` on a free port; the steps of docs/first-answer.md;
+# and every Swift block of the pages, and examples/ios. Swift is Debian trixie's, in a folder of its own (1.3 GB), which a command
+# enters by chroot. Where that cannot be had, it says NOT CHECKED and succeeds.
 #
 #   scripts/swift-check.sh [--tsan] [BINARY]   default: the debug build, which is built first
 #
@@ -62,18 +63,7 @@ else
 fi
 
 in_swift 'swift --version 2>/dev/null | head -n 1'
-in_swift 'swift format lint --strict --recursive Package.swift swift'
-# The pages' blocks, with what only Apple's Foundation has and with the shapes of supabase-swift, as old and new projects compile them.
-python3 scripts/swift_blocks.py target/swift-blocks
-# shellcheck disable=SC2016
-in_swift 'cd target/swift-blocks
-  swiftc -emit-module -module-name Supabase -parse-as-library ../../swift/Blocks/Supabase.swift -o Supabase.swiftmodule || exit
-  for page in *.swift; do
-    for mode in 5 6; do
-      swiftc -typecheck -parse-as-library -swift-version $mode -warnings-as-errors -I . ../../swift/Blocks/Shim.swift "$page" ||
-        { echo "the Swift of docs/${page%.swift}.md, in mode $mode"; exit 1; }
-    done
-  done'
+in_swift 'swift format lint --strict --recursive Package.swift swift examples/ios'
 export PYTHONDONTWRITEBYTECODE=1
 # Debian's library of @Observable lacks a symbol that nothing here calls.
 flags='-Xlinker --allow-shlib-undefined -Xswiftc -warnings-as-errors'
@@ -84,4 +74,30 @@ tested() {
   python3 scripts/beside_server.py "$binary" scripts/swift-check.sh --inside "swift test --quiet --skip-build --disable-xctest $more"
 }
 tested swift
+# What a reader does who has never seen it.
+python3 scripts/first_answer.py "$binary" swift
+
+# The pages' blocks, as old and new projects compile them. Of what only Apple's systems have, and of supabase-swift, swift/Blocks
+# has the shapes.
+python3 scripts/swift_blocks.py target/swift-blocks
+# shellcheck disable=SC2016
+in_swift 'cd target/swift-blocks
+  blocks=../../swift/Blocks
+  for module in Supabase SwiftUI; do
+    swiftc -emit-module -module-name $module -parse-as-library $blocks/$module.swift -o $module.swiftmodule || exit
+  done
+  check() { swiftc -typecheck -parse-as-library -warnings-as-errors -I . -I ../swift/debug/Modules "$@"; }
+  each() {
+    case $1 in
+      *.package.swift) check -swift-version "$2" $blocks/App.swift $blocks/PaywallShape.swift "$1" ;;
+      *) check -swift-version "$2" $blocks/Shim.swift "$1" ;;
+    esac || { echo "$1, in mode $2"; exit 1; }
+  }
+  echo "$(ls *.swift | wc -l) pages with Swift, in modes 5 and 6"
+  # Two at a time: each takes some seconds.
+  for page in *.swift; do
+    each "$page" 5 & first=$!
+    each "$page" 6 && wait $first || exit
+  done
+  for mode in 5 6; do check -swift-version $mode $blocks/PaywallShape.swift ../../examples/ios/*.swift || exit; done'
 if [[ -n $tsan ]]; then tested swift-tsan --sanitize=thread; fi

@@ -1,40 +1,69 @@
 """Writes the Swift blocks of the documentation to files that the compiler can check, one for each page; prints their names.
 
-A page may build on another's blocks. Blocks that are statements, not declarations, go into a function of their own.
+A page may build on another's blocks. Blocks that are statements, not declarations, go into a function of their own. A page
+that imports the package finds around its blocks what an app has (swift/Blocks/App.swift), and a client, if it makes none.
 """
 
 import pathlib
 import re
 import sys
+import textwrap
 
 # Pages whose blocks use the types of another page.
 BUILDS_ON = {"errors.md": "ios.md", "answers.md": "ios.md", "responses.md": "ios.md"}
-BLOCK = re.compile(r"^```swift\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-DECLARATION = re.compile(r"(?:@\w+\s+)*(?:\w+\s+)*(?:struct|class|enum|actor|extension|func|protocol)\b")
+# What can be imported here: Foundation, the package, and the shapes in swift/Blocks.
+KNOWN = {"Foundation", "Supabase", "SwiftUI", "Tollgate", "TollgateUI"}
+# In lists, blocks are indented. One that only Apple's systems can compile has a line before it that says so.
+BLOCK = re.compile(r"^(?: *<!-- not compiled here: (?P<why>[^\n]*) -->\n+)?(?P<indent> *)```swift\n(?P<text>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
+DECLARATION = re.compile(r"(?:@\w+\s+)*(?:\w+\s+)*(?:struct|class|enum|actor|extension|func|protocol)\b|let \w+ = TollgateClient\(")
+CLIENT = 'let tollgate = TollgateClient(URL(string: "https://api.example.com")!) { _ in "" }'
+
+
+def pages():
+    """Every page that may have Swift in it."""
+    for pattern in ("README.md", "docs/*.md", "docs/recipes/*.md", "swift/README.md", "swift/Sources/*/*.docc/*.md", "examples/ios/*.md"):
+        yield from sorted(pathlib.Path().glob(pattern))
 
 
 def blocks(page):
-    """The blocks of a page, in its order."""
-    return BLOCK.findall(page.read_text(encoding="utf-8"))
+    """(first line, text) of the blocks of a page, in its order."""
+    text = page.read_text(encoding="utf-8")
+    found = [match for match in BLOCK.finditer(text) if match["why"] is None]
+    return [(page, text[: match.start("text")].count("\n") + 1, textwrap.dedent(match["text"])) for match in found]
+
+
+def left_out(page):
+    """Why blocks of a page are not compiled."""
+    return sorted({match["why"] for match in BLOCK.finditer(page.read_text(encoding="utf-8"))} - {None})
+
+
+def imported(parts):
+    """The modules that blocks import."""
+    return {name for _, _, part in parts for name in re.findall(r"^import (\w+)", part, re.MULTILINE)}
 
 
 def written(page, folder):
     """One file with all blocks of a page, after those that it builds on."""
-    docs = page.parent
-    parts = blocks(docs / BUILDS_ON[page.name]) if page.name in BUILDS_ON else []
+    parts = blocks(page.parent / BUILDS_ON[page.name]) if page.name in BUILDS_ON else []
     parts += blocks(page)
-    imports, code = {"import Foundation", "import FoundationNetworking"}, []
-    for number, part in enumerate(parts):
-        lines = part.splitlines()
-        imports |= {line for line in lines if line.startswith("import ")}
-        rest = "\n".join(line for line in lines if not line.startswith("import "))
-        outer = [line for line in rest.splitlines() if line and line[0] not in " })]" and not line.startswith(("//", "@"))]
-        if all(DECLARATION.match(line) for line in outer):
-            code.append(rest)
+    modules = {"Foundation", "FoundationNetworking"} | imported(parts)
+    code, begin, is_of_package = [], "", "Tollgate" in modules
+    for number, (source, line, part) in enumerate(parts):
+        place = f'#sourceLocation(file: "{source}", line: {line})\n'
+        # An import stays as an empty line, so that the lines of errors are the page's.
+        rest = re.sub(r"^import \w+$", "", part, flags=re.MULTILINE)
+        outer = [text for text in rest.splitlines() if text and text[0] not in " })]" and not text.startswith(("//", "@"))]
+        if all(DECLARATION.match(text) for text in outer):
+            code.append(f"{place}{rest}\n#sourceLocation()")
         else:
-            code.append(f"@MainActor func block{number}() async throws {{\n{rest}\n}}")
-    file = folder / (page.stem + ".swift")
-    file.write_text("\n".join(sorted(imports)) + "\n\n" + "\n\n".join(code) + "\n", encoding="utf-8")
+            code.append(f"@MainActor func block{number}() async throws {{\n{place}{rest}\n#sourceLocation()\n}}")
+    if is_of_package and not any("let tollgate = " in part for _, _, part in parts):
+        begin = CLIENT + "\n\n"
+    # The checker takes what else a page needs from its name.
+    kind = "package" if is_of_package else "plain"
+    file = folder / f"{'-'.join(page.with_suffix('').parts)}.{kind}.swift"
+    imports = "\n".join(f"import {name}" for name in sorted(modules))
+    file.write_text(f"{imports}\n\n{begin}" + "\n\n".join(code) + "\n", encoding="utf-8")
     return file
 
 
@@ -44,12 +73,12 @@ def main():
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.swift"):
         old.unlink()
-    for page in sorted(pathlib.Path("docs").glob("*.md")):
-        # What only Apple's systems have cannot be compiled here.
-        if {name for part in blocks(page) for name in re.findall(r"^import (\w+)", part, re.MULTILINE)} - {"Foundation", "Supabase"}:
-            print(f"not compiled here: {page}")
-        elif blocks(page):
-            print(written(page, folder))
+    for page in pages():
+        strange = sorted(imported(blocks(page)) - KNOWN)
+        for why in left_out(page) + strange:
+            print(f"NOT CHECKED: Swift of {page}: {why}")
+        if blocks(page) and not strange:
+            written(page, folder)
 
 
 if __name__ == "__main__":

@@ -83,6 +83,11 @@ public struct ChatOptions: Sendable {
         self.more = more
     }
 
+    /// Makes the answer fit a JSON Schema, in OpenAI's strict mode: all members required, and others forbidden.
+    public mutating func fit(_ schema: JSON) {
+        more["response_format"] = ["type": "json_schema", "json_schema": ["name": "answer", "strict": true, "schema": schema]]
+    }
+
     func body(_ messages: [Message]) throws -> [String: JSON] {
         var body = more
         body["messages"] = try JSONDecoder().decode(JSON.self, from: JSONEncoder().encode(messages))

@@ -21,6 +21,9 @@ public protocol DeviceProof: Sendable {
 
 /// A client of one Tollgate server for one user. It has no state but its settings: make one wherever you need it.
 public struct TollgateClient: Sendable {
+    /// The package's version, which is that of the server's release.
+    public static let version = "0.1.0"
+
     let server: URL
     let resumeFor: Duration
     let token: TokenProvider
@@ -65,8 +68,7 @@ public struct TollgateClient: Sendable {
     public func chat<T: Decodable & Sendable>(_ messages: [Message], as _: T.Type, schema: String, _ options: ChatOptions = .init()) async throws -> T
     {
         var options = options
-        let strict: JSON = ["name": "answer", "strict": true, "schema": try JSON(parsing: schema)]
-        options.more["response_format"] = ["type": "json_schema", "json_schema": strict]
+        options.fit(try JSON(parsing: schema))
         let answer = try await chat(messages, options)
         do {
             return try JSONDecoder().decode(T.self, from: Data(answer.text.utf8))
