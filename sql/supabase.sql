@@ -17,8 +17,8 @@
 --
 -- To remove everything, including the usage:
 --   drop schema tollgate cascade;
---   drop function public.tollgate_check_user_limits, public.tollgate_log_requests, public.tollgate_on_purchases,
---     public.tollgate_examine;
+--   drop function public.tollgate_check_user_limits, public.tollgate_check_caller, public.tollgate_log_requests,
+--     public.tollgate_on_purchases, public.tollgate_examine;
 
 begin;
 set local client_min_messages = warning;
@@ -77,6 +77,9 @@ comment on table tollgate.usage is 'What Tollgate''s users used: one row per req
 -- period of limits per "period". Return stored dates, not now() and some days: that would be a new period at each look-up,
 -- so Tollgate continues the current one for up to a day. limits replaces the plan's limits. If the function returns null,
 -- the token's plan applies, or else the default plan.
+-- user_id is the user's id in Supabase Auth. A user of another issuer ([[auth.issuers]], such as Firebase) has an id that is
+-- made from issuer and subject; the two themselves are current_setting('tollgate.issuer', true) and
+-- current_setting('tollgate.subject', true), which are empty or null for users of Supabase.
 -- Tollgate asks again after [directory] plan_cache (15 s), so a purchase takes effect within that time.
 --
 -- Keep `security definer` and `set search_path = pg_catalog, pg_temp`, and write every name with its schema. Write
@@ -346,6 +349,17 @@ begin
 end
 $function$;
 
+-- The same for a user of another issuer than your Supabase project ([[auth.issuers]]): your function can read whom the token
+-- names as current_setting('tollgate.issuer', true) and current_setting('tollgate.subject', true).
+create or replace function tollgate.check_caller(user_id uuid, session_id uuid, issuer text, subject text) returns jsonb
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $function$
+begin
+    perform set_config('tollgate.issuer', check_caller.issuer, true), set_config('tollgate.subject', check_caller.subject, true);
+    return tollgate.check_user(check_caller.user_id, check_caller.session_id);
+end
+$function$;
+
 -- Records the entries of an array in order; all of them, or none if one fails.
 create or replace function tollgate.log_requests(entries jsonb) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp
@@ -388,6 +402,15 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $function$
 begin
     return tollgate.check_user(tollgate_check_user_limits.user_id, tollgate_check_user_limits.session_id);
+end
+$function$;
+
+create or replace function public.tollgate_check_caller(user_id uuid, session_id uuid, issuer text, subject text) returns jsonb
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $function$
+begin
+    return tollgate.check_caller(tollgate_check_caller.user_id, tollgate_check_caller.session_id,
+                                 tollgate_check_caller.issuer, tollgate_check_caller.subject);
 end
 $function$;
 
@@ -510,8 +533,9 @@ declare
               select quote_ident(rolname) from pg_roles where rolname in ('anon', 'authenticated')) everybody);
     functions constant text :=
         'tollgate.check_user_limits(uuid), tollgate.log_request(jsonb), tollgate.check_user(uuid, uuid), '
-        'tollgate.log_requests(jsonb), tollgate.on_purchases(jsonb), tollgate.refuse_shadows(regprocedure), '
-        'public.tollgate_check_user_limits(uuid, uuid), public.tollgate_log_requests(jsonb), '
+        'tollgate.check_caller(uuid, uuid, text, text), tollgate.log_requests(jsonb), tollgate.on_purchases(jsonb), '
+        'tollgate.refuse_shadows(regprocedure), public.tollgate_check_user_limits(uuid, uuid), '
+        'public.tollgate_check_caller(uuid, uuid, text, text), public.tollgate_log_requests(jsonb), '
         'public.tollgate_on_purchases(jsonb), public.tollgate_examine()'
         || case when to_regprocedure('tollgate.on_purchase(jsonb)') is null then '' else ', tollgate.on_purchase(jsonb)' end;
     caller regrole;
@@ -560,8 +584,8 @@ grant select on public.my_usage to authenticated;
 
 create role tollgate_app login password 'choose-one';
 grant usage on schema tollgate to tollgate_app;
-grant execute on function tollgate.check_user(uuid, uuid), tollgate.log_requests(jsonb), tollgate.on_purchases(jsonb)
-    to tollgate_app;
+grant execute on function tollgate.check_user(uuid, uuid), tollgate.check_caller(uuid, uuid, text, text),
+    tollgate.log_requests(jsonb), tollgate.on_purchases(jsonb) to tollgate_app;
 create schema if not exists tollgate_ledger;
 grant usage, create on schema tollgate_ledger to tollgate_app;
 */

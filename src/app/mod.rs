@@ -31,6 +31,7 @@ use crate::supabase::DeveloperDatabase;
 use crate::upstream::Upstreams;
 
 pub use caller::Caller;
+use caller::SubjectCache;
 use descriptors::Descriptors;
 pub use place::Place;
 use place::{Errand, Places};
@@ -71,6 +72,7 @@ pub struct App {
     /// Every way to the developer's database, for keys that change.
     databases: Mutex<Vec<DeveloperDatabase>>,
     places: Arc<Places>,
+    subjects: SubjectCache,
     /// Answers that may be asked for again.
     pub(crate) answers: Arc<Answers>,
     /// What was there at the start.
@@ -117,6 +119,7 @@ impl App {
             is_leaving: AtomicBool::new(false),
             ceiling_reported: AtomicI64::new(0),
             places,
+            subjects: SubjectCache::default(),
             described: OnceLock::new(),
         };
         app.auth.warm_up();

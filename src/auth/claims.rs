@@ -7,20 +7,23 @@
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::{LEEWAY, Principal};
+use super::{LEEWAY, Principal, invalid};
 use crate::clock::Timestamp;
-use crate::config::Auth;
 use crate::config::urls::is_same_on_this_machine;
+use crate::config::{Auth, is_users_own};
 use crate::error::{Code, Refusal};
 
-type Claims = Map<String, Value>;
+/// The claims of a token.
+pub(super) type Claims = Map<String, Value>;
 
 /// `aud` and `role` of every signed-in user.
 const AUTHENTICATED: &str = "authenticated";
 /// The longest e-mail address (RFC 5321 §4.5.3.1: 64 + 1 + 255).
-const EMAIL_BYTES_MAX: usize = 320;
+pub(super) const EMAIL_BYTES_MAX: usize = 320;
 /// The longest name of a plan.
 const PLAN_BYTES_MAX: usize = 64;
+/// The version of a UUID that is made from a name (RFC 9562 §5.5): users of other issuers have such ids.
+const OTHERS_VERSION: usize = 5;
 
 /// What claims that hold amount to: who it is, and from when to when.
 #[derive(Clone, Debug)]
@@ -28,7 +31,7 @@ pub(super) struct Grant {
     /// The caller.
     pub(super) principal: Principal,
     /// The later of `nbf` and `iat`.
-    not_before: Timestamp,
+    pub(super) not_before: Timestamp,
 }
 
 impl Grant {
@@ -41,6 +44,28 @@ impl Grant {
     fn is_expired_at(&self, now: Timestamp) -> bool {
         now >= self.principal.expires_at.plus(LEEWAY)
     }
+
+    /// Itself, if it holds now and callers of its kind are let in. To be asked last: only then is age the one thing wrong.
+    pub(super) fn in_force(self, auth: &Auth, now: Timestamp) -> Result<Self, Refusal> {
+        if self.not_before > now.plus(LEEWAY) {
+            return Err(invalid(
+                "The token is from the future: its nbf or iat lies ahead.",
+            ));
+        }
+        if self.is_expired_at(now) {
+            return Err(Refusal::new(
+                Code::TokenExpired,
+                "The token has expired: refresh the session and try again.",
+            ));
+        }
+        if self.principal.is_anonymous && auth.anonymous_plan.is_none() {
+            return Err(Refusal::new(
+                Code::AnonymousNotAllowed,
+                "Anonymous users have no plan here: sign in first.",
+            ));
+        }
+        Ok(self)
+    }
 }
 
 /// Judges claims whose signature was verified.
@@ -50,7 +75,7 @@ impl Grant {
 /// where anonymous users have no plan.
 pub(super) fn judge(claims: &Claims, auth: &Auth, now: Timestamp) -> Result<Grant, Refusal> {
     refuse_api_keys(claims)?;
-    if !names_us(claims.get("aud")) {
+    if !names(claims.get("aud"), |one| one == AUTHENTICATED) {
         return Err(invalid("The token's aud is not \"authenticated\"."));
     }
     if claims.get("role").and_then(Value::as_str) != Some(AUTHENTICATED) {
@@ -67,49 +92,44 @@ pub(super) fn judge(claims: &Claims, auth: &Auth, now: Timestamp) -> Result<Gran
             "The token is not from this project: its iss is another or missing.",
         ));
     }
-    let not_before = time(claims, "nbf")?
-        .max(time(claims, "iat")?)
-        .unwrap_or(Timestamp::EPOCH);
     let grant = Grant {
         principal: principal(claims, auth)?,
-        not_before,
+        not_before: not_before(claims)?,
     };
-    if not_before > now.plus(LEEWAY) {
-        return Err(invalid(
-            "The token is from the future: its nbf or iat lies ahead.",
-        ));
-    }
-    if grant.is_expired_at(now) {
-        return Err(Refusal::new(
-            Code::TokenExpired,
-            "The token has expired: refresh the session and try again.",
-        ));
-    }
-    if grant.principal.is_anonymous && auth.anonymous_plan.is_none() {
-        return Err(Refusal::new(
-            Code::AnonymousNotAllowed,
-            "Anonymous users have no plan here: sign in first.",
-        ));
-    }
-    Ok(grant)
+    grant.in_force(auth, now)
+}
+
+/// The later of `nbf` and `iat`.
+pub(super) fn not_before(claims: &Claims) -> Result<Timestamp, Refusal> {
+    let later = time(claims, "nbf")?.max(time(claims, "iat")?);
+    Ok(later.unwrap_or(Timestamp::EPOCH))
 }
 
 fn principal(claims: &Claims, auth: &Auth) -> Result<Principal, Refusal> {
-    let expires_at = time(claims, "exp")?.ok_or_else(|| invalid("The token has no exp."))?;
+    let user_id = user_id(claims)?;
+    // Where other issuers have users, those ids are theirs: no token of the project may name one of them.
+    if !auth.issuers.is_empty() && user_id.get_version_num() == OTHERS_VERSION {
+        return Err(invalid(
+            "The token's sub is a name-based UUID, which only users of other issuers have here.",
+        ));
+    }
     Ok(Principal {
-        user_id: user_id(claims)?,
-        email: claims
-            .get("email")
-            .and_then(Value::as_str)
-            .and_then(|email| short(email, EMAIL_BYTES_MAX)),
+        user_id,
+        subject: None,
+        email: text_at(claims, &["email"], EMAIL_BYTES_MAX),
         is_anonymous: is_anonymous(claims)?,
         plan_claim: plan_claim(claims, &auth.plan_claim),
         session_id: claims
             .get("session_id")
             .and_then(Value::as_str)
             .and_then(|id| Uuid::try_parse(id).ok()),
-        expires_at,
+        expires_at: expires_at(claims)?,
     })
+}
+
+/// `exp`, which must be there.
+pub(super) fn expires_at(claims: &Claims) -> Result<Timestamp, Refusal> {
+    time(claims, "exp")?.ok_or_else(|| invalid("The token has no exp."))
 }
 
 /// A project's legacy API keys are JWTs of its own secret: `iss: supabase`, a role, no `sub`.
@@ -122,12 +142,12 @@ fn refuse_api_keys(claims: &Claims) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// `aud` is a string, or an array of strings, with `authenticated` in it (RFC 7519 §4.1.3).
-fn names_us(audience: Option<&Value>) -> bool {
+/// `aud` is a string, or an array of strings, with one in it that is ours (RFC 7519 §4.1.3).
+pub(super) fn names(audience: Option<&Value>, is_ours: impl Fn(&str) -> bool) -> bool {
     match audience {
-        Some(Value::String(one)) => one == AUTHENTICATED,
+        Some(Value::String(one)) => is_ours(one),
         Some(Value::Array(many)) => {
-            many.iter().all(Value::is_string) && many.iter().any(|one| one == AUTHENTICATED)
+            many.iter().all(Value::is_string) && many.iter().filter_map(Value::as_str).any(is_ours)
         }
         _ => false,
     }
@@ -143,7 +163,7 @@ fn user_id(claims: &Claims) -> Result<Uuid, Refusal> {
         .ok_or_else(|| invalid("The token's sub is not the id of a user."))
 }
 
-fn is_anonymous(claims: &Claims) -> Result<bool, Refusal> {
+pub(super) fn is_anonymous(claims: &Claims) -> Result<bool, Refusal> {
     match claims.get("is_anonymous") {
         None => Ok(false),
         Some(Value::Bool(flag)) => Ok(*flag),
@@ -153,16 +173,27 @@ fn is_anonymous(claims: &Claims) -> Result<bool, Refusal> {
     }
 }
 
-/// The plan named at `path`. Settings refuse a path into `user_metadata` at start; it is refused here as well.
-fn plan_claim(claims: &Claims, path: &[String]) -> Option<String> {
-    let (first, rest) = path.split_first()?;
-    if first == "user_metadata" {
+/// The plan named at `path`. Settings refuse a path into what users write at start; it is refused here as well.
+pub(super) fn plan_claim(claims: &Claims, path: &[String]) -> Option<String> {
+    if path.first().is_none_or(|first| is_users_own(first)) {
         return None;
     }
+    text_at(claims, path, PLAN_BYTES_MAX)
+}
+
+/// The text at a path, if there is one that is no longer than `bytes_max`.
+pub(super) fn text_at(
+    claims: &Claims,
+    path: &[impl AsRef<str>],
+    bytes_max: usize,
+) -> Option<String> {
+    let (first, rest) = path.split_first()?;
     let found = rest
         .iter()
-        .try_fold(claims.get(first)?, |value, name| value.get(name))?;
-    short(found.as_str()?, PLAN_BYTES_MAX)
+        .try_fold(claims.get(first.as_ref())?, |value, name| {
+            value.get(name.as_ref())
+        })?;
+    short(found.as_str()?, bytes_max)
 }
 
 /// The text if there is any and it is no longer than `bytes_max`.
@@ -192,8 +223,4 @@ fn whole(number: f64) -> Option<i64> {
     is_whole
         .then(|| format!("{number:.0}").parse().ok())
         .flatten()
-}
-
-fn invalid(message: &str) -> Refusal {
-    Refusal::new(Code::InvalidToken, message)
 }

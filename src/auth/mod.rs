@@ -1,44 +1,45 @@
 //! Turns a bearer token into a [`Principal`].
 //!
-//! It knows what a Supabase access token is and who it names; it does not know plans, limits or requests. Invariants:
+//! It knows what a Supabase access token is and who it names, and the tokens of other issuers; it does not know plans,
+//! limits or requests. Invariants:
 //! - A [`Principal`] exists only for a token whose signature and claims were verified here.
 //! - The algorithm belongs to the key, so the shared secret verifies HS256 and nothing else.
+//! - A key belongs to an issuer: a token's `iss` chooses whose keys and whose rules it is tried by, and no others.
 //! - Whatever a stranger sends costs at most a digest, one pass over 8 KiB and a few signature checks. It never causes
 //!   more fetches of keys than `keys` allows.
 
 mod bearer;
 mod claims;
+mod issuer;
 pub(crate) mod key;
 pub mod keys;
 #[cfg(test)]
 mod tests;
-mod token;
+pub(crate) mod token;
+mod verifier;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use aws_lc_rs::{digest, hmac};
+use aws_lc_rs::digest;
 use http::HeaderMap;
-use quick_cache::sync::Cache;
-use secrecy::{ExposeSecret, SecretString};
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::clock::{Clock, Timestamp};
 use crate::config::Auth;
 use crate::error::{Code, Refusal};
-use claims::Grant;
 use keys::{Jwks, KeysHealth};
-use token::{Parts, Scheme};
+use token::Parts;
+use verifier::{VerifiedToken, Verifier, no_jwks_health, says_the_same};
 
+pub use issuer::Subject;
 pub use token::{MintClaims, mint};
 
 /// How far clocks may differ when `exp`, `nbf` and `iat` are checked.
 const LEEWAY: Duration = Duration::from_secs(30);
-/// How many verified tokens are remembered.
-const REMEMBERED_MAX: usize = 16 * 1024;
 
 type Digest = [u8; 32];
 
@@ -46,6 +47,7 @@ type Digest = [u8; 32];
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Principal {
     user_id: Uuid,
+    subject: Option<Arc<Subject>>,
     email: Option<String>,
     is_anonymous: bool,
     plan_claim: Option<String>,
@@ -54,10 +56,16 @@ pub struct Principal {
 }
 
 impl Principal {
-    /// The user's id (`sub`).
+    /// The user's id: `sub` of the project's tokens, a name-based UUID for other issuers'.
     #[must_use]
     pub const fn user_id(&self) -> Uuid {
         self.user_id
+    }
+
+    /// Whom the token names, in its issuer's words; `None` for users of the project.
+    #[must_use]
+    pub fn subject(&self) -> Option<&Arc<Subject>> {
+        self.subject.as_ref()
     }
 
     /// The user's e-mail address, if the token has one.
@@ -108,7 +116,7 @@ impl Authenticator {
     /// Fetches nothing yet; fetches will run on the tracker.
     #[must_use]
     pub fn new(auth: &Auth, tracker: TaskTracker, clock: Clock) -> Self {
-        let jwks = jwks_url(auth).map(|url| Jwks::new(url, tracker.clone(), clock.clone()));
+        let jwks = |url| Jwks::new(url, tracker.clone(), clock.clone());
         let current = ArcSwap::from_pointee(Verifier::new(auth, jwks));
         Self {
             shared: Arc::new(AuthState {
@@ -139,11 +147,16 @@ impl Authenticator {
             return Ok(principal);
         }
         let parts = Parts::split(token).map_err(invalid)?;
-        let proof = verifier.prove(&parts, now).await?;
         let claims = parts
             .claims()
             .ok_or_else(|| invalid("The token's claims are not a JSON object."))?;
-        let grant = claims::judge(&claims, auth, now)?;
+        // Unverified, it decides only whose keys the token is tried by. Whose it is then, the keys have said.
+        let issuer = verifier.issuer_of(&claims);
+        let proof = verifier.prove(&parts, issuer, now).await?;
+        let grant = match issuer {
+            Some(place) => verifier.other(place)?.judge(&claims, auth, now)?,
+            None => claims::judge(&claims, auth, now)?,
+        };
         let principal = grant.principal.clone();
         verifier
             .verified
@@ -153,9 +166,9 @@ impl Authenticator {
 
     /// Starts the first fetch of the keys in the background. Needs a tokio runtime.
     pub fn warm_up(&self) {
-        if let Some(jwks) = &self.shared.current.load().jwks {
-            jwks.tick(self.shared.clock.now());
-        }
+        let now = self.shared.clock.now();
+        let verifier = self.shared.current.load();
+        verifier.key_sets().for_each(|jwks| jwks.tick(now));
     }
 
     /// Takes new settings over at once, rather than at the next request, and fetches their keys.
@@ -173,7 +186,17 @@ impl Authenticator {
         }
     }
 
-    /// The keys' state for readiness. It fetches nothing.
+    /// The state of other issuers' keys, by their names. It fetches nothing.
+    #[must_use]
+    pub fn issuers_health(&self, now: Timestamp) -> BTreeMap<String, KeysHealth> {
+        let verifier = self.shared.current.load();
+        let others = verifier.others.iter();
+        others
+            .map(|it| (it.settings.name.clone(), it.jwks.health(now)))
+            .collect()
+    }
+
+    /// The state of the project's keys for readiness. It fetches nothing.
     #[must_use]
     pub fn health(&self, now: Timestamp) -> KeysHealth {
         let verifier = self.shared.current.load();
@@ -183,6 +206,12 @@ impl Authenticator {
         };
         if !verifier.secrets.is_empty() {
             health.algorithms.insert(0, "HS256");
+        }
+        let is_of_others = verifier.jwks.is_none() && !verifier.others.is_empty();
+        if is_of_others && verifier.secrets.is_empty() {
+            health.ok = verifier.others.iter().any(|it| it.jwks.health(now).ok);
+            health.note = Some("no SUPABASE_URL is set: only tokens of other issuers are verified");
+            return health;
         }
         if health.ok && health.algorithms.is_empty() {
             health.ok = false;
@@ -215,161 +244,16 @@ impl Authenticator {
         if says_the_same(&current.settings, auth) {
             return current;
         }
-        let kept = |url: &String| current.jwks.clone().filter(|jwks| jwks.url() == url);
-        let jwks = jwks_url(auth).map(|url| {
+        let kept = |url: &str| current.key_sets().find(|jwks| jwks.url() == url).cloned();
+        let jwks = |url: String| {
             kept(&url).unwrap_or_else(|| {
                 Jwks::new(url, self.shared.tracker.clone(), self.shared.clock.clone())
             })
-        });
+        };
         let next = Arc::new(Verifier::new(auth, jwks));
         self.shared.current.store(Arc::clone(&next));
         next
     }
-}
-
-/// The keys and secrets of one version of the settings, and a cache of verified tokens.
-struct Verifier {
-    settings: Auth,
-    /// The current secret, then the previous one.
-    secrets: Vec<hmac::Key>,
-    /// It has been logged that a token of the previous secret was seen.
-    told_of_previous: AtomicBool,
-    jwks: Option<Jwks>,
-    verified: Cache<Digest, Arc<VerifiedToken>>,
-}
-
-/// A token that was verified.
-struct VerifiedToken {
-    grant: Grant,
-    proof: Proof,
-}
-
-/// What a token was verified by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Proof {
-    Secret,
-    /// A key of this generation of the set.
-    Key(u64),
-}
-
-impl Verifier {
-    fn new(auth: &Auth, jwks: Option<Jwks>) -> Self {
-        // Supabase takes the secret's text as it is; it is not base64 of anything. An empty one would verify anybody's.
-        let secrets = [&auth.jwt_secret, &auth.jwt_secret_previous]
-            .into_iter()
-            .flatten()
-            .map(ExposeSecret::expose_secret);
-        let secrets = secrets.filter(|secret| !secret.is_empty());
-        Self {
-            settings: auth.clone(),
-            secrets: secrets
-                .map(|secret| hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()))
-                .collect(),
-            told_of_previous: AtomicBool::new(false),
-            jwks,
-            verified: Cache::new(REMEMBERED_MAX),
-        }
-    }
-
-    /// A token verified before, if its claims hold now and the keys that verified it are still the project's.
-    fn recall(&self, name: &Digest, now: Timestamp) -> Option<Principal> {
-        let verified = self.verified.get(name)?;
-        let still_proven = match verified.proof {
-            Proof::Secret => true,
-            Proof::Key(generation) => self
-                .jwks
-                .as_ref()?
-                .usable(now)
-                .is_some_and(|set| set.generation() == generation),
-        };
-        if still_proven && verified.grant.holds_at(now) {
-            return Some(verified.grant.principal.clone());
-        }
-        self.verified.remove(name);
-        None
-    }
-
-    async fn prove(&self, parts: &Parts<'_>, now: Timestamp) -> Result<Proof, Refusal> {
-        match parts.scheme {
-            Scheme::Secret => self.prove_by_secret(parts),
-            Scheme::Key(algorithm) => self.prove_by_key(parts, algorithm, now).await,
-        }
-    }
-
-    fn prove_by_secret(&self, parts: &Parts<'_>) -> Result<Proof, Refusal> {
-        if self.secrets.is_empty() {
-            return Err(invalid(
-                "The token is signed with HS256, and this server has no JWT_SECRET.",
-            ));
-        }
-        let signs =
-            |secret: &hmac::Key| hmac::verify(secret, parts.message, &parts.signature).is_ok();
-        let place = self.secrets.iter().position(signs);
-        let place = place.ok_or_else(|| invalid("The token's signature is not this project's."))?;
-        if place > 0 && !self.told_of_previous.swap(true, Ordering::Relaxed) {
-            tracing::info!("tokens of the previous JWT secret are still in use");
-        }
-        Ok(Proof::Secret)
-    }
-
-    async fn prove_by_key(
-        &self,
-        parts: &Parts<'_>,
-        algorithm: key::Algorithm,
-        now: Timestamp,
-    ) -> Result<Proof, Refusal> {
-        let jwks = self.jwks.as_ref().ok_or_else(|| {
-            invalid("The token is signed with a public key, and this server has no SUPABASE_URL.")
-        })?;
-        let kid = parts.kid.as_deref();
-        let set = jwks
-            .set_for(kid, algorithm, now)
-            .await
-            .map_err(|keys::Unavailable| {
-                Refusal::new(
-                    Code::AuthUnavailable,
-                    "The keys that verify tokens cannot be fetched at the moment.",
-                )
-            })?;
-        if !set.verifies(kid, algorithm, (parts.message, &parts.signature)) {
-            return Err(invalid(
-                "The token's signature is not this project's, or its key is unknown.",
-            ));
-        }
-        Ok(Proof::Key(set.generation()))
-    }
-}
-
-fn jwks_url(auth: &Auth) -> Option<String> {
-    let url = auth.supabase_url.as_deref()?.trim_end_matches('/');
-    Some(format!("{url}/auth/v1/.well-known/jwks.json"))
-}
-
-fn no_jwks_health() -> KeysHealth {
-    KeysHealth {
-        ok: true,
-        keys: 0,
-        algorithms: Vec::new(),
-        fetched_at: None,
-        error: None,
-        note: Some("no SUPABASE_URL is set: only HS256 tokens are verified"),
-    }
-}
-
-/// Whether two settings agree in everything that decides whether a token is valid.
-fn says_the_same(one: &Auth, other: &Auth) -> bool {
-    let same_secret = |one: &Option<SecretString>, other: &Option<SecretString>| match (one, other)
-    {
-        (Some(one), Some(other)) => one.expose_secret() == other.expose_secret(),
-        (None, None) => true,
-        _ => false,
-    };
-    one.supabase_url == other.supabase_url
-        && same_secret(&one.jwt_secret, &other.jwt_secret)
-        && same_secret(&one.jwt_secret_previous, &other.jwt_secret_previous)
-        && one.issuer == other.issuer
-        && one.plan_claim == other.plan_claim
-        && one.anonymous_plan == other.anonymous_plan
 }
 
 fn digest_bytes(digest: &digest::Digest) -> Digest {

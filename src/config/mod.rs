@@ -39,11 +39,11 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 pub use changes::Fingerprints;
-pub(crate) use load::webhook_key;
 pub use load::{
-    AnswerLimits, AppStore, Auth, DirectoryConfig, LogFormat, OnDisconnect, Proxy, RotatingSecret,
-    Server, Store, StoreUrl, TelemetryConfig, Via, Webhooks,
+    AnswerLimits, AppStore, Auth, DirectoryConfig, IssuerConfig, IssuerPreset, LogFormat,
+    OnDisconnect, Proxy, RotatingSecret, Server, Store, StoreUrl, TelemetryConfig, Via, Webhooks,
 };
+pub(crate) use load::{is_users_own, webhook_key};
 pub use model_ends::{ModelEnd, TOLD_AHEAD};
 pub use plans::limits_of_answer;
 pub use presets::{PRESETS, Preset};

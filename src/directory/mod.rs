@@ -24,7 +24,7 @@ use crate::ledger::read::shared::Reader;
 use crate::plan::{EffectivePlan, Plan, PlanSources, plan_for};
 use crate::supabase::{DeveloperDatabase, PlanAnswer};
 use local::Local;
-use remote::{CacheTimes, NoAnswer, Remote, UserSession};
+use remote::{CacheTimes, DatabaseCaller, NoAnswer, Remote, UserSession};
 
 pub use remote::DirectoryHealth;
 
@@ -136,7 +136,8 @@ impl Directory {
         let Some(remote) = &self.remote else {
             return Ok(None);
         };
-        let is_checked = config.auth.check_session;
+        // Other issuers' sessions are not in the project's database.
+        let is_checked = config.auth.check_session && principal.subject().is_none();
         if is_checked && principal.session_id().is_none() {
             return Err(Refusal::new(
                 Code::InvalidToken,
@@ -151,8 +152,12 @@ impl Directory {
             fresh: config.directory.plan_cache,
             stale: config.directory.plan_stale,
         };
+        let caller = DatabaseCaller {
+            session,
+            subject: principal.subject().cloned(),
+        };
         let answer = remote
-            .answer(session, times, now)
+            .answer(caller, times, now)
             .await
             .map_err(|NoAnswer| unavailable())?;
         if is_checked {

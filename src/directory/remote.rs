@@ -18,10 +18,11 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use super::circuit::{Circuit, PATIENCE};
+use crate::auth::Subject;
 use crate::clock::Timestamp;
 use crate::plan::{DatabaseAnswer, DatedPeriod, Period};
 use crate::single_flight::{Landing, SingleFlight};
-use crate::supabase::{DatabaseFailure, DeveloperDatabase, PlanAnswer};
+use crate::supabase::{AskedUser, DatabaseFailure, DeveloperDatabase, PlanAnswer};
 
 /// How many answers are cached.
 const KEPT_MAX: usize = 10_000;
@@ -35,6 +36,14 @@ const WAIT_MAX: Duration = Duration::from_secs(8);
 pub(super) struct UserSession {
     pub(super) user_id: Uuid,
     pub(super) session_id: Option<Uuid>,
+}
+
+/// A caller as the database is told of them.
+#[derive(Clone, Debug)]
+pub(super) struct DatabaseCaller {
+    pub(super) session: UserSession,
+    /// Whom another issuer's token names.
+    pub(super) subject: Option<Arc<Subject>>,
 }
 
 /// How long cached answers are used.
@@ -201,12 +210,12 @@ impl Remote {
     /// The database's answer about a user: a cached one, or a new one.
     pub(super) async fn answer(
         &self,
-        session: UserSession,
+        caller: DatabaseCaller,
         times: CacheTimes,
         now: Timestamp,
     ) -> Result<Option<Arc<PlanAnswer>>, NoAnswer> {
-        let slot = self.slot(session);
-        let has_ended = match self.step(&slot, session, times, now) {
+        let slot = self.slot(caller.session);
+        let has_ended = match self.step(&slot, caller, times, now) {
             Lookup::Serve(answer) => return Ok(answer),
             Lookup::Decide => false,
             Lookup::Wait(landing, at_least) => {
@@ -263,7 +272,7 @@ impl Remote {
     fn step(
         &self,
         slot: &Arc<CacheSlot>,
-        session: UserSession,
+        caller: DatabaseCaller,
         times: CacheTimes,
         now: Timestamp,
     ) -> Lookup {
@@ -284,7 +293,7 @@ impl Remote {
         {
             return Lookup::Decide;
         }
-        match self.look_up(slot, &mut state, session, now) {
+        match self.look_up(slot, &mut state, caller, now) {
             // Whoever has an answer that serves need not wait for a database that is silent.
             Lookup::Wait(landing, _)
                 if state
@@ -303,7 +312,7 @@ impl Remote {
         &self,
         slot: &Arc<CacheSlot>,
         state: &mut CacheState,
-        session: UserSession,
+        caller: DatabaseCaller,
         now: Timestamp,
     ) -> Lookup {
         let Some(permit) = self.circuit.permit() else {
@@ -316,12 +325,13 @@ impl Remote {
         state.failed = Some(Instant::now());
         let (remote, slot) = (self.clone(), slot.clone());
         self.tasks.spawn(async move {
-            let outcome = permit.over(
-                remote
-                    .database
-                    .check_user_limits(session.user_id, session.session_id)
-                    .await,
-            );
+            let session = caller.session;
+            let asked_for = AskedUser {
+                user_id: session.user_id,
+                session_id: session.session_id,
+                subject: caller.subject.as_deref().map(|it| (&*it.issuer, &*it.id)),
+            };
+            let outcome = permit.over(remote.database.check_user_limits(asked_for).await);
             let mut state = slot.lock();
             state.flight.end(leader);
             remote.land(&mut state, session.user_id, asked, outcome);

@@ -24,6 +24,7 @@ mod reservation;
 mod settlement;
 mod sqlite;
 pub mod tools;
+pub mod users;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -49,6 +50,7 @@ use queue::{Job, Jobs};
 pub use reservation::Reservation;
 pub use settlement::{Charge, EndState, Ending, Flag, Settlement, charge};
 pub use sqlite::Failure;
+use users::NewUser;
 
 /// How long a hold waits for its commit before the store counts as unavailable.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -306,6 +308,14 @@ impl Ledger {
             .and_then(Result::ok)
             .flatten()
             .ok_or_else(unavailable)
+    }
+
+    /// Notes whom an id stands for, before whatever is asked of the ledger for this user next. Nobody waits for it: where it is
+    /// lost, it is noted when the user comes again.
+    pub fn note_user(&self, user: NewUser) {
+        if !self.jobs.send(Job::Note(user)) {
+            tracing::debug!("a user is not noted: the ledger is closed");
+        }
     }
 
     /// Rows that wait for the outbox, at most `limit`, in the order in which they ended, but for those of the users in

@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use super::postgres::Lanes;
 use super::sqlite::Failure;
+use super::users::NewUser;
 use super::{Ending, HoldRequest, Lag, Mark, NoHold, Turn, UserBalance};
 use crate::clock::Timestamp;
 use crate::ledger::read::report::RequestRow;
@@ -34,6 +35,8 @@ pub(super) enum Job {
     Turn(oneshot::Sender<Result<Turn, Failure>>),
     /// Say how far the outbox is behind.
     Lag(oneshot::Sender<Result<Lag, Failure>>),
+    /// Note whom a user's id stands for.
+    Note(NewUser),
     /// Note what the outbox did.
     Mark(Marking),
     /// Write what is there, and stop.
@@ -55,6 +58,7 @@ impl Job {
             Self::Hold(request, _) => request.user_id,
             Self::End(ending) => ending.user_id,
             Self::Standing { user_id, .. } => *user_id,
+            Self::Note(user) => user.user_id,
             Self::Unsent { .. } | Self::Turn(_) | Self::Lag(_) | Self::Mark(_) | Self::Stop => {
                 Uuid::nil()
             }

@@ -61,6 +61,8 @@ fn value(row: &RequestRow) -> Value {
         "requested_model": row.requested_model,
         "feature": row.feature,
         "paid_by": row.paid_by,
+        "issuer": row.issuer,
+        "subject": row.subject,
     });
     if let Some(members) = entry.as_object_mut() {
         let used = Quantities::NAMES.into_iter().zip(row.used.values());
@@ -156,6 +158,8 @@ mod tests {
             prompt_version: None,
             plan_model: None,
             credit_micros: 0,
+            issuer: None,
+            subject: None,
         }
     }
 
@@ -167,6 +171,7 @@ mod tests {
             "flags": ["estimated"], "input_tokens": 12, "cached_input_tokens": 3, "output_tokens": 4,
             "reasoning_tokens": 2, "cost_usd": "1.000123", "ttft_ms": null, "duration_ms": 1500,
             "requested_model": "asked", "feature": null, "paid_by": "plan", "audio_seconds": 9,
+            "issuer": null, "subject": null,
         });
         assert_eq!(value(&row("m")), expected);
     }

@@ -105,7 +105,7 @@ async fn admit(
     let config = app.config();
     let now = app.clock.now();
     let sender = (&head.headers, head.uri.path());
-    let caller = app.auth.verify(sender, &config.auth, now).await?;
+    let caller = app.verify(sender, &config, now).await?;
     log.caller(caller.user_id());
     let feature = feature::read(&head.headers)?;
     let key = idempotency::read(&head.headers)?;

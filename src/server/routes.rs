@@ -143,7 +143,7 @@ async fn describe(State(app): State<Arc<App>>) -> Response {
 async fn ready(State(app): State<Arc<App>>) -> Response {
     let config = app.config();
     let now = app.clock.now();
-    let keys = app.auth.health(now);
+    let (keys, issuers) = (app.auth.health(now), app.auth.issuers_health(now));
     let upstreams = app.upstreams().health(&config.upstreams, now);
     let directory = app.directory.health();
     let writable = app.ledger.is_writable();
@@ -151,8 +151,9 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
     let outbox = app.outbox_health(now);
     let an_upstream = upstreams.values().any(|health| health.ok);
     let is_leaving = app.is_leaving.load(Ordering::Acquire);
-    let is_ready = writable && keys.can_verify() && an_upstream && !is_leaving;
-    let body = json!({
+    let can_verify = keys.can_verify() || issuers.values().any(|keys| keys.ok);
+    let is_ready = writable && can_verify && an_upstream && !is_leaving;
+    let mut body = json!({
         "status": if is_ready { "ready" } else { "not_ready" },
         "parts": {
             "server": { "ok": !is_leaving, "stopping": is_leaving },
@@ -163,6 +164,13 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
             "upstreams": upstreams,
         },
     });
+    // Nobody who has only Supabase need read of others.
+    let parts = body
+        .get_mut("parts")
+        .and_then(serde_json::Value::as_object_mut);
+    if let Some(parts) = parts.filter(|_| !issuers.is_empty()) {
+        parts.insert("issuers".to_owned(), json!(issuers));
+    }
     let status = if is_ready {
         http::StatusCode::OK
     } else {

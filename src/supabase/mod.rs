@@ -55,6 +55,17 @@ impl fmt::Display for DatabaseFailure {
 
 impl std::error::Error for DatabaseFailure {}
 
+/// Whose plan is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct AskedUser<'a> {
+    /// The user.
+    pub user_id: Uuid,
+    /// The session that is to be alive, where that is asked for.
+    pub session_id: Option<Uuid>,
+    /// Another issuer, and what it calls the user.
+    pub subject: Option<(&'a str, &'a str)>,
+}
+
 /// The developer's database. Cheap to clone.
 #[derive(Clone)]
 pub struct DeveloperDatabase {
@@ -120,14 +131,11 @@ impl DeveloperDatabase {
     /// Nobody can say. Never [`DatabaseFailure::Missing`].
     pub async fn check_user_limits(
         &self,
-        user_id: Uuid,
-        session_id: Option<Uuid>,
+        user: AskedUser<'_>,
     ) -> Result<Option<PlanAnswer>, DatabaseFailure> {
         let asked = match &self.transport {
-            Transport::Rest(rest) => rest.check_user(user_id, session_id).await,
-            Transport::Postgres(database) => {
-                postgres::check_user(database, user_id, session_id).await
-            }
+            Transport::Rest(rest) => rest.check_user(user).await,
+            Transport::Postgres(database) => postgres::check_user(database, user).await,
         };
         match asked {
             Ok(value) => {

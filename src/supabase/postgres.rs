@@ -3,9 +3,8 @@
 use secrecy::SecretString;
 use serde_json::Value;
 use tokio_util::task::TaskTracker;
-use uuid::Uuid;
 
-use super::{CHECK_TIMEOUT, DatabaseFailure, LOG_TIMEOUT, is_about_the_call, short};
+use super::{AskedUser, CHECK_TIMEOUT, DatabaseFailure, LOG_TIMEOUT, is_about_the_call, short};
 use crate::pg::{Database, Param, PgError, PgSettings};
 
 /// Connections for look-ups and entries together. Look-ups are cached and short; poolers count every connection.
@@ -23,33 +22,33 @@ pub(super) fn open(url: &SecretString, tasks: TaskTracker) -> Result<Database, S
     )
 }
 
-/// What `tollgate.check_user` answers, or, in a database that has only the older of the two, `check_user_limits`.
+/// What `tollgate.check_user` answers, or `check_caller` for users of other issuers; or, in a database that has only the
+/// oldest of the three, `check_user_limits`.
 pub(super) async fn check_user(
     database: &Database,
-    user_id: Uuid,
-    session_id: Option<Uuid>,
+    user: AskedUser<'_>,
 ) -> Result<Value, DatabaseFailure> {
-    let both = vec![Param::from(user_id), Param::from(session_id)];
-    match ask(
-        database,
-        "select tollgate.check_user($1, $2)",
-        "tollgate.check_user",
-        both,
-    )
-    .await
-    {
-        Err(DatabaseFailure::Missing) => {
-            let user = vec![Param::from(user_id)];
-            ask(
-                database,
-                "select tollgate.check_user_limits($1)",
-                "tollgate.check_user_limits",
-                user,
-            )
-            .await
+    let id = || Param::from(user.user_id);
+    let both = || vec![id(), Param::from(user.session_id)];
+    if let Some((issuer, subject)) = user.subject {
+        let mut all = both();
+        all.extend([
+            Param::from(issuer.to_owned()),
+            Param::from(subject.to_owned()),
+        ]);
+        let sql = "select tollgate.check_caller($1, $2, $3, $4)";
+        match ask(database, sql, "tollgate.check_caller", all).await {
+            Err(DatabaseFailure::Missing) => {}
+            answered => return answered,
         }
-        answered => answered,
     }
+    let sql = "select tollgate.check_user($1, $2)";
+    match ask(database, sql, "tollgate.check_user", both()).await {
+        Err(DatabaseFailure::Missing) => {}
+        answered => return answered,
+    }
+    let sql = "select tollgate.check_user_limits($1)";
+    ask(database, sql, "tollgate.check_user_limits", vec![id()]).await
 }
 
 async fn ask(

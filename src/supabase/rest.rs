@@ -14,9 +14,8 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
-use uuid::Uuid;
 
-use super::{CHECK_TIMEOUT, DatabaseFailure, LOG_TIMEOUT, is_about_the_call, short};
+use super::{AskedUser, CHECK_TIMEOUT, DatabaseFailure, LOG_TIMEOUT, is_about_the_call, short};
 use crate::http_client::{HttpClient, HttpError, USER_AGENT};
 
 /// The longest answer that is read.
@@ -87,16 +86,25 @@ impl RestApi {
         keys.map(|keys| self.keys.store(Arc::new(keys))).is_some()
     }
 
-    /// What `tollgate_check_user_limits` answers.
-    pub(super) async fn check_user(
-        &self,
-        user_id: Uuid,
-        session_id: Option<Uuid>,
-    ) -> Result<Value, DatabaseFailure> {
-        let body = json!({ "user_id": user_id, "session_id": session_id });
-        let answer = self
-            .call("tollgate_check_user_limits", &body, CHECK_TIMEOUT)
-            .await?;
+    /// What `tollgate_check_user_limits` answers, or `tollgate_check_caller` for users of other issuers, where that is there.
+    pub(super) async fn check_user(&self, user: AskedUser<'_>) -> Result<Value, DatabaseFailure> {
+        let body = json!({ "user_id": user.user_id, "session_id": user.session_id });
+        if let Some((issuer, subject)) = user.subject {
+            let mut body = body.clone();
+            if let Some(members) = body.as_object_mut() {
+                members.insert("issuer".to_owned(), json!(issuer));
+                members.insert("subject".to_owned(), json!(subject));
+            }
+            match self.ask("tollgate_check_caller", &body).await {
+                Err(DatabaseFailure::Missing) => {}
+                answered => return answered,
+            }
+        }
+        self.ask("tollgate_check_user_limits", &body).await
+    }
+
+    async fn ask(&self, function: &str, body: &Value) -> Result<Value, DatabaseFailure> {
+        let answer = self.call(function, body, CHECK_TIMEOUT).await?;
         let not_json =
             |_| DatabaseFailure::Unavailable("the REST API's answer is not JSON".to_owned());
         if answer.is_empty() {

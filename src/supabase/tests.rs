@@ -189,13 +189,21 @@ fn an_answer_is_understood_whole_or_refused() {
     }
 }
 
+const fn asked(session_id: Option<Uuid>) -> AskedUser<'static> {
+    AskedUser {
+        user_id: USER,
+        session_id,
+        subject: None,
+    }
+}
+
 #[tokio::test]
 async fn the_rest_api_is_asked_by_the_wrapper_with_the_key_where_it_belongs() {
     let server = RestServer::start(&TaskTracker::new()).await;
     server.say(200, &json!({"plan": "pro"}));
     let answer = server
         .database("sb_secret_canary")
-        .check_user_limits(USER, Some(SESSION))
+        .check_user_limits(asked(Some(SESSION)))
         .await
         .unwrap()
         .unwrap();
@@ -240,7 +248,7 @@ async fn a_project_without_the_rest_api_has_no_functions_and_one_that_answered_d
     for status in [404, 405, 501] {
         server.say(status, &Value::Null);
         assert_eq!(
-            database.check_user_limits(USER, None).await,
+            database.check_user_limits(asked(None)).await,
             Ok(None),
             "{status}"
         );
@@ -251,7 +259,7 @@ async fn a_project_without_the_rest_api_has_no_functions_and_one_that_answered_d
         );
     }
     server.say(200, &Value::Null);
-    assert_eq!(database.check_user_limits(USER, None).await, Ok(None));
+    assert_eq!(database.check_user_limits(asked(None)).await, Ok(None));
     for status in [404, 405, 501] {
         server.say(status, &Value::Null);
         assert!(
@@ -300,7 +308,7 @@ async fn every_failure_of_the_rest_api_is_told_apart() {
             "{failure}"
         );
         assert!(
-            database.check_user_limits(USER, None).await.is_err(),
+            database.check_user_limits(asked(None)).await.is_err(),
             "{status}"
         );
     }
@@ -309,18 +317,18 @@ async fn every_failure_of_the_rest_api_is_told_apart() {
         database.log_requests(&[]).await,
         Err(DatabaseFailure::Missing)
     );
-    assert_eq!(database.check_user_limits(USER, None).await, Ok(None));
+    assert_eq!(database.check_user_limits(asked(None)).await, Ok(None));
     let hits = server.hits();
     server.say(200, &json!("x".repeat(300 * 1024)));
     assert!(unavailable(
-        &database.check_user_limits(USER, None).await.unwrap_err()
+        &database.check_user_limits(asked(None)).await.unwrap_err()
     ));
     assert_eq!(server.hits(), hits + 1);
     server.say(200, &json!({}));
     server.delay(CHECK_TIMEOUT + Duration::from_secs(2));
     let begun = tokio::time::Instant::now();
     assert!(unavailable(
-        &database.check_user_limits(USER, None).await.unwrap_err()
+        &database.check_user_limits(asked(None)).await.unwrap_err()
     ));
     assert!(begun.elapsed() < CHECK_TIMEOUT + Duration::from_secs(1));
 }
@@ -341,7 +349,7 @@ async fn postgres_is_asked_by_the_newest_function_that_is_there() {
         .unwrap();
     let plan = async || {
         database
-            .check_user_limits(USER, Some(SESSION))
+            .check_user_limits(asked(Some(SESSION)))
             .await
             .map(|a| a.and_then(|a| a.assigned.plan))
     };

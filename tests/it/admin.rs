@@ -553,7 +553,7 @@ async fn changes_are_live_at_once_and_noted(settings: Settings) {
     );
     let page = office.get(&path("")).await;
     let user = json!({"id": alice.id, "plan": "pro", "plan_source": "local",
-        "plan_until": "2100-01-01T00:00:00Z", "blocked": false,
+        "plan_until": "2100-01-01T00:00:00Z", "blocked": false, "issuer": null, "subject": null,
         "why": "pro: given by an operator until 2100-01-01T00:00:00Z; without it free: the default"});
     assert_eq!(
         (&page["user"], &page["limits"][0]["limit"]),

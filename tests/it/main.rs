@@ -57,6 +57,7 @@ mod idempotency;
 mod identity;
 mod images;
 mod init;
+mod issuers;
 mod ledger_file;
 mod limits;
 mod limits_page;

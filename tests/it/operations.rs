@@ -386,7 +386,7 @@ async fn commands_say_how_they_ended() {
         &["nonsense"][..],
         &["serve", "--no-such-flag"],
         &["user", "show"],
-        &["user", "show", "not-a-uuid"],
+        &["user", "block", "not-a-uuid"],
         &["token"],
     ] {
         assert_eq!(door.tollgate(wrong).code, Some(2), "tollgate {wrong:?}");

@@ -18,6 +18,8 @@ const CALLS: [&str; 8] = [
     "select tollgate.check_user_limits('7c0e8f52-5d0e-4a4e-9d43-0f4f4d1c6b11')",
     "select tollgate.log_request('{}')",
     "select tollgate.check_user('7c0e8f52-5d0e-4a4e-9d43-0f4f4d1c6b11', null)",
+    "select tollgate.check_caller('7c0e8f52-5d0e-4a4e-9d43-0f4f4d1c6b11', null, 'i', 's')",
+    "select public.tollgate_check_caller('7c0e8f52-5d0e-4a4e-9d43-0f4f4d1c6b11', null, 'i', 's')",
     "select tollgate.log_requests('[]')",
     "select public.tollgate_check_user_limits('7c0e8f52-5d0e-4a4e-9d43-0f4f4d1c6b11', null)",
     "select public.tollgate_log_requests('[]')",

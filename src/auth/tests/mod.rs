@@ -14,6 +14,7 @@ mod rfcs;
 
 use std::sync::LazyLock;
 
+use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::{
@@ -28,7 +29,9 @@ use serde_json::{Value, json};
 
 use super::bearer::{API_KEY_MESSAGE, BEARER_BYTES_MAX};
 use super::*;
+use crate::auth::claims::Grant;
 use crate::auth::keys::tests::{KeyServer, ec_jwk, ec_pair, ed_jwk, rsa_jwk};
+use crate::auth::token::Scheme;
 
 const SECRET: &str = "a-development-secret-of-more-than-32-bytes";
 const USER: &str = "9f8b7c6d-5e4f-4a3b-8c2d-1e0f9a8b7c6d";
@@ -69,6 +72,7 @@ impl Project {
             plan_claim: vec!["app_metadata".into(), "plan".into()],
             anonymous_plan: None,
             check_session: false,
+            issuers: Vec::new(),
         };
         let who = Authenticator::new(&auth, tracker.clone(), clock.clone());
         Self {
@@ -444,6 +448,7 @@ fn settings_are_the_same_only_if_every_field_is() {
         plan_claim: path.iter().map(|name| (*name).to_owned()).collect(),
         anonymous_plan: plan.map(str::to_owned),
         check_session: false,
+        issuers: Vec::new(),
     };
     let all = [
         auth("", &["a"], None),

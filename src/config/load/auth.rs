@@ -2,6 +2,7 @@
 
 use secrecy::{ExposeSecret, SecretString};
 
+use super::issuers::{self, IssuerConfig, claim_path};
 use crate::config::findings::{Invalid, Problem};
 use crate::config::reader::Section;
 use crate::config::source::RawSettings;
@@ -24,6 +25,8 @@ pub struct Auth {
     pub anonymous_plan: Option<String>,
     /// A token is good only while the database knows its session, and its user is not banned. Needs a [`Via`].
     pub check_session: bool,
+    /// Who else signs tokens.
+    pub issuers: Vec<IssuerConfig>,
 }
 
 /// Reads the section.
@@ -35,11 +38,13 @@ pub(super) fn auth(section: &Section<'_>, raw: &RawSettings) -> Result<Auth, Inv
     let issuer = section.maybe("issuer", "https://<project>.supabase.co/auth/v1", |text| {
         Ok(text.to_owned())
     });
-    let plan_claim = section.parsed("plan_claim", "app_metadata.plan", plan_claim);
+    let plan_claim = section.parsed("plan_claim", "app_metadata.plan", claim_path);
     let anonymous_plan = section.maybe("anonymous_plan", "free", |text| Ok(text.to_owned()));
     let check_session = section.flag("check_session");
+    let issuers = section.elements("issuers");
     section.finish();
     let (url, jwt_secret, jwt_secret_previous) = (url?, jwt_secret?, previous?);
+    let issuers = issuers?;
     let is_local = url.as_ref().is_some_and(urls::Address::is_loopback);
     if let Some(address) = url
         .as_ref()
@@ -59,9 +64,9 @@ pub(super) fn auth(section: &Section<'_>, raw: &RawSettings) -> Result<Auth, Inv
             section.note(key, secrets::jwt_secret(secret.expose_secret(), is_local))?;
         }
     }
-    if url.is_none() && jwt_secret.is_none() {
+    if url.is_none() && jwt_secret.is_none() && issuers.is_empty() {
         let fix = format!(
-            "set SUPABASE_URL ({PROJECT}), or JWT_SECRET for HS256 tokens, or both; to look around without: tollgate demo"
+            "set SUPABASE_URL ({PROJECT}), or JWT_SECRET for HS256 tokens, or both, or name another [[auth.issuers]]; to look around without: tollgate demo"
         );
         let what = Problem::new(
             "is missing, and so is auth.jwt_secret: nothing could verify a token",
@@ -73,11 +78,13 @@ pub(super) fn auth(section: &Section<'_>, raw: &RawSettings) -> Result<Auth, Inv
     }
     let supabase_url = url.map(|address| address.text);
     let default_issuer = supabase_url.as_ref().map(|url| format!("{url}/auth/v1"));
+    let issuer = issuer?.or(default_issuer).unwrap_or_default();
     Ok(Auth {
+        issuers: issuers::issuers(section, &issuers, &issuer)?,
         supabase_url,
         jwt_secret,
         jwt_secret_previous,
-        issuer: issuer?.or(default_issuer).unwrap_or_default(),
+        issuer,
         plan_claim: plan_claim?,
         anonymous_plan: anonymous_plan?,
         check_session: check_session?,
@@ -132,22 +139,4 @@ fn is_placeholder(url: &str) -> bool {
         .to_ascii_lowercase();
     let crossed_out = plain.len() > 2 && plain.chars().all(|letter| letter == 'x');
     in_brackets || crossed_out || EXAMPLES.contains(&plain.as_str())
-}
-
-fn plan_claim(text: &str) -> Result<Vec<String>, Problem> {
-    let path: Vec<String> = text.split('.').map(str::to_owned).collect();
-    if path.iter().any(String::is_empty) {
-        return Err(Problem::new(
-            format!("`{text}` is not a path of claims"),
-            "write it like \"app_metadata.plan\"",
-        ));
-    }
-    if path.first().is_some_and(|first| first == "user_metadata") {
-        let fix = "use app_metadata, which only the server can write";
-        return Err(Problem::new(
-            "trusts user_metadata, which users write themselves",
-            fix,
-        ));
-    }
-    Ok(path)
 }

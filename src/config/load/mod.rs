@@ -3,6 +3,7 @@
 mod answers;
 mod auth;
 mod directory;
+mod issuers;
 mod proxy;
 mod server;
 mod store;
@@ -27,6 +28,8 @@ use crate::price::MicroUsd;
 pub use answers::AnswerLimits;
 pub use auth::Auth;
 pub use directory::{DirectoryConfig, Via};
+pub(crate) use issuers::is_users_own;
+pub use issuers::{IssuerConfig, IssuerPreset};
 pub use proxy::{OnDisconnect, Proxy};
 pub use server::{LogFormat, Server};
 pub(crate) use store::KEEP_REQUESTS_MIN;

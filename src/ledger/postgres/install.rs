@@ -30,6 +30,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../../migrations/postgres/0006_grants.sql"),
     include_str!("../../../migrations/postgres/0007_purchases.sql"),
     include_str!("../../../migrations/postgres/0008_purchase_outbox.sql"),
+    include_str!("../../../migrations/postgres/0009_users.sql"),
 ];
 const FUNCTIONS: &str = include_str!("functions.sql");
 

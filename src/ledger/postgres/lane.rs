@@ -25,7 +25,8 @@ use crate::clock::Timestamp;
 use crate::ledger::price_ids::{self, PriceIds};
 use crate::ledger::queue::{Job, Marking};
 use crate::ledger::read::connection::postgres_row;
-use crate::ledger::read::report::{request_columns, request_of};
+use crate::ledger::read::report::{request_columns, unsent_of};
+use crate::ledger::users::{NewUser, note_on_postgres};
 use crate::pg;
 use crate::plan::{Hold, LimitCounter};
 
@@ -214,10 +215,21 @@ impl Lane {
                         self.for_outbox(job).await;
                     }
                 }
+                Job::Note(user) => self.note_user(user).await,
                 Job::Stop => going = false,
             }
         }
         going
+    }
+
+    /// Where the database is down, the user is noted when they come again.
+    async fn note_user(&self, user: NewUser) {
+        if self.is_down() {
+            return;
+        }
+        if let Err(error) = note_on_postgres(&self.base.database, user).await {
+            tracing::warn!(%error, "a user is not noted");
+        }
     }
 
     async fn read_standing(
@@ -250,9 +262,13 @@ impl Lane {
                     i64::from(limit).into(),
                 ];
                 let sql = versioned("tollgate_ledger.unsent_v0($1, $2, $3)");
-                let sql = format!("select {} from {sql}", request_columns());
+                let of_user = "from tollgate_ledger.users as u where u.user_id = r.user_id";
+                let sql = format!(
+                    "select {}, (select issuer {of_user}), (select subject {of_user}) from {sql} as r",
+                    request_columns()
+                );
                 let rows = database.query(sql, params).await.map_err(Failure::from);
-                let read = |row: &pg::Row| request_of(&postgres_row(row)?);
+                let read = |row: &pg::Row| unsent_of(&postgres_row(row)?);
                 drop(answer.send(rows.and_then(|rows| rows.iter().map(read).collect())));
             }
             Job::Turn(answer) => {
@@ -278,7 +294,7 @@ impl Lane {
                 let done = database.query(sql, vec![mark.into(), ids.into()]).await;
                 drop(answer.send(done.map(drop).map_err(Failure::from)));
             }
-            Job::Hold(..) | Job::End(_) | Job::Standing { .. } | Job::Stop => {}
+            Job::Hold(..) | Job::End(_) | Job::Standing { .. } | Job::Note(_) | Job::Stop => {}
         }
     }
 

@@ -73,6 +73,12 @@ pub struct RequestRow {
     pub plan_model: Option<String>,
     /// What of its cost credits paid, in micro-dollars.
     pub credit_micros: i64,
+    /// Of whom the user is, if not the project's; read for the outbox only.
+    #[serde(skip)]
+    pub issuer: Option<String>,
+    /// What that issuer calls the user.
+    #[serde(skip)]
+    pub subject: Option<String>,
 }
 
 /// A row of the local subscription table.
@@ -512,6 +518,18 @@ pub(crate) fn request_of(row: &Row) -> Result<RequestRow, Failure> {
         prompt_version: row.maybe_text(17)?,
         plan_model: row.maybe_text(18)?,
         credit_micros: row.int(19)?,
+        issuer: None,
+        subject: None,
+    })
+}
+
+/// A row for the outbox: behind [`request_columns`] stand issuer and subject.
+pub(crate) fn unsent_of(row: &Row) -> Result<RequestRow, Failure> {
+    let first = QUANTITIES.saturating_add(Quantities::NAMES.len());
+    Ok(RequestRow {
+        issuer: row.maybe_text(first)?,
+        subject: row.maybe_text(first.saturating_add(1))?,
+        ..request_of(row)?
     })
 }
 

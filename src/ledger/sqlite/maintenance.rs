@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{Book, Failure, KEEP_SHORT_WINDOWS, KEEP_WINDOWS, id_at};
 use crate::clock::Timestamp;
 use crate::ledger::read::connection::sqlite_query;
-use crate::ledger::read::report::{RequestRow, request_columns, request_of};
+use crate::ledger::read::report::{RequestRow, request_columns, unsent_of};
 use crate::ledger::{Ending, Flag, Lag, Mark, Settlement};
 use crate::plan::{Per, window};
 
@@ -58,7 +58,9 @@ impl Book {
     ) -> Result<Vec<RequestRow>, Failure> {
         // The inner query reads only the index, however many rows it skips.
         let sql = format!(
-            "select {} from requests where id in
+            "select {}, (select issuer from users as u where u.user_id = requests.user_id),
+                    (select subject from users as u where u.user_id = requests.user_id)
+             from requests where id in
                (select id from requests where unsent = 1 and user_id not in (select value from json_each($1))
                 order by ended_at, id limit $2)
              order by ended_at, id",
@@ -66,7 +68,7 @@ impl Book {
         );
         let except = serde_json::Value::from(except).to_string();
         let rows = sqlite_query(&self.db, &sql, &[except.into(), i64::from(limit).into()])?;
-        rows.iter().map(request_of).collect()
+        rows.iter().map(unsent_of).collect()
     }
 
     /// Rows that waited for the outbox wait no longer.

@@ -48,6 +48,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../../migrations/0008_grants.sql"),
     include_str!("../../../migrations/0009_purchases.sql"),
     include_str!("../../../migrations/0010_purchase_outbox.sql"),
+    include_str!("../../../migrations/0011_users.sql"),
 ];
 
 /// What `user_version` is in a file that is up to date.

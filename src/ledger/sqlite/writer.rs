@@ -19,6 +19,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::ledger::file::{Lock, Place, absolute};
 use crate::ledger::queue::{Job, Marking};
 use crate::ledger::sqlite::{Book, Failure, Last};
+use crate::ledger::users::NewUser;
 use crate::ledger::{Ending, HoldRequest, NoHold, Settings, Settlement, Shared, Turn};
 use crate::plan::Hold;
 
@@ -49,6 +50,8 @@ struct Writer {
     endings: VecDeque<Ending>,
     /// What the outbox has done since the last commit.
     markings: Vec<Marking>,
+    /// Users to be noted.
+    users: Vec<NewUser>,
     paused: Option<String>,
     data_version: i64,
     renewed_at: Option<Instant>,
@@ -107,6 +110,7 @@ impl Writer {
             owner,
             endings: VecDeque::new(),
             markings: Vec::new(),
+            users: Vec::new(),
             paused: None,
             data_version: -1,
             renewed_at: None,
@@ -153,6 +157,9 @@ impl Writer {
                 Job::End(ending) if withdraw(&mut holds, &ending) => {}
                 Job::End(ending) => self.endings.push_back(ending),
                 Job::Mark(marking) => self.markings.push(marking),
+                // Those of a ledger that fails are noted when they come again.
+                Job::Note(user) if self.users.len() < BATCH_MAX => self.users.push(user),
+                Job::Note(_) => {}
                 question @ (Job::Standing { .. }
                 | Job::Unsent { .. }
                 | Job::Turn(_)
@@ -204,7 +211,7 @@ impl Writer {
             // A file has one process.
             Job::Turn(answer) => drop(answer.send(Ok(Turn::Renewed))),
             Job::Lag(answer) => drop(answer.send(self.book.unsent_lag())),
-            Job::Hold(..) | Job::End(_) | Job::Mark(_) | Job::Stop => {}
+            Job::Hold(..) | Job::End(_) | Job::Mark(_) | Job::Note(_) | Job::Stop => {}
         }
     }
 
@@ -225,6 +232,7 @@ impl Writer {
         if holds.is_empty()
             && self.endings.is_empty()
             && self.markings.is_empty()
+            && self.users.is_empty()
             && !self.chores_are_due()
         {
             return;
@@ -243,6 +251,7 @@ impl Writer {
                     self.shared.ended.notify_one();
                 }
                 self.endings.clear();
+                self.users.clear();
                 for marking in self.markings.drain(..) {
                     drop(marking.answer.send(Ok(())));
                 }
@@ -291,6 +300,9 @@ impl Writer {
         self.ended = ended;
         for marking in &self.markings {
             self.book.mark(&marking.ids, marking.mark)?;
+        }
+        for user in &self.users {
+            self.book.note_user(user)?;
         }
         self.chores(now)?;
         if let Some(reason) = &self.paused {

@@ -32,7 +32,7 @@ struct Table {
 }
 
 /// What a ledger consists of. (`owners` live in their own database.)
-const TABLES: [Table; 16] = [
+const TABLES: [Table; 17] = [
     Table {
         name: "requests",
         key: &["id"],
@@ -197,6 +197,11 @@ const TABLES: [Table; 16] = [
         name: "audit",
         key: &["id"],
         columns: &["id", "at", "actor", "action", "user_id", "detail"],
+    },
+    Table {
+        name: "users",
+        key: &["user_id"],
+        columns: &["user_id", "issuer", "subject", "seen_at"],
     },
     Table {
         name: "purchase_origins",

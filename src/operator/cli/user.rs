@@ -11,6 +11,7 @@ use crate::config::{Config, StoreUrl};
 use crate::ledger;
 use crate::ledger::grants::GRANT_MICROS_MAX;
 use crate::ledger::read::report::{Desk, Reports, SubscriptionRow};
+use crate::observe::visible::visible;
 use crate::operator::queries::grants::GrantRow;
 use crate::operator::queries::sums::{GroupBy, UsageFilter};
 use crate::operator::queries::usage::{UsageRow, list as usage};
@@ -43,8 +44,8 @@ enum UserAction {
     List(ListArgs),
     /// The plan, the limits and what was used
     Show {
-        /// The user's id
-        user: Uuid,
+        /// The user's id, or what another issuer calls them (`sub`)
+        user: String,
         /// As one JSON object
         #[arg(long)]
         json: bool,
@@ -157,7 +158,7 @@ fn unit(text: &str) -> Result<Unit, String> {
 pub(super) fn run(args: UserArgs, config: &Config, look: Look) -> Result<(), CommandError> {
     match args.action {
         UserAction::List(args) => list(config, &args, look),
-        UserAction::Show { user, json } => show(config, user, json, look),
+        UserAction::Show { user, json } => show(config, &user, json, look),
         UserAction::Plan(change) => set_plan(config, change),
         UserAction::Grant(given) => grant(config, &given),
         UserAction::Raise(asked) => raise(config, &asked),
@@ -412,14 +413,33 @@ fn raise(config: &Config, asked: &RaiseArgs) -> Result<(), CommandError> {
 }
 
 /// Shows a user: the plan, its limits, and what was used.
-fn show(config: &Config, user_id: Uuid, as_json: bool, look: Look) -> Result<(), CommandError> {
-    let (page, models) = facts(config, user_id)?;
+fn show(config: &Config, user: &str, as_json: bool, look: Look) -> Result<(), CommandError> {
+    let (page, models) = facts(config, meant(config, user)?)?;
     let text = if as_json {
         format!("{}\n", page_json(&page, &models))
     } else {
         page_text(&page, &models, look)
     };
     Ok(print::text(&text)?)
+}
+
+/// The one user who is called so.
+fn meant(config: &Config, user: &str) -> Result<Uuid, CommandError> {
+    let found = users::named(&Reports::open(&config.store.url)?, user)?;
+    match found.as_slice() {
+        [one] => Ok(*one),
+        [] => Err(CommandError::new(
+            format!("nobody is called {user:?} here"),
+            "write the user's id, or the `sub` of a token of another issuer that has come here",
+        )),
+        many => {
+            let ids: Vec<String> = many.iter().map(Uuid::to_string).collect();
+            Err(CommandError::new(
+                format!("several issuers have a user {user:?}"),
+                format!("write one of the ids: {}", ids.join(", ")),
+            ))
+        }
+    }
 }
 
 fn facts(config: &Config, user_id: Uuid) -> Result<(UserPage, Vec<UsageRow>), ledger::Failure> {
@@ -447,6 +467,8 @@ fn page_json(page: &UserPage, models: &[UsageRow]) -> Value {
         .collect();
     json!({
         "user_id": page.user.id,
+        "issuer": page.user.issuer,
+        "subject": page.user.subject,
         "plan": page.user.plan,
         "source": page.user.plan_source,
         "why": page.user.why,
@@ -473,6 +495,12 @@ fn page_text(page: &UserPage, models: &[UsageRow], look: Look) -> String {
         String::new()
     };
     line("user", format!("{}{blocked}", page.user.id));
+    if let Some((issuer, subject)) = page.user.issuer.as_ref().zip(page.user.subject.as_ref()) {
+        line(
+            "subject",
+            format!("{} of {}", visible(subject), visible(issuer)),
+        );
+    }
     let source = match page.user.plan_source {
         "local" => "yours; a plan from your database or in the token goes first",
         "purchase" => "bought; yours, or a plan from your database or in the token, goes first",

@@ -2,7 +2,7 @@
 //!
 //! A JWKS says nothing about a key's age or about which key signs now, so the check does not either.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use http::StatusCode;
@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::probe::ProbeRequest;
 use super::{Check, Deployment};
 use crate::auth::key::PublicKey;
+use crate::config::IssuerConfig;
 
 const NAME: &str = "jwks";
 
@@ -19,10 +20,12 @@ pub(super) async fn check(deployment: Arc<Deployment>) -> Vec<Check> {
     let auth = &deployment.config.auth;
     let has_secret = auth.jwt_secret.is_some();
     let Some(url) = &auth.supabase_url else {
-        return vec![Check::skip(
-            NAME,
-            "no SUPABASE_URL: only HS256 tokens are verified, by JWT_SECRET",
-        )];
+        let who = if has_secret {
+            "only HS256 tokens are verified, by JWT_SECRET"
+        } else {
+            "only tokens of other issuers are verified"
+        };
+        return vec![Check::skip(NAME, format!("no SUPABASE_URL: {who}"))];
     };
     let url = format!("{url}/auth/v1/.well-known/jwks.json");
     let fix = format!(
@@ -41,6 +44,48 @@ pub(super) async fn check(deployment: Arc<Deployment>) -> Vec<Check> {
         },
     };
     vec![check]
+}
+
+/// A line for each other issuer.
+pub(super) async fn check_issuers(deployment: Arc<Deployment>) -> Vec<Check> {
+    let issuers = deployment.config.auth.issuers.clone();
+    let asked = issuers.into_iter().map(|issuer| {
+        let deployment = deployment.clone();
+        async move { check_issuer(&deployment, &issuer).await }
+    });
+    super::all_of(asked.collect()).await
+}
+
+async fn check_issuer(deployment: &Deployment, issuer: &IssuerConfig) -> Check {
+    let (name, url) = (format!("issuer {}", issuer.name), &issuer.jwks_url);
+    let fix =
+        format!("check preset, issuer and jwks_url in [[auth.issuers]], and try: curl -sv {url}");
+    let answer = match deployment.http.ask(ProbeRequest::get(url)).await {
+        Err(trouble) => return Check::fail(name, format!("{url}: {trouble}"), fix),
+        Ok(answer) => answer,
+    };
+    let keys = answer.body.get("keys").and_then(Value::as_array);
+    let Some(keys) = keys.filter(|_| answer.status == StatusCode::OK) else {
+        let status = answer.status.as_u16();
+        return Check::fail(
+            name,
+            format!("{url} is no JSON Web Key Set (status {status})"),
+            fix,
+        );
+    };
+    let usable = keys.iter().filter_map(|key| PublicKey::from_jwk(key).ok());
+    let kinds: BTreeSet<&str> = usable.map(|key| key.algorithm().as_str()).collect();
+    if kinds.is_empty() {
+        return Check::fail(name, format!("no key of {url} can be used"), fix);
+    }
+    let kinds: Vec<&str> = kinds.into_iter().collect();
+    let audience = if issuer.audiences.is_empty() {
+        "any audience".to_owned()
+    } else {
+        issuer.audiences.join(", ")
+    };
+    let detail = format!("{} for {audience}: {}", issuer.issuer, kinds.join(", "));
+    Check::ok(name, detail)
 }
 
 fn judge(keys: &[Value], has_secret: bool) -> Check {

@@ -288,6 +288,7 @@ fn checks(deployment: &Arc<Deployment>) -> Vec<PendingCheck> {
         PendingCheck::new("clock", clock_skew::check(deployment.clone())),
         PendingCheck::new("jwks", jwks::check(deployment.clone())),
         PendingCheck::new("issuer", issuer::check(deployment.clone())),
+        PendingCheck::new("issuers", jwks::check_issuers(deployment.clone())),
         PendingCheck::new("supabase", rest::check(deployment.clone())),
         PendingCheck::new("database", postgres::check(deployment.clone())),
     ];

@@ -28,6 +28,7 @@ const REMOVALS: [&str; 9] = [
     "delete from ledger.subscriptions where user_id = $1",
     "delete from ledger.credits where user_id = $1",
     "delete from ledger.idempotency_keys where user_id = $1",
+    "delete from ledger.users where user_id = $1",
     "delete from ledger.purchase_moves where from_owner = $1 or to_owner = $1",
     // What waits for on_purchase would tell it who this was.
     "update ledger.purchases set unsent = 0 where exists (

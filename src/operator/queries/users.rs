@@ -14,6 +14,7 @@ use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::ledger::read::connection::{Db, Row};
 use crate::ledger::read::report::{By, Desk, Reports, SubscriptionRow, id_before, said_of};
+use crate::ledger::users::{find, has_requests};
 use crate::ledger::{Failure, limit_states};
 use crate::plan::{
     Amount, Credit, CreditBalanceRow, EffectivePlan, LimitRow, LimitState, LivePurchase, Per,
@@ -177,6 +178,10 @@ impl UserPage {
 pub struct UserHead {
     /// The user's id.
     pub id: Uuid,
+    /// Of whom the user is; null for users of the Supabase project.
+    pub issuer: Option<String>,
+    /// What that issuer calls the user.
+    pub subject: Option<String>,
     /// The plan that the operator gave, else that of the last request, else the default.
     pub plan: String,
     /// Where that is known from: `local`, `purchase`, `last_request` or `default`.
@@ -274,9 +279,14 @@ pub fn user(
         "claim" => "last_request",
         other => other,
     };
+    let known = find(reports.db(), &user_id.to_string())?
+        .into_iter()
+        .find(|it| it.user_id == user_id);
     Ok(UserPage {
         user: UserHead {
             id: user_id,
+            issuer: known.as_ref().map(|it| it.issuer.clone()),
+            subject: known.map(|it| it.subject),
             plan: granted.plan.name.clone(),
             plan_source,
             plan_until: until.map(Timestamp::rfc3339),
@@ -297,6 +307,25 @@ pub fn user(
         month: month(reports.db(), user_id, today_and_month(now, zone).1)?,
         states,
     })
+}
+
+/// Who is meant by an id, or by what another issuer calls a user. Several where two issuers call two users the same.
+///
+/// # Errors
+/// The ledger cannot be read.
+pub fn named(reports: &Reports, name: &str) -> Result<Vec<Uuid>, Failure> {
+    let found: Vec<Uuid> = find(reports.db(), name)?
+        .iter()
+        .map(|it| it.user_id)
+        .collect();
+    let Ok(id) = name.parse::<Uuid>() else {
+        return Ok(found);
+    };
+    // An issuer may call its users by UUIDs, and the project may have a user of that id.
+    if found.is_empty() || found.contains(&id) || has_requests(reports.db(), id)? {
+        return Ok(vec![id]);
+    }
+    Ok(found)
 }
 
 /// What may decide a user's plan, as far as it is known here.
