@@ -485,7 +485,9 @@ async fn an_older_scripts_functions_are_found_with_the_lines_that_mend_them() {
         assert_line(&examine(&project), line, "ok", &[]);
         project.rest.run_as_editor(&of_before()).await;
         let lines = alters(&examine(&project));
-        assert_eq!(lines.len(), 6, "{lines:?}");
+        // Over REST those that such a script had are named; over Postgres the catalogue says which are there.
+        let count = if way == Way::Rest { 6 } else { 8 };
+        assert_eq!(lines.len(), count, "{lines:?}");
         for name in [
             "tollgate.check_user_limits(",
             "tollgate.log_request(",
