@@ -549,7 +549,8 @@ begin
         select a.grantee::regrole from pg_proc p, aclexplode(p.proacl) a
         where p.oid = 'tollgate.log_requests(jsonb)'::regprocedure and a.grantee <> 0
     loop
-        execute format('grant execute on function tollgate.on_purchases(jsonb) to %s', caller);
+        execute format('grant execute on function tollgate.on_purchases(jsonb), '
+                       'tollgate.check_caller(uuid, uuid, text, text) to %s', caller);
     end loop;
 
     if exists (select from pg_roles where rolname = 'service_role') then

@@ -14,7 +14,7 @@ use crate::support::tokens::user_id;
 use crate::support::tools::{Tool, installed};
 
 /// Every function of the script, as a role may call it.
-const CALLS: [&str; 8] = [
+const CALLS: [&str; 10] = [
     "select tollgate.check_user_limits('7c0e8f52-5d0e-4a4e-9d43-0f4f4d1c6b11')",
     "select tollgate.log_request('{}')",
     "select tollgate.check_user('7c0e8f52-5d0e-4a4e-9d43-0f4f4d1c6b11', null)",

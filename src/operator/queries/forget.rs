@@ -22,7 +22,7 @@ pub struct Forgotten {
 }
 
 /// Rows that go, and names in rows that stay: what a store sold is known without whose it is.
-const REMOVALS: [&str; 9] = [
+const REMOVALS: [&str; 10] = [
     "delete from ledger.windows where user_id = $1",
     "delete from ledger.tallies where user_id = $1",
     "delete from ledger.subscriptions where user_id = $1",
