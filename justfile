@@ -79,6 +79,10 @@ js:
     scripts/js-check.sh
     scripts/resume-check.sh
 
+# That the packages' versions are the server's; --swift, --npm DIR: what a release makes of them
+packages *ARGS:
+    scripts/packages.sh {{ARGS}}
+
 # Run OpenAI's Python and Node SDKs against the binary
 sdk:
     scripts/sdk-check.sh

@@ -3,6 +3,7 @@
 # The TypeScript blocks of the pages are type-checked, beside the packages that they import.
 #
 #   scripts/js-check.sh [BINARY]   default: the debug build, which is built first
+#   scripts/js-check.sh --build    only builds the package, into js/dist
 #   scripts/js-check.sh --install  only installs the compiler, and the packages that the pages' blocks import
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -19,6 +20,11 @@ if [[ ! -e $folder/complete ]]; then
   echo '{"private": true}' >"$folder/package.json"
   npm install --prefix "$folder" --silent --no-audit --no-fund "typescript@$TYPESCRIPT"
   touch "$folder/complete"
+fi
+if [[ ${1:-} == --build ]]; then
+  rm -rf js/dist
+  "$folder/node_modules/.bin/tsc" --project js
+  exit
 fi
 packages=target/ts-blocks/packages
 if [[ ! -e $packages/complete-$VERSIONS ]]; then
