@@ -180,7 +180,7 @@ class Page:
             with open(os.path.join(folder, "tollgate.toml"), "w", encoding="utf-8") as file:
                 file.write(text)
             env = {"PATH": os.environ["PATH"], "JWT_SECRET": "x" * 40 + "0123456789", "OPENAI_API_KEY": "sk-docs", "ANTHROPIC_API_KEY": "sk-docs",
-                   "GEMINI_API_KEY": "sk-docs"}
+                   "GEMINI_API_KEY": "sk-docs", "VOICES_API_KEY": "sk-docs"}
             done = subprocess.run([self.binary, "check"], cwd=folder, env=env, capture_output=True, text=True)
             if done.returncode != 0:
                 raise AssertionError(done.stderr)

@@ -27,7 +27,7 @@ make_root() {
   rm -rf "$root"
   mkdir -p "${root%/*}"
   mmdebstrap --quiet --variant=essential --aptopt='Acquire::Languages "none"' --dpkgopt=force-unsafe-io "${options[@]}" \
-    --include=swiftlang,libc6-dev,libstdc++-14-dev trixie "$root" || return 1
+    --include=swiftlang,libc6-dev,libstdc++-14-dev,git trixie "$root" || return 1
   touch "$root/.ready"
 }
 
@@ -76,6 +76,15 @@ tested() {
 tested swift
 # What a reader does who has never seen it.
 python3 scripts/first_answer.py "$binary" swift
+
+# What a release is to an app: a tag. The clone is whole, since a worktree's repository is not in the folder.
+if in_swift 'command -v git >/dev/null'; then
+  rm -rf target/swift-tag
+  git clone --quiet . target/swift-tag
+  in_swift "git config --global --add safe.directory '*' && cd target/swift-tag && bash scripts/packages.sh --swift"
+else
+  echo "NOT CHECKED: the Swift package by its tag: there is no git in $root; remove that folder"
+fi
 
 # The pages' blocks, as old and new projects compile them. Of what only Apple's systems have, and of supabase-swift, swift/Blocks
 # has the shapes.

@@ -9,7 +9,6 @@ declare global {
   const accessToken: string;
   const ticket: Ticket;
   const TollgateError: typeof import("@tollgate/client").TollgateError;
-  const process: { env: Record<string, string | undefined>; stdout: { write(text: string): void } };
   function show(text: string): void;
   function showPaywall(limit: Omit<Limit, "remaining"> | null | undefined, plan: string | null): void;
   function showProblem(message: string, requestId: string | null): void;

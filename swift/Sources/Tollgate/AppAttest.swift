@@ -15,22 +15,29 @@
         }
         private static let keyName = "tollgate.app-attest.key"
         private var granted: (token: String, until: Date)?
+        private var flight: Task<Granted, any Error>?
 
         public init() {}
 
         public func token(for client: TollgateClient) async throws -> String? {
             if let granted, granted.until > Date() { return granted.token }
             guard DCAppAttestService.shared.isSupported else { return nil }
-            let bare = TollgateClient(client.server, token: client.token)
-            let new: Granted
-            do {
-                new = try await prove(bare)
-            } catch let error as DCError where error.code == .invalidKey {
-                UserDefaults.standard.removeObject(forKey: Self.keyName)
-                new = try await prove(bare)
-            }
+            // One at a time: requests that begin together share what the first one gets.
+            let flight = flight ?? Task { try await proveAnew(TollgateClient(client.server, token: client.token)) }
+            self.flight = flight
+            defer { self.flight = nil }
+            let new = try await flight.value
             granted = (new.deviceToken, Date().addingTimeInterval(new.expiresIn - 60))
             return new.deviceToken
+        }
+
+        private func proveAnew(_ client: TollgateClient) async throws -> Granted {
+            do {
+                return try await prove(client)
+            } catch let error as DCError where error.code == .invalidKey {
+                UserDefaults.standard.removeObject(forKey: Self.keyName)
+                return try await prove(client)
+            }
         }
 
         private func prove(_ client: TollgateClient) async throws -> Granted {

@@ -57,8 +57,8 @@ extension TollgateClient {
         try await decoded(request(path, query), as: T.self)
     }
 
-    func post<T: Decodable>(_ path: String, _ body: [String: JSON]) async throws -> T {
-        try await decoded(jsonRequest(path, body, key: UUID().uuidString), as: T.self)
+    func post<T: Decodable>(_ path: String, _ body: [String: JSON], key: String? = nil) async throws -> T {
+        try await decoded(jsonRequest(path, body, key: key ?? UUID().uuidString), as: T.self)
     }
 
     func decoded<T: Decodable>(_ request: URLRequest, as _: T.Type) async throws -> T {

@@ -126,7 +126,11 @@ public struct TollgateClient: Sendable {
     }
 
     /// A picture, as the bytes of its file.
-    public func image(_ prompt: String, model: String? = nil, size: String? = nil, quality: String? = nil) async throws -> Data {
+    ///
+    /// - Parameter idempotencyKey: names the request, so that it is charged once however often it is sent; made up where it is nil
+    public func image(
+        _ prompt: String, model: String? = nil, size: String? = nil, quality: String? = nil, idempotencyKey: String? = nil
+    ) async throws -> Data {
         struct Pictures: Decodable {
             struct Picture: Decodable { let b64Json: String? }
             let data: [Picture]
@@ -135,15 +139,18 @@ public struct TollgateClient: Sendable {
         body["model"] = model.map { .string($0) }
         body["size"] = size.map { .string($0) }
         body["quality"] = quality.map { .string($0) }
-        let pictures: Pictures = try await post("v1/images/generations", body)
+        let pictures: Pictures = try await post("v1/images/generations", body, key: idempotencyKey)
         return pictures.data.first?.b64Json.flatMap { Data(base64Encoded: $0) } ?? Data()
     }
 
     /// What was said in a recording.
-    public func transcribe(_ file: URL, model: String? = nil, language: String? = nil) async throws -> String {
+    ///
+    /// - Parameter idempotencyKey: as for `image`
+    public func transcribe(_ file: URL, model: String? = nil, language: String? = nil, idempotencyKey: String? = nil) async throws -> String {
         struct Text: Decodable { let text: String }
         let form = try Form(file: file, fields: ["model": model, "language": language])
-        let request = try request("v1/audio/transcriptions", method: "POST", type: form.type, body: form.data, key: UUID().uuidString)
+        let key = idempotencyKey ?? UUID().uuidString
+        let request = try request("v1/audio/transcriptions", method: "POST", type: form.type, body: form.data, key: key)
         return try await decoded(request, as: Text.self).text
     }
 
