@@ -303,6 +303,17 @@ pub trait Endpoint: fmt::Debug + Send + Sync {
         HeaderValue::from_static(JSON.media_type)
     }
 
+    /// The Content-Type of an answer in one piece.
+    fn answer_type(&self) -> &'static str {
+        JSON.media_type
+    }
+
+    /// Its provider does not stop when the connection is cut, and bills all the work: it is read to its end whoever
+    /// listens.
+    fn works_on(&self) -> bool {
+        false
+    }
+
     /// How the answer to the request with this id is read.
     fn reader(&self, request_id: Uuid) -> Reader;
 
@@ -316,11 +327,13 @@ pub trait Endpoint: fmt::Debug + Send + Sync {
     fn estimate(&self, seen: &Measured) -> Usage;
 }
 
+/// Reads an answer in one piece: what was measured, and what the caller gets.
+pub type WholeReader = Box<dyn FnOnce(Bytes) -> Whole + Send>;
+
 /// How an answer is read.
-#[derive(Debug)]
 pub enum Reader {
-    /// In one piece: what was measured, and what the caller gets.
-    Whole(fn(Bytes) -> Whole),
+    /// In one piece.
+    Whole(WholeReader),
     /// Event by event.
     Stream(Box<Meter>),
     /// Byte by byte, as it comes.
@@ -336,4 +349,21 @@ pub struct ByteAnswer {
     pub media_type: &'static str,
     /// What it used, however much of it comes; none where only an estimate can say that.
     pub usage: Option<Usage>,
+}
+
+impl Reader {
+    /// In one piece.
+    #[must_use]
+    pub fn whole(read: impl FnOnce(Bytes) -> Whole + Send + 'static) -> Self {
+        Self::Whole(Box::new(read))
+    }
+}
+
+impl fmt::Debug for Reader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Whole(_) => f.write_str("Whole"),
+            Self::Stream(meter) => f.debug_tuple("Stream").field(meter).finish(),
+        }
+    }
 }

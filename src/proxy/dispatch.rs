@@ -90,6 +90,7 @@ pub(super) async fn send(app: Arc<App>, admitted: Admitted, log: RequestLog) -> 
     }
     let caller_left = dispatched.caller_left.clone();
     let (sent, refusing) = (dispatched.sent.clone(), dispatched.refusing.clone());
+    let works_on = dispatched.order.works_on();
     Outliving {
         future: Some(Box::pin(dispatched.follow(exchange))),
         app,
@@ -97,6 +98,7 @@ pub(super) async fn send(app: Arc<App>, admitted: Admitted, log: RequestLog) -> 
         caller_left,
         sent,
         refusing,
+        works_on,
     }
     .await
 }

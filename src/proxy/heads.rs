@@ -7,9 +7,9 @@ use http::{HeaderName, HeaderValue, header};
 use crate::meter::Fault;
 
 /// An answer in one piece.
-pub(super) fn whole(body: Body) -> Response {
+pub(super) fn whole(content_type: &'static str, body: Body) -> Response {
     let headers = [
-        (header::CONTENT_TYPE, "application/json"),
+        (header::CONTENT_TYPE, content_type),
         (header::CACHE_CONTROL, "no-store"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ];

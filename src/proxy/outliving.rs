@@ -14,7 +14,8 @@ use crate::meter::Fault;
 
 /// A future that its caller's leaving does not end: dropped unfinished, it goes on in a task of the app, until
 /// `drain_timeout` or the server's end. With `abort`, and where nothing was sent yet, it is dropped at once; but a refusal is
-/// read to its end also then, as only its body tells what is billed for it.
+/// read to its end also then, as only its body tells what is billed for it, and so is what a provider works on at whoever
+/// listens.
 pub(super) struct Outliving {
     pub(super) future: Option<Pin<Box<dyn Future<Output = Response> + Send>>>,
     pub(super) app: Arc<App>,
@@ -24,6 +25,8 @@ pub(super) struct Outliving {
     pub(super) sent: Arc<AtomicBool>,
     /// It refuses, and is about to say why.
     pub(super) refusing: Arc<AtomicBool>,
+    /// As [`crate::endpoint::Endpoint::works_on`].
+    pub(super) works_on: bool,
 }
 
 impl Future for Outliving {
@@ -56,12 +59,19 @@ impl Drop for Outliving {
         if !self.app.cut.is_cancelled() {
             self.caller_left.get_or_init(Instant::now);
         }
-        let is_abort = self.config.proxy.on_disconnect == OnDisconnect::Abort
+        let proxy = &self.config.proxy;
+        let is_abort = proxy.on_disconnect == OnDisconnect::Abort
+            && !self.works_on
             && !self.refusing.load(Ordering::Acquire);
         if is_abort || !self.sent.load(Ordering::Acquire) {
             return;
         }
-        let (limit, cut) = (self.config.proxy.drain_timeout, self.app.cut.clone());
+        let limit = if self.works_on {
+            proxy.total_timeout
+        } else {
+            proxy.drain_timeout
+        };
+        let cut = self.app.cut.clone();
         self.app.work.spawn(async move {
             tokio::select! {
                 () = cut.cancelled() => {}

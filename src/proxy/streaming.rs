@@ -98,18 +98,18 @@ impl Dispatched {
 
     /// Whether a stream that its caller left is read on. (One that is kept is left when nobody is to get any more of it.)
     fn drains(&self) -> bool {
-        self.key.is_none()
-            && self.config.proxy.on_disconnect == OnDisconnect::Drain
-            && !self.app.cut.is_cancelled()
+        let is_drained = self.config.proxy.on_disconnect == OnDisconnect::Drain;
+        self.key.is_none() && (is_drained || self.order.works_on()) && !self.app.cut.is_cancelled()
     }
 
-    /// Reads a left stream on to its end, for its usage; at most until `drain_timeout` after the caller left.
+    /// Reads a left stream on to its end, for its usage; at most until `drain_timeout` after the caller left, or where the
+    /// provider works on until the end of everything.
     async fn drain(mut self, rest: Rest<UpstreamBody>) {
         let left = *self.caller_left.get_or_init(Instant::now);
-        let until = left
-            .checked_add(self.config.proxy.drain_timeout)
-            .unwrap_or(left)
-            .min(self.deadline);
+        let drained = left.checked_add(self.config.proxy.drain_timeout);
+        let until = drained
+            .filter(|_| !self.order.works_on())
+            .map_or(self.deadline, |drained| drained.min(self.deadline));
         let cut = self.app.cut.clone();
         let limits = body::Limits {
             deadline: until,

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::dispatch::{Dispatched, Failed, failed};
 use super::heads;
 use super::settle::{self, End};
+use crate::endpoint::WholeReader;
 use crate::meter::Fault;
 use crate::meter::compressed::is_compressed;
 use crate::meter::whole::Whole;
@@ -21,7 +22,7 @@ impl Dispatched {
     pub(super) async fn whole(
         &mut self,
         answer: Answer,
-        read: fn(Bytes) -> Whole,
+        read: WholeReader,
     ) -> Result<Response, Failed> {
         let idle = self.config.proxy.idle_timeout;
         let body = answer::read(answer.body, self.spec.answer_bytes_max, idle, self.deadline)
@@ -53,12 +54,12 @@ impl Dispatched {
         self.mark_first_byte();
         let caller_left = self.caller_left.get().is_some();
         self.end(End::Whole { caller_left }, measured);
-        Ok(heads::whole(Body::from(body)))
+        Ok(heads::whole(self.order.answer_type(), Body::from(body)))
     }
 }
 
 /// Reads a whole answer: a long one on a thread that may be busy, as it would keep others waiting.
-async fn read_whole(body: Bytes, read: fn(Bytes) -> Whole) -> Option<Whole> {
+async fn read_whole(body: Bytes, read: WholeReader) -> Option<Whole> {
     if body.len() <= READ_AT_ONCE_BYTES_MAX {
         return Some(read(body));
     }

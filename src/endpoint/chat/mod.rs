@@ -322,7 +322,7 @@ impl Endpoint for Order {
         if self.stream() {
             Reader::Stream(Box::new(Meter::chat(self.wants_usage)))
         } else {
-            Reader::Whole(whole::read)
+            Reader::whole(whole::read)
         }
     }
 

@@ -240,7 +240,7 @@ impl Endpoint for EmbeddingsOrder {
     }
 
     fn reader(&self, _: Uuid) -> Reader {
-        Reader::Whole(answer::read)
+        Reader::whole(answer::read)
     }
 
     fn estimate(&self, _: &Measured) -> Usage {

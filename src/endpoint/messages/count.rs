@@ -114,7 +114,7 @@ impl Endpoint for CountOrder {
     }
 
     fn reader(&self, _: Uuid) -> Reader {
-        Reader::Whole(read)
+        Reader::whole(read)
     }
 
     fn is_free(&self) -> bool {

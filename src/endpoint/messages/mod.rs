@@ -248,9 +248,9 @@ impl Endpoint for MessagesOrder {
                 request_id,
             )))
         } else if self.keeps_for_an_hour {
-            Reader::Whole(messages::read_of_an_hour)
+            Reader::whole(messages::read_of_an_hour)
         } else {
-            Reader::Whole(messages::read)
+            Reader::whole(messages::read)
         }
     }
 

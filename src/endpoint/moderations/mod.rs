@@ -201,7 +201,7 @@ impl Endpoint for ModerationOrder {
     }
 
     fn reader(&self, _: Uuid) -> Reader {
-        Reader::Whole(if self.price.is_free() {
+        Reader::whole(if self.price.is_free() {
             answer::read_free
         } else {
             answer::read_priced

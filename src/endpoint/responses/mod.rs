@@ -276,7 +276,7 @@ impl Endpoint for ResponseOrder {
         if self.stream() {
             Reader::Stream(Box::new(Meter::responses()))
         } else {
-            Reader::Whole(responses::whole::read)
+            Reader::whole(responses::whole::read)
         }
     }
 
