@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A stand-in for OpenAI's chat completions, responses, embeddings and moderations, with only Python's standard library.
+"""A stand-in for OpenAI's chat completions, responses, embeddings, moderations, images and speech, with only Python's standard library.
 
 It knows: chat completions and responses streamed and not, tool calls, JSON answers, embeddings, the list of models, usage, and OpenAI's errors.
 It does not know a language: it answers with numbered words. What it should do is asked for in the last user message:
@@ -28,6 +28,9 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import fake_responses
+
+# The head of a PNG of 512 × 512 pixels.
+PICTURE = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\x02\0\0\0\x02\0\x08\x06\0\0\0"
 
 MODELS = [
     "gpt-6-luna", "gpt-4o-mini", "gpt-4o", "gpt-3.5-turbo", "gpt-4.1-mini", "gpt-4.1-nano", "gpt-5-mini", "gpt-5-nano",
@@ -204,6 +207,12 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/v1/moderations" and isinstance(body, dict) and "input" in body:
             self.moderation(body, entry)
             return
+        if self.path.startswith("/v1/images/"):
+            self.images(raw, body, entry)
+            return
+        if self.path == "/v1/audio/speech" and isinstance(body, dict) and body.get("input"):
+            self.speech(entry)
+            return
         if self.path == "/v1/responses" and isinstance(body, dict) and body.get("input"):
             self.response(body, entry)
             return
@@ -284,6 +293,41 @@ class Handler(BaseHTTPRequestHandler):
         if isinstance(body["input"], list):
             self.log.write({**entry, "read_to_end": True})
         self.send_json(200, {"id": entry["id"], "model": body["model"], "results": findings_of(body)})
+
+    def images(self, raw, body, entry):
+        """One picture, of a prompt in JSON or of the pictures of a form; whole, or as the event that ends it."""
+        if self.headers.get("Authorization") != f"Bearer {self.key}":
+            self.refuse(401, entry)
+            return
+        seen = 388 * raw.count(b"filename=")
+        details = {"text_tokens": 9, "image_tokens": seen}
+        usage = {"input_tokens": 9 + seen, "output_tokens": 272, "total_tokens": 281 + seen, "input_tokens_details": details}
+        entry |= {"id": f"img-{os.getpid()}-{entry['number']}", "status": 200, "usage": usage}
+        picture = base64.b64encode(PICTURE).decode()
+        self.log.write({**entry, "read_to_end": True})
+        if not (isinstance(body, dict) and body.get("stream")):
+            self.send_json(200, {"created": 1, "data": [{"b64_json": picture}], "usage": usage})
+            return
+        kind = "image_generation.completed"
+        event = json.dumps({"type": kind, "b64_json": picture, "created_at": 1, "usage": usage})
+        self.send_bytes("text/event-stream", f"event: {kind}\ndata: {event}\n\n".encode())
+
+    def speech(self, entry):
+        """Four kilobytes that are no text."""
+        if self.headers.get("Authorization") != f"Bearer {self.key}":
+            self.refuse(401, entry)
+            return
+        entry |= {"id": f"tts-{os.getpid()}-{entry['number']}", "status": 200, "usage": None}
+        self.log.write({**entry, "read_to_end": True})
+        self.send_bytes("audio/mpeg", b"\xfb" * 4096)
+
+    def send_bytes(self, media_type, raw):
+        """One answer of any kind with its length."""
+        self.send_response(200)
+        self.send_header("Content-Type", media_type)
+        self.send_header("Content-Length", str(len(raw)))
+        self.end_headers()
+        self.wfile.write(raw)
 
     def refuse(self, status, entry, message=None):
         """The error for a status, with what only the operator may see in headers and message."""

@@ -5,6 +5,7 @@ sdk_check.mjs; both report to one list. The last checks compare the ledger with 
 """
 
 import asyncio
+import base64
 import contextlib
 import datetime
 import json
@@ -18,12 +19,14 @@ import openai
 from openai import AsyncOpenAI, OpenAI
 from pydantic import BaseModel
 
+from fake_openai import PICTURE
 from rig import Checks, Relay, Tollgate, cost_micros, end_on_sigterm, expect, fake_openai, free_port, wait_for
 
 KEY = "sk-canary-operator-key"
 MODEL = "gpt-4o-mini"
 EMBEDDER = "text-embedding-3-small"
 MODERATOR = "omni-moderation-latest"
+PAINTER = "gpt-image-2"
 # Micro-dollars a million tokens; the same numbers as dollars in CONFIG.
 PRICE = (150_000, 75_000, 600_000)
 CONFIG = """
@@ -31,7 +34,7 @@ CONFIG = """
 name = "openai"
 base_url = "{upstream}"
 api_key_env = "OPENAI_API_KEY"
-models = ["gpt-4o-mini", "gpt-5-mini", "text-embedding-*", "omni-*"]
+models = ["gpt-4o-mini", "gpt-5-mini", "text-embedding-*", "omni-*", "gpt-image-2", "tts-1"]
 dialect = "openai"
 
 [[upstreams]]
@@ -52,6 +55,10 @@ models = ["gpt-4o-mini", "gpt-4o", "text-embedding-3-small", "omni-moderation-la
 max_output_tokens = 1000
 concurrent_requests = 20
 limits = [{{ per = "day", requests = 1000 }}, {{ per = "month", cost_usd = "5" }}]
+
+[plans.studio]
+models = ["gpt-image-2", "tts-1"]
+limits = [{{ per = "day", images = 10, characters = 1000 }}]
 
 [plans.once]
 models = ["gpt-4o-mini"]
@@ -172,6 +179,29 @@ class Python:
         expect("violence", answer.results[1].categories.violence, True)
         row = wait_for("its row", 5, lambda: self.settled(raw.headers["x-request-id"]))
         expect("the row", (row["endpoint"], row["cost_micros"], row["flags"]), ("/v1/moderations", 0, []))
+
+    def when_a_picture_is_made_or_edited_it_arrives_and_is_paid(self):
+        images = self.client(plan="studio").images
+        make = images.with_raw_response.generate(model=PAINTER, prompt="an otter", size="auto")
+        edit = images.with_raw_response.edit(model=PAINTER, prompt="a hat", image=("a.png", PICTURE), n=1)
+        for raw, path, cost in ((make, "generations", 272 * 30 + 9 * 5), (edit, "edits", 272 * 30 + 9 * 5 + 388 * 8)):
+            picture = base64.b64decode(raw.parse().data[0].b64_json)
+            expect("picture", picture, PICTURE)
+            row = wait_for("its row", 5, lambda r=raw: self.settled(r.headers["x-request-id"]))
+            paid = (row["endpoint"], row["images"], row["cost_micros"], row["flags"])
+            expect("the row", paid, (f"/v1/images/{path}", 1, cost, []))
+        with images.with_streaming_response.generate(model=PAINTER, prompt="an otter", stream=True) as raw:
+            kinds = [event.type for event in raw.parse()]
+        expect("events", kinds, ["image_generation.completed"])
+
+    def when_a_text_is_spoken_the_sound_arrives_and_its_characters_are_paid(self):
+        speech = self.client(plan="studio").audio.speech
+        answer = speech.create(model="tts-1", voice="alloy", input="Good morning!")
+        expect("sound", answer.read(), b"\xfb" * 4096)
+        expect("media type", answer.response.headers["content-type"], "audio/mpeg")
+        row = wait_for("its row", 5, lambda: self.settled(answer.response.headers["x-request-id"]))
+        paid = (row["endpoint"], row["characters"], row["cost_micros"], row["flags"])
+        expect("the row", paid, ("/v1/audio/speech", 13, 195, []))
 
     def when_a_plan_checks_what_is_said_it_is_refused_before_it_is_sent(self):
         client = self.client(plan="checked")

@@ -15,7 +15,15 @@ pub(crate) type Size = (u64, u64);
 
 /// The size of a PNG, JPEG, WebP or GIF. A HEIC is read too: apps are seen to send one under the name of a JPEG.
 pub(crate) fn size(encoded: &str) -> Option<Size> {
-    let file = File(encoded.as_bytes());
+    size_of(File::Encoded(encoded.as_bytes()))
+}
+
+/// The same of a file as it is.
+pub(crate) fn size_of_file(file: &[u8]) -> Option<Size> {
+    size_of(File::Plain(file))
+}
+
+fn size_of(file: File<'_>) -> Option<Size> {
     let head: [u8; 12] = file.read(0).or_else(|| Some(pad(file.read::<10>(0)?)))?;
     let size = match head {
         [0x89, b'P', b'N', b'G', 0x0D, 0x0A, 0x1A, 0x0A, ..] => png(file),
@@ -37,19 +45,27 @@ fn pad(head: [u8; 10]) -> [u8; 12] {
     padded
 }
 
-/// A file in padded base64, of which any piece can be read.
+/// A file, of which any piece can be read.
 #[derive(Clone, Copy)]
-struct File<'a>(&'a [u8]);
+enum File<'a> {
+    /// In padded base64.
+    Encoded(&'a [u8]),
+    Plain(&'a [u8]),
+}
 
 impl File<'_> {
     /// `N` bytes (at most 30) from a place on.
     fn read<const N: usize>(self, at: usize) -> Option<[u8; N]> {
+        let encoded = match self {
+            Self::Encoded(encoded) => encoded,
+            Self::Plain(file) => return file.get(at..)?.first_chunk().copied(),
+        };
         let (first, skipped) = ((at / 3).checked_mul(4)?, at % 3);
         let quads = skipped.saturating_add(N).div_ceil(3);
-        let end = first.checked_add(quads.checked_mul(4)?)?.min(self.0.len());
+        let end = first.checked_add(quads.checked_mul(4)?)?.min(encoded.len());
         let mut decoded = [0; 33];
         let length = STANDARD
-            .decode_slice(self.0.get(first..end)?, &mut decoded)
+            .decode_slice(encoded.get(first..end)?, &mut decoded)
             .ok()?;
         decoded
             .get(..length)?
@@ -328,6 +344,7 @@ mod tests {
             file.truncate(length.index(file.len()).saturating_add(1));
             let _size = of(&file);
             let _size = size(&String::from_utf8_lossy(&file));
+            prop_assert_eq!(size_of_file(&file), of(&file));
         }
     }
 }

@@ -14,6 +14,7 @@ pub mod embeddings;
 pub(crate) mod field_error;
 pub(crate) mod form;
 mod image;
+pub mod image_generation;
 pub(crate) mod image_size;
 mod json;
 pub(crate) mod json_text;
@@ -51,7 +52,7 @@ pub use settings::Settable;
 pub use user_input::UserInput;
 
 /// Every endpoint.
-pub static ALL: [&Spec; 8] = [
+pub static ALL: [&Spec; 10] = [
     &chat::SPEC,
     &chat::prompt::SPEC,
     &embeddings::SPEC,
@@ -60,6 +61,8 @@ pub static ALL: [&Spec; 8] = [
     &messages::count::SPEC,
     &responses::SPEC,
     &speech::SPEC,
+    &image_generation::GENERATIONS,
+    &image_generation::EDITS,
 ];
 
 /// What is known of an endpoint before there is a request.
@@ -130,7 +133,6 @@ pub struct Incoming {
 
 impl Incoming {
     /// Its body is a form, and not JSON.
-    #[allow(dead_code, reason = "the endpoints that take either come next")]
     pub(crate) fn is_form(&self) -> bool {
         let kind = self.content_type.as_ref().map(HeaderValue::as_bytes);
         let essence = kind.and_then(|kind| kind.split(|byte| *byte == b';').next());
@@ -364,6 +366,7 @@ impl fmt::Debug for Reader {
         match self {
             Self::Whole(_) => f.write_str("Whole"),
             Self::Stream(meter) => f.debug_tuple("Stream").field(meter).finish(),
+            Self::Bytes(answer) => f.debug_tuple("Bytes").field(answer).finish(),
         }
     }
 }

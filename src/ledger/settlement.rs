@@ -254,7 +254,8 @@ pub fn charge(
             || usage.characters > most.characters
             || usage.images > most.images;
         let cap = u64::from(hold.output_cap).saturating_mul(choices.into());
-        let above = above_hold || usage.output_tokens > cap;
+        // Images and sound are held in tokens beside the cap.
+        let above = above_hold || usage.output_tokens > cap.max(most.output_tokens);
         return if above {
             settled.flag(Flag::Overrun)
         } else {

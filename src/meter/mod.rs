@@ -16,6 +16,7 @@ mod chunks;
 pub mod compressed;
 pub mod drain;
 mod event_reader;
+pub mod images;
 mod lenient;
 mod mend;
 pub mod messages;
@@ -34,6 +35,7 @@ use uuid::Uuid;
 pub use self::chat::name_reported;
 use self::compressed::Start;
 use self::event_reader::EventReader;
+use self::images::{ImageOrder, ImageReader};
 use self::messages::MessagesReader;
 use self::responses::ResponseWatch;
 use self::sse::Splitter;
@@ -206,6 +208,12 @@ impl Meter {
     #[must_use]
     pub fn responses() -> Self {
         Self::new(ResponseWatch::default())
+    }
+
+    /// A meter of a stream of images.
+    #[must_use]
+    pub fn images(order: ImageOrder) -> Self {
+        Self::new(ImageReader::new(order))
     }
 
     /// A meter of a stream whose events `reader` reads.

@@ -16,6 +16,8 @@ pub enum Capability {
     Embeddings,
     /// Moderations.
     Moderations,
+    /// Images, made of a prompt or of other images.
+    Images,
     /// Speech.
     Speech,
 }
@@ -33,6 +35,7 @@ impl Capability {
             Self::Messages => "messages",
             Self::Embeddings => "embeddings",
             Self::Moderations => "moderations",
+            Self::Images => "images",
             Self::Speech => "speech",
         }
     }

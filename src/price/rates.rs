@@ -131,7 +131,16 @@ impl Rates {
             .take(used.image_output_tokens, self.image_output)
             .take(used.audio_output_tokens, self.audio_output)
             .rest(self.output);
-        input.plus(output).plus(self.beside_tokens(used))
+        // Images that were billed in tokens are not billed by the piece as well.
+        let pieces = if used.output_tokens > 0 {
+            0
+        } else {
+            used.images
+        };
+        input
+            .plus(output)
+            .plus(of(pieces, self.image, EACH))
+            .plus(self.beside_tokens(used))
     }
 
     /// The most that a request within these quantities can cost. Grows with each of them.
@@ -162,7 +171,8 @@ impl Rates {
         tokens
             .into_iter()
             .map(|(count, rate)| of(count, rate, A_MILLION))
-            .fold(self.beside_tokens(most), Exact::plus)
+            .fold(of(most.images, self.image, EACH), Exact::plus)
+            .plus(self.beside_tokens(most))
     }
 
     fn highest_input_rate(&self) -> Rate {
@@ -170,8 +180,10 @@ impl Rates {
     }
 
     fn beside_tokens(&self, used: &Quantities) -> Exact {
-        of(used.audio_seconds, self.minute, A_MINUTE)
-            .plus(of(used.characters, self.characters, A_MILLION))
-            .plus(of(used.images, self.image, EACH))
+        of(used.audio_seconds, self.minute, A_MINUTE).plus(of(
+            used.characters,
+            self.characters,
+            A_MILLION,
+        ))
     }
 }

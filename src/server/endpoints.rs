@@ -169,52 +169,6 @@ struct ModerationRequest {
 #[allow(dead_code, reason = "the upstream's bytes pass as they come")]
 struct Moderation(Value);
 
-/// Speech of a text, as OpenAI's API has it
-///
-/// The sound passes as it comes, in the media type that the upstream says.
-#[utoipa::path(
-    post,
-    path = "/v1/audio/speech",
-    tag = "openai",
-    params(IdempotencyHeader),
-    request_body = SpeechRequest,
-    responses((status = 200, body = Sound, content_type = "audio/mpeg"), PaidRefusals)
-)]
-pub(crate) async fn speech(
-    State(app): State<Arc<App>>,
-    id: RequestId,
-    request: Request,
-) -> Response {
-    proxy::serve(app, id, &endpoint::speech::SPEC, request).await
-}
-
-/// A request for speech, as OpenAI takes it.
-#[derive(ToSchema)]
-#[schema(example = json!({"model": "tts-1", "input": "Hello!", "voice": "alloy"}))]
-#[allow(dead_code, reason = "it says what `endpoint::speech` takes")]
-struct SpeechRequest {
-    /// One of the plan's models that serve speech; without it, the first of them.
-    model: Option<String>,
-    /// What is to be said, in at most 4096 characters.
-    #[schema(min_length = 1, max_length = 4096)]
-    input: String,
-    /// The name of a voice, or `{"id": …}`.
-    voice: Value,
-    /// How it is to be said.
-    #[schema(max_length = 4096)]
-    instructions: Option<String>,
-    /// `mp3`, `opus`, `aac`, `flac`, `wav` or `pcm`.
-    response_format: Option<String>,
-    #[schema(minimum = 0.25, maximum = 4.0)]
-    speed: Option<f64>,
-}
-
-/// The upstream's sound, as it came.
-#[derive(ToSchema)]
-#[schema(value_type = String, format = Binary)]
-#[allow(dead_code, reason = "the upstream's bytes pass as they come")]
-struct Sound(Vec<u8>);
-
 /// A response, as OpenAI's Responses API has it: whole, or event by event
 ///
 /// Without state: nothing is stored, so each request carries all that it is about. Events keep their names and numbers.

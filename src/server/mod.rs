@@ -8,6 +8,7 @@ pub(crate) mod head_timer;
 mod kept_answers;
 pub(crate) mod layers;
 pub(crate) mod lingering;
+mod media;
 mod model_ends;
 #[cfg(debug_assertions)]
 pub(crate) mod panic_on_signal;

@@ -73,6 +73,7 @@ mod operator_commands;
 mod otlp;
 mod outbox;
 mod phone;
+mod pictures;
 mod plans_from_database;
 mod postgres_outages;
 mod postgres_tls;

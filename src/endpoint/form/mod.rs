@@ -3,12 +3,6 @@
 //! `multer`, which axum uses too, finds the parts; it copies the body once, and each part is a piece of that copy. As with
 //! JSON, the caller's bytes are never forwarded: what is sent is written of what was understood (`writer`).
 
-#![allow(
-    dead_code,
-    unused_imports,
-    reason = "the endpoints that take forms come next"
-)]
-
 mod fields;
 #[cfg(test)]
 mod tests;

@@ -4,6 +4,7 @@
 //! used up to it: then the last counts. Invariant: of reports that contradict each other none makes an answer cheaper
 //! than another.
 
+mod images;
 mod report;
 pub(super) mod reports;
 #[cfg(test)]
@@ -11,6 +12,7 @@ mod tests;
 
 use serde_json::value::RawValue;
 
+pub(super) use self::images::reported as image_usage;
 use self::report::Counts;
 use crate::price::Usage;
 

@@ -14,6 +14,7 @@ pub(crate) mod load;
 pub(crate) mod moderations;
 pub(crate) mod oracle;
 pub(crate) mod pgbouncer;
+pub(crate) mod pictures;
 pub(crate) mod postgres;
 pub(crate) mod postgrest;
 pub(crate) mod process;

@@ -601,7 +601,7 @@ fn requests_were_well_formed(evidence: &Evidence) -> Vec<String> {
                 }
             }
             ("POST", "/v1/embeddings" | "/v1/moderations" | "/v1/messages/count_tokens") => {}
-            ("POST", "/v1/audio/speech") => {}
+            ("POST", "/v1/audio/speech" | "/v1/images/generations" | "/v1/images/edits") => {}
             _ => complain("another path than an endpoint's"),
         }
         let refuses_it = || {
@@ -609,7 +609,8 @@ fn requests_were_well_formed(evidence: &Evidence) -> Vec<String> {
                 || zoo::of(&served.seen)
                     .is_some_and(|family| family.refuses.contains(&"stream_options"))
         };
-        let asks_usage = served.seen.include_usage() || served.seen.is_responses();
+        let asks_usage =
+            served.seen.include_usage() || served.seen.is_responses() || served.seen.is_images();
         if served.seen.is_stream() && !asks_usage && !refuses_it() {
             complain("a stream without usage");
         }

@@ -504,6 +504,9 @@ pub(crate) fn honest(seen: &Seen) -> Reply {
     if seen.is_moderation() {
         return super::moderations::honest(seen);
     }
+    if seen.is_images() {
+        return super::pictures::honest(seen);
+    }
     if seen.is_speech() {
         return super::speech::honest(seen);
     }

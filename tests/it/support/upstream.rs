@@ -61,6 +61,11 @@ impl Seen {
         self.request.target == "/v1/moderations"
     }
 
+    /// Whether it asks for images.
+    pub(crate) fn is_images(&self) -> bool {
+        self.request.target.starts_with("/v1/images/")
+    }
+
     /// Whether it asks for speech.
     pub(crate) fn is_speech(&self) -> bool {
         self.request.target == "/v1/audio/speech"
