@@ -7,6 +7,7 @@
 //! Why a trait object and not a type parameter: an order is asked a dozen questions in its life and none for each event, so
 //! a call through a table costs nothing that can be measured, and the path behind it is compiled once, not once an endpoint.
 
+pub mod audio;
 pub mod chat;
 pub(crate) mod data_url;
 mod effort;
