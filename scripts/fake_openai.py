@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A stand-in for OpenAI's chat completions, responses, embeddings, moderations, images and speech, with only Python's standard library.
+"""A stand-in for OpenAI's chat completions, responses, embeddings, moderations, images, speech and transcriptions, with only Python's standard library.
 
 It knows: chat completions and responses streamed and not, tool calls, JSON answers, embeddings, the list of models, usage, and OpenAI's errors.
 It does not know a language: it answers with numbered words. What it should do is asked for in the last user message:
@@ -201,6 +201,9 @@ class Handler(BaseHTTPRequestHandler):
             body = json.loads(raw)
         except ValueError:
             body = None
+        if self.path == "/v1/audio/transcriptions" and b'name="file"' in raw:
+            self.transcription(raw, entry)
+            return
         if self.path == "/v1/embeddings" and isinstance(body, dict) and body.get("input"):
             self.embeddings(body, entry)
             return
@@ -282,6 +285,16 @@ class Handler(BaseHTTPRequestHandler):
         entry |= {"id": f"embd-{os.getpid()}-{entry['number']}", "status": 200, "usage": answer["usage"] | details}
         self.log.write({**entry, "read_to_end": True})
         self.send_json(200, answer)
+
+    def transcription(self, raw, entry):
+        """Two words, whatever is heard, of two and a half seconds."""
+        if self.headers.get("Authorization") != f"Bearer {self.key}":
+            self.refuse(401, entry)
+            return
+        nothing = {"prompt_tokens": 0, "completion_tokens": 0, "prompt_tokens_details": {"cached_tokens": 0}}
+        entry |= {"id": f"trsc-{os.getpid()}-{entry['number']}", "status": 200, "usage": nothing, "bytes": len(raw)}
+        self.log.write({**entry, "read_to_end": True})
+        self.send_json(200, {"text": "word1 word2", "usage": {"type": "duration", "seconds": 2.5}})
 
     def moderation(self, body, entry):
         """Findings. What a plan asks for is no request of a user's: it has no line in the log."""

@@ -2,6 +2,7 @@
 // the ledger. Prints one object a line: {"check", "error"} or {"record"}. Fails no check by exit code: the lines tell.
 
 import assert from "node:assert/strict";
+import fs from "node:fs";
 import OpenAI from "openai";
 
 const MODEL = "gpt-4o-mini";
@@ -70,6 +71,12 @@ await check("when texts are embedded the vectors arrive", async () => {
   assert.equal(answer.usage.prompt_tokens, 3);
   await refused(OpenAI.PermissionDeniedError, 403, "model_not_allowed", () =>
     free.embeddings.create({ model: MODEL, input: "one" }));
+});
+
+await check("when a voice memo is sent its transcript arrives", async () => {
+  const file = fs.createReadStream(process.env.MEMO);
+  const answer = await free.audio.transcriptions.create({ model: "whisper-1", file });
+  assert.equal(answer.text, "word1 word2");
 });
 
 await check("when texts are moderated the findings arrive", async () => {

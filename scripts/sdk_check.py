@@ -27,6 +27,9 @@ MODEL = "gpt-4o-mini"
 EMBEDDER = "text-embedding-3-small"
 MODERATOR = "omni-moderation-latest"
 PAINTER = "gpt-image-2"
+SCRIBE = "whisper-1"
+# Two and a half seconds.
+MEMO = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "tests", "audio", "memo.m4a")
 # Micro-dollars a million tokens; the same numbers as dollars in CONFIG.
 PRICE = (150_000, 75_000, 600_000)
 CONFIG = """
@@ -34,7 +37,7 @@ CONFIG = """
 name = "openai"
 base_url = "{upstream}"
 api_key_env = "OPENAI_API_KEY"
-models = ["gpt-4o-mini", "gpt-5-mini", "text-embedding-*", "omni-*", "gpt-image-2", "tts-1"]
+models = ["gpt-4o-mini", "gpt-5-mini", "text-embedding-*", "omni-*", "gpt-image-2", "tts-1", "whisper-1"]
 dialect = "openai"
 
 [[upstreams]]
@@ -51,7 +54,7 @@ output = "0.60"
 
 [plans.free]
 default = true
-models = ["gpt-4o-mini", "gpt-4o", "text-embedding-3-small", "omni-moderation-latest"]
+models = ["gpt-4o-mini", "gpt-4o", "text-embedding-3-small", "omni-moderation-latest", "whisper-1"]
 max_output_tokens = 1000
 concurrent_requests = 20
 limits = [{{ per = "day", requests = 1000 }}, {{ per = "month", cost_usd = "5" }}]
@@ -202,6 +205,14 @@ class Python:
         row = wait_for("its row", 5, lambda: self.settled(answer.response.headers["x-request-id"]))
         paid = (row["endpoint"], row["characters"], row["cost_micros"], row["flags"])
         expect("the row", paid, ("/v1/audio/speech", 13, 195, []))
+
+    def when_a_voice_memo_is_sent_its_transcript_arrives_and_is_paid_by_the_second(self):
+        with open(MEMO, "rb") as memo:
+            raw = self.client().audio.transcriptions.with_raw_response.create(model=SCRIBE, file=memo)
+        expect("text", raw.parse().text, "word1 word2")
+        row = wait_for("its row", 5, lambda: self.settled(raw.headers["x-request-id"]))
+        paid = (row["endpoint"], row["audio_seconds"], row["cost_micros"], row["flags"])
+        expect("the row", paid, ("/v1/audio/transcriptions", 3, 300, []))
 
     def when_a_plan_checks_what_is_said_it_is_refused_before_it_is_sent(self):
         client = self.client(plan="checked")
@@ -535,7 +546,7 @@ def run_node(checks, gate):
     tokens["expired"] = gate.forge(exp=int(time.time()) - 600)
     with Relay(gate.port, [40]) as relay:
         lost = relay.url + "/v1"
-        env = {**os.environ, "BASE_URL": gate.url + "/v1", "LOST_URL": lost, "TOKENS": json.dumps(tokens)}
+        env = {**os.environ, "BASE_URL": gate.url + "/v1", "LOST_URL": lost, "TOKENS": json.dumps(tokens), "MEMO": MEMO}
         script = os.path.join(os.environ["NODE_FOLDER"], "sdk_check.mjs")
         done = subprocess.run(["node", script], env=env, stdout=subprocess.PIPE, text=True, timeout=180)
     said = [json.loads(line) for line in done.stdout.splitlines()]

@@ -178,6 +178,7 @@ fn parse(body: &str) -> Order {
         max_input_tokens: 100_000,
         max_choices: 1,
         images: plan::ImageCaps::default(),
+        audio_seconds_max: 600,
         reasoning_effort_max: None,
         moderates_input: false,
         concurrent_requests: Some(8),

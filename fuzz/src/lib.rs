@@ -4,6 +4,7 @@
 //! `cargo test`, without an engine. What is expected is worked out anew here, by readers of its own (`json`), never by
 //! the code that is tried.
 
+pub mod audio;
 pub mod config;
 pub mod json;
 pub mod order;

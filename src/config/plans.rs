@@ -21,6 +21,8 @@ pub(super) const TOKENS_MAX: u32 = 2_147_483_647;
 const AMOUNT_MAX: i64 = 1_000_000_000_000;
 /// The most images that one request may be allowed. (OpenAI makes ten.)
 const IMAGES_MAX: u32 = 10;
+/// The longest audio that one request may be allowed, in seconds: a day.
+const AUDIO_SECONDS_MAX: u32 = 86_400;
 /// The longest name of a plan or an upstream.
 const NAME_BYTES_MAX: usize = 64;
 /// The highest rank of a plan.
@@ -28,6 +30,7 @@ pub(super) const RANK_MAX: u32 = 1_000_000;
 /// The defaults of a plan, as in the built-in one.
 const OUTPUT_TOKENS: u32 = 1024;
 const INPUT_TOKENS: u32 = 32_000;
+const AUDIO_SECONDS: u32 = 600;
 
 /// Reads a name that appears in logs and answers: `[a-z0-9_-]{1,64}`.
 pub(super) fn name(text: &str) -> Result<String, Problem> {
@@ -128,6 +131,7 @@ fn read_plan(
     let max_input_tokens = section.maybe_integer("max_input_tokens", 1..=TOKENS_MAX);
     let max_choices = section.maybe_integer("max_choices", 1..=128);
     let images = image_caps(section);
+    let audio_seconds_max = section.maybe_integer("max_audio_seconds", 1..=AUDIO_SECONDS_MAX);
     let concurrent_requests = section.maybe_integer("concurrent_requests", 1..=1_000_000);
     let reasoning_effort_max = section.maybe("reasoning_effort_max", "none", effort);
     let moderates_input = section.maybe("moderate", "input", moderate);
@@ -155,6 +159,7 @@ fn read_plan(
         max_input_tokens: max_input_tokens?.unwrap_or(INPUT_TOKENS),
         max_choices: max_choices?.unwrap_or(1),
         images: images?,
+        audio_seconds_max: audio_seconds_max?.unwrap_or(AUDIO_SECONDS),
         concurrent_requests: concurrent_requests?,
         reasoning_effort_max: reasoning_effort_max?,
         moderates_input: moderates_input?.unwrap_or(false),

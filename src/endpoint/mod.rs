@@ -29,6 +29,7 @@ mod route;
 mod schema;
 mod settings;
 pub mod speech;
+pub mod transcriptions;
 mod user_input;
 mod weight;
 
@@ -53,7 +54,7 @@ pub use settings::Settable;
 pub use user_input::UserInput;
 
 /// Every endpoint.
-pub static ALL: [&Spec; 10] = [
+pub static ALL: [&Spec; 11] = [
     &chat::SPEC,
     &chat::prompt::SPEC,
     &embeddings::SPEC,
@@ -64,6 +65,7 @@ pub static ALL: [&Spec; 10] = [
     &speech::SPEC,
     &image_generation::GENERATIONS,
     &image_generation::EDITS,
+    &transcriptions::SPEC,
 ];
 
 /// What is known of an endpoint before there is a request.

@@ -692,6 +692,7 @@ impl World {
             max_input_tokens: u32::MAX,
             max_choices: 1,
             images: crate::plan::ImageCaps::default(),
+            audio_seconds_max: 600,
             reasoning_effort_max: None,
             moderates_input: false,
             concurrent_requests: Some(CONCURRENT),

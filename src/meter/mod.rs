@@ -25,6 +25,7 @@ pub mod sse;
 #[cfg(test)]
 mod tests;
 mod text;
+pub mod transcript;
 mod usage;
 mod watch;
 pub mod whole;
@@ -39,6 +40,7 @@ use self::images::{ImageOrder, ImageReader};
 use self::messages::MessagesReader;
 use self::responses::ResponseWatch;
 use self::sse::Splitter;
+use self::transcript::{TranscriptBound, TranscriptWatch};
 pub use self::usage::{PartialUsage, input_reported};
 use self::watch::Watch;
 use crate::error::{Code, Refusal};
@@ -214,6 +216,12 @@ impl Meter {
     #[must_use]
     pub fn images(order: ImageOrder) -> Self {
         Self::new(ImageReader::new(order))
+    }
+
+    /// A meter of a stream of a transcript, of which so much is known.
+    #[must_use]
+    pub fn transcript(bound: TranscriptBound) -> Self {
+        Self::new(TranscriptWatch::new(bound))
     }
 
     /// A meter of a stream whose events `reader` reads.

@@ -20,6 +20,8 @@ pub enum Capability {
     Images,
     /// Speech.
     Speech,
+    /// Transcriptions of audio.
+    Transcriptions,
 }
 
 impl Capability {
@@ -37,6 +39,7 @@ impl Capability {
             Self::Moderations => "moderations",
             Self::Images => "images",
             Self::Speech => "speech",
+            Self::Transcriptions => "transcriptions",
         }
     }
 }

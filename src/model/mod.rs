@@ -102,6 +102,8 @@ pub struct Model {
     tokenizer: Option<Tokenizer>,
     /// What it serves; none is [`Capability::DEFAULT`].
     endpoints: Option<Vec<Capability>>,
+    /// It can answer event by event; none is that it can.
+    streams: Option<bool>,
     /// The last day (UTC) that it answers.
     #[serde(deserialize_with = "day")]
     shutdown: Option<jiff::civil::Date>,
@@ -305,6 +307,12 @@ impl ModelTable {
     pub fn serves(&self, name: &str, endpoint: Capability) -> bool {
         let said = self.known(name, |model| model.endpoints.as_deref());
         said.unwrap_or(&Capability::DEFAULT).contains(&endpoint)
+    }
+
+    /// Whether a model can answer event by event.
+    #[must_use]
+    pub fn streams(&self, name: &str) -> bool {
+        self.known(name, |model| model.streams).unwrap_or(true)
     }
 
     /// What counts a model's text.

@@ -153,6 +153,8 @@ pub struct Plan {
     pub max_choices: u32,
     /// What images it allows.
     pub images: ImageCaps,
+    /// The longest audio of one request, in seconds.
+    pub audio_seconds_max: u32,
     /// The highest `reasoning_effort`; `None` is no bound.
     pub reasoning_effort_max: Option<Effort>,
     /// What the user says is put to a moderation model before it is answered.

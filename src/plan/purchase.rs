@@ -181,6 +181,7 @@ mod tests {
                 max_input_tokens: 1,
                 max_choices: 1,
                 images: ImageCaps::default(),
+                audio_seconds_max: 600,
                 reasoning_effort_max: None,
                 moderates_input: false,
                 concurrent_requests: None,

@@ -142,6 +142,19 @@ impl Price {
         is_zero(&self.rates) && long.is_none_or(is_zero) && self.images.is_empty()
     }
 
+    /// Some token costs something.
+    #[must_use]
+    pub fn is_paid_in_tokens(&self) -> bool {
+        let of_tokens = |rates: &Rates| Rates {
+            minute: Rate::default(),
+            characters: Rate::default(),
+            image: Rate::default(),
+            ..*rates
+        };
+        let is_paid = |rates: &Rates| of_tokens(rates) != Rates::default();
+        is_paid(&self.rates) || self.long.is_some_and(|long| is_paid(&long.rates))
+    }
+
     /// The price of images of one size and quality (`1024x1024-high`); none where the table has none for them.
     #[must_use]
     pub fn for_image(&self, kind: &str) -> Option<Self> {

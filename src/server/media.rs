@@ -1,4 +1,4 @@
-//! The routes of the endpoints that draw and speak, and what of their requests and answers the description of the routes says.
+//! The routes of the endpoints that draw, speak and listen, and what of their requests and answers the description of the routes says.
 
 use std::sync::Arc;
 
@@ -166,3 +166,67 @@ struct SpeechRequest {
 #[schema(value_type = String, format = Binary)]
 #[allow(dead_code, reason = "the upstream's bytes pass as they come")]
 struct Sound(Vec<u8>);
+
+/// What is said in a file of audio, as OpenAI's API has it
+///
+/// The answer has the form of `response_format`, and passes as it came: JSON, text or subtitles. With `stream`, events.
+#[utoipa::path(
+    post,
+    path = "/v1/audio/transcriptions",
+    tag = "openai",
+    params(IdempotencyHeader),
+    request_body(content = TranscriptionRequest, content_type = "multipart/form-data"),
+    responses(
+        (status = 200, description = "In the form of `response_format`; with `stream`, events", content(
+            (Transcription = "application/json"),
+            (String = "text/plain"),
+            (String = "text/vtt"),
+            (SseEvent = "text/event-stream"),
+        )),
+        PaidRefusals
+    )
+)]
+pub(crate) async fn transcriptions(
+    State(app): State<Arc<App>>,
+    id: RequestId,
+    request: Request,
+) -> Response {
+    proxy::serve(app, id, &endpoint::transcriptions::SPEC, request).await
+}
+
+/// A request for a transcript, as OpenAI takes it.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "it says what `endpoint::transcriptions` takes")]
+struct TranscriptionRequest {
+    /// The audio: m4a, mp4, mp3, wav, flac, ogg or webm, no longer than the plan's `max_audio_seconds`.
+    #[schema(value_type = String, format = Binary)]
+    file: Vec<u8>,
+    /// One of the plan's models that serve transcriptions; without it, the first of them.
+    model: Option<String>,
+    /// The language of the audio, such as `en`.
+    language: Option<String>,
+    /// Languages that it may be in.
+    languages: Option<Vec<String>>,
+    /// Words that are likely to be said.
+    keywords: Option<Vec<String>>,
+    /// What was said before, or how the transcript is to be written.
+    prompt: Option<String>,
+    /// `json`, `verbose_json`, `diarized_json`, `text`, `srt` or `vtt`.
+    response_format: Option<String>,
+    #[schema(minimum = 0, maximum = 1)]
+    temperature: Option<f64>,
+    /// `logprobs`.
+    include: Option<Vec<String>>,
+    /// `word` and `segment`, with `verbose_json`.
+    timestamp_granularities: Option<Vec<String>>,
+    /// Answer event by event, where the model can.
+    stream: Option<bool>,
+    /// `auto`, or an object of the type `server_vad`.
+    chunking_strategy: Option<String>,
+}
+
+/// The upstream's transcript, as it came.
+#[derive(ToSchema)]
+#[schema(value_type = Object)]
+#[allow(dead_code, reason = "the upstream's bytes pass as they come")]
+struct Transcription(Value);

@@ -53,6 +53,7 @@ macro_rules! user_routes {
             media::image_edits;
             endpoints::moderations;
             media::speech;
+            media::transcriptions;
             anthropic::messages;
             anthropic::count_tokens;
             kept_answers::answer, kept_answers::stop_answer;

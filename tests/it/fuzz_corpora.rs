@@ -62,6 +62,11 @@ fn kept_answers_are_charged_what_they_say() {
 }
 
 #[test]
+fn kept_files_of_audio_have_a_length() {
+    replay("audio", targets::audio::check);
+}
+
+#[test]
 fn kept_settings_are_taken_or_each_fault_has_its_place() {
     replay("config", targets::config::check);
 }

@@ -99,6 +99,7 @@ mod startup;
 mod streams;
 mod tidy;
 mod token_headers;
+mod transcriptions;
 mod unseen_work;
 mod upstream_errors;
 mod upstream_tls;

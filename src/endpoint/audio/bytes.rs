@@ -41,3 +41,10 @@ pub(super) fn size(length: u64) -> usize {
 pub(super) fn count(length: usize) -> u64 {
     u64::try_from(length).unwrap_or(u64::MAX)
 }
+
+/// A length in four bytes of which each has seven bits, as ID3 writes it.
+pub(super) fn seven_bits(file: &[u8], at: usize) -> Option<u64> {
+    let number = be(file, at, 4)?;
+    let part = |shift: u32| (number >> shift) & 0x7F;
+    Some(part(24) << 21 | part(16) << 14 | part(8) << 7 | part(0))
+}

@@ -4,7 +4,7 @@
 
 use super::bytes::{be, piece, size};
 use super::mp3;
-use super::span::Span;
+use super::span::AudioSpan;
 
 /// The rates that a frame names by a number.
 const RATES: [u64; 12] = [
@@ -19,10 +19,10 @@ pub(super) fn is_after(file: &[u8], at: usize) -> bool {
 }
 
 /// How long it is.
-pub(super) fn span(file: &[u8]) -> Option<Span> {
+pub(super) fn span(file: &[u8]) -> Option<AudioSpan> {
     let start = mp3::tag_end(file);
     let rate = stream_rate(file, start)?;
-    let mut sum = Span::NONE;
+    let mut sum = AudioSpan::NONE;
     for place in memchr::memchr_iter(0xFF, file) {
         if let Some(frame) = frame(file.get(place..).unwrap_or_default(), rate) {
             sum = sum.plus(frame);
@@ -42,7 +42,7 @@ pub(super) fn stream_rate(file: &[u8], at: usize) -> Option<u64> {
 }
 
 /// How long the frame is that begins with these bytes, at the slower of its own rate and the stream's.
-pub(super) fn frame(bytes: &[u8], stream_rate: u64) -> Option<Span> {
+pub(super) fn frame(bytes: &[u8], stream_rate: u64) -> Option<AudioSpan> {
     let [0xFF, 0xF8 | 0xF9, sizes, channels, first, ..] = *bytes else {
         return None;
     };
@@ -70,7 +70,7 @@ pub(super) fn frame(bytes: &[u8], stream_rate: u64) -> Option<Span> {
     if checksum(header) != *bytes.get(at)? {
         return None;
     }
-    Some(Span::of(samples, own.min(stream_rate).max(1)))
+    Some(AudioSpan::of(samples, own.min(stream_rate).max(1)))
 }
 
 /// How many bytes its number takes, in the way of UTF-8.

@@ -20,8 +20,8 @@ mod vorbis;
 mod wav;
 mod webm;
 
-use self::bytes::{be, count, piece_there};
-use self::span::Span;
+use self::bytes::{count, piece_there};
+use self::span::AudioSpan;
 
 /// The fewest bits a second of a file that cannot be read: the least that any codec makes speech of (Codec 2's 450). What
 /// its own format makes at least is not known of a file that may be of none.
@@ -120,19 +120,12 @@ pub fn read(file: &[u8]) -> AudioFile {
         AudioFormat::Unknown => None,
     };
     // A file in which nothing is to be heard was not understood.
-    let counted = counted.filter(|span| *span > Span::NONE);
+    let counted = counted.filter(|span| *span > AudioSpan::NONE);
     let bits = count(file.len()).saturating_mul(8);
-    let bound = || Span::of(bits, LEAST_BIT_RATE);
+    let bound = || AudioSpan::of(bits, LEAST_BIT_RATE);
     AudioFile {
         format,
         seconds: counted.unwrap_or_else(bound).seconds().max(1),
         is_counted: counted.is_some(),
     }
-}
-
-/// A length of an ID3 tag, of which each byte has seven bits.
-fn seven_bits(file: &[u8], at: usize) -> Option<u64> {
-    let number = be(file, at, 4)?;
-    let part = |shift: u32| (number >> shift) & 0x7F;
-    Some(part(24) << 21 | part(16) << 14 | part(8) << 7 | part(0))
 }

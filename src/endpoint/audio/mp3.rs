@@ -3,9 +3,8 @@
 //! Outside of a tag every header counts. In an ID3 tag at the beginning, where a picture may look like anything, only a
 //! header counts that two more follow where they should. Frames that are not most of the file are no proof that it is one.
 
-use super::bytes::{piece_there, size};
-use super::seven_bits;
-use super::span::Span;
+use super::bytes::{piece_there, seven_bits, size};
+use super::span::AudioSpan;
 
 const KBITS_V1: [[u64; 16]; 3] = [
     [
@@ -34,7 +33,7 @@ const HEADER_BYTES: usize = 4;
 
 /// A frame, by its header.
 #[derive(Clone, Copy)]
-struct Frame {
+struct MpegFrame {
     samples: u64,
     rate: u64,
     /// With its header; only that, where the bit rate is free.
@@ -51,9 +50,9 @@ pub(super) fn tag_end(file: &[u8]) -> usize {
 }
 
 /// How long it is.
-pub(super) fn span(file: &[u8]) -> Option<Span> {
+pub(super) fn span(file: &[u8]) -> Option<AudioSpan> {
     let tag = tag_end(file);
-    let mut sum = Span::NONE;
+    let mut sum = AudioSpan::NONE;
     let mut is_first = true;
     let mut covered: usize = 0;
     let mut at: usize = 0;
@@ -65,7 +64,7 @@ pub(super) fn span(file: &[u8]) -> Option<Span> {
             continue;
         };
         if !(std::mem::take(&mut is_first) && is_info(file, at)) {
-            sum = sum.plus(Span::of(frame.samples, frame.rate));
+            sum = sum.plus(AudioSpan::of(frame.samples, frame.rate));
         }
         let end = at.saturating_add(frame.length).min(file.len());
         covered = covered.saturating_add(end.saturating_sub(at));
@@ -76,7 +75,7 @@ pub(super) fn span(file: &[u8]) -> Option<Span> {
 }
 
 /// Two more frames follow.
-fn is_chained(file: &[u8], at: usize, first: &Frame) -> bool {
+fn is_chained(file: &[u8], at: usize, first: &MpegFrame) -> bool {
     let next = at.saturating_add(first.length);
     let second = frame(file, next);
     second.is_some_and(|second| frame(file, next.saturating_add(second.length)).is_some())
@@ -95,7 +94,7 @@ pub(super) fn begins(file: &[u8]) -> bool {
 }
 
 /// The frame that begins at a place.
-fn frame(file: &[u8], at: usize) -> Option<Frame> {
+fn frame(file: &[u8], at: usize) -> Option<MpegFrame> {
     let [0xFF, kind, rates, ..] = *piece_there(file, at, HEADER_BYTES) else {
         return None;
     };
@@ -127,7 +126,7 @@ fn frame(file: &[u8], at: usize) -> Option<Frame> {
         .checked_div(rate.saturating_mul(8).saturating_mul(slot))?;
     let length = slots.saturating_add(padding).saturating_mul(slot);
     let length = if kbits == 0 { 0 } else { size(length) };
-    Some(Frame {
+    Some(MpegFrame {
         samples,
         rate,
         length: length.max(HEADER_BYTES),

@@ -5,7 +5,7 @@
 
 use super::bytes::{be, piece, piece_there, size};
 use super::mp4_tracks::{Fragment, Track, Tracks};
-use super::span::Span;
+use super::span::AudioSpan;
 
 /// What the first box of a file may be.
 pub(super) const BEGINNINGS: [&[u8]; 10] = [
@@ -15,20 +15,20 @@ pub(super) const BEGINNINGS: [&[u8]; 10] = [
 const TRACKS_MAX: usize = 64;
 
 /// A box.
-struct Node<'a> {
+struct Mp4Box<'a> {
     kind: &'a [u8],
     content: &'a [u8],
 }
 
 /// The boxes in a piece of a file. Ends where what follows is no box.
-struct Nodes<'a> {
+struct Mp4Boxes<'a> {
     rest: &'a [u8],
 }
 
-impl<'a> Iterator for Nodes<'a> {
-    type Item = Node<'a>;
+impl<'a> Iterator for Mp4Boxes<'a> {
+    type Item = Mp4Box<'a>;
 
-    fn next(&mut self) -> Option<Node<'a>> {
+    fn next(&mut self) -> Option<Mp4Box<'a>> {
         let (length, kind) = (be(self.rest, 0, 4)?, piece(self.rest, 4, 4)?);
         let (head, length) = match length {
             0 => (8, self.rest.len()),
@@ -38,21 +38,21 @@ impl<'a> Iterator for Nodes<'a> {
         let content = length.checked_sub(head)?;
         let content = piece_there(self.rest, head, content);
         self.rest = self.rest.get(length..).unwrap_or_default();
-        Some(Node { kind, content })
+        Some(Mp4Box { kind, content })
     }
 }
 
-fn nodes(content: &[u8]) -> Nodes<'_> {
-    Nodes { rest: content }
+fn boxes(content: &[u8]) -> Mp4Boxes<'_> {
+    Mp4Boxes { rest: content }
 }
 
 /// How long it is: its longest track of sound.
-pub(super) fn span(file: &[u8]) -> Option<Span> {
+pub(super) fn span(file: &[u8]) -> Option<AudioSpan> {
     let mut tracks = Tracks::default();
-    for node in nodes(file) {
-        match node.kind {
-            b"moov" | b"hoov" => movie(&mut tracks, node.content)?,
-            b"moof" => fragment(&mut tracks, node.content)?,
+    for part in boxes(file) {
+        match part.kind {
+            b"moov" | b"hoov" => movie(&mut tracks, part.content)?,
+            b"moof" => fragment(&mut tracks, part.content)?,
             _ => {}
         }
     }
@@ -60,19 +60,19 @@ pub(super) fn span(file: &[u8]) -> Option<Span> {
 }
 
 fn movie(tracks: &mut Tracks, content: &[u8]) -> Option<()> {
-    for node in nodes(content) {
-        match node.kind {
+    for part in boxes(content) {
+        match part.kind {
             // Compressed.
             b"cmov" => return None,
-            b"mvhd" => tracks.scale = Some(timescale(node.content)?),
+            b"mvhd" => tracks.scale = Some(timescale(part.content)?),
             b"trak" => {
                 (tracks.tracks.len() < TRACKS_MAX).then_some(())?;
                 let mut track = Track::default();
-                track_box(&mut track, node.content)?;
+                track_box(&mut track, part.content)?;
                 tracks.tracks.push(track);
             }
             b"mvex" => {
-                for extends in nodes(node.content).filter(|node| node.kind == b"trex") {
+                for extends in boxes(part.content).filter(|part| part.kind == b"trex") {
                     let id = be(extends.content, 4, 4)?;
                     let default = be(extends.content, 12, 4)?;
                     (tracks.defaults.len() < TRACKS_MAX).then_some(())?;
@@ -87,7 +87,7 @@ fn movie(tracks: &mut Tracks, content: &[u8]) -> Option<()> {
 
 /// The boxes of a track, on whichever level they stand.
 fn track_box(track: &mut Track, content: &[u8]) -> Option<()> {
-    for Node { kind, content } in nodes(content) {
+    for Mp4Box { kind, content } in boxes(content) {
         match kind {
             b"mdia" | b"minf" | b"stbl" | b"edts" => track_part(track, kind, content)?,
             b"tkhd" => track.id = Some(be(content, if is_long(content)? { 20 } else { 12 }, 4)?),
@@ -99,7 +99,7 @@ fn track_box(track: &mut Track, content: &[u8]) -> Option<()> {
 
 /// The boxes within a part of a track. (Each part is within another one: no way leads back.)
 fn track_part(track: &mut Track, part: &[u8], content: &[u8]) -> Option<()> {
-    for Node { kind, content } in nodes(content) {
+    for Mp4Box { kind, content } in boxes(content) {
         match (part, kind) {
             (b"mdia", b"minf") | (b"minf", b"stbl") => track_part(track, kind, content)?,
             (_, b"mdhd") => track.scale = Some(timescale(content)?),
@@ -125,9 +125,9 @@ fn timescale(content: &[u8]) -> Option<u64> {
 }
 
 fn fragment(tracks: &mut Tracks, content: &[u8]) -> Option<()> {
-    for part in nodes(content).filter(|node| node.kind == b"traf") {
+    for part in boxes(content).filter(|part| part.kind == b"traf") {
         let mut fragment = Fragment::default();
-        for Node { kind, content } in nodes(part.content) {
+        for Mp4Box { kind, content } in boxes(part.content) {
             match kind {
                 b"tfhd" => fragment.header(content)?,
                 b"trun" => {

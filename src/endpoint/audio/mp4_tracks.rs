@@ -4,7 +4,7 @@
 //! as a frame of its codec is. So a table of times that is shorter than what there is to be decoded shortens nothing.
 
 use super::bytes::{be, piece, piece_there, size};
-use super::span::Span;
+use super::span::AudioSpan;
 
 /// What AAC names its rates by.
 const AAC_RATES: [u64; 13] = [
@@ -17,6 +17,8 @@ const AAC_FRAME: u64 = 1024;
 const LATE_AAC_FRAME: u64 = 4096;
 /// Object types of AAC from here on are those kinds.
 const LATE_AAC: u64 = 31;
+/// The most configurations in one description, and descriptors within each other: files have one, and three.
+const NESTED_MAX: usize = 8;
 /// The most tracks' times that are added to in fragments.
 const FRAGMENTED_MAX: usize = 64;
 
@@ -40,7 +42,7 @@ pub(super) struct Track {
     pub(super) scale: Option<u64>,
     is_no_sound: bool,
     /// How long a sample is at most, by its codec.
-    frame: Option<Span>,
+    frame: Option<AudioSpan>,
     /// In parts of a second.
     time: u64,
     samples: u64,
@@ -85,7 +87,7 @@ impl Tracks {
     }
 
     /// The longest track of sound; none where there is none, or one that is not understood.
-    pub(super) fn longest(&self) -> Option<Span> {
+    pub(super) fn longest(&self) -> Option<AudioSpan> {
         let sounds = self.tracks.iter().filter(|track| !track.is_no_sound);
         let mut longest = None;
         for track in sounds {
@@ -165,12 +167,12 @@ impl Track {
     }
 
     /// How long it is, with what is in fragments: samples, and their time.
-    fn span(&self, (samples, time): (u64, u64), movie_scale: Option<u64>) -> Option<Span> {
-        let by_time = Span::of(self.time.saturating_add(time), self.scale?);
+    fn span(&self, (samples, time): (u64, u64), movie_scale: Option<u64>) -> Option<AudioSpan> {
+        let by_time = AudioSpan::of(self.time.saturating_add(time), self.scale?);
         let by_frames = self.frame?.times(self.samples.saturating_add(samples));
         let pause = match self.pause {
-            0 => Span::NONE,
-            pause => Span::of(pause, movie_scale?),
+            0 => AudioSpan::NONE,
+            pause => AudioSpan::of(pause, movie_scale?),
         };
         let once = by_time.max(by_frames);
         Some(once.times(self.plays.max(1)).plus(pause))
@@ -216,21 +218,22 @@ impl Fragment {
 }
 
 /// How long a sample of an entry of the descriptions is at most.
-fn frame_of(entry: &[u8]) -> Option<Span> {
+fn frame_of(entry: &[u8]) -> Option<AudioSpan> {
     match piece(entry, 4, 4)? {
         b"mp4a" => aac_frame(entry),
         b"alac" => alac_frame(entry),
         // Where the packets stand is not looked up: each may have 120 ms.
-        b"Opus" => Some(Span::of(120, 1000)),
+        b"Opus" => Some(AudioSpan::of(120, 1000)),
         _ => None,
     }
 }
 
 /// The slowest of all configurations in an entry.
-fn aac_frame(entry: &[u8]) -> Option<Span> {
+fn aac_frame(entry: &[u8]) -> Option<AudioSpan> {
     let found = memchr::memmem::find_iter(entry, b"esds");
     let mut slowest = None;
-    for at in found {
+    for (place, at) in found.enumerate() {
+        (place < NESTED_MAX).then_some(())?;
         let config = configuration(entry.get(at.saturating_add(8)..)?)?;
         slowest = slowest.max(Some(aac_frame_of(config)?));
     }
@@ -240,7 +243,7 @@ fn aac_frame(entry: &[u8]) -> Option<Span> {
 /// The configuration of a decoder, within the descriptors around it.
 fn configuration(descriptors: &[u8]) -> Option<&[u8]> {
     let mut rest = descriptors;
-    loop {
+    for _ in 0..NESTED_MAX {
         let (tag, content) = descriptor(rest)?;
         match tag {
             3 => {
@@ -265,6 +268,7 @@ fn configuration(descriptors: &[u8]) -> Option<&[u8]> {
             _ => return None,
         }
     }
+    None
 }
 
 /// A descriptor's tag and content. Its length has seven bits a byte.
@@ -282,7 +286,7 @@ fn descriptor(bytes: &[u8]) -> Option<(u8, &[u8])> {
 }
 
 /// ISO 14496-3, §1.6.2.1: the kind of AAC, and its rate.
-fn aac_frame_of(config: &[u8]) -> Option<Span> {
+fn aac_frame_of(config: &[u8]) -> Option<AudioSpan> {
     let bits = be(config, 0, config.len().min(8))?;
     let width = u32::try_from(config.len().min(8)).ok()?.checked_mul(8)?;
     let mut left = width;
@@ -304,13 +308,13 @@ fn aac_frame_of(config: &[u8]) -> Option<Span> {
     } else {
         AAC_FRAME
     };
-    Some(Span::of(frame, rate))
+    Some(AudioSpan::of(frame, rate))
 }
 
 /// Apple's lossless codec: the longest frame stands in its cookie, which has the entry's own name.
-fn alac_frame(entry: &[u8]) -> Option<Span> {
+fn alac_frame(entry: &[u8]) -> Option<AudioSpan> {
     let at = memchr::memmem::rfind(entry, b"alac").filter(|at| *at > 4)?;
     let cookie = entry.get(at.saturating_add(8)..)?;
     let rate = be(cookie, 20, 4)?;
-    (rate > 0).then(|| Span::of(be(cookie, 0, 4).unwrap_or(u64::MAX), rate))
+    (rate > 0).then(|| AudioSpan::of(be(cookie, 0, 4).unwrap_or(u64::MAX), rate))
 }

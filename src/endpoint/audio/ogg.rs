@@ -6,7 +6,7 @@ use memchr::memmem;
 use super::bytes::{be, le, piece, piece_there, size};
 use super::flac;
 use super::packets::Codec;
-use super::span::Span;
+use super::span::AudioSpan;
 use super::vorbis::VorbisModes;
 
 /// How every page begins.
@@ -32,20 +32,20 @@ struct Stream {
     /// The first header, and the one that is being read.
     first: Vec<u8>,
     header: Vec<u8>,
-    counted: Span,
+    counted: AudioSpan,
     /// The first position, how much was counted until then, and the last position.
-    positions: Option<(u64, Span, u64)>,
+    positions: Option<(u64, AudioSpan, u64)>,
     /// The last packet goes on on the next page.
     goes_on: bool,
 }
 
 /// How long it is.
-pub(super) fn span(file: &[u8]) -> Option<Span> {
+pub(super) fn span(file: &[u8]) -> Option<AudioSpan> {
     let mut streams: Vec<Stream> = Vec::new();
     let mut at = 0;
     while let Some(found) = memmem::find(file.get(at..)?, CAPTURE) {
         at = at.saturating_add(found);
-        let Some(page) = Page::read(file, at) else {
+        let Some(page) = OggPage::read(file, at) else {
             at = at.saturating_add(1);
             continue;
         };
@@ -68,11 +68,11 @@ pub(super) fn span(file: &[u8]) -> Option<Span> {
         at = page.end;
     }
     let spans = streams.iter().map(Stream::span);
-    spans.fold(Some(Span::NONE), |sum, span| Some(sum?.plus(span?)))
+    spans.fold(Some(AudioSpan::NONE), |sum, span| Some(sum?.plus(span?)))
 }
 
 /// One page.
-struct Page<'a> {
+struct OggPage<'a> {
     serial: u64,
     position: u64,
     /// It is the first of its stream.
@@ -81,10 +81,12 @@ struct Page<'a> {
     continues: bool,
     lengths: &'a [u8],
     body: &'a [u8],
+    /// All of its body is there.
+    is_whole: bool,
     end: usize,
 }
 
-impl<'a> Page<'a> {
+impl<'a> OggPage<'a> {
     fn read(file: &'a [u8], at: usize) -> Option<Self> {
         let head = piece(file, at, HEAD_BYTES)?;
         let flags = be(head, 5, 1)?;
@@ -99,6 +101,7 @@ impl<'a> Page<'a> {
             continues: flags & 1 != 0,
             lengths,
             body,
+            is_whole: body.len() == length,
             end: start.checked_add(body.len())?,
         })
     }
@@ -106,7 +109,7 @@ impl<'a> Page<'a> {
 
 impl Stream {
     /// Reads a page of it.
-    fn page(&mut self, page: &Page<'_>) -> Option<()> {
+    fn page(&mut self, page: &OggPage<'_>) -> Option<()> {
         // Decoders differ in what they make of a packet that goes on and never began: it counts.
         let mut is_rest = page.continues && self.goes_on;
         let (mut start, mut at): (usize, usize) = (0, 0);
@@ -130,7 +133,8 @@ impl Stream {
                 is_rest,
             )?;
         }
-        let is_position = page.position != NO_POSITION && self.counted > Span::NONE;
+        let is_position =
+            page.is_whole && page.position != NO_POSITION && self.counted > AudioSpan::NONE;
         if is_position {
             let (first, before, _) = self.positions.unwrap_or((page.position, self.counted, 0));
             self.positions = Some((first, before, page.position));
@@ -180,13 +184,13 @@ impl Stream {
         Some(())
     }
 
-    fn span(&self) -> Option<Span> {
+    fn span(&self) -> Option<AudioSpan> {
         let codec = self.codec.as_ref()?;
         let Some((first, before, last)) = self.positions else {
             return Some(self.counted);
         };
         let between = codec.of_samples(last.saturating_sub(first));
-        let by_position = between.map_or(Span::NONE, |between| between.plus(before));
+        let by_position = between.map_or(AudioSpan::NONE, |between| between.plus(before));
         Some(self.counted.max(by_position))
     }
 }

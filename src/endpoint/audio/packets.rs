@@ -2,7 +2,7 @@
 
 use super::bytes::be;
 use super::flac;
-use super::span::Span;
+use super::span::AudioSpan;
 use super::vorbis::VorbisModes;
 
 /// Samples a second, as Opus counts, whatever it is made of.
@@ -23,31 +23,31 @@ pub(super) enum Codec {
 
 impl Codec {
     /// How long a packet is that begins so.
-    pub(super) fn span(&self, packet: &[u8]) -> Span {
+    pub(super) fn span(&self, packet: &[u8]) -> AudioSpan {
         match self {
-            Self::Opus => Span::of(opus_samples(packet), OPUS_RATE),
+            Self::Opus => AudioSpan::of(opus_samples(packet), OPUS_RATE),
             Self::Vorbis(modes) => modes.span(packet),
             Self::Flac(rate) => flac::frame(packet, *rate).unwrap_or_default(),
-            Self::Silent => Span::NONE,
+            Self::Silent => AudioSpan::NONE,
         }
     }
 
     /// The longest that a packet can be; `None` where that is not known.
-    pub(super) fn longest(&self) -> Option<Span> {
+    pub(super) fn longest(&self) -> Option<AudioSpan> {
         match self {
-            Self::Opus => Some(Span::of(OPUS_SAMPLES_MAX, OPUS_RATE)),
+            Self::Opus => Some(AudioSpan::of(OPUS_SAMPLES_MAX, OPUS_RATE)),
             Self::Vorbis(modes) => Some(modes.longest()),
             Self::Flac(_) => None,
-            Self::Silent => Some(Span::NONE),
+            Self::Silent => Some(AudioSpan::NONE),
         }
     }
 
     /// How long so many samples are, as the container counts them; `None` where it does not.
-    pub(super) fn of_samples(&self, samples: u64) -> Option<Span> {
+    pub(super) fn of_samples(&self, samples: u64) -> Option<AudioSpan> {
         match self {
-            Self::Opus => Some(Span::of(samples, OPUS_RATE)),
-            Self::Vorbis(modes) => Some(Span::of(samples, modes.rate)),
-            Self::Flac(rate) => Some(Span::of(samples, *rate)),
+            Self::Opus => Some(AudioSpan::of(samples, OPUS_RATE)),
+            Self::Vorbis(modes) => Some(AudioSpan::of(samples, modes.rate)),
+            Self::Flac(rate) => Some(AudioSpan::of(samples, *rate)),
             Self::Silent => None,
         }
     }
@@ -58,23 +58,17 @@ fn opus_samples(packet: &[u8]) -> u64 {
     let Some(&kind) = packet.first() else {
         return 0;
     };
-    let frame = match (kind >> 3, (kind >> 3) & 3) {
-        (0..=11, 0) => 480,
-        (0..=11, 1) => 960,
-        (0..=11, 2) => 1920,
-        (0..=11, _) => 2880,
-        (12..=15, 0 | 2) => 480,
-        (12..=15, _) => 960,
-        (_, 0) => 120,
-        (_, 1) => 240,
-        (_, 2) => 480,
-        (_, _) => 960,
+    let frames_of_mode = match kind >> 3 {
+        0..=11 => [480, 960, 1920, 2880],
+        12..=15 => [480, 960, 480, 960],
+        _ => [120, 240, 480, 960],
     };
+    let place = usize::from((kind >> 3) & 3);
+    let frame: u64 = frames_of_mode.get(place).copied().unwrap_or(0);
     let frames = match kind & 3 {
         0 => 1,
         1 | 2 => 2,
         _ => be(packet, 1, 1).unwrap_or(1) & 0x3F,
     };
-    let samples: u64 = frame;
-    samples.saturating_mul(frames).min(OPUS_SAMPLES_MAX)
+    frame.saturating_mul(frames).min(OPUS_SAMPLES_MAX)
 }

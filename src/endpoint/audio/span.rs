@@ -5,9 +5,9 @@ const A_SECOND: u128 = 1_000_000_000_000;
 
 /// A length of time, in picoseconds. Sums saturate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Span(u128);
+pub(super) struct AudioSpan(u128);
 
-impl Span {
+impl AudioSpan {
     pub(super) const NONE: Self = Self(0);
 
     /// So many of what a second has `rate` of; endless where that is nothing.

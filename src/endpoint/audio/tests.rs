@@ -65,10 +65,10 @@ fn what_is_counted_is_at_most_a_fifth_of_a_second_too_long() {
             AudioFormat::Webm => webm::span(&file),
             AudioFormat::Unknown => None,
         };
-        let most = Span::of(millis + 200, 1000);
+        let most = AudioSpan::of(millis + 200, 1000);
         let span = span.unwrap();
         assert!(
-            span >= Span::of(millis, 1000) && span <= most,
+            span >= AudioSpan::of(millis, 1000) && span <= most,
             "{name}: {span:?}"
         );
     }

@@ -5,7 +5,7 @@
 //! done every packet counts as long.
 
 use super::bytes::{be, le, piece, size};
-use super::span::Span;
+use super::span::AudioSpan;
 
 /// The most modes.
 const MODES_MAX: u64 = 64;
@@ -42,13 +42,13 @@ impl VorbisModes {
     }
 
     /// How long a packet is: half its block, as blocks overlap.
-    pub(super) fn span(&self, packet: &[u8]) -> Span {
+    pub(super) fn span(&self, packet: &[u8]) -> AudioSpan {
         let Some(&first) = packet.first() else {
-            return Span::NONE;
+            return AudioSpan::NONE;
         };
         if first & 1 == 1 {
             // A header.
-            return Span::NONE;
+            return AudioSpan::NONE;
         }
         let last = self.is_long.len().saturating_sub(1);
         let bits = usize::BITS.saturating_sub(last.leading_zeros());
@@ -56,12 +56,12 @@ impl VorbisModes {
         let mode = usize::from(first >> 1) & mask;
         let is_long = self.is_long.get(mode).copied().unwrap_or(true);
         let block = if is_long { self.long } else { self.short };
-        Span::of(block >> 1, self.rate)
+        AudioSpan::of(block >> 1, self.rate)
     }
 
     /// The longest that a packet can be.
-    pub(super) fn longest(&self) -> Span {
-        Span::of(self.long >> 1, self.rate)
+    pub(super) fn longest(&self) -> AudioSpan {
+        AudioSpan::of(self.long >> 1, self.rate)
     }
 }
 

@@ -3,7 +3,7 @@
 //! Only samples as they are (PCM, floats, A-law, µ-law); what a codec makes of its bytes stands nowhere in the file.
 
 use super::bytes::{count, le, piece, piece_there, size};
-use super::span::Span;
+use super::span::AudioSpan;
 
 /// PCM, floats, A-law, µ-law.
 const PLAIN: [u64; 4] = [1, 3, 6, 7];
@@ -13,7 +13,7 @@ const EXTENSIBLE: u64 = 0xFFFE;
 const UNKNOWN_LENGTH: u64 = 0xFFFF_FF00;
 
 /// How long it is.
-pub(super) fn span(file: &[u8]) -> Option<Span> {
+pub(super) fn span(file: &[u8]) -> Option<AudioSpan> {
     let mut rate: Option<u64> = None;
     let mut samples: u64 = 0;
     let mut at: usize = 12;
@@ -43,7 +43,7 @@ pub(super) fn span(file: &[u8]) -> Option<Span> {
         }
         at = body.saturating_add(size(length.saturating_add(length & 1)));
     }
-    Some(Span::of(samples, rate?))
+    Some(AudioSpan::of(samples, rate?))
 }
 
 /// How many bytes a second has: the least of what the header says in three ways.

@@ -9,7 +9,7 @@ use memchr::memmem;
 use super::bytes::{be, piece, piece_there};
 use super::ebml::{self, Element};
 use super::packets::Codec;
-use super::span::Span;
+use super::span::AudioSpan;
 use super::vorbis::VorbisModes;
 
 const SEGMENT: u64 = 0x1853_8067;
@@ -37,27 +37,27 @@ const SCALE: u64 = 1_000_000;
 const NANOS: u64 = 1_000_000_000;
 
 #[derive(Default)]
-struct Track {
+struct WebmTrack {
     number: u64,
     codec_id: Vec<u8>,
     private: Vec<u8>,
     /// Once the first block came.
     codec: Option<Codec>,
-    counted: Span,
+    counted: AudioSpan,
     /// The first and the last time of a block, in ticks.
     times: Option<(u64, u64)>,
 }
 
 /// What was read so far.
-struct Reader {
+struct WebmReader {
     scale: u64,
-    tracks: Vec<Track>,
+    tracks: Vec<WebmTrack>,
     cluster: u64,
 }
 
 /// How long it is: its longest track.
-pub(super) fn span(file: &[u8]) -> Option<Span> {
-    let mut reader = Reader {
+pub(super) fn span(file: &[u8]) -> Option<AudioSpan> {
+    let mut reader = WebmReader {
         scale: SCALE,
         tracks: Vec::new(),
         cluster: 0,
@@ -80,7 +80,7 @@ pub(super) fn span(file: &[u8]) -> Option<Span> {
     audible.map(|track| track.span(scale)).max()
 }
 
-impl Reader {
+impl WebmReader {
     /// Reads an element, and says where the next one begins.
     fn element(&mut self, file: &[u8], element: Element) -> Option<usize> {
         let Element {
@@ -94,7 +94,7 @@ impl Reader {
         ) {
             if name == TRACK_ENTRY {
                 (self.tracks.len() < TRACKS_MAX).then_some(())?;
-                self.tracks.push(Track::default());
+                self.tracks.push(WebmTrack::default());
             }
             return Some(start);
         }
@@ -109,6 +109,8 @@ impl Reader {
             // What stands in the blocks is not what it seems.
             CONTENT_ENCODINGS | ENCRYPTED_BLOCK => return None,
             TIMESTAMP => self.cluster = number()?,
+            // The end of a file that was cut: no decoder has this one.
+            BLOCK | SIMPLE_BLOCK if content.len() < length => {}
             BLOCK | SIMPLE_BLOCK => self.block(content)?,
             _ => {}
         }
@@ -147,11 +149,11 @@ impl Reader {
     }
 }
 
-impl Track {
-    fn span(&self, scale: u64) -> Span {
+impl WebmTrack {
+    fn span(&self, scale: u64) -> AudioSpan {
         let (first, last) = self.times.unwrap_or_default();
         let nanos = last.saturating_sub(first).saturating_mul(scale);
-        self.counted.max(Span::of(nanos, NANOS))
+        self.counted.max(AudioSpan::of(nanos, NANOS))
     }
 }
 

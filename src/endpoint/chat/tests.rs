@@ -29,6 +29,7 @@ fn plan() -> Plan {
         max_input_tokens: 16_000,
         max_choices: 3,
         images: crate::plan::ImageCaps::default(),
+        audio_seconds_max: 600,
         reasoning_effort_max: None,
         moderates_input: false,
         concurrent_requests: None,

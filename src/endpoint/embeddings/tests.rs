@@ -20,6 +20,7 @@ fn plan() -> Plan {
         max_input_tokens: 1000,
         max_choices: 1,
         images: crate::plan::ImageCaps::default(),
+        audio_seconds_max: 600,
         reasoning_effort_max: None,
         moderates_input: false,
         concurrent_requests: None,

@@ -46,6 +46,7 @@ fn parse(caps: ImageCaps, fields: &Value) -> Result<ImagesOrder, Refusal> {
         max_input_tokens: 1000,
         max_choices: 1,
         images: caps,
+        audio_seconds_max: 600,
         reasoning_effort_max: None,
         moderates_input: false,
         concurrent_requests: None,

@@ -51,6 +51,7 @@ impl World {
             max_input_tokens: 32_000,
             max_choices: 1,
             images: crate::plan::ImageCaps::default(),
+            audio_seconds_max: 600,
             moderates_input: false,
             concurrent_requests: None,
             reasoning_effort_max: None,

@@ -26,6 +26,7 @@ fn plan() -> Plan {
         max_input_tokens: 16_000,
         max_choices: 1,
         images: crate::plan::ImageCaps::default(),
+        audio_seconds_max: 600,
         reasoning_effort_max: None,
         moderates_input: false,
         concurrent_requests: None,

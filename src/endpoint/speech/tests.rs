@@ -23,6 +23,7 @@ fn parse(fields: &Value) -> Result<SpeechOrder, Refusal> {
         max_input_tokens: 8,
         max_choices: 1,
         images: ImageCaps::default(),
+        audio_seconds_max: 600,
         reasoning_effort_max: None,
         moderates_input: false,
         concurrent_requests: None,

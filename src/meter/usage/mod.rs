@@ -5,7 +5,7 @@
 //! than another.
 
 mod images;
-mod report;
+pub(super) mod report;
 pub(super) mod reports;
 #[cfg(test)]
 mod tests;

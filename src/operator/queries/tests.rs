@@ -466,6 +466,7 @@ fn a_credit_raises_limits_and_periods_of_the_developers_own_database_too() {
         max_input_tokens: 1,
         max_choices: 1,
         images: crate::plan::ImageCaps::default(),
+        audio_seconds_max: 600,
         reasoning_effort_max: None,
         moderates_input: false,
         concurrent_requests: None,

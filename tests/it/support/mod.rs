@@ -30,6 +30,7 @@ pub(crate) mod speech;
 pub(crate) mod store;
 pub(crate) mod tokens;
 pub(crate) mod tools;
+pub(crate) mod transcriptions;
 pub(crate) mod upstream;
 pub(crate) mod wire;
 pub(crate) mod zoo;

@@ -36,6 +36,7 @@ pub(crate) struct Row {
     pub(crate) cached_input_tokens: Option<i64>,
     pub(crate) output_tokens: Option<i64>,
     pub(crate) reasoning_tokens: Option<i64>,
+    pub(crate) audio_seconds: Option<i64>,
     pub(crate) characters: Option<i64>,
     pub(crate) images: Option<i64>,
     pub(crate) held_micros: Option<i64>,
@@ -451,6 +452,7 @@ fn windows_match_the_rows(evidence: &Evidence) -> Vec<String> {
                 .map(|row| match limit["unit"].as_str() {
                     Some("requests") => 1,
                     Some("tokens") => row.tokens(),
+                    Some("audio_seconds") => row.audio_seconds.unwrap_or(0),
                     Some("characters") => row.characters.unwrap_or(0),
                     Some("images") => row.images.unwrap_or(0),
                     // No test has an overrun beyond a user's credits.
@@ -602,6 +604,7 @@ fn requests_were_well_formed(evidence: &Evidence) -> Vec<String> {
             }
             ("POST", "/v1/embeddings" | "/v1/moderations" | "/v1/messages/count_tokens") => {}
             ("POST", "/v1/audio/speech" | "/v1/images/generations" | "/v1/images/edits") => {}
+            ("POST", "/v1/audio/transcriptions") => {}
             _ => complain("another path than an endpoint's"),
         }
         let refuses_it = || {
@@ -609,8 +612,10 @@ fn requests_were_well_formed(evidence: &Evidence) -> Vec<String> {
                 || zoo::of(&served.seen)
                     .is_some_and(|family| family.refuses.contains(&"stream_options"))
         };
-        let asks_usage =
-            served.seen.include_usage() || served.seen.is_responses() || served.seen.is_images();
+        let asks_usage = served.seen.include_usage()
+            || served.seen.is_responses()
+            || served.seen.is_images()
+            || served.seen.is_transcription();
         if served.seen.is_stream() && !asks_usage && !refuses_it() {
             complain("a stream without usage");
         }

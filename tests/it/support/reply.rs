@@ -40,7 +40,7 @@ pub(crate) struct Bill {
     /// Of the prompt, written to a cache for five minutes and for an hour, at 1.25 and 2 times its price.
     pub(crate) written: u64,
     pub(crate) written_1h: u64,
-    /// Micro-dollars for what is not paid in tokens of text: characters, images.
+    /// Micro-dollars for what is not paid in tokens of text: characters, images, seconds.
     pub(crate) other_micros: u64,
 }
 
@@ -509,6 +509,9 @@ pub(crate) fn honest(seen: &Seen) -> Reply {
     }
     if seen.is_speech() {
         return super::speech::honest(seen);
+    }
+    if seen.is_transcription() {
+        return super::transcriptions::honest(seen);
     }
     if seen.is_responses() {
         return super::responses::Server::OPENAI.reply(&super::responses::Play::words(5), seen);

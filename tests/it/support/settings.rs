@@ -200,7 +200,7 @@ impl Settings {
                 .map(|text| micros(text) as u128)
         };
         // What is paid by the piece costs nothing in tokens.
-        let by_piece = ["characters", "image"];
+        let by_piece = ["characters", "image", "minute"];
         let is_by_piece = by_piece.iter().any(|name| price.get(name).is_some());
         let input = of("input").or_else(|| is_by_piece.then_some(0))?;
         Some((

@@ -20,13 +20,15 @@ use super::wire::{self, Request};
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
     pub(crate) request: Request,
-    /// Its body; null where that is not JSON.
+    /// Its body, or the fields of its form; null where it is neither.
     pub(crate) body: Value,
 }
 
 impl Seen {
     fn new(request: Request) -> Self {
-        let body = serde_json::from_slice(&request.body).unwrap_or(Value::Null);
+        let body = serde_json::from_slice(&request.body).ok();
+        let body = body.or_else(|| super::transcriptions::fields(&request));
+        let body = body.unwrap_or(Value::Null);
         Self { request, body }
     }
 
@@ -69,6 +71,11 @@ impl Seen {
     /// Whether it asks for speech.
     pub(crate) fn is_speech(&self) -> bool {
         self.request.target == "/v1/audio/speech"
+    }
+
+    /// Whether it asks for a transcript.
+    pub(crate) fn is_transcription(&self) -> bool {
+        self.request.target == "/v1/audio/transcriptions"
     }
 
     /// How many choices it asks for.

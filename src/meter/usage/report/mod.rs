@@ -16,13 +16,13 @@ const TOKENS_MAX: u64 = 10_000_000;
 
 /// What a report says. A part that is missing or cannot be right is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Counts {
-    pub(super) input: Option<u64>,
+pub(in crate::meter) struct Counts {
+    pub(in crate::meter) input: Option<u64>,
     /// Of the input.
     pub(super) cached: u64,
     /// Of the input.
     pub(super) written: u64,
-    pub(super) output: Option<u64>,
+    pub(in crate::meter) output: Option<u64>,
     /// Of the output.
     pub(super) reasoning: u64,
 }
@@ -97,7 +97,7 @@ impl Counts {
 }
 
 /// Reads a report. None if it is no object. False: it can be charged, and something about it cannot be right.
-pub(super) fn read(raw: &RawValue) -> Option<(Counts, bool)> {
+pub(in crate::meter) fn read(raw: &RawValue) -> Option<(Counts, bool)> {
     if !raw.get().starts_with('{') {
         return None;
     }
