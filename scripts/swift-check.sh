@@ -81,7 +81,7 @@ python3 scripts/first_answer.py "$binary" swift
 if in_swift 'command -v git >/dev/null'; then
   rm -rf target/swift-tag
   git clone --quiet . target/swift-tag
-  in_swift "git config --global --add safe.directory '*' && cd target/swift-tag && bash scripts/packages.sh --swift"
+  in_swift "cd target/swift-tag && git config --global --replace-all safe.directory '*' && bash scripts/packages.sh --swift"
 else
   echo "NOT CHECKED: the Swift package by its tag: there is no git in $root; remove that folder"
 fi
