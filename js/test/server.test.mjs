@@ -164,6 +164,22 @@ test("vectors come in the order of their texts; usage is told by day", options, 
   assert.equal(days[0].requests, 1);
 });
 
+test("a picture and a sound arrive as their bytes; a picture that is asked for again under its key is paid once", options, async () => {
+  const { user, client } = newUser();
+  const draw = () => client.image("An otter with a hat", { size: "1024x1024", quality: "low", idempotencyKey: "otter" });
+  const picture = await draw();
+  assert.deepEqual([...picture.slice(0, 4)], [0x89, 0x50, 0x4e, 0x47]);
+  assert.deepEqual(await draw(), picture);
+  await chargedOnce(user);
+  const sound = await client.speak("Good morning!", { voice: "alloy" });
+  assert.deepEqual(sound, new Uint8Array(4096).fill(0xfb));
+  await assert.rejects(client.image("An otter", { size: "4096x4096" }), { advice: "fault", param: "size" });
+});
+
+test("a transaction that Apple did not sign is refused", options, async () => {
+  await assert.rejects(newUser().client.redeem("not.a.transaction"), { status: 400, param: "transaction" });
+});
+
 test(`a phone of ${LIVES} lives has every answer whole, and pays once for each`, options, async () => {
   await Promise.all(Array.from({ length: LIVES }, async (_, seed) => {
     const roll = dice(seed + 1);

@@ -142,4 +142,23 @@ struct ServerTests {
         let wrong = try await failure { try await client.prompt("greet", [:], hello) }
         #expect(wrong.advice == .fault && wrong.param == "variables.name")
     }
+
+    @Test("A picture and a sound arrive as their bytes; a picture that is asked for again under its key is paid once")
+    func files() async throws {
+        let client = World.newUser()
+        let key = UUID().uuidString
+        let picture = try await client.image("An otter with a hat", size: "1024x1024", quality: "low", idempotencyKey: key)
+        #expect(picture.starts(with: [0x89, 0x50, 0x4E, 0x47]))
+        #expect(try await client.image("An otter with a hat", size: "1024x1024", quality: "low", idempotencyKey: key) == picture)
+        #expect(try await World.charged(client) == 1)
+        #expect(try await client.speak("Good morning!", voice: "alloy") == Data(repeating: 0xFB, count: 4096))
+        let large = try await failure { try await client.image("An otter", size: "4096x4096") }
+        #expect(large.advice == .fault && large.param == "size")
+    }
+
+    @Test("A transaction that Apple did not sign is refused")
+    func purchase() async throws {
+        let error = try await failure { try await World.newUser().redeem("not.a.transaction") }
+        #expect(error.status == 400 && error.param == "transaction")
+    }
 }
