@@ -61,7 +61,7 @@ limits = [{{ per = "day", requests = 1000 }}, {{ per = "month", cost_usd = "5" }
 
 [plans.studio]
 models = ["gpt-image-2", "tts-1"]
-limits = [{{ per = "day", images = 10, characters = 1000 }}]
+limits = [{{ per = "day", images = 10 }}, {{ per = "day", characters = 1000 }}]
 
 [plans.once]
 models = ["gpt-4o-mini"]

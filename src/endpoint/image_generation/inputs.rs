@@ -199,15 +199,15 @@ fn tokens_of(model: &str, size: Option<Size>, is_high: bool) -> u64 {
         let (short, long) = (width.min(height), width.max(height));
         long.div_ceil(short.max(1)).min(TILES_MAX)
     });
-    let tiled = BASE.saturating_add(tiles.saturating_mul(TILE));
+    let by_tiles = BASE.saturating_add(tiles.saturating_mul(TILE));
     if is_first_generation(model) {
         let fidelity = if is_high { HIGH_FIDELITY } else { 0 };
-        return tiled.saturating_add(fidelity);
+        return by_tiles.saturating_add(fidelity);
     }
     let patches = size.map_or(PATCHES_MAX, |(width, height)| {
         let patches = width.div_ceil(32).saturating_mul(height.div_ceil(32));
         patches.min(PATCHES_MAX)
     });
-    let patched = patches.saturating_mul(12).div_ceil(10);
-    patched.max(tiled).saturating_add(HIGH_FIDELITY)
+    let by_patches = patches.saturating_mul(12).div_ceil(10);
+    by_patches.max(by_tiles).saturating_add(HIGH_FIDELITY)
 }

@@ -224,14 +224,13 @@ fn by_tokens(
     caps: &ImageCaps,
     (model, price): (&str, &Price),
 ) -> Result<ImageKind, FieldError> {
-    let (size, size_word) = match wish.size {
-        Some((size, word)) => (size, word.to_owned()),
-        None => {
-            let size = highest_size(model, caps);
-            let what = "cannot be chosen: this model has none that the plan allows";
-            let size = size.ok_or_else(|| FieldError::invalid("size", what))?;
-            (size, size.to_string())
-        }
+    let (size, size_word) = if let Some((size, word)) = wish.size {
+        (size, word.to_owned())
+    } else {
+        let size = highest_size(model, caps);
+        let what = "cannot be chosen: this model has none that the plan allows";
+        let size = size.ok_or_else(|| FieldError::invalid("size", what))?;
+        (size, size.to_string())
     };
     let (rank, word) = wish.quality.unwrap_or_else(|| {
         let best = caps.quality.min(best(model));
@@ -259,7 +258,7 @@ pub(super) fn is_first_generation(model: &str) -> bool {
         bare.strip_prefix(*name)
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
     };
-    names.iter().any(|name| is_named(&name))
+    names.iter().any(is_named)
 }
 
 /// The best quality that a model has, as far as that is known.

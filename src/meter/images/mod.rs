@@ -75,6 +75,10 @@ impl ImageOrder {
 
 /// Reads the events of one answer.
 #[derive(Clone, Debug)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "independent facts, each asked for by itself"
+)]
 pub(super) struct ImageReader {
     order: ImageOrder,
     /// How many images are finished, and what all of them reported.
