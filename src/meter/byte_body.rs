@@ -179,6 +179,7 @@ impl<B> Drop for ByteBody<B> {
 }
 
 #[cfg(test)]
+#[allow(clippy::arithmetic_side_effects, reason = "small numbers, in tests")]
 mod tests {
     use std::collections::VecDeque;
     use std::sync::{Arc, Mutex};

@@ -1,5 +1,7 @@
 //! Which size and quality is chosen, and that what is held is above what images are billed as.
 
+#![allow(clippy::arithmetic_side_effects, reason = "small numbers, in tests")]
+
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
