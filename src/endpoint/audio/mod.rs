@@ -41,7 +41,7 @@ pub struct AudioFile {
 /// A format of files, by their first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AudioFormat {
-    /// MP4, and QuickTime: `.m4a`.
+    /// MP4, and `QuickTime`: `.m4a`.
     Mp4,
     /// RIFF with WAVE.
     Wav,

@@ -1,4 +1,4 @@
-//! MP4 and QuickTime: the boxes of a file, down to the table of its samples. Pure.
+//! MP4 and `QuickTime`: the boxes of a file, down to the table of its samples. Pure.
 //!
 //! What phones record: AAC, and ALAC. Each box is visited once on each level. What the boxes of a track say is put together
 //! in [`super::mp4_tracks`].
@@ -66,10 +66,10 @@ fn movie(tracks: &mut Tracks, content: &[u8]) -> Option<()> {
             b"cmov" => return None,
             b"mvhd" => tracks.scale = Some(timescale(part.content)?),
             b"trak" => {
-                (tracks.tracks.len() < TRACKS_MAX).then_some(())?;
+                (tracks.all.len() < TRACKS_MAX).then_some(())?;
                 let mut track = Track::default();
                 track_box(&mut track, part.content)?;
-                tracks.tracks.push(track);
+                tracks.all.push(track);
             }
             b"mvex" => {
                 for extends in boxes(part.content).filter(|part| part.kind == b"trex") {

@@ -27,7 +27,7 @@ const FRAGMENTED_MAX: usize = 64;
 pub(super) struct Tracks {
     /// Of the movie: what edits are told in.
     pub(super) scale: Option<u64>,
-    pub(super) tracks: Vec<Track>,
+    pub(super) all: Vec<Track>,
     /// How long a sample of a track is in fragments, where those do not say.
     pub(super) defaults: Vec<(u64, u64)>,
     /// Of each track in fragments: samples, and their time.
@@ -72,23 +72,20 @@ impl Tracks {
             .fragmented
             .iter_mut()
             .find(|(id, ..)| *id == fragment.id);
-        match of_it {
-            Some((_, samples, time)) => {
-                *samples = samples.saturating_add(fragment.samples);
-                *time = time.saturating_add(fragment.time);
-            }
-            None => {
-                (self.fragmented.len() < FRAGMENTED_MAX).then_some(())?;
-                let one = (fragment.id, fragment.samples, fragment.time);
-                self.fragmented.push(one);
-            }
+        if let Some((_, samples, time)) = of_it {
+            *samples = samples.saturating_add(fragment.samples);
+            *time = time.saturating_add(fragment.time);
+        } else {
+            (self.fragmented.len() < FRAGMENTED_MAX).then_some(())?;
+            let one = (fragment.id, fragment.samples, fragment.time);
+            self.fragmented.push(one);
         }
         Some(())
     }
 
     /// The longest track of sound; none where there is none, or one that is not understood.
     pub(super) fn longest(&self) -> Option<AudioSpan> {
-        let sounds = self.tracks.iter().filter(|track| !track.is_no_sound);
+        let sounds = self.all.iter().filter(|track| !track.is_no_sound);
         let mut longest = None;
         for track in sounds {
             let of_it = |(id, ..): &&(u64, u64, u64)| Some(*id) == track.id;

@@ -67,8 +67,8 @@ pub(super) fn span(file: &[u8]) -> Option<AudioSpan> {
         stream.page(&page)?;
         at = page.end;
     }
-    let spans = streams.iter().map(Stream::span);
-    spans.fold(Some(AudioSpan::NONE), |sum, span| Some(sum?.plus(span?)))
+    let mut spans = streams.iter().map(Stream::span);
+    spans.try_fold(AudioSpan::NONE, |sum, span| Some(sum.plus(span?)))
 }
 
 /// One page.

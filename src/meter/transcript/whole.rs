@@ -59,13 +59,16 @@ pub fn read_text(bound: &TranscriptBound, body: Bytes) -> Whole {
             body: Ok(Bytes::from(object.text.into_owned())),
         };
     }
-    let text = str::from_utf8(&body).ok();
     let is_error = body.trim_ascii_start().starts_with(b"{")
         && serde_json::from_slice::<serde::de::IgnoredAny>(&body).is_ok();
-    match text.filter(|_| !is_error) {
-        Some(text) => Whole {
-            measured: of_text(text),
-            body: Ok(body.clone()),
+    let measured = str::from_utf8(&body)
+        .ok()
+        .filter(|_| !is_error)
+        .map(of_text);
+    match measured {
+        Some(measured) => Whole {
+            measured,
+            body: Ok(body),
         },
         None => Whole {
             measured: Measured::default(),
