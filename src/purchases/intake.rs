@@ -1,5 +1,6 @@
 //! The way in for events while a server runs: one connection to the ledger, how many may be on their way, and what became of them.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -20,8 +21,9 @@ use crate::ledger::read::shared::SharedConnection;
 const OPEN_MAX: usize = 128;
 /// How long a store waits for the ledger; then it tries again later.
 const LEDGER_TIMEOUT: Duration = Duration::from_secs(10);
-/// A refusal is told in the log once in this time.
+/// A refusal is told in the log once in this time for each reason, and so many reasons are.
 const TELL_EVERY: Duration = Duration::from_secs(10);
+const REASONS_MAX: usize = 32;
 
 /// What became of what a channel sent, for metrics and the operator.
 #[derive(Debug, Default)]
@@ -35,6 +37,8 @@ pub struct ChannelCounts {
     /// When the last one was taken, in milliseconds; 0 for none since the start.
     last_at: AtomicI64,
     last_refusal: Mutex<Option<(Timestamp, String)>>,
+    /// Reasons that were told of late.
+    reported: Mutex<BTreeMap<String, Timestamp>>,
 }
 
 impl ChannelCounts {
@@ -165,14 +169,14 @@ impl Intake {
         };
         count.fetch_add(1, Ordering::Relaxed);
         let last = counts.last_refusal.lock();
-        let mut last = last.unwrap_or_else(PoisonError::into_inner);
-        // A stranger writes no log of ours.
-        let is_new = last
-            .as_ref()
-            .is_none_or(|(at, before)| before != why || now.since(*at) >= TELL_EVERY);
-        if is_new {
+        *last.unwrap_or_else(PoisonError::into_inner) = Some((now, why.to_owned()));
+        let reported = counts.reported.lock();
+        let mut reported = reported.unwrap_or_else(PoisonError::into_inner);
+        // A stranger writes no log of ours, also not by turns for several reasons.
+        reported.retain(|_, at| now.since(*at) < TELL_EVERY);
+        if reported.len() < REASONS_MAX && !reported.contains_key(why) {
             tracing::warn!(channel = channel.as_str(), why, "a webhook is not taken");
-            *last = Some((now, why.to_owned()));
+            reported.insert(why.to_owned(), now);
         }
     }
 

@@ -17,14 +17,15 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::chain::Chain;
-use super::event::{PurchaseEvent, Rules, user_named};
+use super::event::{PurchaseEvent, PurchaseState, Rules, user_named};
 use super::records::{self, Outcome};
-use super::{appstore, revenuecat};
+use super::{appstore, jws, revenuecat, stripe, superwall};
 use crate::clock::{Clock, Timestamp};
-use crate::config::StoreUrl;
+use crate::config::{AppStore, StoreUrl};
 use crate::ledger::read::report::{Desk, Reports};
 use crate::ledger::{Ledger, Settings};
 use crate::plan::{Products, Purchase};
+use crate::x509::TrustedRoot;
 
 const USER: &str = "0b9c7c1e-96f3-4f0c-8f2e-0d9f4c8a7e11";
 const DAY: i64 = 86_400_000;
@@ -231,17 +232,49 @@ fn by_revenuecat(step: &Step) -> Vec<PurchaseEvent> {
     kinds.iter().map(told).collect()
 }
 
-/// What is told of a history: by one channel or both, some of it twice, in any order.
+/// Superwall tells later still, and knows neither grace nor what was reversed or extended: no history with those is told by it.
+fn by_superwall(step: &Step) -> Option<PurchaseEvent> {
+    let kind = match step.kind {
+        Kind::Buy => "initial_purchase",
+        Kind::Renew | Kind::Upgrade => "renewal",
+        Kind::Over => "expiration",
+        Kind::Off | Kind::Refund => "cancellation",
+        Kind::On => "uncancellation",
+        Kind::Fail | Kind::Reverse | Kind::Extend => return None,
+    };
+    let price = if step.kind == Kind::Refund {
+        -9.99
+    } else {
+        9.99
+    };
+    let body = json!({ "object": "event", "type": kind, "timestamp": step.at + 600, "data": {
+        "name": kind, "productId": step.product, "purchasedAt": step.bought, "expirationAt": step.until,
+        "originalAppUserId": USER, "environment": "PRODUCTION", "store": "APP_STORE", "price": price,
+        "transactionId": step.transaction, "originalTransactionId": "1",
+    }});
+    let id = format!("{kind}-{}", step.at);
+    Some(superwall::event(&id, body.to_string().as_bytes()).unwrap())
+}
+
+/// What is told of a history: by one channel or several, some of it twice, in any order.
 fn told(steps: &[Step], dice: &mut Dice) -> Vec<PurchaseEvent> {
-    let channels = dice.roll(3);
+    let by_superwall: Option<Vec<PurchaseEvent>> = steps.iter().map(by_superwall).collect();
+    // Bits: who tells of it; at least one does.
+    let channels = match &by_superwall {
+        Some(_) => dice.roll(7) + 1,
+        None => dice.roll(3) + 1,
+    };
     let mut events = Vec::new();
     for step in steps {
-        if channels != 1 {
+        if channels & 1 != 0 {
             events.push(by_apple(step));
         }
-        if channels != 0 {
+        if channels & 2 != 0 {
             events.extend(by_revenuecat(step));
         }
+    }
+    if channels & 4 != 0 {
+        events.extend(by_superwall.into_iter().flatten());
     }
     let twice: Vec<PurchaseEvent> = events
         .iter()
@@ -294,6 +327,82 @@ fn a_history_told_in_any_order_twice_and_by_several_channels_ends_as_it_is_in_or
     }
 }
 
+/// What a status of Stripe's makes of a subscription whose period goes on.
+const STRIPE_STATUSES: [(&str, bool); 6] = [
+    ("active", true),
+    ("trialing", true),
+    ("past_due", true),
+    ("unpaid", false),
+    ("canceled", false),
+    ("paused", false),
+];
+
+#[test]
+fn a_subscription_of_stripe_told_in_any_order_and_twice_ends_as_it_is_in_order() {
+    let products = Products::default();
+    let rules = stripe::StripeRules {
+        products: &products,
+        grace: Duration::from_hours(24 * 7),
+    };
+    for seed in 0..1000 {
+        let mut dice = Dice(seed);
+        let (start, mut second) = (START / 1000, START / 1000);
+        let mut counts = false;
+        let mut events = Vec::new();
+        let checkout = json!({"id": "cs_1", "customer": "cus_1", "client_reference_id": USER,
+            "subscription": "sub_1", "mode": "subscription"});
+        let mut tell = |kind: &str, second: i64, object: &serde_json::Value| {
+            let body = json!({"id": format!("{kind}-{second}"), "type": kind, "created": second, "livemode": true,
+                "data": {"object": object}});
+            events.push(stripe::event(body.to_string().as_bytes(), rules).unwrap());
+        };
+        tell(
+            "checkout.session.completed",
+            second + dice.roll(100) as i64,
+            &checkout,
+        );
+        for number in 0..=dice.roll(10) {
+            // A new one and its first change may be of one second.
+            second += if number == 1 {
+                dice.roll(2) as i64
+            } else {
+                1 + dice.roll(1000) as i64
+            };
+            let (mut status, mut is_live) = STRIPE_STATUSES[dice.roll(6) as usize];
+            let kind = match number {
+                0 => "customer.subscription.created",
+                _ if dice.roll(9) == 0 => "customer.subscription.deleted",
+                _ => "customer.subscription.updated",
+            };
+            if kind.ends_with("deleted") {
+                (status, is_live) = ("canceled", false);
+            }
+            counts = is_live;
+            let object = json!({"id": "sub_1", "customer": "cus_1", "status": status, "items": {"data": [{
+                "current_period_start": start, "current_period_end": start + 30 * 86_400,
+                "price": {"id": "price_1"}}]}});
+            tell(kind, second, &object);
+            if kind.ends_with("deleted") {
+                break;
+            }
+        }
+        let twice: Vec<PurchaseEvent> = events
+            .iter()
+            .filter(|_| dice.roll(3) == 0)
+            .cloned()
+            .collect();
+        events.extend(twice);
+        dice.shuffle(&mut events);
+        let mut chain = Chain::default();
+        for event in &events {
+            chain.take(event.change.as_ref().unwrap(), event.at);
+        }
+        assert_eq!(chain.user(|_| Vec::new()), user_named(USER), "seed {seed}");
+        let later = Timestamp::from_secs(second + 1);
+        assert_eq!(chain.is_live(later), counts, "seed {seed}: {events:#?}");
+    }
+}
+
 /// A ledger in a folder of its own.
 fn ledger() -> (StoreUrl, crate::ledger::Writer, std::path::PathBuf) {
     let folder = std::env::temp_dir().join(format!("tollgate-purchases-{}", Uuid::now_v7()));
@@ -322,9 +431,26 @@ fn owned(reports: &Reports, user: Uuid, now: i64) -> Vec<Purchase> {
 #[test]
 fn the_rows_of_a_ledger_say_the_same_and_an_event_is_taken_once() {
     let (store, writer, folder) = ledger();
-    let (desk, reports) = (Desk::open(&store).unwrap(), Reports::open(&store).unwrap());
+    rows_say_the_same(&store, 30);
+    writer.close();
+    drop(std::fs::remove_dir_all(folder));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_rows_of_a_ledger_on_postgres_say_the_same() {
+    let Some(server) = crate::pg::tests::Postgres::start(&[]) else {
+        return;
+    };
+    tokio::task::block_in_place(|| rows_say_the_same(&StoreUrl::Postgres(server.url("")), 12));
+}
+
+fn rows_say_the_same(store: &StoreUrl, histories: u64) {
+    let (desk, reports) = (
+        Desk::open_or_make(store).unwrap().0,
+        Reports::open(store).unwrap(),
+    );
     let products = Products::default();
-    for seed in 0..30 {
+    for seed in 0..histories {
         let mut dice = Dice(seed * 7919);
         let steps = history(&mut dice);
         let user = Uuid::from_u128(u128::from(seed) + 1);
@@ -359,8 +485,6 @@ fn the_rows_of_a_ledger_say_the_same_and_an_event_is_taken_once() {
             assert_eq!(products, counted(&model, now), "seed {seed} at {now}");
         }
     }
-    writer.close();
-    drop(std::fs::remove_dir_all(folder));
 }
 
 fn transfer(from: &str, to: &str, at: i64) -> PurchaseEvent {
@@ -409,4 +533,90 @@ fn a_transfer_moves_what_was_bought_before_it_in_whatever_order_both_come() {
     assert_eq!(of(alice), 2);
     writer.close();
     drop(std::fs::remove_dir_all(folder));
+}
+
+/// Where Apple's own test data lies, if somebody has it: it is no part of the project.
+fn vectors() -> Option<std::path::PathBuf> {
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "where test data lies is no setting"
+    )]
+    let named = std::env::var_os("TOLLGATE_APPSTORE_VECTORS").map(std::path::PathBuf::from);
+    let beside =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/vectors/appstore");
+    let found = named.or(Some(beside)).filter(|path| path.is_dir());
+    if found.is_none() {
+        use std::io::Write;
+        let line = "NOT CHECKED: Apple's own signed test data: TOLLGATE_APPSTORE_VECTORS names no directory with it\n";
+        // Past the harness, which shows what a test prints only when it fails.
+        std::io::stderr().write_all(line.as_bytes()).unwrap();
+    }
+    found
+}
+
+#[test]
+fn what_apples_own_test_authority_signed_is_taken_with_its_root_and_never_without() {
+    let Some(place) = vectors() else { return };
+    let read = |name: &str| std::fs::read_to_string(place.join(name)).unwrap();
+    let signed = |name: &str| read(name).trim().to_owned();
+    let root = std::fs::read(place.join("testCA.der")).unwrap();
+    let trust = |bundle: &str, roots: &[TrustedRoot]| AppStore {
+        bundle_ids: vec![bundle.to_owned()],
+        app_apple_id: Some(1234),
+        roots: roots.to_vec(),
+    };
+    let roots = [TrustedRoot::from_der(&root).unwrap()];
+    for name in ["transactionInfo", "renewalInfo"] {
+        let (value, signer): (serde_json::Value, _) = jws::verify(&signed(name), &roots).unwrap();
+        assert_eq!(
+            (&value["environment"], signer),
+            (&json!("Sandbox"), jws::Signer::Store)
+        );
+        jws::verify::<serde_json::Value>(&signed(name), &[]).unwrap_err();
+    }
+    let told = |name: &str, trust: &AppStore| {
+        let body = json!({ "signedPayload": signed(name) });
+        appstore::notification(body.to_string().as_bytes(), trust)
+    };
+    let ours = trust("com.example", &roots);
+    let event = told("testNotification", &ours).unwrap();
+    assert_eq!((event.kind.as_str(), &event.change), ("TEST", &None));
+    told("testNotification", &trust("com.example", &[])).unwrap_err();
+    told("testNotification", &trust("com.example.other", &roots)).unwrap_err();
+    for name in [
+        "wrongBundleId",
+        "missingX5CHeaderClaim",
+        "transactionInfo",
+        "legacyTransaction",
+    ] {
+        told(name, &ours).unwrap_err();
+    }
+    // A byte of the signature, of what was signed, of a certificate.
+    let good = signed("transactionInfo");
+    for place in [good.len() - 5, good.rfind('.').unwrap() - 5, 200] {
+        let mut bent = good.clone().into_bytes();
+        bent[place] = if bent[place] == b'A' { b'B' } else { b'A' };
+        let bent = String::from_utf8(bent).unwrap();
+        jws::verify::<serde_json::Value>(&bent, &roots).unwrap_err();
+    }
+    // What nobody signed: the members are as Apple names them.
+    let json_of = |name: &str| serde_json::from_str(&read(name)).unwrap();
+    let mut payload: serde_json::Value = json_of("signedNotification.json");
+    payload["signedDate"] = json!(1_698_148_900_000_i64);
+    let renewal = json_of("signedRenewalInfo.json");
+    let event = appstore::unsigned(payload, json_of("signedTransaction.json"), renewal);
+    let change = event.change.unwrap();
+    assert_eq!(event.kind, "SUBSCRIBED");
+    assert_eq!(
+        (change.transaction.as_str(), change.original.as_str()),
+        ("23456", "12345")
+    );
+    assert!(change.facts.unwrap().is_sandbox && change.will_renew.is_some());
+    let refund = json!({"notificationType": "REFUND", "notificationUUID": "1", "signedDate": 1_698_148_950_000_i64});
+    let bought = json_of("signedTransactionWithRevocation.json");
+    let change = appstore::unsigned(refund, bought, json!({}))
+        .change
+        .unwrap();
+    let state = change.state.unwrap().state;
+    assert!(matches!(state, PurchaseState::Revoked { .. }), "{state:?}");
 }

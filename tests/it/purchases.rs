@@ -9,9 +9,15 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use crate::support::apple::{Apple, Flaw};
-use crate::support::caller::{Answer, Call, User, and};
+use crate::support::caller::{Answer, Call, User, and, chat};
 use crate::support::door::Door;
-use crate::support::settings::Settings;
+use crate::support::oracle::Row;
+use crate::support::postgrest::{Grants, Rest};
+use crate::support::project::{Project, WAYS, until};
+use crate::support::raw::{Wire, statuses};
+use crate::support::reply::Talk;
+use crate::support::settings::{Settings, micros};
+use crate::support::tools::{Tool, installed};
 
 const DAY: i64 = 86_400_000;
 
@@ -55,7 +61,11 @@ fn settings() -> Settings {
 }
 
 async fn open(roots: &[&Apple]) -> Door {
-    let door = Door::prepare(settings()).await;
+    open_with(settings(), roots).await
+}
+
+async fn open_with(settings: Settings, roots: &[&Apple]) -> Door {
+    let door = Door::prepare(settings).await;
     let roots: String = roots.iter().map(|apple| apple.root_pem()).collect();
     door.write_file("root.pem", &roots);
     door.start().await;
@@ -799,4 +809,403 @@ async fn stripes_subscriptions_and_payments_end_by_their_own_events() {
     stripe("evt_8", completed, seconds - 3, paid("pi_2")).await;
     assert_eq!(plan(&dave).await, "pro by purchase");
     door.close().await;
+}
+
+/// An event of RevenueCat about a transaction of a user.
+fn told_by_revenuecat(kind: &str, user: &User, transaction: &str, more: &Value) -> Value {
+    let event = json!({
+        "id": uuid::Uuid::now_v7().to_string(), "type": kind, "event_timestamp_ms": now(), "app_user_id": user.id,
+        "product_id": "com.example.pro", "purchased_at_ms": now() - DAY, "expiration_at_ms": now() + 29 * DAY,
+        "environment": "PRODUCTION", "store": "PLAY_STORE", "transaction_id": transaction,
+        "original_transaction_id": transaction,
+    });
+    json!({"api_version": "1.0", "event": and(event, more)})
+}
+
+async fn revenuecat_tells(door: &Door, body: &Value) -> String {
+    let agreed = [("Authorization", "Bearer canary-rc-auth-5c0d")];
+    outcome(tell(door, "revenuecat", body, &agreed).await)
+}
+
+/// Asks until the plan is this one. No answer to what was asked a second after `told` or later may still say another.
+async fn counts_within_a_second(user: &User, wanted: &str, told: Instant) {
+    loop {
+        let asked = told.elapsed();
+        let plan = plan(user).await;
+        if plan == wanted {
+            return;
+        }
+        assert!(asked < Duration::from_secs(1), "{plan} after {asked:?}");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purchase_counts_at_once_where_it_is_told_and_within_a_second_in_every_other_process() {
+    if !installed(&[Tool::Postgres]) {
+        return;
+    }
+    let apple = Apple::new();
+    let door = open_with(settings().on_postgres(), &[&apple]).await;
+    let sibling = door.beside().await;
+    for name in ["alice", "bob", "carol"] {
+        let here = door.user(name);
+        let there = sibling.of(&here);
+        for user in [&here, &there] {
+            assert_eq!(plan(user).await, "free by default");
+        }
+        let event = |kind: &str, more: &Value| told_by_revenuecat(kind, &here, name, more);
+        let steps = [
+            ("INITIAL_PURCHASE", json!({}), "pro by purchase"),
+            (
+                "EXPIRATION",
+                json!({"expiration_at_ms": now() - 1}),
+                "free by default",
+            ),
+        ];
+        for (kind, more, after) in steps {
+            let told = revenuecat_tells(&door, &event(kind, &more)).await;
+            assert_eq!(told, "applied", "{kind}");
+            let at = Instant::now();
+            assert_eq!(plan(&here).await, after, "{kind}");
+            counts_within_a_second(&there, after, at).await;
+        }
+    }
+    door.close().await;
+}
+
+/// Credits of `com.example.credits`: $0.002, where a whole answer costs 600 micro-dollars and the plan has 100.
+fn settings_with_credits() -> Settings {
+    settings().with(
+        r#"
+        plans.free.limits = [{ per = "month", cost_usd = "0.0001" }, { per = "hour", requests = 100 }]
+        products."com.example.credits" = { credit_usd = "0.002", expires = "365d" }
+        "#,
+    )
+}
+
+async fn row_of_whole(door: &Door, user: &User) -> Row {
+    let answer = user
+        .ask(and(chat("a"), &json!({"max_tokens": 1000})))
+        .await
+        .expect(200);
+    door.quiet_rows().await;
+    door.row(&answer).await
+}
+
+async fn credits(user: &User) -> Option<i64> {
+    let credits = user.me().await["credits"].clone();
+    credits["remaining"].as_str().map(micros)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn credits_that_were_bought_pay_a_request_and_a_refund_takes_its_share() {
+    let mut stores = vec![settings_with_credits()];
+    if installed(&[Tool::Postgres]) {
+        stores.push(settings_with_credits().on_postgres());
+    }
+    for settings in stores {
+        let apple = Apple::new();
+        let door = open_with(settings, &[&apple]).await;
+        door.upstream.always(|seen| Talk::to_the_cap().reply(seen));
+        let alice = door.user("alice");
+        let consumable = |id: &str, more: &Value| {
+            let about = json!({
+                "appAccountToken": alice.id, "productId": "com.example.credits", "type": "Consumable",
+                "expiresDate": null,
+            });
+            bought(id, &and(about, more))
+        };
+        let charge = consumable("c1", &json!({}));
+        let charged = notified(
+            &apple,
+            "ONE_TIME_CHARGE",
+            &charge,
+            &json!({"signedDate": now() - 5000}),
+        );
+        assert_eq!(
+            outcome(apple_tells(&door, &apple, &charged).await),
+            "applied"
+        );
+        assert_eq!(credits(&alice).await, Some(2000));
+        // Told again, by another event and by the app: it is the same transaction.
+        let again = notified(
+            &apple,
+            "ONE_TIME_CHARGE",
+            &charge,
+            &json!({"signedDate": now() - 4000}),
+        );
+        apple_tells(&door, &apple, &again).await.expect(200);
+        let sent = json!({"transaction": apple.sign(&charge)});
+        alice.post("/api/purchases", &sent).await.expect(200);
+        assert_eq!(credits(&alice).await, Some(2000));
+        // The sandbox gives none.
+        let tested = consumable("c2", &json!({"environment": "Sandbox"}));
+        let tested = notified(&apple, "ONE_TIME_CHARGE", &tested, &json!({}));
+        apple_tells(&door, &apple, &tested).await.expect(200);
+        assert_eq!(credits(&alice).await, Some(2000));
+
+        let row = row_of_whole(&door, &alice).await;
+        assert_eq!(row.paid_by.as_deref(), Some("credits"), "{row:?}");
+        let left = 2000 - row.cost();
+        assert_eq!(credits(&alice).await, Some(left));
+
+        // Half of it is refunded, and the refund is taken back; then all of it is, which is what is left.
+        let half = json!({"revocationDate": now() - 1, "revocationPercentage": 50_000, "signedDate": now()});
+        let half = notified(
+            &apple,
+            "REFUND",
+            &consumable("c1", &half),
+            &json!({"signedDate": now() - 3000}),
+        );
+        apple_tells(&door, &apple, &half).await.expect(200);
+        assert_eq!(credits(&alice).await, Some(left - 1000));
+        let reversed = notified(
+            &apple,
+            "REFUND_REVERSED",
+            &charge,
+            &json!({"signedDate": now() - 2000}),
+        );
+        apple_tells(&door, &apple, &reversed).await.expect(200);
+        assert_eq!(credits(&alice).await, Some(left));
+        let whole = consumable("c1", &json!({"revocationDate": now() - 1}));
+        let whole = notified(
+            &apple,
+            "REFUND",
+            &whole,
+            &json!({"signedDate": now() - 1000}),
+        );
+        apple_tells(&door, &apple, &whole).await.expect(200);
+        assert_eq!(credits(&alice).await.unwrap_or_default(), 0);
+        let row = row_of_whole(&door, &alice).await;
+        assert_eq!(row.paid_by.as_deref(), Some("plan"), "{row:?}");
+        door.must(&["ledger", "check"]);
+        door.close().await;
+    }
+}
+
+/// Bodies and headers of somebody who has no secret.
+fn unsigned() -> Vec<(Vec<u8>, Vec<(&'static str, String)>)> {
+    let seconds = now() / 1000;
+    let deep = [vec![b'['; 60_000], vec![b']'; 1000]].concat();
+    let bodies: Vec<Vec<u8>> = vec![
+        Vec::new(),
+        b"null".to_vec(),
+        b"{".to_vec(),
+        deep,
+        vec![0xff; 1000],
+        format!("{{\"signedPayload\": \"{}\"}}", ".".repeat(60_000)).into_bytes(),
+        format!(
+            "{{\"signedPayload\": \"{}.e30.AA\"}}",
+            "eyJ4NWMiOltdfQ".repeat(3000)
+        )
+        .into_bytes(),
+        json!({"event": {"id": "x", "type": "INITIAL_PURCHASE"}})
+            .to_string()
+            .into_bytes(),
+    ];
+    let long = format!(
+        "t={seconds}{}",
+        format!(",v1={}", "ab".repeat(32)).repeat(200)
+    );
+    let headers: Vec<Vec<(&'static str, String)>> = vec![
+        Vec::new(),
+        vec![("authorization", "Bearer".to_owned())],
+        vec![
+            ("stripe-signature", format!("t={seconds},v1=")),
+            (SIGNATURE, format!("t={seconds},v1=zz")),
+            ("webhook-signature", "v1,".to_owned()),
+        ],
+        vec![
+            ("stripe-signature", long.clone()),
+            (SIGNATURE, long),
+            ("webhook-id", "m".repeat(4000)),
+            ("webhook-timestamp", seconds.to_string()),
+            (
+                "webhook-signature",
+                format!("v1,{} ", "A".repeat(44)).repeat(200),
+            ),
+        ],
+        vec![
+            (
+                "stripe-signature",
+                "t=99999999999999999999,v1=00".to_owned(),
+            ),
+            ("webhook-timestamp", "-1".to_owned()),
+        ],
+    ];
+    let mut all = Vec::new();
+    for body in &bodies {
+        all.extend(
+            headers
+                .iter()
+                .map(|headers| (body.clone(), headers.clone())),
+        );
+    }
+    all
+}
+
+const CHANNELS: [&str; 4] = ["appstore", "revenuecat", "superwall", "stripe"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_without_a_secret_gets_401_and_leaves_nothing_behind() {
+    let apple = Apple::new();
+    let door = open(&[&apple]).await;
+    let alice = door.user("alice");
+    alice.me().await;
+    let begun = Instant::now();
+    for channel in CHANNELS {
+        for (body, headers) in unsigned() {
+            let call = Call::post(&format!("/webhooks/{channel}"), &json!({})).bytes(body.clone());
+            let call = headers
+                .iter()
+                .fold(call, |call, (name, value)| call.header(name, value));
+            let answer = door.send(call).await;
+            let start = String::from_utf8_lossy(&body[..body.len().min(60)]).into_owned();
+            assert_eq!(
+                answer.refusal(),
+                (401, "invalid_signature".to_owned()),
+                "{channel} {start} {headers:?}"
+            );
+        }
+    }
+    let told = door.must(&["purchases", "--events", "--json"]);
+    assert!(!told.contains("INITIAL_PURCHASE"), "{told}");
+    // A stranger writes no log of ours: what is wrong is said once in a while.
+    let lines = door.process.output();
+    let lines = lines.matches("a webhook is not taken").count();
+    let may_be = 40 * (1 + usize::try_from(begun.elapsed().as_secs() / 10).unwrap());
+    assert!(lines <= may_be, "{lines} lines for 160 requests");
+
+    // Below HTTP: too long, by its word or in fact; and one that never ends.
+    for channel in CHANNELS {
+        let head = |rest: &str| {
+            format!(
+                "POST /webhooks/{channel} HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n{rest}\r\n\r\n"
+            )
+        };
+        for (what, bytes) in [
+            ("its word", head("content-length: 1073741824")),
+            (
+                "in chunks",
+                format!(
+                    "{}{}",
+                    head("transfer-encoding: chunked"),
+                    format!("4000\r\n{}\r\n", "x".repeat(0x4000)).repeat(5)
+                ),
+            ),
+        ] {
+            let mut wire = Wire::open(door.front.address()).await;
+            let _ = wire.send(bytes.as_bytes()).await;
+            if what == "its word" {
+                let _ = wire.send("x".repeat(70_000).as_bytes()).await;
+            }
+            let (text, _) = wire.read(Duration::from_secs(3)).await;
+            assert_eq!(statuses(&text).first(), Some(&413), "{channel} {what}");
+        }
+    }
+    let encoded = Call::post("/webhooks/stripe", &json!({})).header("content-encoding", "gzip");
+    door.send(encoded)
+        .await
+        .refused(415, "unsupported_media_type");
+    assert_eq!(plan(&alice).await, "free by default");
+    door.close().await;
+}
+
+/// Keeps what `on_purchase` was told.
+const KEEP: &str = "
+    create table public.told (place bigserial, entry jsonb);
+    create function tollgate.on_purchase(entry jsonb) returns void
+    language sql security definer set search_path = pg_catalog, pg_temp
+    as $f$ insert into public.told (entry) values (entry) $f$;";
+
+async fn told_to(project: &Project) -> Vec<Value> {
+    let sql = "select entry from public.told order by place";
+    let rows = project.owner().await.query(sql, &[]).await.unwrap();
+    let mut told: Vec<Value> = rows.iter().map(|row| row.get(0)).collect();
+    // At least once.
+    told.dedup();
+    told
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_developers_on_purchase_hears_of_each_change_once_it_is_there() {
+    if !installed(&[Tool::Postgres]) {
+        return;
+    }
+    let patience = Duration::from_secs(40);
+    for way in WAYS {
+        let apple = Apple::new();
+        let rest = Rest::with_script(Grants::New).await;
+        let project = Project::prepare_on(rest, way, settings()).await;
+        let door = &project.door;
+        door.write_file("root.pem", &apple.root_pem());
+        door.start().await;
+        let (alice, bob) = (door.user("alice"), door.user("bob"));
+        let first = told_by_revenuecat("INITIAL_PURCHASE", &alice, "GPA.1", &json!({}));
+        assert_eq!(revenuecat_tells(door, &first).await, "applied");
+        assert_eq!(plan(&alice).await, "pro by purchase");
+        alice.ask(chat("recorded as ever")).await.expect(200);
+        until("the request", patience, async || {
+            project.usage().await.len() == 1
+        })
+        .await;
+        assert!(
+            !door.process.output().contains("on_purchase"),
+            "a database without it is as it should be"
+        );
+
+        project.sql(KEEP).await;
+        // It is looked for again within a minute, and at a start.
+        door.restart().await;
+        until("what was bought before", patience, async || {
+            told_to(&project).await.len() == 1
+        })
+        .await;
+        // What is said and what is killed right after it arrive, in order.
+        let refund = json!({"cancel_reason": "CUSTOMER_SUPPORT"});
+        let refund = told_by_revenuecat("CANCELLATION", &alice, "GPA.1", &refund);
+        assert_eq!(revenuecat_tells(door, &refund).await, "applied");
+        until("the refund", patience, async || {
+            told_to(&project).await.len() == 2
+        })
+        .await;
+        let max = json!({"product_id": "com.example.max"});
+        let max = told_by_revenuecat("INITIAL_PURCHASE", &bob, "GPA.2", &max);
+        assert_eq!(revenuecat_tells(door, &max).await, "applied");
+        door.process.kill9();
+        door.start().await;
+        until("bob's", patience, async || {
+            told_to(&project).await.len() >= 3
+        })
+        .await;
+        let told = told_to(&project).await;
+        let seen: Vec<_> = told
+            .iter()
+            .map(|entry| {
+                let text = |name: &str| entry[name].as_str().unwrap_or_default();
+                (text("transaction_id"), text("state"), text("plan"))
+            })
+            .collect();
+        assert_eq!(
+            seen,
+            [
+                ("GPA.1", "live", "pro"),
+                ("GPA.1", "revoked", "pro"),
+                ("GPA.2", "live", "max")
+            ]
+        );
+        assert_eq!(
+            (&told[0]["user_id"], &told[2]["user_id"]),
+            (&json!(alice.id), &json!(bob.id))
+        );
+        assert_eq!(
+            (&told[0]["store"], &told[0]["environment"]),
+            (&json!("play_store"), &json!("production"))
+        );
+        assert_eq!(told[1]["refunded_share"], "1.00000");
+        let revision = |entry: &Value| entry["revision"].as_i64().unwrap();
+        assert!(told.is_sorted_by_key(revision), "{told:?}");
+        project.close().await;
+    }
 }

@@ -8,7 +8,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::config::units::{show_duration, show_size};
 use crate::config::{Config, UpstreamConfig, Via};
 use crate::dialect::Dialect;
-use crate::plan::{Limit, Plan, Unit};
+use crate::plan::{Limit, Per, Plan, Unit};
 use crate::price::MicroUsd;
 use crate::prompt::Prompt;
 
@@ -257,11 +257,39 @@ fn purchase_lines(page: &mut SettingsPage, config: &Config) {
     } else {
         page.more(&format!("told by {}", set.join(", ")));
     }
+    if config
+        .products
+        .by_name
+        .values()
+        .any(|it| it.credit.is_some())
+    {
+        let plans = config.plans.by_name.values();
+        let warnings = plans.filter_map(|plan| stops_who_paid(plan));
+        warnings.for_each(|warning| page.warning(&warning));
+    }
     if config.products.sandbox_plan.is_none() {
         page.warning(&config.sandbox_told());
     } else {
         page.more(&config.sandbox_told());
     }
+}
+
+/// Credits pay for what does not fit limits in dollars, and lift no other: what to say of a plan that has both.
+fn stops_who_paid(plan: &Plan) -> Option<String> {
+    let is_lifted = |limit: &&Limit| limit.unit == Unit::CostUsd;
+    plan.limits.iter().find(is_lifted)?;
+    let stops = |limit: &&Limit| {
+        limit.unit == Unit::Requests && !matches!(limit.per, Per::Minute | Per::Hour)
+    };
+    let stopping: Vec<String> = plan.limits.iter().filter(stops).map(limit).collect();
+    (!stopping.is_empty()).then(|| {
+        format!(
+            "{}: credits do not lift {}: whoever bought some is refused there, too. Limit requests per minute or hour \
+             instead",
+            plan.name,
+            stopping.join(", ")
+        )
+    })
 }
 
 fn plan_lines(page: &mut SettingsPage, plan: &Plan, is_default: bool) {
@@ -330,6 +358,20 @@ mod tests {
     use super::*;
     use crate::config::Sources;
 
+    fn sources() -> Sources {
+        let env = [
+            ("JWT_SECRET", "f3kP0s9ZQm1xT7vB2nR8cJ5wL4hD6gYa"),
+            ("OPENAI_API_KEY", "sk-canary"),
+        ];
+        Sources {
+            file: None,
+            env: env
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
+            directory: std::path::PathBuf::from("/nowhere-at-all"),
+        }
+    }
+
     #[test]
     fn the_report_tells_plans_limits_and_warnings_and_no_secret() {
         let secrets = ["f3kP0s9ZQm1xT7vB2nR8cJ5wL4hD6gYa", "sk-canary"];
@@ -338,13 +380,10 @@ mod tests {
             ("OPENAI_API_KEY", secrets[1]),
             ("OPENAI_BASE_URL", "http://llm.internal/v1"),
         ];
-        let env = variables
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .into();
+        let env = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let sources = Sources {
-            file: None,
-            env,
-            directory: std::path::PathBuf::from("/nowhere-at-all"),
+            env: env.into(),
+            ..sources()
         };
         let now = Timestamp::parse("2026-11-30T12:00:00Z").unwrap();
         let told = report(&Config::load(&sources).unwrap(), now);
@@ -362,6 +401,41 @@ mod tests {
             assert!(told.contains(words), "{words} in:\n{told}");
         }
         assert!(!secrets.iter().any(|secret| told.contains(secret)));
+    }
+
+    #[test]
+    fn limits_that_credits_do_not_lift_are_told() {
+        let of = |limits: &[(Per, Unit, i64)]| {
+            let limits = limits.iter().map(|(per, unit, amount)| Limit {
+                per: *per,
+                unit: *unit,
+                amount: *amount,
+                model: None,
+            });
+            let mut plan = Plan::clone(&Config::load(&sources()).unwrap().plans.default);
+            plan.limits = limits.collect();
+            stops_who_paid(&plan)
+        };
+        let dollars = (Per::Month, Unit::CostUsd, 500_000);
+        let told = of(&[
+            dollars,
+            (Per::Day, Unit::Requests, 50),
+            (Per::Lifetime, Unit::Requests, 9),
+            (Per::Hour, Unit::Requests, 5),
+        ])
+        .unwrap();
+        assert!(
+            told.starts_with(
+                "free: credits do not lift 50 requests per day, 9 requests per lifetime:"
+            ),
+            "{told}"
+        );
+        assert_eq!(of(&[dollars, (Per::Hour, Unit::Requests, 5)]), None);
+        assert_eq!(
+            of(&[(Per::Day, Unit::Requests, 50)]),
+            None,
+            "no credits pay"
+        );
     }
 
     #[test]
