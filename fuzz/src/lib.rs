@@ -12,6 +12,7 @@ pub mod responses;
 pub mod stream;
 pub mod token;
 pub mod usage;
+pub mod webhooks;
 
 /// Settings from variables alone.
 ///

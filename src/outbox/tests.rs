@@ -988,6 +988,15 @@ async fn a_purchase_that_changed_is_told_as_it_stands_and_one_that_did_not_is_no
     assert_eq!(heard(&fake)[2].0, "b");
     running.stop().await;
     assert_eq!(count(&fake), 3);
+    // What changes while it is sent waits on.
+    shop.renew(1, "a", 5000);
+    let queue = PurchaseQueue::new(ledger.clone());
+    let sent = queue.unsent(10, Vec::new()).await.unwrap();
+    shop.renew(1, "a", 6000);
+    let ids = sent.into_iter().map(|row| row.id).collect();
+    queue.mark(ids, Mark::Sent).await.unwrap();
+    let waiting = queue.unsent(10, Vec::new()).await.unwrap();
+    assert_eq!(waiting.len(), 1);
     writer.close();
 }
 

@@ -71,6 +71,11 @@ fn kept_settings_are_taken_or_each_fault_has_its_place() {
     replay("config", targets::config::check);
 }
 
+#[test]
+fn kept_webhooks_prove_nothing_without_a_secret_and_are_read_or_refused() {
+    replay("webhooks", targets::webhooks::check);
+}
+
 /// The body of an answer.
 fn body(reply: &Reply) -> Vec<u8> {
     let bytes = |step: &Step| match step {

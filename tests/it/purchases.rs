@@ -1006,7 +1006,7 @@ fn unsigned() -> Vec<(Vec<u8>, Vec<(&'static str, String)>)> {
     ];
     let long = format!(
         "t={seconds}{}",
-        format!(",v1={}", "ab".repeat(32)).repeat(200)
+        format!(",v1={}", "ab".repeat(32)).repeat(40)
     );
     let headers: Vec<Vec<(&'static str, String)>> = vec![
         Vec::new(),
@@ -1023,7 +1023,7 @@ fn unsigned() -> Vec<(Vec<u8>, Vec<(&'static str, String)>)> {
             ("webhook-timestamp", seconds.to_string()),
             (
                 "webhook-signature",
-                format!("v1,{} ", "A".repeat(44)).repeat(200),
+                format!("v1,{} ", "A".repeat(44)).repeat(40),
             ),
         ],
         vec![
@@ -1065,7 +1065,8 @@ async fn a_stranger_without_a_secret_gets_401_and_leaves_nothing_behind() {
             assert_eq!(
                 answer.refusal(),
                 (401, "invalid_signature".to_owned()),
-                "{channel} {start} {headers:?}"
+                "{channel} {start} with {} headers",
+                headers.len()
             );
         }
     }

@@ -118,6 +118,10 @@ fn entry(user: &str) -> Value {
     })
 }
 
+/// A purchase, for `on_purchase`.
+const PURCHASE: &str = r#"{"store": "app_store", "transaction_id": "1", "user_id": null, "product": "p", "plan": "pro",
+    "credit_usd": null, "state": "live", "until": null, "environment": "production", "revision": 1}"#;
+
 /// A call of every function that the script makes, each with arguments that go all the way.
 async fn calls(owner: &Client) -> Vec<String> {
     let found = owner
@@ -137,7 +141,8 @@ async fn calls(owner: &Client) -> Vec<String> {
             ("refuse_shadows", 1) => "'pg_catalog.now()'".to_owned(),
             ("log_request", 1) => format!("'{}'", entry("alice")),
             ("log_requests" | "tollgate_log_requests", 1) => format!("'[{}]'", entry("alice")),
-            ("on_purchases" | "tollgate_on_purchases", 1) => "'[{}]'".to_owned(),
+            ("on_purchase", 1) => format!("'{PURCHASE}'"),
+            ("on_purchases" | "tollgate_on_purchases", 1) => format!("'[{PURCHASE}]'"),
             (_, 1) => format!("'{alice}'"),
             (_, 2) => format!("'{alice}', '{session}'"),
             _ => panic!("say here how {signature} is called"),
@@ -394,7 +399,7 @@ async fn no_version_to_copy_lets_anybody_in() {
         })
         .filter(|sql| sql.contains("create or replace function tollgate."))
         .collect();
-    assert_eq!(versions.len(), 6);
+    assert_eq!(versions.len(), 7);
     for sql in versions {
         editor.batch_execute(sql).await.unwrap();
         root.batch_execute("grant execute on all functions in schema tollgate to public")
