@@ -145,6 +145,7 @@ async fn calls(owner: &Client) -> Vec<String> {
             ("on_purchases" | "tollgate_on_purchases", 1) => format!("'[{PURCHASE}]'"),
             (_, 1) => format!("'{alice}'"),
             (_, 2) => format!("'{alice}', '{session}'"),
+            (_, 4) => format!("'{alice}', '{session}', 'https://issuer.test', 'subject'"),
             _ => panic!("say here how {signature} is called"),
         };
         let qualified = signature.split('(').next().unwrap();
