@@ -132,7 +132,8 @@ export function overviewPage({ main, session, overview: first }) {
       figure("Requests today", f.count(t.requests), `by ${f.plural(t.users, "user")}`),
       figure("Tokens today", f.compact(t.input_tokens + t.output_tokens), `${f.compact(t.input_tokens)} in · ${f.compact(t.output_tokens)} out`),
       figure("First token", now.ttft_ms ? f.milliseconds(now.ttft_ms.p50) : "–", now.ttft_ms ? `p90\u00a0${f.milliseconds(now.ttft_ms.p90)} · p99\u00a0${f.milliseconds(now.ttft_ms.p99)}` : "no answers today"),
-      figure("Open now", h("a", { href: "#/open" }, f.count(now.open)), now.open === 1 ? "request" : "requests"));
+      figure("Open now", h("a", { href: "#/open" }, f.count(now.open)), now.open === 1 ? "request" : "requests"),
+      now.devices && figure("Attested devices", now.devices.requests ? `${Math.round((100 * now.devices.attested) / now.devices.requests)}\u00a0%` : "–", `${f.count(now.devices.attested)} of ${f.plural(now.devices.requests, "request")} since the start`));
   }
 
   function showHealth() {

@@ -12,7 +12,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use crate::app::{App, Caller};
-use crate::auth::Principal;
+use crate::auth::{Device, Principal};
 use crate::clock::Timestamp;
 use crate::error::{Code, Refusal};
 use crate::ledger::limit_states;
@@ -40,6 +40,14 @@ pub struct Me {
     max_output_tokens: u32,
     /// The live purchase that gives a plan, whether or not something else goes first.
     purchase: Option<MyPurchase>,
+    /// What the device proves of itself; null where it proves nothing.
+    device: Option<MyDevice>,
+}
+
+/// The device that asks.
+#[derive(Debug, Serialize, ToSchema)]
+struct MyDevice {
+    attested: bool,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -138,6 +146,7 @@ pub(crate) async fn seen_by(app: &Arc<App>, caller: &Principal) -> Result<Json<M
             period_ends_at: granted.period.map(|period| period.end.rfc3339()),
         },
         purchase: granted.purchase.map(MyPurchase::of),
+        device: (caller.device() == Device::Attested).then_some(MyDevice { attested: true }),
     }))
 }
 

@@ -67,6 +67,8 @@ codes! {
     ModelNotAllowed = "model_not_allowed", 403, "permission_error";
     /// Anonymous users have no plan here.
     AnonymousNotAllowed = "anonymous_not_allowed", 403, "permission_error";
+    /// Only attested devices are answered here.
+    AttestationRequired = "attestation_required", 403, "permission_error";
     /// The operator blocked this user.
     UserBlocked = "user_blocked", 403, "permission_error";
     /// A token of the operator that may only read.

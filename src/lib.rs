@@ -7,6 +7,7 @@
 pub mod account;
 pub(crate) mod answers;
 pub mod app;
+mod attest;
 pub mod auth;
 pub mod clock;
 pub mod config;

@@ -11,10 +11,10 @@ use uuid::Uuid;
 
 use super::place::{Errand, Place};
 use super::{App, USER_PLACES};
-use crate::auth::Principal;
+use crate::auth::{Device, Principal};
 use crate::clock::Timestamp;
-use crate::config::Config;
-use crate::error::Refusal;
+use crate::config::{AttestMode, Config};
+use crate::error::{Code, Refusal};
 use crate::ledger::users::NewUser;
 
 /// Who calls, with a place among the open requests: what every route with a token asks for but chat, which takes its place
@@ -65,7 +65,30 @@ impl App {
     ) -> Result<Principal, Refusal> {
         let who = self.auth.verify(sender, &config.auth, now).await?;
         self.note_subject(&who, now);
-        Ok(who)
+        if config.attest.mode == AttestMode::Off {
+            return Ok(who);
+        }
+        let device = self.devices.device_of(sender.0, &config.attest, now).await;
+        self.metrics.device(device);
+        Ok(who.on(device))
+    }
+
+    /// Lets a caller spend, where that takes an attested device.
+    ///
+    /// # Errors
+    /// `attestation_required`; `auth_unavailable` where the keys to check a proof by cannot be had.
+    pub(crate) fn require_device(who: &Principal, config: &Config) -> Result<(), Refusal> {
+        match (config.attest.mode, who.device()) {
+            (AttestMode::Require, Device::Unattested) => Err(Refusal::new(
+                Code::AttestationRequired,
+                "Only attested devices are answered here: send a fresh X-Firebase-AppCheck.",
+            )),
+            (AttestMode::Require, Device::Unknown) => Err(Refusal::new(
+                Code::AuthUnavailable,
+                "The keys that verify devices cannot be fetched at the moment.",
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// Tells the ledger whom the id of another issuer's user stands for, where it was not told lately.

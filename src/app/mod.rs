@@ -4,6 +4,7 @@
 
 mod caller;
 pub(crate) mod descriptors;
+pub(crate) mod new_users;
 pub(crate) mod place;
 mod request_id;
 
@@ -17,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::answers::Answers;
+use crate::attest::Devices;
 use crate::auth::Authenticator;
 use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, Via};
@@ -33,6 +35,7 @@ use crate::upstream::Upstreams;
 pub use caller::Caller;
 use caller::SubjectCache;
 use descriptors::Descriptors;
+use new_users::NewUsers;
 pub use place::Place;
 use place::{Errand, Places};
 pub use request_id::RequestId;
@@ -73,6 +76,8 @@ pub struct App {
     databases: Mutex<Vec<DeveloperDatabase>>,
     places: Arc<Places>,
     subjects: SubjectCache,
+    new_users: NewUsers,
+    devices: Devices,
     /// Answers that may be asked for again.
     pub(crate) answers: Arc<Answers>,
     /// What was there at the start.
@@ -102,6 +107,7 @@ impl App {
         let places = Places::new(config.server.body_bytes_max, config.server.file_bytes_max);
         let app = Self {
             auth: Authenticator::new(&config.auth, work.clone(), clock.clone()),
+            devices: Devices::new(work.clone(), clock.clone()),
             databases: Mutex::new(database.iter().cloned().collect()),
             directory: Directory::new(ledger.clone(), database, work.clone()),
             upstreams: ArcSwap::from_pointee(Upstreams::new(&config.proxy)),
@@ -120,6 +126,7 @@ impl App {
             ceiling_reported: AtomicI64::new(0),
             places,
             subjects: SubjectCache::default(),
+            new_users: NewUsers::default(),
             described: OnceLock::new(),
         };
         app.auth.warm_up();
@@ -127,11 +134,15 @@ impl App {
     }
 
     /// Keeps keys fresh, and lets go of answers whose time is over, until `stop` is cancelled.
-    pub(crate) fn keep_house(&self, stop: &CancellationToken) {
+    pub(crate) fn keep_house(self: &Arc<Self>, stop: &CancellationToken) {
         let (auth, answers) = (self.auth.clone(), self.answers.clone());
-        let both = async move { tokio::join!(auth.keep_fresh(), answers.keep_swept()) };
-        self.work
-            .spawn(stop.clone().run_until_cancelled_owned(both));
+        let (devices, app) = (self.devices.clone(), self.clone());
+        let all = async move {
+            let settings = || app.config().attest.clone();
+            let keys = devices.keep_fresh(settings);
+            tokio::join!(auth.keep_fresh(), answers.keep_swept(), keys)
+        };
+        self.work.spawn(stop.clone().run_until_cancelled_owned(all));
     }
 
     /// The settings in force.

@@ -7,7 +7,7 @@
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::{LEEWAY, Principal, invalid};
+use super::{Device, LEEWAY, Principal, invalid};
 use crate::clock::Timestamp;
 use crate::config::urls::is_same_on_this_machine;
 use crate::config::{Auth, is_users_own};
@@ -124,6 +124,7 @@ fn principal(claims: &Claims, auth: &Auth) -> Result<Principal, Refusal> {
             .and_then(Value::as_str)
             .and_then(|id| Uuid::try_parse(id).ok()),
         expires_at: expires_at(claims)?,
+        device: Device::default(),
     })
 }
 

@@ -11,7 +11,7 @@ use uuid::{Builder, Uuid};
 
 use super::claims::{self, Claims, Grant};
 use super::keys::Jwks;
-use super::{Principal, invalid};
+use super::{Device, Principal, invalid};
 use crate::clock::Timestamp;
 use crate::config::{Auth, IssuerConfig, IssuerPreset};
 use crate::error::Refusal;
@@ -89,6 +89,7 @@ impl Issuer {
                 session_id: None,
                 expires_at: claims::expires_at(claims)?,
                 subject: Some(Arc::new(subject)),
+                device: Device::default(),
             },
             not_before: claims::not_before(claims)?,
         };

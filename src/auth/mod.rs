@@ -13,6 +13,7 @@ mod claims;
 mod issuer;
 pub(crate) mod key;
 pub mod keys;
+pub(crate) mod signed;
 #[cfg(test)]
 mod tests;
 pub(crate) mod token;
@@ -53,9 +54,34 @@ pub struct Principal {
     plan_claim: Option<String>,
     session_id: Option<Uuid>,
     expires_at: Timestamp,
+    device: Device,
+}
+
+/// What is known of the device that a request comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Device {
+    /// Nothing proves what it is; or nobody looked.
+    #[default]
+    Unattested,
+    /// It is a real one, with the real app on it.
+    Attested,
+    /// It sent a proof, and the keys to check it by cannot be had.
+    Unknown,
 }
 
 impl Principal {
+    /// The same caller, on a device of which this is known.
+    #[must_use]
+    pub fn on(self, device: Device) -> Self {
+        Self { device, ..self }
+    }
+
+    /// The device that the request comes from.
+    #[must_use]
+    pub const fn device(&self) -> Device {
+        self.device
+    }
+
     /// The user's id: `sub` of the project's tokens, a name-based UUID for other issuers'.
     #[must_use]
     pub const fn user_id(&self) -> Uuid {

@@ -11,6 +11,7 @@ pub(crate) mod load;
 mod model_ends;
 mod models;
 mod names;
+mod network;
 mod plans;
 mod presets;
 mod prices;
@@ -40,11 +41,13 @@ use secrecy::SecretString;
 
 pub use changes::Fingerprints;
 pub use load::{
-    AnswerLimits, AppStore, Auth, DirectoryConfig, IssuerConfig, IssuerPreset, LogFormat,
-    OnDisconnect, Proxy, RotatingSecret, Server, Store, StoreUrl, TelemetryConfig, Via, Webhooks,
+    AnswerLimits, AppCheck, AppStore, Attest, AttestMode, Auth, DirectoryConfig, IssuerConfig,
+    IssuerPreset, LogFormat, OnDisconnect, Proxy, RotatingSecret, Server, Store, StoreUrl,
+    TelemetryConfig, Via, Webhooks,
 };
 pub(crate) use load::{is_users_own, webhook_key};
 pub use model_ends::{ModelEnd, TOLD_AHEAD};
+pub use network::Network;
 pub use plans::limits_of_answer;
 pub use presets::{PRESETS, Preset};
 
@@ -192,6 +195,8 @@ pub struct Config {
     pub proxy: Proxy,
     /// `[answers]`
     pub answers: AnswerLimits,
+    /// `[attest]`
+    pub attest: Attest,
     /// `[ceiling] cost_usd_per_day`: what the whole app may spend in a day.
     pub ceiling: Option<MicroUsd>,
     /// `[[upstreams]]`, in the order in which a model is looked for. Never empty.

@@ -35,13 +35,14 @@ const OTHERS: [&str; 5] = [
 ];
 
 /// All sections.
-pub(super) const SECTIONS: [&str; 15] = [
+pub(super) const SECTIONS: [&str; 16] = [
     "server",
     "auth",
     "store",
     "directory",
     "proxy",
     "answers",
+    "attest",
     "ceiling",
     "telemetry",
     "upstreams",

@@ -70,6 +70,20 @@ pub(super) fn plans(section: &Section<'_>, served: &ServedModels<'_>) -> Result<
     if !complete {
         return Err(Invalid);
     }
+    for plan in by_name.values() {
+        if let Some(name) = plan
+            .attested
+            .as_ref()
+            .filter(|name| !by_name.contains_key(*name))
+        {
+            let known: Vec<&str> = by_name.keys().map(String::as_str).collect();
+            let problem = Problem::new(
+                format!("names the plan `{name}`, which there is not"),
+                format!("name one of: {}", known.join(", ")),
+            );
+            return Err(section.section(&plan.name)?.wrong("attested", problem));
+        }
+    }
     let [default] = defaults.as_slice() else {
         return Err(section
             .findings
@@ -145,6 +159,7 @@ fn read_plan(
         section.wrong("moderate", problem);
     }
     let rank = section.maybe_integer("rank", 0..=RANK_MAX);
+    let attested = section.maybe("attested", "free_plus", |name| Ok(name.to_owned()));
     let names = models
         .as_ref()
         .ok()
@@ -163,6 +178,7 @@ fn read_plan(
         concurrent_requests: concurrent_requests?,
         reasoning_effort_max: reasoning_effort_max?,
         moderates_input: moderates_input?.unwrap_or(false),
+        attested: attested?,
         limits: limits?,
     })
 }

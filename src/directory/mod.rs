@@ -15,7 +15,7 @@ use std::sync::Arc;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use crate::auth::Principal;
+use crate::auth::{Device, Principal};
 use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::error::{Code, Refusal};
@@ -88,6 +88,7 @@ impl Directory {
                 purchase,
                 anonymous_plan,
                 credits,
+                is_attested: config.attest.raises() && principal.device() == Device::Attested,
             },
             &config.plans,
         );

@@ -695,6 +695,7 @@ impl World {
             audio_seconds_max: 600,
             reasoning_effort_max: None,
             moderates_input: false,
+            attested: None,
             concurrent_requests: Some(CONCURRENT),
             limits: limits(plan),
         };

@@ -159,6 +159,8 @@ pub struct Plan {
     pub reasoning_effort_max: Option<Effort>,
     /// What the user says is put to a moderation model before it is answered.
     pub moderates_input: bool,
+    /// The plan that callers on an attested device have in its place.
+    pub attested: Option<String>,
     /// How many requests may be open at once; `None` is no bound of the plan's own.
     pub concurrent_requests: Option<u32>,
     /// Every limit, all of them hard.
@@ -220,6 +222,8 @@ pub struct PlanSources {
     pub anonymous_plan: Option<String>,
     /// Credits that the operator gave the caller.
     pub credits: Vec<Credit>,
+    /// The caller is on an attested device, and that gives another plan.
+    pub is_attested: bool,
 }
 
 /// A one-off that raises one limit of one user, in the window in which it was given and in no other. A limit for one name of
@@ -306,9 +310,23 @@ pub struct Plans {
 /// Which plan a caller has: the first of what the database says, the token claims, the local table says, a live purchase
 /// gives, the default (for anonymous callers, the plan for those).
 ///
-/// The database's limits and period go with the plan that it names; where it names none, with whichever is granted.
+/// The database's limits and period go with the plan that it names; where it names none, with whichever is granted. On an
+/// attested device the plan that this one names as `attested` takes its place, with its own limits.
 #[must_use]
 pub fn plan_for(looked: &PlanSources, plans: &Plans) -> EffectivePlan {
+    let mut granted = plan_of_caller(looked, plans);
+    let attested = granted
+        .plan
+        .attested
+        .as_ref()
+        .filter(|_| looked.is_attested);
+    if let Some(plan) = attested.and_then(|name| plans.by_name.get(name)) {
+        granted.plan = plan.clone();
+    }
+    granted
+}
+
+fn plan_of_caller(looked: &PlanSources, plans: &Plans) -> EffectivePlan {
     let mut granted = named_plan(looked, plans);
     let Some(database) = &looked.database else {
         return granted;

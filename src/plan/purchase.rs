@@ -184,6 +184,7 @@ mod tests {
                 audio_seconds_max: 600,
                 reasoning_effort_max: None,
                 moderates_input: false,
+                attested: None,
                 concurrent_requests: None,
                 limits: Vec::new(),
             })

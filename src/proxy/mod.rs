@@ -107,10 +107,13 @@ async fn admit(
     let sender = (&head.headers, head.uri.path());
     let caller = app.verify(sender, &config, now).await?;
     log.caller(caller.user_id());
+    App::require_device(&caller, &config)?;
     let feature = feature::read(&head.headers)?;
     let key = idempotency::read(&head.headers)?;
     let granted = app.directory.plan_of(&caller, &config, now).await?;
     log.plan(&granted.plan.name);
+    app.admit_new_user(&caller, &head.headers, (&config, now))
+        .await?;
     let mut place = app.place(caller.user_id(), share(&granted.plan))?;
     let body = (&head.headers, body);
     let betas = anthropic::betas(spec, &head.headers);

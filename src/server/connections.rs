@@ -8,7 +8,6 @@ use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -26,6 +25,7 @@ use crate::ledger::{Failure, Writer};
 use crate::outbox::{CurrentProducts, Outbox};
 use crate::server::closing::last_callers;
 use crate::server::head_timer::HeadTimer;
+use crate::server::peer::Peer;
 use crate::server::routes::router;
 use crate::server::slots::{AnswerBody, SlotGuard, Slots};
 use crate::server::socket::{Socket, bound_buffers};
@@ -288,7 +288,7 @@ fn connection(
         .max_buf_size(server.header_bytes_max)
         .half_close(false);
     let (keep_alive, write_timeout) = (server.keep_alive, server.body_timeout);
-    let cut = app.cut.clone();
+    let (cut, peer) = (app.cut.clone(), Peer::of(&stream));
     async move {
         let handled = async {
             if !begins(&stream, keep_alive, &stop).await {
@@ -297,7 +297,7 @@ fn connection(
             let slot = taken.slot();
             let socket = TokioIo::new(Socket::new(stream, write_timeout, slot.clone()));
             let service = service_fn(move |request: Request<Incoming>| {
-                let answer = routes.clone().call(request.map(Body::new));
+                let answer = routes.clone().call(peer.named_in(request));
                 let slot = slot.clone();
                 async move {
                     // Who sends one request after the other and reads no answer waits here, and makes room for others.

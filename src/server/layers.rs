@@ -14,6 +14,7 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 use uuid::Uuid;
 
 use super::lingering;
+use crate::app::new_users::PEER_HEADER;
 use crate::app::{App, RequestId};
 use crate::endpoint;
 use crate::error::{CODE_HEADER, Code, Refusal, anthropic_shape};
@@ -206,11 +207,11 @@ fn head_bytes(request: &Request) -> usize {
             .saturating_add(value.len())
             .saturating_add(3)
     };
-    // The id is ours.
+    // Two are ours.
     let sent = request
         .headers()
         .iter()
-        .filter(|(name, _)| *name != RequestId::HEADER);
+        .filter(|(name, _)| *name != RequestId::HEADER && *name != PEER_HEADER);
     sent.map(field).fold(target, usize::saturating_add)
 }
 

@@ -12,6 +12,7 @@ mod media;
 mod model_ends;
 #[cfg(debug_assertions)]
 pub(crate) mod panic_on_signal;
+mod peer;
 mod purchases;
 pub(crate) mod reload;
 pub(crate) mod routes;

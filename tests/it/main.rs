@@ -40,6 +40,7 @@ mod clock;
 mod connections;
 mod containers;
 mod credits;
+mod devices;
 mod disasters;
 mod doctor;
 mod embeddings;

@@ -1,6 +1,7 @@
 //! From the raw settings to a [`Config`]: one file a section, and here the checks between them.
 
 mod answers;
+mod attest;
 mod auth;
 mod directory;
 mod issuers;
@@ -26,6 +27,7 @@ use crate::plan::Products;
 use crate::price::MicroUsd;
 
 pub use answers::AnswerLimits;
+pub use attest::{AppCheck, Attest, AttestMode};
 pub use auth::Auth;
 pub use directory::{DirectoryConfig, Via};
 pub(crate) use issuers::is_users_own;
@@ -157,6 +159,7 @@ fn config(raw: &RawSettings, sources: &Sources, findings: &Findings) -> Result<C
         .and_then(directory::directory);
     let proxy = section("proxy").and_then(|section| proxy::proxy(&section));
     let answers = section("answers").and_then(|section| answers::answers(&section));
+    let attest = section("attest").and_then(|section| attest::attest(&section));
     let ceiling = section("ceiling").and_then(|section| ceiling(&section));
     let telemetry = section("telemetry").and_then(|section| telemetry::telemetry(&section));
     let prices = section("prices").and_then(|section| prices::prices(&section, &raw.root));
@@ -188,6 +191,7 @@ fn config(raw: &RawSettings, sources: &Sources, findings: &Findings) -> Result<C
         store,
         proxy: proxy?,
         answers: answers?,
+        attest: attest?,
         ceiling: ceiling?,
         telemetry: telemetry?,
         fingerprints: Fingerprints::of(raw),

@@ -7,9 +7,10 @@ use secrecy::{ExposeSecret, SecretString};
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::config::findings::{Invalid, Problem};
+use crate::config::network::network;
 use crate::config::reader::Section;
 use crate::config::values::{HOUR, choice, millis_to};
-use crate::config::{ConfigErrors, urls};
+use crate::config::{ConfigErrors, Network, urls};
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +63,10 @@ pub struct Server {
     pub log_format: LogFormat,
     /// Which of them are written: a level, or directives such as `info,tollgate=debug`.
     pub log_level: String,
+    /// Who may say by `X-Forwarded-For` where a request is from.
+    pub trusted_proxies: Vec<Network>,
+    /// How many users who have made no request yet one address may bring in a day.
+    pub new_users_per_address_per_day: Option<u32>,
 }
 
 impl Server {
@@ -102,6 +107,8 @@ pub(super) fn server(section: &Section<'_>) -> Result<Server, Invalid> {
     let shutdown_grace = section.duration("shutdown_grace", millis_to(0, HOUR));
     let log_format = section.parsed("log_format", "auto", log_format);
     let log_level = section.parsed("log_level", "info", log_level);
+    let trusted_proxies = section.texts("trusted_proxies");
+    let new_users = section.maybe_integer("new_users_per_address_per_day", 1..=1_000_000);
     section.finish();
     let cors_origins = cors_origins.and_then(|origins| {
         section.note(
@@ -111,6 +118,10 @@ pub(super) fn server(section: &Section<'_>) -> Result<Server, Invalid> {
                 .try_for_each(|text| urls::origin(text))
                 .map(|()| origins),
         )
+    });
+    let trusted_proxies = trusted_proxies.and_then(|written| {
+        let networks = written.iter().map(|text| network(text)).collect();
+        section.note("trusted_proxies", networks)
     });
     let (admin_bind, admin_token) = (admin_bind?, admin_token?);
     // A copy of the example file has the default too.
@@ -146,6 +157,8 @@ pub(super) fn server(section: &Section<'_>) -> Result<Server, Invalid> {
         shutdown_grace: shutdown_grace?,
         log_format: log_format?,
         log_level: log_level?,
+        trusted_proxies: trusted_proxies?,
+        new_users_per_address_per_day: new_users?,
     })
 }
 

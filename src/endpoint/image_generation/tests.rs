@@ -51,6 +51,7 @@ fn parse(caps: ImageCaps, fields: &Value) -> Result<ImagesOrder, Refusal> {
         audio_seconds_max: 600,
         reasoning_effort_max: None,
         moderates_input: false,
+        attested: None,
         concurrent_requests: None,
         limits: Vec::new(),
     };

@@ -53,6 +53,7 @@ impl World {
             images: crate::plan::ImageCaps::default(),
             audio_seconds_max: 600,
             moderates_input: false,
+            attested: None,
             concurrent_requests: None,
             reasoning_effort_max: None,
             limits: Vec::new(),

@@ -26,6 +26,7 @@ fn parse(fields: &Value) -> Result<SpeechOrder, Refusal> {
         audio_seconds_max: 600,
         reasoning_effort_max: None,
         moderates_input: false,
+        attested: None,
         concurrent_requests: None,
         limits: Vec::new(),
     };

@@ -5,12 +5,14 @@
 //! cell exists before it is counted in. What another part knows already is read from it when the page is asked for.
 
 mod cells;
+mod devices;
 mod moderation;
 mod page;
 mod process;
 mod stores;
 #[cfg(test)]
 mod tests;
+mod upstream_outcome;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -19,6 +21,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
+use crate::auth::Device;
 use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::endpoint;
@@ -26,12 +29,12 @@ use crate::error::Code;
 use crate::ledger::{Charge, EndState, Flag, Settlement};
 use crate::plan::{Hold, PaidBy};
 use crate::price::Usage;
-use crate::upstream::health::Failure;
 use cells::{Counter, CounterTable, Histogram};
 
 pub use moderation::ModerationOutcome;
 pub(crate) use page::{CeilingReading, MetricsSnapshot};
 pub(crate) use stores::StoreReading;
+pub use upstream_outcome::UpstreamOutcome;
 
 /// The label of whatever has no name here.
 const OTHER: &str = "other";
@@ -150,6 +153,7 @@ pub struct Metrics {
     ended: CounterTable<EndState>,
     flags: CounterTable<Flag>,
     moderations: CounterTable<ModerationOutcome>,
+    devices: CounterTable<Device>,
     credits: Counter,
     named: ArcSwap<NamedCounters>,
 }
@@ -192,6 +196,7 @@ impl Metrics {
             ended: CounterTable::new(EndState::ENDED.into_iter()),
             flags: CounterTable::new(flags),
             moderations: CounterTable::new(ModerationOutcome::ALL.into_iter()),
+            devices: CounterTable::new(Device::ALL.into_iter()),
             credits: Counter::default(),
             named: ArcSwap::default(),
         };
@@ -359,27 +364,6 @@ impl ModelCounters {
         Self {
             tokens: Arc::new(CounterTable::new(KINDS.iter().copied())),
             cost: BTreeMap::new(),
-        }
-    }
-}
-
-/// What became of a request at an upstream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UpstreamOutcome {
-    /// It answered as it should; also when it refused the user's own request.
-    Ok,
-    /// The caller left first.
-    Cancelled,
-    /// It failed.
-    Failed(Failure),
-}
-
-impl UpstreamOutcome {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Cancelled => "cancelled",
-            Self::Failed(failure) => failure.as_str(),
         }
     }
 }

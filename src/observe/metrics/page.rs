@@ -134,6 +134,12 @@ impl MetricsSnapshot {
             "Requests of plans with moderation that were put to the model for it",
             moderations.map(|(outcome, count)| ([("outcome", outcome.as_str())], count)),
         )?;
+        let devices = metrics.devices.iter();
+        out.counters(
+            "tollgate_devices",
+            "Requests of users, by what their device proves; none with [attest] mode = off",
+            devices.map(|(device, count)| ([("device", device.as_str())], count)),
+        )?;
         let named = metrics.named.load();
         let upstreams = named.upstreams.iter().flat_map(|(name, cells)| {
             cells.iter().map(move |(outcome, count)| {

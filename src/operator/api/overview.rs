@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use super::AdminState;
 use super::caller::{MayRead, MayWrite};
 use super::input::{AdminRefusals, ChangeRefusals, JsonBody};
-use crate::config::ModelEnd;
+use crate::config::{AttestMode, ModelEnd};
 use crate::error::Refusal;
 use crate::operator::queries::overview::{self, CeilingStatus, Today, Ttft};
 use crate::operator::queries::pause;
@@ -37,6 +37,8 @@ pub(super) struct Overview {
     refusals: Vec<RefusalCount>,
     /// Milliseconds to the first token, of the last answers of today; null where there were none.
     ttft_ms: Option<Ttft>,
+    /// Users' requests since the start, by what their device proves; null with `[attest] mode = "off"`.
+    devices: Option<DeviceShare>,
     /// Models of the plans that are shut down within 60 days, or were and nothing takes their place.
     model_ends: Vec<ModelEnd>,
 }
@@ -47,6 +49,15 @@ pub(super) struct Overview {
 struct OutboxStatus {
     waiting: i64,
     oldest_seconds: Option<u64>,
+}
+
+/// Users' requests since the start.
+#[derive(Serialize, ToSchema)]
+struct DeviceShare {
+    /// From attested devices.
+    attested: u64,
+    /// All.
+    requests: u64,
 }
 
 /// An upstream since the start.
@@ -108,6 +119,8 @@ impl AdminState {
         });
         let outbox = app.outbox_health(now);
         let refusals = app.metrics.refusals().into_iter();
+        let (attested, requests) = app.metrics.devices();
+        let devices = DeviceShare { attested, requests };
         Ok(Overview {
             now: now.rfc3339(),
             version: env!("CARGO_PKG_VERSION"),
@@ -125,6 +138,7 @@ impl AdminState {
                 .map(|(code, count)| RefusalCount { code, count })
                 .collect(),
             ttft_ms: day.ttft_ms,
+            devices: Some(devices).filter(|_| config.attest.mode != AttestMode::Off),
             model_ends: config.model_ends(now),
         })
     }

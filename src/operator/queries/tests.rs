@@ -469,6 +469,7 @@ fn a_credit_raises_limits_and_periods_of_the_developers_own_database_too() {
         audio_seconds_max: 600,
         reasoning_effort_max: None,
         moderates_input: false,
+        attested: None,
         concurrent_requests: None,
         limits: Vec::new(),
     };

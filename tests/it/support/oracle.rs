@@ -635,6 +635,7 @@ pub(crate) const REFUSALS: &[(u16, &str, &str)] = &[
     (403, "permission_error", "model_not_allowed"),
     (403, "permission_error", "anonymous_not_allowed"),
     (403, "permission_error", "user_blocked"),
+    (403, "permission_error", "attestation_required"),
     (404, "invalid_request_error", "not_found"),
     (405, "invalid_request_error", "method_not_allowed"),
     (401, "authentication_error", "invalid_signature"),
