@@ -68,7 +68,10 @@ impl App {
         if config.attest.mode == AttestMode::Off {
             return Ok(who);
         }
-        let device = self.devices.device_of(sender.0, &config.attest, now).await;
+        let device = self
+            .devices
+            .device_of((sender.0, who.user_id()), &config.attest, now)
+            .await;
         self.metrics.device(device);
         Ok(who.on(device))
     }
@@ -81,7 +84,7 @@ impl App {
         match (config.attest.mode, who.device()) {
             (AttestMode::Require, Device::Unattested) => Err(Refusal::new(
                 Code::AttestationRequired,
-                "Only attested devices are answered here: send a fresh X-Firebase-AppCheck.",
+                "Only attested devices are answered here: send a fresh X-Tollgate-Device or X-Firebase-AppCheck.",
             )),
             (AttestMode::Require, Device::Unknown) => Err(Refusal::new(
                 Code::AuthUnavailable,

@@ -77,7 +77,8 @@ pub struct App {
     places: Arc<Places>,
     subjects: SubjectCache,
     new_users: NewUsers,
-    devices: Devices,
+    /// What proves a device.
+    pub(crate) devices: Devices,
     /// Answers that may be asked for again.
     pub(crate) answers: Arc<Answers>,
     /// What was there at the start.
@@ -107,7 +108,7 @@ impl App {
         let places = Places::new(config.server.body_bytes_max, config.server.file_bytes_max);
         let app = Self {
             auth: Authenticator::new(&config.auth, work.clone(), clock.clone()),
-            devices: Devices::new(work.clone(), clock.clone()),
+            devices: Devices::new(&ledger, work.clone(), clock.clone()),
             databases: Mutex::new(database.iter().cloned().collect()),
             directory: Directory::new(ledger.clone(), database, work.clone()),
             upstreams: ArcSwap::from_pointee(Upstreams::new(&config.proxy)),

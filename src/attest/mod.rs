@@ -3,18 +3,29 @@
 //! It knows the proofs, not users or plans. A wrong proof is as none: it is never a refusal by itself. Whether one is needed is
 //! decided by `app`, and what it gives by `plan`.
 
+pub(crate) mod app_attest;
 mod app_check;
+mod cbor;
+pub(crate) mod challenges;
+pub(crate) mod device_token;
+pub(crate) mod registry;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio_util::task::TaskTracker;
+use uuid::Uuid;
 
 use crate::auth::Device;
 use crate::auth::keys::{self, Jwks};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{Attest, AttestMode};
+use crate::ledger::Ledger;
+use crate::ledger::read::report::Desk;
+use crate::ledger::read::shared::SharedConnection;
 use app_check::APP_CHECK_HEADER;
+use challenges::Challenges;
+use device_token::DEVICE_HEADER;
 
 /// Looks at devices. Clones share the keys.
 #[derive(Clone)]
@@ -27,36 +38,50 @@ struct DeviceKeys {
     app_check: Mutex<Option<Jwks>>,
     tracker: TaskTracker,
     clock: Clock,
+    ledger: Ledger,
+    challenges: Challenges,
+    /// The way to the keys of devices.
+    desk: Arc<SharedConnection<Desk>>,
 }
 
 impl Devices {
     /// Fetches nothing yet; fetches will run on the tracker.
     #[must_use]
-    pub(crate) fn new(tracker: TaskTracker, clock: Clock) -> Self {
+    pub(crate) fn new(ledger: &Ledger, tracker: TaskTracker, clock: Clock) -> Self {
         Self {
             shared: Arc::new(DeviceKeys {
                 app_check: Mutex::default(),
                 tracker,
                 clock,
+                ledger: ledger.clone(),
+                challenges: Challenges::default(),
+                desk: Arc::new(SharedConnection::changing(ledger)),
             }),
         }
     }
 
-    /// What the headers of a request prove of its device. It is not for this to say who the user is.
+    /// What the headers of a user's request prove of its device. It is not for this to say who the user is.
     pub(crate) async fn device_of(
         &self,
-        headers: &HeaderMap,
+        (headers, user): (&HeaderMap, Uuid),
         attest: &Attest,
         now: Timestamp,
     ) -> Device {
         if attest.mode == AttestMode::Off {
             return Device::Unattested;
         }
+        if attest.app_attest.is_some() {
+            let token = only(headers, &DEVICE_HEADER).and_then(|token| token.to_str().ok());
+            if token
+                .is_some_and(|token| device_token::is_good(&self.shared.ledger, token, user, now))
+            {
+                return Device::Attested;
+            }
+        }
         let Some(app_check) = &attest.app_check else {
             return Device::Unattested;
         };
-        let mut tokens = headers.get_all(APP_CHECK_HEADER).iter();
-        let (Some(token), None) = (tokens.next(), tokens.next()) else {
+        let Some(token) = only(headers, &APP_CHECK_HEADER) else {
             return Device::Unattested;
         };
         let jwks = self.keys_at(&app_check.jwks_url);
@@ -85,4 +110,10 @@ impl Devices {
         let jwks = Jwks::new(url.to_owned(), shared.tracker.clone(), shared.clock.clone());
         kept.insert(jwks).clone()
     }
+}
+
+/// A header that is there once.
+fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
+    let mut values = headers.get_all(name).iter();
+    values.next().filter(|_| values.next().is_none())
 }

@@ -41,9 +41,9 @@ use secrecy::SecretString;
 
 pub use changes::Fingerprints;
 pub use load::{
-    AnswerLimits, AppCheck, AppStore, Attest, AttestMode, Auth, DirectoryConfig, IssuerConfig,
-    IssuerPreset, LogFormat, OnDisconnect, Proxy, RotatingSecret, Server, Store, StoreUrl,
-    TelemetryConfig, Via, Webhooks,
+    AnswerLimits, AppAttest, AppCheck, AppStore, Attest, AttestMode, Auth, DirectoryConfig,
+    IssuerConfig, IssuerPreset, LogFormat, OnDisconnect, Proxy, RotatingSecret, Server, Store,
+    StoreUrl, TelemetryConfig, Via, Webhooks,
 };
 pub(crate) use load::{is_users_own, webhook_key};
 pub use model_ends::{ModelEnd, TOLD_AHEAD};

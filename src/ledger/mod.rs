@@ -7,6 +7,7 @@
 //! Invariants (the laws in the README's words): used + held ≤ limit; every hold ends exactly once; the ended rows of a
 //! window add up to what the window says; nothing held when nothing is open.
 
+pub mod device_keys;
 pub mod file;
 pub mod grants;
 pub(crate) mod hex;
@@ -54,6 +55,9 @@ use users::NewUser;
 
 /// How long a hold waits for its commit before the store counts as unavailable.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a device's token is marked as.
+const MARK_PREFIX: &[u8] = b"tollgate device token 1: ";
 
 /// What is asked of the ledger before an upstream is dialled.
 #[derive(Clone, Debug)]
@@ -413,6 +417,18 @@ impl Ledger {
     #[must_use]
     pub fn hash_user(&self, user_id: Uuid) -> String {
         hex::hex(hmac::sign(&self.identifier_key, user_id.as_bytes()).as_ref())
+    }
+
+    /// A mark that only who has this ledger can make of a text. What it is for stands in it: no mark is a user's hash.
+    #[must_use]
+    pub fn mark_of(&self, text: &[u8]) -> hmac::Tag {
+        hmac::sign(&self.identifier_key, &[MARK_PREFIX, text].concat())
+    }
+
+    /// Whether a mark is that of a text.
+    #[must_use]
+    pub fn has_marked(&self, text: &[u8], mark: &[u8]) -> bool {
+        hmac::verify(&self.identifier_key, &[MARK_PREFIX, text].concat(), mark).is_ok()
     }
 
     /// Where it is, for [`report`].

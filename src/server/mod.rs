@@ -3,6 +3,7 @@
 mod anthropic;
 pub(crate) mod closing;
 pub(crate) mod connections;
+mod devices;
 mod endpoints;
 pub(crate) mod head_timer;
 mod kept_answers;

@@ -227,7 +227,7 @@ fn refuse(app: &App, channel: Channel, not: NotTaken, now: Timestamp) -> Refusal
     }
 }
 
-async fn whole(app: &App, body: Body) -> Result<Bytes, Refusal> {
+pub(super) async fn whole(app: &App, body: Body) -> Result<Bytes, Refusal> {
     let reading = Limited::new(body, BODY_BYTES_MAX).collect();
     let slow = |_| Refusal::new(Code::InvalidRequest, "The body took too long to arrive.");
     let read = timeout(app.config().server.body_timeout, reading).await;

@@ -15,6 +15,7 @@ use utoipa::openapi::security::{ApiKey, ApiKeyValue, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 
 use super::anthropic;
+use super::devices;
 use super::endpoints;
 use super::kept_answers;
 use super::layers::{self, Listener};
@@ -46,6 +47,9 @@ macro_rules! user_routes {
         $put!($router;
             account::me;
             account::usage;
+            devices::challenge;
+            devices::register;
+            devices::token;
             endpoints::api_chat;
             endpoints::chat;
             endpoints::embeddings;

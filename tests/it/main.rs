@@ -33,6 +33,7 @@ mod support;
 
 mod admin;
 mod answers;
+mod app_attest;
 mod backups;
 mod before_the_hold;
 mod built_in_plan;

@@ -1,10 +1,12 @@
 //! `[attest]`: how devices prove what they are.
 
 use super::issuers::keys_url;
+use super::webhooks::roots;
 use crate::config::findings::{Invalid, Problem};
 use crate::config::reader::Section;
 use crate::config::tree::{Node, Value};
 use crate::config::values::choice;
+use crate::x509::TrustedRoot;
 
 /// Where Google publishes the keys of Firebase App Check. (The same for every project.)
 const FIREBASE_KEYS: &str = "https://firebaseappcheck.googleapis.com/v1/jwks";
@@ -29,6 +31,21 @@ pub struct Attest {
     pub mode: AttestMode,
     /// Firebase App Check, if it counts.
     pub app_check: Option<AppCheck>,
+    /// App Attest, if it counts.
+    pub app_attest: Option<AppAttest>,
+}
+
+/// Whose keys of App Attest count.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppAttest {
+    /// The team's id: ten letters and digits.
+    pub team_id: String,
+    /// The apps.
+    pub bundle_ids: Vec<String>,
+    /// Keys and apps in development count, and those of `TestFlight`.
+    pub development: bool,
+    /// Roots beside Apple's.
+    pub roots: Vec<TrustedRoot>,
 }
 
 impl Attest {
@@ -63,18 +80,59 @@ pub(super) fn attest(section: &Section<'_>) -> Result<Attest, Invalid> {
             ],
         )
     });
-    let app_check = app_check(section);
+    let (app_check, app_attest) = (app_check(section), app_attest(section));
     section.finish();
-    let (mode, app_check) = (mode?, app_check?);
-    if mode != AttestMode::Off && app_check.is_none() {
-        let fix = "set firebase_project_number and firebase_app_ids; or mode = \"off\"";
+    let (mode, app_check, app_attest) = (mode?, app_check?, app_attest?);
+    if mode != AttestMode::Off && app_check.is_none() && app_attest.is_none() {
+        let fix =
+            "set firebase_project_number and firebase_app_ids, or app_attest; or mode = \"off\"";
         let problem = Problem::new(
             "asks for devices, and there is no way for one to prove anything",
             fix,
         );
         return Err(section.wrong("mode", problem));
     }
-    Ok(Attest { mode, app_check })
+    Ok(Attest {
+        mode,
+        app_check,
+        app_attest,
+    })
+}
+
+fn app_attest(section: &Section<'_>) -> Result<Option<AppAttest>, Invalid> {
+    if section.get("app_attest").is_none() {
+        return Ok(None);
+    }
+    let table = section.section("app_attest")?;
+    let team_id = table.parsed("team_id", "ABCDE12345", |text| {
+        let is_id = text.len() == 10 && text.bytes().all(|it| it.is_ascii_alphanumeric());
+        let fix = "copy the Team ID from developer.apple.com, Membership: ten letters and digits";
+        is_id
+            .then(|| text.to_owned())
+            .ok_or_else(|| Problem::new(format!("`{text}` is no team id"), fix))
+    });
+    let bundle_ids = table.texts("bundle_ids");
+    let development = table.flag("development");
+    let roots = table.maybe("root_ca_file", "test-root.pem", roots);
+    table.finish();
+    let bundle_ids = bundle_ids?;
+    if bundle_ids.is_empty() || bundle_ids.iter().any(|id| id.trim().is_empty()) {
+        let fix = "name the app: bundle_ids = [\"com.example.app\"]";
+        return Err(table.wrong("bundle_ids", Problem::new("is empty or missing", fix)));
+    }
+    let (roots, development) = (roots?.unwrap_or_default(), development?);
+    if development || !roots.is_empty() {
+        let key = section.path_of("app_attest");
+        section.findings.warn(format!(
+            "{key} takes keys that no app from the App Store has: development = true and root_ca_file are for tests"
+        ));
+    }
+    Ok(Some(AppAttest {
+        team_id: team_id?,
+        bundle_ids,
+        development,
+        roots,
+    }))
 }
 
 fn app_check(section: &Section<'_>) -> Result<Option<AppCheck>, Invalid> {

@@ -27,7 +27,7 @@ use crate::plan::Products;
 use crate::price::MicroUsd;
 
 pub use answers::AnswerLimits;
-pub use attest::{AppCheck, Attest, AttestMode};
+pub use attest::{AppAttest, AppCheck, Attest, AttestMode};
 pub use auth::Auth;
 pub use directory::{DirectoryConfig, Via};
 pub(crate) use issuers::is_users_own;

@@ -214,7 +214,7 @@ fn appstore(section: &Section<'_>) -> Result<Option<AppStore>, Invalid> {
 }
 
 /// Certificates in a file: PEM, or one in DER.
-fn roots(path: &str) -> Result<Vec<TrustedRoot>, Problem> {
+pub(super) fn roots(path: &str) -> Result<Vec<TrustedRoot>, Problem> {
     let fix =
         "give the path of a certificate in PEM or DER (Xcode: Editor, Save Public Certificate)";
     let cannot = |why: String| Problem::new(format!("`{path}` cannot be used: {why}"), fix);

@@ -31,6 +31,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../../migrations/postgres/0007_purchases.sql"),
     include_str!("../../../migrations/postgres/0008_purchase_outbox.sql"),
     include_str!("../../../migrations/postgres/0009_users.sql"),
+    include_str!("../../../migrations/postgres/0010_device_keys.sql"),
 ];
 const FUNCTIONS: &str = include_str!("functions.sql");
 

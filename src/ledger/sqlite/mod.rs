@@ -49,6 +49,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../../migrations/0009_purchases.sql"),
     include_str!("../../../migrations/0010_purchase_outbox.sql"),
     include_str!("../../../migrations/0011_users.sql"),
+    include_str!("../../../migrations/0012_device_keys.sql"),
 ];
 
 /// What `user_version` is in a file that is up to date.

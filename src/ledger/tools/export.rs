@@ -32,7 +32,7 @@ struct Table {
 }
 
 /// What a ledger consists of. (`owners` live in their own database.)
-const TABLES: [Table; 17] = [
+const TABLES: [Table; 18] = [
     Table {
         name: "requests",
         key: &["id"],
@@ -197,6 +197,11 @@ const TABLES: [Table; 17] = [
         name: "audit",
         key: &["id"],
         columns: &["id", "at", "actor", "action", "user_id", "detail"],
+    },
+    Table {
+        name: "device_keys",
+        key: &["key_id"],
+        columns: &["key_id", "user_id", "public_key", "counter", "used_at"],
     },
     Table {
         name: "users",

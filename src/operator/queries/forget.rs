@@ -22,13 +22,14 @@ pub struct Forgotten {
 }
 
 /// Rows that go, and names in rows that stay: what a store sold is known without whose it is.
-const REMOVALS: [&str; 10] = [
+const REMOVALS: [&str; 11] = [
     "delete from ledger.windows where user_id = $1",
     "delete from ledger.tallies where user_id = $1",
     "delete from ledger.subscriptions where user_id = $1",
     "delete from ledger.credits where user_id = $1",
     "delete from ledger.idempotency_keys where user_id = $1",
     "delete from ledger.users where user_id = $1",
+    "delete from ledger.device_keys where user_id = $1",
     "delete from ledger.purchase_moves where from_owner = $1 or to_owner = $1",
     // What waits for on_purchase would tell it who this was.
     "update ledger.purchases set unsent = 0 where exists (
