@@ -29,6 +29,7 @@ fn plan() -> Plan {
         audio_seconds_max: 600,
         reasoning_effort_max: None,
         moderates_input: false,
+        attested: None,
         concurrent_requests: None,
         limits: Vec::new(),
     }
