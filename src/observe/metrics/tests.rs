@@ -2,6 +2,7 @@ use super::*;
 use crate::config::Sources;
 use crate::plan::Amounts;
 use crate::price::MicroUsd;
+use crate::upstream::health::Failure;
 
 fn config(plan: &str, model: &str) -> Config {
     let file = format!(
