@@ -21,12 +21,12 @@ CONFIG = """
 name = "openai"
 base_url = "{upstream}"
 api_key_env = "OPENAI_API_KEY"
-models = ["gpt-4o-mini", "text-embedding-*", "gpt-image-*", "tts-*"]
+models = ["gpt-4o-mini", "text-embedding-*", "gpt-image-*", "gpt-transcribe", "tts-*"]
 dialect = "openai"
 
 [plans.free]
 default = true
-models = ["gpt-4o-mini", "text-embedding-3-small", "gpt-image-2", "tts-1"]
+models = ["gpt-4o-mini", "text-embedding-3-small", "gpt-image-2", "gpt-transcribe", "tts-1"]
 limits = [{{ per = "day", requests = 1000 }}]
 concurrent_requests = 20
 

@@ -5,7 +5,7 @@ import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 
 import { TollgateClient } from "../dist/index.js";
-import { SERVER, ask, dice, newUser, relay, rows, token, words } from "./world.mjs";
+import { SERVER, ask, dice, newUser, relay, rows, silence, token, words } from "./world.mjs";
 
 const options = { skip: SERVER ? false : "NOT CHECKED: there is no server (scripts/js-check.sh starts one)" };
 const LIVES = 60;
@@ -174,6 +174,13 @@ test("a picture and a sound arrive as their bytes; a picture that is asked for a
   const sound = await client.speak("Good morning!", { voice: "alloy" });
   assert.deepEqual(sound, new Uint8Array(4096).fill(0xfb));
   await assert.rejects(client.image("An otter", { size: "4096x4096" }), { advice: "fault", param: "size" });
+});
+
+test("a recording becomes text", options, async () => {
+  const { client } = newUser();
+  assert.equal(await client.transcribe(silence(2), { language: "en" }), "word1 word2");
+  // A plan takes ten minutes, if it says nothing.
+  await assert.rejects(client.transcribe(silence(601)), { advice: "fault", param: "file" });
 });
 
 test("a transaction that Apple did not sign is refused", options, async () => {

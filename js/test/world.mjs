@@ -84,3 +84,13 @@ export function dice(seed) {
 
 export const ask = (content) => [{ role: "user", content }];
 export const words = (count) => Array.from({ length: count }, (_, n) => `word${n + 1}`).join(" ");
+
+/** A WAV file with nothing to hear: 8,000 samples a second of one byte. */
+export function silence(seconds) {
+  const size = 8000 * seconds;
+  const file = Buffer.alloc(44 + size, 128);
+  for (const [at, word] of [[0, "RIFF"], [8, "WAVEfmt "], [36, "data"]]) file.write(word, at, "latin1");
+  const numbers = [[4, 36 + size, 4], [16, 16, 4], [20, 1, 2], [22, 1, 2], [24, 8000, 4], [28, 8000, 4], [32, 1, 2], [34, 8, 2], [40, size, 4]];
+  for (const [at, value, length] of numbers) file.writeUIntLE(value, at, length);
+  return new Blob([file], { type: "audio/wav" });
+}

@@ -156,6 +156,18 @@ struct ServerTests {
         #expect(large.advice == .fault && large.param == "size")
     }
 
+    @Test("A recording becomes text")
+    func recording() async throws {
+        let memo = FileManager.default.temporaryDirectory.appending(path: "memo-\(UUID().uuidString).wav")
+        defer { try? FileManager.default.removeItem(at: memo) }
+        try World.silence(seconds: 2).write(to: memo)
+        #expect(try await World.newUser().transcribe(memo, language: "en") == "word1 word2")
+        // A plan takes ten minutes, if it says nothing.
+        try World.silence(seconds: 601).write(to: memo)
+        let long = try await failure { try await World.newUser().transcribe(memo) }
+        #expect(long.advice == .fault && long.param == "file")
+    }
+
     @Test("A transaction that Apple did not sign is refused")
     func purchase() async throws {
         let error = try await failure { try await World.newUser().redeem("not.a.transaction") }

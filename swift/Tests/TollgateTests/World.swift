@@ -31,6 +31,15 @@ enum World {
 
     static func words(_ count: Int) -> String { (1...count).map { "word\($0)" }.joined(separator: " ") }
 
+    /// A WAV file with nothing to hear: 8,000 samples a second of one byte.
+    static func silence(seconds: Int) -> Data {
+        func number<T: FixedWidthInteger>(_ value: T) -> Data { withUnsafeBytes(of: value.littleEndian) { Data($0) } }
+        let size = UInt32(8_000 * seconds)
+        let format = number(UInt32(16)) + number(UInt16(1)) + number(UInt16(1)) + number(UInt32(8_000)) + number(UInt32(8_000))
+        let head = Data("WAVEfmt ".utf8) + format + number(UInt16(1)) + number(UInt16(8)) + Data("data".utf8) + number(size)
+        return Data("RIFF".utf8) + number(UInt32(head.count) + size) + head + Data(repeating: 128, count: Int(size))
+    }
+
     /// How many requests of a user are charged, once none of them is open.
     static func charged(_ client: TollgateClient) async throws -> Int {
         for _ in 0..<100 {
