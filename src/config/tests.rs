@@ -210,6 +210,7 @@ fn every_key_that_can_be_written_stands_in_the_example_file() {
                 .next()
                 .is_some_and(|name| name.trim() == key)
                 || EXAMPLE.contains(&format!("{key} ="))
+                || EXAMPLE.contains(&format!(".{key}]"))
         });
         let in_words =
             EXAMPLE.contains(&format!("{key}, ")) || EXAMPLE.contains(&format!(", {key}."));

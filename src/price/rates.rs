@@ -131,11 +131,11 @@ impl Rates {
             .take(used.image_output_tokens, self.image_output)
             .take(used.audio_output_tokens, self.audio_output)
             .rest(self.output);
-        // Images that were billed in tokens are not billed by the piece as well.
-        let pieces = if used.output_tokens > 0 {
-            0
-        } else {
+        // Images that are billed in tokens are not billed by the piece as well. Where no token of theirs has a price, they are.
+        let pieces = if output == Exact::nothing() {
             used.images
+        } else {
+            0
         };
         input
             .plus(output)

@@ -443,6 +443,16 @@ fn an_image_has_the_price_of_its_size_and_quality_and_of_no_other() {
         price.for_image("1024x1024-high").unwrap().bound(&two),
         MicroUsd(334_000)
     );
+    // Tokens that have no price do not make the images free.
+    let reported = Quantities {
+        output_tokens: 500,
+        image_output_tokens: 500,
+        ..two
+    };
+    assert_eq!(
+        price.for_image("1024x1024-high").unwrap().cost(&reported),
+        MicroUsd(334_000)
+    );
     assert_eq!(price.for_image("512x512-high"), None);
     let odd: PriceEntry = toml::from_str("image = { \"Big One\" = \"1\" }").unwrap();
     assert!(Price::try_from(odd).unwrap_err().starts_with("`image` has"));
