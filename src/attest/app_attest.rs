@@ -132,7 +132,7 @@ pub(super) fn sha256(bytes: &[u8]) -> Vec<u8> {
     digest(&SHA256, bytes).as_ref().to_vec()
 }
 
-/// What an authenticator says (WebAuthn §6.1), as far as it is asked for.
+/// What an authenticator says (`WebAuthn` §6.1), as far as it is asked for.
 struct AuthenticatorData<'a> {
     app: &'a [u8],
     counter: u32,
@@ -208,11 +208,7 @@ mod tests {
     fn apples_root_is_the_one_whose_digest_is_known() {
         let der = STANDARD.decode(APPLE_ROOT).unwrap();
         let known = "1cb9823ba28ba6ad2d33a006941de2ae4f513ef1d4e831b9f7e0fa7b6242c932";
-        let digits: String = sha256(&der)
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
-        assert_eq!(digits, known);
+        assert_eq!(crate::ledger::hex::hex(&sha256(&der)), known);
         assert!(apple_root().is_some());
     }
 

@@ -27,7 +27,7 @@ pub(crate) struct ProvenDevice {
 }
 
 /// Why it has not.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum NotProven {
     /// What it sent is wrong; why, for the log.
     Wrong(&'static str),
