@@ -30,8 +30,8 @@ fn sha256(bytes: &[u8]) -> Vec<u8> {
 fn head(major: u8, length: usize) -> Vec<u8> {
     match length {
         0..=23 => vec![major << 5 | length as u8],
-        24..=255 => vec![major << 5 | 24, length as u8],
-        _ => vec![major << 5 | 25, (length >> 8) as u8, length as u8],
+        24..=255 => vec![major << 5 | 0x18, length as u8],
+        _ => vec![major << 5 | 0x19, (length >> 8) as u8, length as u8],
     }
 }
 
@@ -289,119 +289,59 @@ async fn a_device_that_is_attested_gets_a_token_for_its_user_and_for_nobody_else
     door.close().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn every_part_of_an_attestation_is_checked() {
-    let (by, stranger) = (Authority::new(), Authority::new());
-    let door = open(&by, "").await;
-    let (alice, bob) = (door.user("alice"), door.user("bob"));
-    let wrong: Vec<(&str, Form)> = vec![
+/// Attestations that are wrong in one thing each.
+fn wrong_forms() -> Vec<(&'static str, Form)> {
+    let but = |change: fn(&mut Form)| {
+        let mut form = Form::default();
+        change(&mut form);
+        form
+    };
+    vec![
         (
             "another team",
-            Form {
-                app: format!("XXXXX12345.{BUNDLE}"),
-                ..Form::default()
-            },
+            but(|it| it.app = format!("XXXXX12345.{BUNDLE}")),
         ),
         (
             "another app",
-            Form {
-                app: format!("{TEAM}.com.example.evil"),
-                ..Form::default()
-            },
+            but(|it| it.app = format!("{TEAM}.com.example.evil")),
         ),
-        (
-            "a key that has signed",
-            Form {
-                counter: 1,
-                ..Form::default()
-            },
-        ),
+        ("a key that has signed", but(|it| it.counter = 1)),
         (
             "a key in development",
-            Form {
-                environment: *DEVELOPMENT,
-                ..Form::default()
-            },
+            but(|it| it.environment = *DEVELOPMENT),
         ),
         (
             "another credential",
-            Form {
-                credential: Some(vec![7; 32]),
-                ..Form::default()
-            },
+            but(|it| it.credential = Some(vec![7; 32])),
         ),
-        (
-            "another format",
-            Form {
-                format: "packed",
-                ..Form::default()
-            },
-        ),
-        (
-            "no nonce",
-            Form {
-                with_nonce: false,
-                ..Form::default()
-            },
-        ),
-        (
-            "a leaf that has ended",
-            Form {
-                ends: (2021, 1),
-                ..Form::default()
-            },
-        ),
-        (
-            "one certificate",
-            Form {
-                certificates: 1,
-                ..Form::default()
-            },
-        ),
+        ("another format", but(|it| it.format = "packed")),
+        ("no nonce", but(|it| it.with_nonce = false)),
+        ("a leaf that has ended", but(|it| it.ends = (2021, 1))),
+        ("one certificate", but(|it| it.certificates = 1)),
         (
             "from TestFlight",
-            Form {
-                behind: category(bytes(&[2, 0, 0, 0])),
-                ..Form::default()
-            },
+            but(|it| it.behind = category(bytes(&[2, 0, 0, 0]))),
         ),
-        (
-            "in development",
-            Form {
-                behind: category(vec![3]),
-                ..Form::default()
-            },
-        ),
+        ("in development", but(|it| it.behind = category(vec![3]))),
         (
             "of an enterprise",
-            Form {
-                behind: category(bytes(&[5, 0, 0, 0])),
-                ..Form::default()
-            },
+            but(|it| it.behind = category(bytes(&[5, 0, 0, 0]))),
         ),
         (
-            "a category of another form",
-            Form {
-                behind: category(text("4")),
-                ..Form::default()
-            },
+            "a category as text",
+            but(|it| it.behind = category(text("4"))),
         ),
-        (
-            "something behind it",
-            Form {
-                behind: vec![0],
-                ..Form::default()
-            },
-        ),
-        (
-            "a map that is cut",
-            Form {
-                behind: vec![0xa1],
-                ..Form::default()
-            },
-        ),
-    ];
-    for (what, form) in wrong {
+        ("something behind it", but(|it| it.behind = vec![0])),
+        ("a map that is cut", but(|it| it.behind = vec![0xa1])),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_part_of_an_attestation_is_checked() {
+    let by = Authority::new();
+    let door = open(&by, "").await;
+    let alice = door.user("alice");
+    for (what, form) in wrong_forms() {
         let phone = Device::new();
         let attestation = phone.attestation(&by, &challenge(&alice).await, &form);
         let refused = register(&alice, &phone.key_id(), &attestation).await;
@@ -412,6 +352,14 @@ async fn every_part_of_an_attestation_is_checked() {
         );
         assert_eq!(refused.json()["error"]["param"], "attestation", "{what}");
     }
+    door.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attestation_answers_a_challenge_of_its_user_once() {
+    let (by, stranger) = (Authority::new(), Authority::new());
+    let door = open(&by, "").await;
+    let (alice, bob) = (door.user("alice"), door.user("bob"));
     let phone = Device::new();
     let right = |challenge: &str| phone.attestation(&by, challenge, &Form::default());
     let refused = async |what: &str, key_id: &str, attestation: &str| {

@@ -20,7 +20,7 @@ use crate::support::tools::{Tool, installed};
 struct Issuer {
     name: &'static str,
     preset: Option<&'static str>,
-    issuer: String,
+    iss: String,
     audience: &'static str,
     key: Key,
     server: Supabase,
@@ -37,7 +37,7 @@ impl Issuer {
             preset: ["firebase", "clerk", "auth0", "cognito"]
                 .into_iter()
                 .find(|preset| *preset == name),
-            issuer: issuer.to_owned(),
+            iss: issuer.to_owned(),
             audience,
             key,
             server,
@@ -53,7 +53,7 @@ impl Issuer {
         let issuer = if self.name == "firebase" {
             String::new()
         } else {
-            format!("issuer = {:?}\n", self.issuer)
+            format!("issuer = {:?}\n", self.iss)
         };
         let audience = if self.name == "clerk" {
             String::new()
@@ -68,7 +68,7 @@ impl Issuer {
 
     fn claims(&self, subject: &str) -> Value {
         let claims = json!({
-            "iss": self.issuer, "sub": subject, "iat": now(), "exp": now() + 3600,
+            "iss": self.iss, "sub": subject, "iat": now(), "exp": now() + 3600,
             "email": format!("{subject}@{}.test", self.name),
         });
         let own = match self.name {
@@ -91,7 +91,7 @@ impl Issuer {
 
     /// The id that its user has here.
     fn id(&self, subject: &str) -> Uuid {
-        name_based(name_based(Uuid::NAMESPACE_URL, &self.issuer), subject)
+        name_based(name_based(Uuid::NAMESPACE_URL, &self.iss), subject)
     }
 }
 
@@ -196,7 +196,7 @@ async fn a_token_is_tried_by_its_own_issuers_keys_and_by_no_others() {
         for other in issuers.iter().filter(|other| other.name != own.name) {
             let what = format!("of {} with the key of {}", own.name, other.name);
             is_turned_away(&door, &what, &sign(&other.key, &claims)).await;
-            let swapped = with(claims.clone(), &json!({"iss": other.issuer}));
+            let swapped = with(claims.clone(), &json!({"iss": other.iss}));
             let what = format!("of {} that says it is of {}", own.name, other.name);
             is_turned_away(&door, &what, &sign(&own.key, &swapped)).await;
         }
@@ -234,9 +234,9 @@ async fn each_claim_is_checked_by_its_own_issuers_rules() {
         let changed = |changes: Value| sign(&own.key, &with(own.claims("alice"), &changes));
         let mut wrong = vec![
             json!({"iss": null}),
-            json!({"iss": format!("{}/", own.issuer)}),
-            json!({"iss": own.issuer.to_uppercase()}),
-            json!({"iss": [own.issuer]}),
+            json!({"iss": format!("{}/", own.iss)}),
+            json!({"iss": own.iss.to_uppercase()}),
+            json!({"iss": [own.iss]}),
             json!({"sub": null}),
             json!({"sub": ""}),
             json!({"sub": 7}),
