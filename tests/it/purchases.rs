@@ -912,7 +912,7 @@ async fn credits_that_were_bought_pay_a_request_and_a_refund_takes_its_share() {
         let consumable = |id: &str, more: &Value| {
             let about = json!({
                 "appAccountToken": alice.id, "productId": "com.example.credits", "type": "Consumable",
-                "expiresDate": null,
+                "expiresDate": null, "signedDate": now() - 60_000,
             });
             bought(id, &and(about, more))
         };
@@ -921,7 +921,7 @@ async fn credits_that_were_bought_pay_a_request_and_a_refund_takes_its_share() {
             &apple,
             "ONE_TIME_CHARGE",
             &charge,
-            &json!({"signedDate": now() - 5000}),
+            &json!({"signedDate": now() - 50_000}),
         );
         assert_eq!(
             outcome(apple_tells(&door, &apple, &charged).await),
@@ -933,7 +933,7 @@ async fn credits_that_were_bought_pay_a_request_and_a_refund_takes_its_share() {
             &apple,
             "ONE_TIME_CHARGE",
             &charge,
-            &json!({"signedDate": now() - 4000}),
+            &json!({"signedDate": now() - 40_000}),
         );
         apple_tells(&door, &apple, &again).await.expect(200);
         let sent = json!({"transaction": apple.sign(&charge)});
@@ -951,12 +951,12 @@ async fn credits_that_were_bought_pay_a_request_and_a_refund_takes_its_share() {
         assert_eq!(credits(&alice).await, Some(left));
 
         // Half of it is refunded, and the refund is taken back; then all of it is, which is what is left.
-        let half = json!({"revocationDate": now() - 1, "revocationPercentage": 50_000, "signedDate": now()});
+        let half = json!({"revocationDate": now() - 1, "revocationPercentage": 50_000});
         let half = notified(
             &apple,
             "REFUND",
             &consumable("c1", &half),
-            &json!({"signedDate": now() - 3000}),
+            &json!({"signedDate": now() - 30_000}),
         );
         apple_tells(&door, &apple, &half).await.expect(200);
         assert_eq!(credits(&alice).await, Some(left - 1000));
@@ -964,7 +964,7 @@ async fn credits_that_were_bought_pay_a_request_and_a_refund_takes_its_share() {
             &apple,
             "REFUND_REVERSED",
             &charge,
-            &json!({"signedDate": now() - 2000}),
+            &json!({"signedDate": now() - 20_000}),
         );
         apple_tells(&door, &apple, &reversed).await.expect(200);
         assert_eq!(credits(&alice).await, Some(left));
@@ -973,7 +973,7 @@ async fn credits_that_were_bought_pay_a_request_and_a_refund_takes_its_share() {
             &apple,
             "REFUND",
             &whole,
-            &json!({"signedDate": now() - 1000}),
+            &json!({"signedDate": now() - 10_000}),
         );
         apple_tells(&door, &apple, &whole).await.expect(200);
         assert_eq!(credits(&alice).await.unwrap_or_default(), 0);
