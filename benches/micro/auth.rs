@@ -77,6 +77,7 @@ impl Project {
             plan_claim: vec!["app_metadata".to_owned(), "plan".to_owned()],
             anonymous_plan: None,
             check_session: false,
+            issuers: Vec::new(),
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

@@ -181,6 +181,7 @@ fn parse(body: &str) -> Order {
         audio_seconds_max: 600,
         reasoning_effort_max: None,
         moderates_input: false,
+        attested: None,
         concurrent_requests: Some(8),
         limits: Vec::new(),
     };

@@ -900,7 +900,7 @@ impl Shop {
 
     /// Until a moment.
     fn renew(&self, user: u128, transaction: &str, at: i64) {
-        let until = Timestamp::from_millis(at + 1_000_000);
+        let until = Timestamp::from_millis(at.saturating_add(1_000_000));
         self.tell(user, transaction, PurchaseState::Live(Some(until)), at);
     }
 }
@@ -1016,8 +1016,8 @@ async fn purchases_survive_failures_and_crashes_and_a_refused_one_delays_its_use
     }
     let running = Running::start(purchase_outbox(&ledger, &fake));
     let last = |fake: &Shared, id: &str| {
-        let of = heard(fake).into_iter().filter(|(it, ..)| it == id);
-        of.last().map(|(.., until)| until)
+        let mut of = heard(fake).into_iter().filter(|(it, ..)| it == id);
+        of.next_back().map(|(.., until)| until)
     };
     let end = Value::from("1970-01-01T00:16:44Z");
     until("the last state of both", async || {

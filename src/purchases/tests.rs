@@ -567,9 +567,9 @@ fn what_apples_own_test_authority_signed_is_taken_with_its_root_and_never_withou
     };
     let roots = [TrustedRoot::from_der(&root).unwrap()];
     for name in ["transactionInfo", "renewalInfo"] {
-        let (value, signer): (serde_json::Value, _) = jws::verify(&signed(name), &roots).unwrap();
+        let (value, by): (serde_json::Value, _) = jws::verify(&signed(name), &roots).unwrap();
         assert_eq!(
-            (&value["environment"], signer),
+            (&value["environment"], by),
             (&json!("Sandbox"), jws::Signer::Store)
         );
         jws::verify::<serde_json::Value>(&signed(name), &[]).unwrap_err();

@@ -475,15 +475,18 @@ async fn an_edit_in_json_takes_pictures_inline() {
     door.close().await;
 }
 
+/// What a part of a form is called, and what is in it.
+type Part<'a> = (&'a str, &'a [u8]);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_form_is_refused_by_the_part_that_is_wrong() {
     let door = Door::open(settings()).await;
     let alice = door.user("alice");
     let picture = png(512, 512);
-    let image: (&str, &[u8]) = ("name=\"image\"; filename=\"a.png\"", &picture);
-    let prompt: (&str, &[u8]) = ("name=\"prompt\"", b"a hat");
-    let mask: (&str, &[u8]) = ("name=\"mask\"; filename=\"m.png\"", &picture);
-    let cases: [(&[(&str, &[u8])], &str); 9] = [
+    let image: Part<'_> = ("name=\"image\"; filename=\"a.png\"", &picture);
+    let prompt: Part<'_> = ("name=\"prompt\"", b"a hat");
+    let mask: Part<'_> = ("name=\"mask\"; filename=\"m.png\"", &picture);
+    let cases: [(&[Part<'_>], &str); 9] = [
         (&[prompt], "image"),
         (&[image], "prompt"),
         (

@@ -984,8 +984,10 @@ async fn credits_that_were_bought_pay_a_request_and_a_refund_takes_its_share() {
     }
 }
 
+type Headers = Vec<(&'static str, String)>;
+
 /// Bodies and headers of somebody who has no secret.
-fn unsigned() -> Vec<(Vec<u8>, Vec<(&'static str, String)>)> {
+fn unsigned() -> Vec<(Vec<u8>, Headers)> {
     let seconds = now() / 1000;
     let deep = [vec![b'['; 60_000], vec![b']'; 1000]].concat();
     let bodies: Vec<Vec<u8>> = vec![

@@ -37,7 +37,7 @@ fn counted(file: &[u8]) -> u64 {
 
 fn is_bounded(file: &[u8]) -> bool {
     let read = read(file);
-    !read.is_counted && read.seconds >= count(file.len()) * 8 / LEAST_BIT_RATE
+    !read.is_counted && read.seconds >= count(file.len()).saturating_mul(8) / LEAST_BIT_RATE
 }
 
 #[test]
@@ -233,7 +233,7 @@ proptest! {
             let place = place.index(bytes.len());
             bytes[place] = byte;
         }
-        bytes.truncate(cut.index(bytes.len() + 1).max(4));
+        bytes.truncate(cut.index(bytes.len().saturating_add(1)).max(4));
         bytes.extend(&noise);
         prop_assert!(read(&bytes).seconds >= 1);
         prop_assert!(read(&noise).seconds >= 1);

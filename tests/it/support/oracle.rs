@@ -602,9 +602,16 @@ fn requests_were_well_formed(evidence: &Evidence) -> Vec<String> {
                     complain("no output cap");
                 }
             }
-            ("POST", "/v1/embeddings" | "/v1/moderations" | "/v1/messages/count_tokens") => {}
-            ("POST", "/v1/audio/speech" | "/v1/images/generations" | "/v1/images/edits") => {}
-            ("POST", "/v1/audio/transcriptions") => {}
+            (
+                "POST",
+                "/v1/embeddings"
+                | "/v1/moderations"
+                | "/v1/messages/count_tokens"
+                | "/v1/audio/speech"
+                | "/v1/audio/transcriptions"
+                | "/v1/images/generations"
+                | "/v1/images/edits",
+            ) => {}
             _ => complain("another path than an endpoint's"),
         }
         let refuses_it = || {
