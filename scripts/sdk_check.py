@@ -334,7 +334,7 @@ class Python:
 
     def when_models_are_listed_they_are_the_plans(self):
         client = self.client()
-        expect("models", sorted(m.id for m in client.models.list()), ["gpt-4o", "gpt-4o-mini", MODERATOR, EMBEDDER])
+        expect("models", sorted(m.id for m in client.models.list()), ["gpt-4o", "gpt-4o-mini", MODERATOR, EMBEDDER, SCRIBE])
         expect("one model", client.models.retrieve(MODEL).id, MODEL)
         expect("models of another plan", [m.id for m in self.client("once").models.list()], ["gpt-4o-mini"])
 
