@@ -231,4 +231,94 @@ mod tests {
                 .is_none()
         );
     }
+
+    /// Where attestations of real devices lie, as other projects have published them: they are no part of this one.
+    fn real_attestations() -> Option<serde_json::Value> {
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "where test data lies is no setting"
+        )]
+        let named = std::env::var_os("TOLLGATE_APPATTEST_VECTORS").map(std::path::PathBuf::from);
+        let beside = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../shared/vectors/appattest.json");
+        let text = std::fs::read_to_string(named.unwrap_or(beside)).ok();
+        if text.is_none() {
+            use std::io::Write;
+            let line = "NOT CHECKED: attestations of real devices: TOLLGATE_APPATTEST_VECTORS names no file of them\n";
+            // Past the harness, which shows what a test prints only when it fails.
+            std::io::stderr().write_all(line.as_bytes()).unwrap();
+        }
+        Some(serde_json::from_str(&text?).unwrap())
+    }
+
+    /// An hour after the leaf of an attestation begins to be valid.
+    fn time_of(attestation: &[u8]) -> Timestamp {
+        use x509_parser::prelude::FromDer;
+        let object = Cbor::whole(attestation).unwrap();
+        let chain = object.get("attStmt").and_then(|it| it.get("x5c"));
+        let Some(Cbor::List(chain)) = chain else {
+            panic!("no chain")
+        };
+        let (_, leaf) =
+            x509_parser::certificate::X509Certificate::from_der(chain[0].bytes().unwrap()).unwrap();
+        Timestamp::from_secs(leaf.validity().not_before.timestamp().saturating_add(3600))
+    }
+
+    #[test]
+    fn what_real_devices_have_attested_is_taken_in_its_time_and_for_its_app_only() {
+        let Some(file) = real_attestations() else {
+            return;
+        };
+        let (mut keys, mut asserted) = (std::collections::BTreeMap::new(), 0);
+        for vector in file["vectors"].as_array().unwrap() {
+            let text = |name: &str| vector[name].as_str().unwrap_or_default();
+            let bytes = |name: &str| STANDARD.decode(text(name)).unwrap();
+            // One hashed its challenge in a way that is not ours.
+            if text("teamIdentifier").is_empty() {
+                continue;
+            }
+            let key = bytes("keyIdBase64");
+            let challenge = String::from_utf8(bytes("clientDataBase64")).unwrap();
+            let open = ["another".to_owned(), challenge.clone()];
+            let of = |bundle: &str, development| AppAttest {
+                team_id: text("teamIdentifier").to_owned(),
+                bundle_ids: vec![bundle.to_owned()],
+                development,
+                roots: Vec::new(),
+            };
+            let (bundle, develops) = (
+                text("bundleIdentifier"),
+                text("environment") == "development",
+            );
+            let rules = of(bundle, develops);
+            if text("type") == "assertion" {
+                let point: &Vec<u8> = &keys[&key];
+                let assertion = bytes("assertionBase64");
+                let asserting = (point.as_slice(), assertion.as_slice());
+                let counter = text("counter").parse().unwrap();
+                let read = check_assertion(asserting, &open, &rules);
+                assert_eq!(read, Ok((counter, challenge.as_str())));
+                check_assertion(asserting, &open[..1], &rules).unwrap_err();
+                let other = of("com.example.other", develops);
+                check_assertion(asserting, &open, &other).unwrap_err();
+                asserted += 1;
+                continue;
+            }
+            let attestation = bytes("attestationBase64");
+            let at = time_of(&attestation);
+            let attested = (key.as_slice(), attestation.as_slice());
+            let (point, answered) = check_attestation(attested, &open, &rules, at).unwrap();
+            assert_eq!(answered, challenge);
+            let years = std::time::Duration::from_hours(24 * 800);
+            check_attestation(attested, &open, &rules, at.plus(years)).unwrap_err();
+            check_attestation(attested, &open[..1], &rules, at).unwrap_err();
+            let other = of("com.example.other", develops);
+            check_attestation(attested, &open, &other, at).unwrap_err();
+            if develops {
+                check_attestation(attested, &open, &of(bundle, false), at).unwrap_err();
+            }
+            keys.insert(key, point);
+        }
+        assert_eq!((keys.len(), asserted), (5, 3));
+    }
 }
