@@ -55,6 +55,12 @@ struct MyUser {
     id: Uuid,
     email: Option<String>,
     is_anonymous: bool,
+    /// The issuer of the token, where that is another than the project; left out for users of the project.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    issuer: Option<String>,
+    /// What that issuer calls the user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subject: Option<String>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -128,6 +134,8 @@ pub(crate) async fn seen_by(app: &Arc<App>, caller: &Principal) -> Result<Json<M
             id: caller.user_id(),
             email: caller.email().map(str::to_owned),
             is_anonymous,
+            issuer: caller.subject().map(|named| named.issuer.clone()),
+            subject: caller.subject().map(|named| named.id.clone()),
         },
         limits: limit_states(&limits, &standing.windows)
             .iter()

@@ -152,7 +152,9 @@ fn is_served(answer: Answer, what: &str) {
 async fn each_issuers_users_are_let_in_beside_the_projects_and_each_is_somebody() {
     let issuers = all().await;
     let door = Door::open(settings(&issuers)).await;
-    let mut ids = vec![door.user("alice").me().await["user"]["id"].clone()];
+    let of_the_project = door.user("alice").me().await["user"].clone();
+    assert_eq!(of_the_project.get("issuer"), None, "{of_the_project}");
+    let mut ids = vec![of_the_project["id"].clone()];
     for issuer in &issuers {
         let token = issuer.token("alice");
         let me = me(&door, &token).await;
@@ -164,6 +166,8 @@ async fn each_issuers_users_are_let_in_beside_the_projects_and_each_is_somebody(
         );
         let email = format!("alice@{}.test", issuer.name);
         assert_eq!(me["user"]["email"], json!(email));
+        assert_eq!(me["user"]["issuer"], json!(issuer.iss));
+        assert_eq!(me["user"]["subject"], "alice");
         is_served(ask(&door, &token).await, issuer.name);
         let paying = sign(
             &issuer.key,
