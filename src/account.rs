@@ -53,6 +53,7 @@ struct MyDevice {
 #[derive(Debug, Serialize, ToSchema)]
 struct MyUser {
     id: Uuid,
+    #[schema(required)]
     email: Option<String>,
     is_anonymous: bool,
     /// The issuer of the token, where that is another than the project; left out for users of the project.

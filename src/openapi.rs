@@ -104,13 +104,14 @@ pub(crate) fn empty(
         .build()
 }
 
-/// A document as it is served. What an answer's fields are is always there, if only as null.
+/// A document as it is served. What an answer's fields are is always there, if only as null, but where its schema says so.
 pub(crate) fn written(document: &OpenApi) -> Bytes {
     let Ok(mut document) = serde_json::to_value(document) else {
         tracing::error!("the description of the routes cannot be written");
         return Bytes::new();
     };
-    let mut optional = vec!["ErrorObject".to_owned(), "AnthropicErrorObject".to_owned()];
+    let own = ["ErrorObject", "AnthropicErrorObject", "MyUser"];
+    let mut optional: Vec<String> = own.map(str::to_owned).to_vec();
     sent_schemas(document.get("paths").unwrap_or(&Value::Null), &mut optional);
     let schemas = document
         .pointer_mut("/components/schemas")
