@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::count::CountOrder;
@@ -11,8 +12,8 @@ use super::*;
 use crate::clock::Timestamp;
 use crate::dialect::Dialect;
 use crate::error::Code;
-use crate::model::{Alias, Effort, ModelTable};
-use crate::price::{PriceEntry, PriceTable};
+use crate::model::{Alias, Effort, ModelTable, Tokenizer};
+use crate::price::{PriceEntry, PriceTable, tokenizer};
 use crate::prompt::Prompts;
 
 /// A plan whose models are Claude's; one reasons by efforts, of one nothing is known.
@@ -708,4 +709,33 @@ fn what_the_user_said_since_the_last_answer_is_told() {
     let said = order.user_input().unwrap();
     assert_eq!(said.texts, ["new", "paper", "late", "begun"]);
     assert_eq!(said.images, [format!("data:image/png;base64,{data}")]);
+}
+
+proptest! {
+    #[test]
+    fn a_bound_is_above_every_count_and_never_grows(
+        texts in prop::collection::vec("\\PC{1,40}", 1..6),
+        most in prop::option::of(0_u64..200),
+    ) {
+        let world = World::new();
+        let blocks: Vec<Value> = texts.iter().enumerate().map(|(place, text)| match place % 3 {
+            0 => json!({"type": "text", "text": text}),
+            1 => json!({"type": "tool_result", "tool_use_id": "toolu_1", "content": text}),
+            _ => json!({"type": "document", "title": text, "source": {"type": "text", "media_type": "text/plain", "data": text}}),
+        }).collect();
+        let mut order = world.order(&with(&json!({
+            "system": texts[0], "messages": [{"role": "user", "content": blocks}],
+        })));
+        let bound = |order: &MessagesOrder| order.quote(64).base.input_tokens;
+        let cheap = bound(&order);
+        order.narrow(most.unwrap_or(u64::MAX));
+        let known = [Tokenizer::Unknown, Tokenizer::O200k, Tokenizer::Cl100k];
+        for tokenizer in known {
+            let counted = texts.iter().map(|text| tokenizer::count(tokenizer, text)).sum::<u64>();
+            // The later models of Anthropic make up to 1.35 times as many of a text.
+            let later = counted.saturating_mul(135).div_ceil(100);
+            prop_assert!(bound(&order) <= cheap && bound(&order) >= later, "{} {cheap} {later}", bound(&order));
+        }
+        prop_assert!(order.estimate(&Measured::default()).input_tokens <= bound(&order));
+    }
 }
