@@ -9,6 +9,7 @@ It does not know a language: it answers with numbered words. What it should do i
     [[status=503]] refuse with this status and OpenAI's body for it
     [[cut=3]]      break the connection after so many words of a stream
     [[error=3]]    send an error event after so many words of a stream, and end it
+    [[seen=1]]     answer with how many pictures and thoughts the request brought (responses only)
 
 With `--manner vllm` it speaks as vLLM does with a reasoning model: `reasoning_content` before the text, usage only where
 it is asked for, errors as {"object": "error", …}, and 400 to what only OpenAI knows (`store`, `safety_identifier`, …).
@@ -112,6 +113,12 @@ def findings_of(body):
     return [{"flagged": is_so, "categories": {"violence": is_so}, "category_scores": {"violence": float(is_so)}} for is_so in violent]
 
 
+def field_of(raw, name):
+    """A field of a form, or nothing; its part may have more headers."""
+    found = re.search(rb'name="%s"\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]*)' % name.encode(), raw)
+    return found[1].decode() if found else None
+
+
 def embeddings_of(body):
     """Vectors for a request, and their usage: a token for each word of a text, and each token that is one already."""
     given = body["input"]
@@ -144,6 +151,8 @@ class Answer:
 
     def _words(self, body):
         last = self.messages[-1]
+        if self.wants.get("seen") and (last.get("role") == "tool" or not body.get("tools")):
+            return f"I saw {body['pictures']} pictures and {body['thoughts']} thoughts".split()
         if last.get("role") == "tool":
             return f"The tool said {text_of(last)}".split()
         if body.get("tools"):
@@ -248,7 +257,8 @@ class Handler(BaseHTTPRequestHandler):
             self.refuse(401, entry)
             return
         entry["sent"] = {name: value for name, value in body.items() if name != "input"}
-        answer = Answer(fake_responses.as_chat(body))
+        entry["thought"] = fake_responses.brings_open_thoughts(body)
+        answer = Answer(fake_responses.as_chat(body), self.manner)
         if "status" in answer.wants:
             self.refuse(answer.wants["status"], entry)
             return
@@ -294,7 +304,12 @@ class Handler(BaseHTTPRequestHandler):
         nothing = {"prompt_tokens": 0, "completion_tokens": 0, "prompt_tokens_details": {"cached_tokens": 0}}
         entry |= {"id": f"trsc-{os.getpid()}-{entry['number']}", "status": 200, "usage": nothing, "bytes": len(raw)}
         self.log.write({**entry, "read_to_end": True})
-        self.send_json(200, {"text": "word1 word2", "usage": {"type": "duration", "seconds": 2.5}})
+        whole = {"text": "word1 word2", "usage": {"type": "duration", "seconds": 2.5}}
+        if field_of(raw, "stream") != "true":
+            self.send_json(200, whole)
+            return
+        deltas = [{"type": "transcript.text.delta", "delta": word} for word in ("word1", " word2")]
+        self.send_events([*deltas, {"type": "transcript.text.done", **whole}])
 
     def moderation(self, body, entry):
         """Findings. What a plan asks for is no request of a user's: it has no line in the log."""
@@ -308,22 +323,28 @@ class Handler(BaseHTTPRequestHandler):
         self.send_json(200, {"id": entry["id"], "model": body["model"], "results": findings_of(body)})
 
     def images(self, raw, body, entry):
-        """One picture, of a prompt in JSON or of the pictures of a form; whole, or as the event that ends it."""
+        """One picture, of a prompt in JSON or of the pictures of a form; whole, or as events with the partial ones that are asked for."""
         if self.headers.get("Authorization") != f"Bearer {self.key}":
             self.refuse(401, entry)
             return
         seen = 388 * raw.count(b"filename=")
         details = {"text_tokens": 9, "image_tokens": seen}
-        usage = {"input_tokens": 9 + seen, "output_tokens": 272, "total_tokens": 281 + seen, "input_tokens_details": details}
+        if isinstance(body, dict):
+            streamed, partial = bool(body.get("stream")), body.get("partial_images") or 0
+        else:
+            streamed, partial = field_of(raw, "stream") == "true", int(field_of(raw, "partial_images") or 0)
+        made = 272 + 100 * partial
+        usage = {"input_tokens": 9 + seen, "output_tokens": made, "total_tokens": 9 + seen + made, "input_tokens_details": details}
         entry |= {"id": f"img-{os.getpid()}-{entry['number']}", "status": 200, "usage": usage}
         picture = base64.b64encode(PICTURE).decode()
         self.log.write({**entry, "read_to_end": True})
-        if not (isinstance(body, dict) and body.get("stream")):
+        if not streamed:
             self.send_json(200, {"created": 1, "data": [{"b64_json": picture}], "usage": usage})
             return
-        kind = "image_generation.completed"
-        event = json.dumps({"type": kind, "b64_json": picture, "created_at": 1, "usage": usage})
-        self.send_bytes("text/event-stream", f"event: {kind}\ndata: {event}\n\n".encode())
+        kind = "image_edit" if self.path.endswith("/edits") else "image_generation"
+        begun = {"type": f"{kind}.partial_image", "b64_json": picture, "created_at": 1}
+        events = [{**begun, "partial_image_index": n} for n in range(partial)]
+        self.send_events([*events, {"type": f"{kind}.completed", "b64_json": picture, "created_at": 1, "usage": usage}])
 
     def speech(self, entry):
         """Four kilobytes that are no text."""
@@ -333,6 +354,11 @@ class Handler(BaseHTTPRequestHandler):
         entry |= {"id": f"tts-{os.getpid()}-{entry['number']}", "status": 200, "usage": None}
         self.log.write({**entry, "read_to_end": True})
         self.send_bytes("audio/mpeg", b"\xfb" * 4096)
+
+    def send_events(self, events):
+        """Events in one piece, each with its name."""
+        lines = (f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events)
+        self.send_bytes("text/event-stream", "".join(lines).encode())
 
     def send_bytes(self, media_type, raw):
         """One answer of any kind with its length."""

@@ -1,6 +1,10 @@
 """What fake_openai.py answers to `/v1/responses`: the same words as to a chat, in the form of OpenAI's Responses API."""
 
 
+# What the model thought, as only OpenAI can read it.
+SEALED = "c2VhbGVkLXRob3VnaHQ="
+
+
 def messages_of(body):
     """The request as the messages of a chat, whose answer is then put into the other form."""
     given = body["input"]
@@ -26,7 +30,18 @@ def as_chat(body):
     if body.get("tools"):
         chat["tools"] = [{"type": "function", "function": {"name": tool["name"]}} for tool in body["tools"]]
     form = (body.get("text") or {}).get("format") or {}
+    items = body["input"] if isinstance(body["input"], list) else []
+    parts = [part for item in items if isinstance(item.get("content"), list) for part in item["content"]]
+    chat["pictures"] = sum(part.get("type") == "input_image" for part in parts)
+    # A thought comes back sealed, as it was given; one that is not would be a stranger's.
+    chat["thoughts"] = sum(item.get("type") == "reasoning" and item.get("encrypted_content") == SEALED for item in items)
     return {**chat, "response_format": {"type": form.get("type", "text")}}
+
+
+def brings_open_thoughts(body):
+    """Whether thoughts came back that anybody can read, as only a model of one's own shows them."""
+    items = body["input"] if isinstance(body["input"], list) else []
+    return any(item.get("type") == "reasoning" and bool(item.get("content")) for item in items)
 
 
 def usage_of(chat_usage):
@@ -41,8 +56,19 @@ def usage_of(chat_usage):
     }
 
 
-def items_of(answer):
-    """The output of an answer."""
+def items_of(body, answer):
+    """The output of an answer; the thought before it is shown, sealed, to whoever asks for it."""
+    thoughts = []
+    if answer.thoughts:
+        text = {"type": "reasoning_text", "text": "".join(answer.thoughts)}
+        thoughts = [{"id": "rs_1", "type": "reasoning", "summary": [], "content": [text], "encrypted_content": None, "status": None}]
+    elif "reasoning.encrypted_content" in (body.get("include") or []):
+        thoughts = [{"id": "rs_1", "type": "reasoning", "summary": [], "encrypted_content": SEALED}]
+    return thoughts + said_by(answer)
+
+
+def said_by(answer):
+    """The message, or the call of a tool."""
     if answer.tool_calls:
         function = answer.tool_calls[0]["function"]
         call = {"id": "fc_1", "type": "function_call", "status": "completed", "call_id": "call_1"}
@@ -65,7 +91,7 @@ def response_of(body, answer, entry, model, status="completed"):
         "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
         "instructions": body.get("instructions"),
         "max_output_tokens": body.get("max_output_tokens"),
-        "output": items_of(answer) if is_done else [],
+        "output": items_of(body, answer) if is_done else [],
         "parallel_tool_calls": True,
         "previous_response_id": None,
         "reasoning": {"effort": None, "summary": None},
@@ -87,9 +113,17 @@ def events_of(body, answer, entry, model):
     begun = {"response": response_of(body, answer, entry, model, "in_progress")}
     yield "response.created", begun
     yield "response.in_progress", begun
-    for index, item in enumerate(items_of(answer)):
+    for index, item in enumerate(items_of(body, answer)):
         is_call = item["type"] == "function_call"
         at = {"item_id": item["id"], "output_index": index}
+        if item["type"] == "reasoning":
+            yield "response.output_item.added", {"output_index": index, "item": {**item, "content": []} if answer.thoughts else item}
+            for thought in answer.thoughts:
+                yield "response.reasoning_text.delta", {**at, "content_index": 0, "delta": thought}
+            if answer.thoughts:
+                yield "response.reasoning_text.done", {**at, "content_index": 0, "text": "".join(answer.thoughts)}
+            yield "response.output_item.done", {"output_index": index, "item": item}
+            continue
         empty = {**item, "status": "in_progress", **({"arguments": ""} if is_call else {"content": []})}
         yield "response.output_item.added", {"output_index": index, "item": empty}
         if is_call:

@@ -3,11 +3,14 @@
 
 import assert from "node:assert/strict";
 import fs from "node:fs";
-import OpenAI from "openai";
+import OpenAI, { toFile } from "openai";
 
 const MODEL = "gpt-4o-mini";
 const EMBEDDER = "text-embedding-3-small";
+const PAINTER = "gpt-image-2";
+const THINKER = "gpt-6-luna";
 const tokens = JSON.parse(process.env.TOKENS);
+const picture = Buffer.from(process.env.PICTURE, "base64");
 const ask = (content = "Say something.") => [{ role: "user", content }];
 const say = (value) => console.log(JSON.stringify(value));
 
@@ -58,6 +61,7 @@ async function readAll(what, openai, body) {
 }
 
 const free = client(tokens.free);
+const studio = client(tokens.studio);
 
 await check("when not streamed the answer and its usage arrive", async () => {
   const answer = await free.chat.completions.create({ model: MODEL, messages: ask() });
@@ -74,9 +78,39 @@ await check("when texts are embedded the vectors arrive", async () => {
 });
 
 await check("when a voice memo is sent its transcript arrives", async () => {
-  const file = fs.createReadStream(process.env.MEMO);
-  const answer = await free.audio.transcriptions.create({ model: "whisper-1", file });
-  assert.equal(answer.text, "word1 word2");
+  for (const name of ["memo.m4a", "memo.mp3", "memo.webm"]) {
+    const file = fs.createReadStream(`${process.env.MEMOS}/${name}`);
+    const answer = await free.audio.transcriptions.create({ model: "whisper-1", file });
+    assert.equal(answer.text, "word1 word2", name);
+  }
+  const file = fs.createReadStream(`${process.env.MEMOS}/memo.m4a`);
+  let heard = "";
+  for await (const event of await studio.audio.transcriptions.create({ model: "gpt-transcribe", file, stream: true }))
+    if (event.type === "transcript.text.delta") heard += event.delta;
+  assert.equal(heard, "word1 word2");
+});
+
+await check("when a picture is made or edited it arrives, whole and streamed", async () => {
+  const image = async () => toFile(picture, "a.png", { type: "image/png" });
+  const ask = { model: PAINTER, prompt: "an otter" };
+  for (const answer of [await studio.images.generate(ask), await studio.images.edit({ ...ask, image: await image() })])
+    assert.deepEqual(Buffer.from(answer.data[0].b64_json, "base64"), picture);
+  const more = { ...ask, stream: true, partial_images: 1 };
+  const streams = {
+    image_generation: await studio.images.generate(more),
+    image_edit: await studio.images.edit({ ...more, image: [await image(), await image()] }),
+  };
+  for (const [kind, stream] of Object.entries(streams)) {
+    const kinds = [];
+    for await (const event of stream) kinds.push(event.type);
+    assert.deepEqual(kinds, [`${kind}.partial_image`, `${kind}.completed`]);
+  }
+});
+
+await check("when a text is spoken the sound arrives", async () => {
+  const answer = await studio.audio.speech.create({ model: "tts-1", voice: "alloy", input: "Good morning!" });
+  assert.equal(answer.headers.get("content-type"), "audio/mpeg");
+  assert.deepEqual(Buffer.from(await answer.arrayBuffer()), Buffer.alloc(4096, 0xfb));
 });
 
 await check("when texts are moderated the findings arrive", async () => {
@@ -102,6 +136,29 @@ await check("when a response is asked for it arrives whole, streamed and parsed"
   assert.deepEqual(JSON.parse(parsed.output_text), { city: "Paris" });
   await refused(OpenAI.BadRequestError, 400, "unsupported_field", () =>
     free.responses.create({ model: MODEL, input: "x", previous_response_id: "resp_1" }));
+});
+
+await check("when a response sees a picture, calls a tool or thinks, its items go back as they came", async () => {
+  const url = `data:image/png;base64,${process.env.PICTURE}`;
+  const content = [{ type: "input_text", text: "[[seen=1]]" }, { type: "input_image", image_url: url, detail: "low" }];
+  const seen = await free.responses.create({ model: MODEL, input: [{ role: "user", content }] });
+  assert.equal(seen.output_text, "I saw 1 pictures and 0 thoughts");
+  const parameters = { type: "object", properties: { city: { type: "string" } }, required: ["city"], additionalProperties: false };
+  const tools = [{ type: "function", name: "weather", description: "The weather in a city.", parameters, strict: true }];
+  const thinker = client(tokens.thinker).responses;
+  const ways = { create: (body) => thinker.create(body), stream: (body) => thinker.stream(body).finalResponse() };
+  for (const [name, ask] of Object.entries(ways)) {
+    const input = [{ role: "user", content: "[[seen=1]]" }];
+    let answer;
+    for (let round = 0; round < 2; round += 1) {
+      const more = { reasoning: { effort: "low" }, include: ["reasoning.encrypted_content"], store: false };
+      answer = await ask({ model: THINKER, input, tools, ...more });
+      input.push(...answer.output);
+      for (const item of answer.output.filter(({ type }) => type === "function_call"))
+        input.push({ type: "function_call_output", call_id: item.call_id, output: "sunny" });
+    }
+    assert.equal(answer.output_text, "I saw 0 pictures and 1 thoughts", name);
+  }
 });
 
 await check("when usage is asked for a stream ends with it", async () => {

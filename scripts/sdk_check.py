@@ -8,12 +8,14 @@ import asyncio
 import base64
 import contextlib
 import datetime
+import io
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
+import wave
 
 import openai
 from openai import AsyncOpenAI, OpenAI
@@ -28,16 +30,18 @@ EMBEDDER = "text-embedding-3-small"
 MODERATOR = "omni-moderation-latest"
 PAINTER = "gpt-image-2"
 SCRIBE = "whisper-1"
-# Two and a half seconds.
-MEMO = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "tests", "audio", "memo.m4a")
+THINKER = "gpt-6-luna"
+# Two and a half seconds, in each form that a phone or a browser records.
+MEMOS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "tests", "audio")
+MEMO = os.path.join(MEMOS, "memo.m4a")
 # Micro-dollars a million tokens; the same numbers as dollars in CONFIG.
-PRICE = (150_000, 75_000, 600_000)
+PRICES = {MODEL: (150_000, 75_000, 600_000), THINKER: (100_000, 10_000, 500_000)}
 CONFIG = """
 [[upstreams]]
 name = "openai"
 base_url = "{upstream}"
 api_key_env = "OPENAI_API_KEY"
-models = ["gpt-4o-mini", "gpt-5-mini", "text-embedding-*", "omni-*", "gpt-image-2", "tts-1", "whisper-1"]
+models = ["gpt-4o-mini", "gpt-5-mini", "gpt-6-luna", "text-embedding-*", "omni-*", "gpt-image-2", "tts-1", "whisper-1", "gpt-transcribe"]
 dialect = "openai"
 
 [[upstreams]]
@@ -52,6 +56,11 @@ input = "0.15"
 cached_input = "0.075"
 output = "0.60"
 
+[prices."gpt-6-luna"]
+input = "0.10"
+cached_input = "0.01"
+output = "0.50"
+
 [plans.free]
 default = true
 models = ["gpt-4o-mini", "gpt-4o", "text-embedding-3-small", "omni-moderation-latest", "whisper-1"]
@@ -60,8 +69,13 @@ concurrent_requests = 20
 limits = [{{ per = "day", requests = 1000 }}, {{ per = "month", cost_usd = "5" }}]
 
 [plans.studio]
-models = ["gpt-image-2", "tts-1"]
-limits = [{{ per = "day", images = 10 }}, {{ per = "day", characters = 1000 }}]
+models = ["gpt-image-2", "tts-1", "gpt-transcribe"]
+limits = [{{ per = "day", images = 10 }}, {{ per = "day", characters = 1000 }}, {{ per = "day", audio_seconds = 600 }}]
+
+[plans.thinker]
+models = ["gpt-6-luna"]
+max_output_tokens = 1000
+limits = [{{ per = "day", requests = 100 }}]
 
 [plans.once]
 models = ["gpt-4o-mini"]
@@ -104,6 +118,17 @@ ANY = object()
 def ask(text="Say something."):
     """The messages of one question."""
     return [{"role": "user", "content": text}]
+
+
+def silence(seconds):
+    """A WAV file of so many seconds."""
+    raw = io.BytesIO()
+    with wave.open(raw, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16000)
+        file.writeframes(bytes(int(seconds * 32000)))
+    return raw.getvalue()
 
 
 class Python:
@@ -193,9 +218,19 @@ class Python:
             row = wait_for("its row", 5, lambda r=raw: self.settled(r.headers["x-request-id"]))
             paid = (row["endpoint"], row["images"], row["cost_micros"], row["flags"])
             expect("the row", paid, (f"/v1/images/{path}", 1, cost, []))
-        with images.with_streaming_response.generate(model=PAINTER, prompt="an otter", stream=True) as raw:
-            kinds = [event.type for event in raw.parse()]
-        expect("events", kinds, ["image_generation.completed"])
+
+    def when_a_picture_is_streamed_its_partial_ones_arrive_and_are_paid(self):
+        images = self.client(plan="studio").images.with_raw_response
+        more = {"model": PAINTER, "prompt": "an otter", "n": 1, "stream": True, "partial_images": 2}
+        make = images.generate(**more)
+        edit = images.edit(image=[("a.png", PICTURE), ("b.png", PICTURE)], **more)
+        for raw, kind, seen in ((make, "image_generation", 0), (edit, "image_edit", 2)):
+            events = list(raw.parse())
+            expect("events", [event.type for event in events], [f"{kind}.partial_image"] * 2 + [f"{kind}.completed"])
+            expect("picture", base64.b64decode(events[-1].b64_json), PICTURE)
+            row = wait_for("its row", 5, lambda r=raw: self.settled(r.headers["x-request-id"]))
+            paid = (row["images"], row["cost_micros"], row["flags"])
+            expect("the row", paid, (1, 472 * 30 + 9 * 5 + seen * 388 * 8, []))
 
     def when_a_text_is_spoken_the_sound_arrives_and_its_characters_are_paid(self):
         speech = self.client(plan="studio").audio.speech
@@ -207,12 +242,28 @@ class Python:
         expect("the row", paid, ("/v1/audio/speech", 13, 195, []))
 
     def when_a_voice_memo_is_sent_its_transcript_arrives_and_is_paid_by_the_second(self):
+        scribe = self.client().audio.transcriptions.with_raw_response
+        memos = {"memo.wav": silence(2.5)}
+        for name in (f"memo.{ending}" for ending in ("m4a", "mp3", "flac", "ogg", "webm")):
+            with open(os.path.join(MEMOS, name), "rb") as memo:
+                memos[name] = memo.read()
+        for name, memo in memos.items():
+            raw = scribe.create(model=SCRIBE, file=(name, memo))
+            expect(f"text of {name}", raw.parse().text, "word1 word2")
+            row = wait_for("its row", 5, lambda r=raw: self.settled(r.headers["x-request-id"]))
+            paid = (row["endpoint"], row["audio_seconds"], row["cost_micros"], row["flags"])
+            expect(f"the row of {name}", paid, ("/v1/audio/transcriptions", 3, 300, []))
+
+    def when_a_transcript_is_streamed_its_words_arrive_and_the_seconds_are_paid(self):
+        scribe = self.client(plan="studio").audio.transcriptions.with_raw_response
         with open(MEMO, "rb") as memo:
-            raw = self.client().audio.transcriptions.with_raw_response.create(model=SCRIBE, file=memo)
-        expect("text", raw.parse().text, "word1 word2")
+            raw = scribe.create(model="gpt-transcribe", file=memo, stream=True)
+        events = list(raw.parse())
+        kinds = ["transcript.text.delta", "transcript.text.delta", "transcript.text.done"]
+        expect("events", [event.type for event in events], kinds)
+        expect("text", events[-1].text, "word1 word2")
         row = wait_for("its row", 5, lambda: self.settled(raw.headers["x-request-id"]))
-        paid = (row["endpoint"], row["audio_seconds"], row["cost_micros"], row["flags"])
-        expect("the row", paid, ("/v1/audio/transcriptions", 3, 300, []))
+        expect("the row", (row["audio_seconds"], row["cost_micros"], row["flags"]), (3, 225, []))
 
     def when_a_plan_checks_what_is_said_it_is_refused_before_it_is_sent(self):
         client = self.client(plan="checked")
@@ -252,6 +303,32 @@ class Python:
             calls = [item for item in answer.output if item.type == "function_call"]
             items += [{"type": "function_call_output", "call_id": c.call_id, "output": "sunny"} for c in calls]
         expect("text", answer.output_text, "The tool said sunny")
+
+    def when_a_response_sees_a_picture_or_thinks_both_arrive_and_are_paid(self):
+        client = self.client()
+        picture = "data:image/png;base64," + base64.b64encode(PICTURE).decode()
+        parts = [{"type": "input_text", "text": "[[seen=1]]"}, {"type": "input_image", "image_url": picture, "detail": "low"}]
+        raw = client.responses.with_raw_response.create(model=MODEL, input=[{"role": "user", "content": parts}])
+        answer = raw.parse()
+        expect("text", answer.output_text, "I saw 1 pictures and 0 thoughts")
+        self.response("response to a picture", raw.headers["x-request-id"], answer)
+        # What the model thought goes back sealed, beside the tool's result; whole, and as the stream's helper has it.
+        tool = {"type": "function", **TOOL["function"], "strict": False}
+        body = {"model": THINKER, "tools": [tool], "reasoning": {"effort": "low"}, "include": ["reasoning.encrypted_content"]}
+        client = self.client(plan="thinker")
+
+        def streamed(**more):
+            with client.responses.stream(**more) as stream:
+                return stream.get_final_response()
+
+        for ask_model in (client.responses.create, streamed):
+            items = [{"role": "user", "content": "[[seen=1]]"}]
+            for _ in range(2):
+                answer = ask_model(**body, input=items, store=False)
+                items += answer.output
+                calls = [item for item in answer.output if item.type == "function_call"]
+                items += [{"type": "function_call_output", "call_id": c.call_id, "output": "sunny"} for c in calls]
+            expect("text", answer.output_text, "I saw 0 pictures and 1 thoughts")
 
     def when_a_response_would_keep_state_or_fails_the_sdk_is_told(self):
         client = self.client()
@@ -542,11 +619,12 @@ def run_python(checks, gate):
 
 def run_node(checks, gate):
     """Every check of the Node SDK; what it recorded. It prints one object a line: a check's end or a record."""
-    tokens = {plan: gate.token(plan) for plan in ("free", "once", "hourly", "narrow")}
+    tokens = {plan: gate.token(plan) for plan in ("free", "once", "hourly", "narrow", "studio", "thinker")}
     tokens["expired"] = gate.forge(exp=int(time.time()) - 600)
     with Relay(gate.port, [40]) as relay:
         lost = relay.url + "/v1"
-        env = {**os.environ, "BASE_URL": gate.url + "/v1", "LOST_URL": lost, "TOKENS": json.dumps(tokens), "MEMO": MEMO}
+        env = {**os.environ, "BASE_URL": gate.url + "/v1", "LOST_URL": lost, "TOKENS": json.dumps(tokens), "MEMOS": MEMOS}
+        env["PICTURE"] = base64.b64encode(PICTURE).decode()
         script = os.path.join(os.environ["NODE_FOLDER"], "sdk_check.mjs")
         done = subprocess.run(["node", script], env=env, stdout=subprocess.PIPE, text=True, timeout=180)
     said = [json.loads(line) for line in done.stdout.splitlines()]
@@ -582,7 +660,7 @@ def check_ledger(checks, gate, records, served):
             expect("input tokens", row["input_tokens"], usage["prompt_tokens"])
             expect("output tokens", row["output_tokens"], usage["completion_tokens"])
             expect("cached tokens", row["cached_input_tokens"], usage["prompt_tokens_details"]["cached_tokens"])
-        expect("cost", row["cost_micros"], cost_micros(row, PRICE))
+        expect("cost", row["cost_micros"], cost_micros(row, PRICES[row["model"]]))
         expect("estimated", "estimated" in row["flags"], False)
         expect("above the hold", row["cost_micros"] > row["held_micros"], False)
 
