@@ -86,13 +86,13 @@ else
   echo "NOT CHECKED: the Swift package by its tag: there is no git in $root; remove that folder"
 fi
 
-# The pages' blocks, as old and new projects compile them. Of what only Apple's systems have, and of supabase-swift, swift/Blocks
-# has the shapes.
+# The pages' blocks, as old and new projects compile them. Of what only Apple's systems have, and of the packages of others
+# (Supabase, RevenueCat, Superwall), swift/Blocks has stubs with the shapes that the pages use.
 python3 scripts/swift_blocks.py target/swift-blocks
 # shellcheck disable=SC2016
 in_swift 'cd target/swift-blocks
   blocks=../../swift/Blocks
-  for module in Supabase SwiftUI; do
+  for module in RevenueCat StoreKit Supabase SuperwallKit SwiftUI; do
     swiftc -emit-module -module-name $module -parse-as-library $blocks/$module.swift -o $module.swiftmodule || exit
   done
   check() { swiftc -typecheck -parse-as-library -warnings-as-errors -I . -I ../swift/debug/Modules "$@"; }

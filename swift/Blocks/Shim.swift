@@ -2,6 +2,8 @@
 
 import Foundation
 import FoundationNetworking
+import StoreKit
+import Supabase
 
 extension URLSession {
     struct AsyncBytes: AsyncSequence, Sendable {
@@ -16,6 +18,10 @@ extension URLSession {
     func bytes(for _: URLRequest) async throws -> (AsyncBytes, URLResponse) { throw URLError(.unknown) }
 }
 
-/// The token of whoever is signed in, and the server's address, as the blocks call them.
+/// What an app has around the blocks: its Supabase, the token of whoever is signed in, the server's address, what it sells.
+let supabase = SupabaseClient(supabaseURL: URL(string: "https://your-project.supabase.co")!, supabaseKey: "sb_publishable_…")
+let product = Product()
+let checkout = server
+@MainActor func openURL(_: URL) {}
 let accessToken = ""
 let server = URL(string: "https://api.example.com")!

@@ -15,4 +15,9 @@ public actor AuthClient {
 
 public struct Session: Sendable {
     public let accessToken: String
+    public var user: User { User(id: UUID()) }
+}
+
+public struct User: Sendable {
+    public let id: UUID
 }
