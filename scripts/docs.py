@@ -5,7 +5,7 @@
 
 Each page is run from top to bottom by bash, in a directory of its own, with a stand-in for OpenAI. A ```sh block is run,
 unless it begins with `# not tried here: WHY` or stands in UNTRIED below, with who tries it. Each ```toml block is checked
-by `tollgate check`, each ```json block must be JSON. Lines `<!-- before: COMMAND -->` and `<!-- after: COMMAND -->` are
+by `tollgate check`, each ```json block must be JSON, each ```python block must compile. Lines `<!-- before: COMMAND -->` and `<!-- after: COMMAND -->` are
 run too: what the reader has and the page does not show, and what must be so then. Links to files must lead somewhere, and
 docs/errors.md must know every code of src/error.rs, in its table and in its Swift.
 
@@ -166,6 +166,8 @@ class Page:
             where = f"{self.name}:{number} ({kind})"
             if kind == "json":
                 self.checks.run(where, lambda text=text: json.loads(text.replace("…", "x")))
+            elif kind == "python":
+                self.checks.run(where, lambda text=text, where=where: compile(text, where, "exec"))
             elif kind == "toml":
                 self.checks.run(where, lambda text=text: self.toml(text))
         folder = os.path.dirname(os.path.join(ROOT, self.name))
