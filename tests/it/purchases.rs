@@ -19,14 +19,14 @@ use crate::support::reply::Talk;
 use crate::support::settings::{Settings, micros};
 use crate::support::tools::{Tool, installed};
 
-const DAY: i64 = 86_400_000;
+pub(crate) const DAY: i64 = 86_400_000;
 
-fn now() -> i64 {
+pub(crate) fn now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     since.as_millis() as i64
 }
 
-fn settings() -> Settings {
+pub(crate) fn settings() -> Settings {
     Settings::new()
         .with(
             r#"
@@ -60,11 +60,11 @@ fn settings() -> Settings {
         .env("STRIPE_SECRET", "whsec_canary_stripe_1b2c")
 }
 
-async fn open(roots: &[&Apple]) -> Door {
+pub(crate) async fn open(roots: &[&Apple]) -> Door {
     open_with(settings(), roots).await
 }
 
-async fn open_with(settings: Settings, roots: &[&Apple]) -> Door {
+pub(crate) async fn open_with(settings: Settings, roots: &[&Apple]) -> Door {
     let door = Door::prepare(settings).await;
     let roots: String = roots.iter().map(|apple| apple.root_pem()).collect();
     door.write_file("root.pem", &roots);
@@ -73,7 +73,7 @@ async fn open_with(settings: Settings, roots: &[&Apple]) -> Door {
 }
 
 /// A transaction of `StoreKit`, whose time is not over.
-fn bought(id: &str, more: &Value) -> Value {
+pub(crate) fn bought(id: &str, more: &Value) -> Value {
     let transaction = json!({
         "transactionId": id, "originalTransactionId": id, "bundleId": "com.example.app",
         "productId": "com.example.pro", "purchaseDate": now() - DAY, "expiresDate": now() + 29 * DAY,
@@ -84,7 +84,7 @@ fn bought(id: &str, more: &Value) -> Value {
 }
 
 /// A notification about it.
-fn notified(apple: &Apple, kind: &str, transaction: &Value, more: &Value) -> Value {
+pub(crate) fn notified(apple: &Apple, kind: &str, transaction: &Value, more: &Value) -> Value {
     let mut payload = json!({
         "notificationType": kind, "notificationUUID": uuid::Uuid::now_v7().to_string(), "version": "2.0",
         "signedDate": now(),
@@ -97,7 +97,12 @@ fn notified(apple: &Apple, kind: &str, transaction: &Value, more: &Value) -> Val
     and(payload, more)
 }
 
-async fn tell(door: &Door, channel: &str, body: &Value, headers: &[(&str, &str)]) -> Answer {
+pub(crate) async fn tell(
+    door: &Door,
+    channel: &str,
+    body: &Value,
+    headers: &[(&str, &str)],
+) -> Answer {
     let call = Call::post(&format!("/webhooks/{channel}"), body);
     let call = headers
         .iter()
@@ -105,18 +110,18 @@ async fn tell(door: &Door, channel: &str, body: &Value, headers: &[(&str, &str)]
     door.send(call).await
 }
 
-async fn apple_tells(door: &Door, apple: &Apple, payload: &Value) -> Answer {
+pub(crate) async fn apple_tells(door: &Door, apple: &Apple, payload: &Value) -> Answer {
     let body = json!({"signedPayload": apple.sign(payload)});
     tell(door, "appstore", &body, &[]).await
 }
 
-fn outcome(answer: Answer) -> String {
+pub(crate) fn outcome(answer: Answer) -> String {
     let body = answer.expect(200).json();
     body["outcome"].as_str().unwrap().to_owned()
 }
 
 /// The plan's name and its source.
-async fn plan(user: &User) -> String {
+pub(crate) async fn plan(user: &User) -> String {
     let me = user.me().await;
     let text = |name| me["plan"][name].as_str().unwrap().to_owned();
     format!("{} by {}", text("name"), text("source"))
@@ -548,7 +553,7 @@ fn hex_hmac(key: &str, text: &str) -> String {
         .collect()
 }
 
-fn timed(secret: &str, seconds: i64, body: &Value) -> String {
+pub(crate) fn timed(secret: &str, seconds: i64, body: &Value) -> String {
     format!(
         "t={seconds},v1={}",
         hex_hmac(secret, &format!("{seconds}.{body}"))
@@ -812,7 +817,12 @@ async fn stripes_subscriptions_and_payments_end_by_their_own_events() {
 }
 
 /// An event of RevenueCat about a transaction of a user.
-fn told_by_revenuecat(kind: &str, user: &User, transaction: &str, more: &Value) -> Value {
+pub(crate) fn told_by_revenuecat(
+    kind: &str,
+    user: &User,
+    transaction: &str,
+    more: &Value,
+) -> Value {
     let event = json!({
         "id": uuid::Uuid::now_v7().to_string(), "type": kind, "event_timestamp_ms": now(), "app_user_id": user.id,
         "product_id": "com.example.pro", "purchased_at_ms": now() - DAY, "expiration_at_ms": now() + 29 * DAY,
@@ -822,13 +832,13 @@ fn told_by_revenuecat(kind: &str, user: &User, transaction: &str, more: &Value) 
     json!({"api_version": "1.0", "event": and(event, more)})
 }
 
-async fn revenuecat_tells(door: &Door, body: &Value) -> String {
+pub(crate) async fn revenuecat_tells(door: &Door, body: &Value) -> String {
     let agreed = [("Authorization", "Bearer canary-rc-auth-5c0d")];
     outcome(tell(door, "revenuecat", body, &agreed).await)
 }
 
 /// Asks until the plan is this one. No answer to what was asked a second after `told` or later may still say another.
-async fn counts_within_a_second(user: &User, wanted: &str, told: Instant) {
+pub(crate) async fn counts_within_a_second(user: &User, wanted: &str, told: Instant) {
     loop {
         let asked = told.elapsed();
         let plan = plan(user).await;
@@ -875,7 +885,7 @@ async fn a_purchase_counts_at_once_where_it_is_told_and_within_a_second_in_every
 }
 
 /// Credits of `com.example.credits`: $0.002, where a whole answer costs 600 micro-dollars and the plan has 100.
-fn settings_with_credits() -> Settings {
+pub(crate) fn settings_with_credits() -> Settings {
     settings().with(
         r#"
         plans.free.limits = [{ per = "month", cost_usd = "0.0001" }, { per = "hour", requests = 100 }]
@@ -884,7 +894,7 @@ fn settings_with_credits() -> Settings {
     )
 }
 
-async fn row_of_whole(door: &Door, user: &User) -> Row {
+pub(crate) async fn row_of_whole(door: &Door, user: &User) -> Row {
     let answer = user
         .ask(and(chat("a"), &json!({"max_tokens": 1000})))
         .await
@@ -893,7 +903,7 @@ async fn row_of_whole(door: &Door, user: &User) -> Row {
     door.row(&answer).await
 }
 
-async fn credits(user: &User) -> Option<i64> {
+pub(crate) async fn credits(user: &User) -> Option<i64> {
     let credits = user.me().await["credits"].clone();
     credits["remaining"].as_str().map(micros)
 }

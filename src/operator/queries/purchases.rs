@@ -23,7 +23,7 @@ pub struct PurchaseRow {
     pub original: String,
     /// Whose it is; null where nobody knows.
     pub user_id: Option<String>,
-    /// The store's name of the product; null where only a refund was told.
+    /// The store's name of the product. (A payment of which only the refund was told is not listed.)
     pub product: Option<String>,
     /// What the settings say that it gives.
     pub gives: String,
@@ -59,7 +59,7 @@ pub fn list(
                       p.ends_at, o.will_renew, p.state_at, p.quantity
                from ledger.purchases as p
                join ledger.purchase_origins as o on o.store = p.store and o.original_id = p.original_id
-               where ($1 = '' or o.user_id = $1)
+               where p.product is not null and ($1 = '' or o.user_id = $1)
                  and (p.state_at < $2 or (p.state_at = $2 and p.store || ' ' || p.transaction_id > $3))
                order by p.state_at desc, p.store || ' ' || p.transaction_id limit $4";
     let user = user.map(|user| user.to_string()).unwrap_or_default();
@@ -146,7 +146,7 @@ pub struct StoreEvent {
     pub transaction: Option<String>,
     /// Whose it is.
     pub user_id: Option<String>,
-    /// `applied`, `unchanged` or `no_user`.
+    /// `applied`, `unchanged`, `no_user`, or `no_product` where `[products]` does not have what was bought.
     pub outcome: String,
     #[serde(skip)]
     score: i64,
