@@ -4,9 +4,11 @@
 
 mod caller;
 pub(crate) mod descriptors;
-pub(crate) mod new_users;
+mod new_users;
 pub(crate) mod place;
 mod request_id;
+pub(crate) mod sender_address;
+pub(crate) mod stranger_bodies;
 
 use std::sync::atomic::{AtomicBool, AtomicI64};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -39,6 +41,7 @@ use new_users::NewUsers;
 pub use place::Place;
 use place::{Errand, Places};
 pub use request_id::RequestId;
+use stranger_bodies::StrangerBodies;
 
 /// How many requests one user may have open beyond what the plan lets be held: those that are still sending or draining. And,
 /// counted by themselves, how many looks at the account.
@@ -77,6 +80,8 @@ pub struct App {
     places: Arc<Places>,
     subjects: SubjectCache,
     new_users: NewUsers,
+    /// Bodies that are on their way from senders without a token.
+    pub(crate) stranger_bodies: StrangerBodies,
     /// What proves a device.
     pub(crate) devices: Devices,
     /// Answers that may be asked for again.
@@ -128,6 +133,7 @@ impl App {
             places,
             subjects: SubjectCache::default(),
             new_users: NewUsers::default(),
+            stranger_bodies: StrangerBodies::default(),
             described: OnceLock::new(),
         };
         app.auth.warm_up();

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::openapi::RefOr;
 use utoipa::{IntoResponses, ToSchema};
 
-use super::purchases::whole;
+use super::purchases::users_body;
 use crate::app::{App, Caller};
 use crate::attest::challenges::CHALLENGE_TIMEOUT;
 use crate::attest::device_token::DEVICE_TOKEN_TIMEOUT;
@@ -167,7 +167,7 @@ async fn read<T: DeserializeOwned>(
     body: Body,
 ) -> Result<T, Refusal> {
     check_media_type(headers)?;
-    let body = whole(app, body).await?;
+    let body = users_body(app, body).await?;
     serde_json::from_slice(&body).map_err(|_| {
         let message =
             "Send {\"key_id\": \"…\"} with \"attestation\" or \"assertion\", each in base64.";

@@ -14,7 +14,7 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 use uuid::Uuid;
 
 use super::lingering;
-use crate::app::new_users::PEER_HEADER;
+use crate::app::sender_address::PEER_HEADER;
 use crate::app::{App, RequestId};
 use crate::endpoint;
 use crate::error::{CODE_HEADER, Code, Refusal, anthropic_shape};

@@ -5,7 +5,7 @@ use http::{HeaderValue, Request};
 use hyper::body::Incoming;
 use tokio::net::TcpStream;
 
-use crate::app::new_users::PEER_HEADER;
+use crate::app::sender_address::PEER_HEADER;
 
 /// The other end's address; none where it cannot be told.
 pub(super) struct Peer(Option<HeaderValue>);

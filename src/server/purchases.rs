@@ -11,13 +11,13 @@ use axum::body::Body;
 use axum::extract::State;
 use bytes::Bytes;
 use http::HeaderMap;
-use http_body_util::{BodyExt, Limited};
 use serde::{Deserialize, Serialize};
-use tokio::time::timeout;
 use utoipa::openapi::RefOr;
 use utoipa::{IntoResponses, ToSchema};
 
 use crate::account::{Me, seen_by};
+use crate::app::sender_address::address_of;
+use crate::app::stranger_bodies::whole;
 use crate::app::{App, Caller};
 use crate::clock::Timestamp;
 use crate::config::Webhooks;
@@ -34,7 +34,8 @@ const BODY_BYTES_MAX: usize = 64 * 1024;
 /// An event was taken.
 #[derive(Serialize, ToSchema)]
 pub(super) struct EventTaken {
-    /// `applied`, `unchanged`, `repeated`, or `no_user` where nobody knows whose it is.
+    /// `applied`, `unchanged`, `repeated`; `no_user` where nobody knows whose it is, `no_product` where `[products]` does not have
+    /// what was bought.
     outcome: &'static str,
 }
 
@@ -191,10 +192,13 @@ async fn receive(
     (headers, body): (HeaderMap, Body),
     read: impl FnOnce(&Delivery<'_>) -> ReadEvent,
 ) -> Result<Json<EventTaken>, Refusal> {
-    let _place = app.intake.place()?;
     check_media_type(&headers)?;
-    let body = whole(app, body).await?;
-    let (config, now) = (app.config(), app.clock.now());
+    let config = app.config();
+    let address = address_of(&headers, &config.server);
+    let bounds = (BODY_BYTES_MAX, config.server.body_timeout);
+    let body = app.stranger_bodies.read(body, address, bounds).await?;
+    let _place = app.intake.place()?;
+    let now = app.clock.now();
     let delivery = Delivery {
         headers: &headers,
         body: &body,
@@ -227,18 +231,9 @@ fn refuse(app: &App, channel: Channel, not: NotTaken, now: Timestamp) -> Refusal
     }
 }
 
-pub(super) async fn whole(app: &App, body: Body) -> Result<Bytes, Refusal> {
-    let reading = Limited::new(body, BODY_BYTES_MAX).collect();
-    let slow = |_| Refusal::new(Code::InvalidRequest, "The body took too long to arrive.");
-    let read = timeout(app.config().server.body_timeout, reading).await;
-    let read = read.map_err(slow)?.map_err(|error| {
-        if error.is::<http_body_util::LengthLimitError>() {
-            let message = format!("The body is larger than {BODY_BYTES_MAX} bytes.");
-            return Refusal::new(Code::BodyTooLarge, message);
-        }
-        Refusal::new(Code::InvalidRequest, "The body did not arrive whole.")
-    })?;
-    Ok(read.to_bytes())
+/// The body of somebody who has shown a token.
+pub(super) async fn users_body(app: &App, body: Body) -> Result<Bytes, Refusal> {
+    whole(body, BODY_BYTES_MAX, app.config().server.body_timeout).await
 }
 
 /// A transaction of `StoreKit` 2.
@@ -270,7 +265,7 @@ pub(super) async fn bind(
     body: Body,
 ) -> Result<Json<Me>, Refusal> {
     check_media_type(&headers)?;
-    let body = whole(&app, body).await?;
+    let body = users_body(&app, body).await?;
     let wrong = |message: &str| Refusal::invalid("transaction", message);
     let sent: SignedTransaction = serde_json::from_slice(&body).map_err(|_| {
         wrong("Send {\"transaction\": \"…\"} with the jwsRepresentation of a StoreKit transaction.")

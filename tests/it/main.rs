@@ -94,6 +94,7 @@ mod secrets;
 mod shadowing;
 mod silent_databases;
 mod slow_client;
+mod slow_strangers;
 mod smuggling;
 mod sockets;
 mod speech;
