@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::event::{Channel, PurchaseEvent, Rules};
 use super::records::{self, Outcome, PurchaseTaken, Taken};
+use super::unknown_products;
 use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::error::{Code, Refusal};
@@ -32,6 +33,7 @@ pub struct ChannelCounts {
     unchanged: AtomicU64,
     repeated: AtomicU64,
     no_user: AtomicU64,
+    no_product: AtomicU64,
     refused: AtomicU64,
     unreadable: AtomicU64,
     /// When the last one was taken, in milliseconds; 0 for none since the start.
@@ -48,17 +50,19 @@ impl ChannelCounts {
             Outcome::Unchanged => &self.unchanged,
             Outcome::Repeated => &self.repeated,
             Outcome::NoUser => &self.no_user,
+            Outcome::NoProduct => &self.no_product,
         }
     }
 
     /// How many, by what became of them.
     #[must_use]
-    pub fn all(&self) -> [(&'static str, u64); 6] {
+    pub fn all(&self) -> [(&'static str, u64); 7] {
         [
             ("applied", &self.applied),
             ("unchanged", &self.unchanged),
             ("repeated", &self.repeated),
             ("no_user", &self.no_user),
+            ("no_product", &self.no_product),
             ("invalid_signature", &self.refused),
             ("unreadable", &self.unreadable),
         ]
@@ -127,12 +131,12 @@ impl Intake {
         config: Arc<Config>,
         now: Timestamp,
     ) -> Result<Taken, Refusal> {
-        let (channel, kind) = (event.channel, event.kind.clone());
+        let summary = EventSummary::of(&event);
         let taking = self
             .desk
             .ask(move |desk| records::take(desk, &event, rules_of(&config, now), false));
         let taken = in_time(taking).await?;
-        self.count(channel, &kind, &taken, now);
+        self.count(&summary, &taken, now);
         Ok(taken)
     }
 
@@ -146,13 +150,13 @@ impl Intake {
         user: Uuid,
         (config, now): (Arc<Config>, Timestamp),
     ) -> Result<Result<Taken, PurchaseTaken>, Refusal> {
-        let (channel, kind) = (event.channel, event.kind.clone());
+        let summary = EventSummary::of(&event);
         let binding = self
             .desk
             .ask(move |desk| records::bind(desk, &event, user, rules_of(&config, now)));
         let bound = in_time(binding).await?;
         if let Ok(taken) = &bound {
-            self.count(channel, &kind, taken, now);
+            self.count(&summary, taken, now);
         }
         Ok(bound)
     }
@@ -180,23 +184,77 @@ impl Intake {
         }
     }
 
-    fn count(&self, channel: Channel, kind: &str, taken: &Taken, now: Timestamp) {
+    /// Gives what was bought before the settings had its product. Whose purchases it touched.
+    ///
+    /// # Errors
+    /// The ledger cannot be written: what, for a log.
+    pub(crate) async fn catch_up(
+        &self,
+        config: Arc<Config>,
+        now: Timestamp,
+    ) -> Result<Vec<Uuid>, String> {
+        if config.products.by_name.is_empty() {
+            return Ok(Vec::new());
+        }
+        let catching_up = self
+            .desk
+            .ask(move |desk| unknown_products::catch_up(desk, rules_of(&config, now)));
+        let users = catching_up.await?;
+        if !users.is_empty() {
+            self.ledger.tell_of_purchases();
+        }
+        Ok(users)
+    }
+
+    fn count(&self, event: &EventSummary, taken: &Taken, now: Timestamp) {
+        let channel = event.channel;
         if let Some(counts) = self.counts(channel) {
             counts.of(taken.outcome).fetch_add(1, Ordering::Relaxed);
             counts.last_at.store(now.millis(), Ordering::Relaxed);
         }
-        if matches!(taken.outcome, Outcome::Applied | Outcome::NoUser) {
+        let (channel, product) = (channel.as_str(), event.product.as_deref());
+        if !matches!(taken.outcome, Outcome::Unchanged | Outcome::Repeated) {
             self.ledger.tell_of_purchases();
+        }
+        if taken.outcome == Outcome::NoProduct {
+            let fix = "write it under [products]: what it gives is given then";
+            tracing::warn!(
+                channel,
+                product,
+                fix,
+                "what was bought is in no [products] and gives nothing"
+            );
         }
         let user = taken.users.first().map(Uuid::to_string);
         let outcome = taken.outcome.as_str();
         tracing::info!(
-            channel = channel.as_str(),
-            kind,
+            channel,
+            kind = event.kind,
             outcome,
             user_id = user,
             "an event of a store"
         );
+    }
+}
+
+/// An event, for the log.
+struct EventSummary {
+    channel: Channel,
+    kind: String,
+    product: Option<String>,
+}
+
+impl EventSummary {
+    fn of(event: &PurchaseEvent) -> Self {
+        let facts = event
+            .change
+            .as_ref()
+            .and_then(|change| change.facts.as_ref());
+        Self {
+            channel: event.channel,
+            kind: event.kind.clone(),
+            product: facts.map(|facts| facts.product.clone()),
+        }
     }
 }
 

@@ -20,3 +20,4 @@ pub mod stripe;
 pub mod superwall;
 #[cfg(test)]
 mod tests;
+pub(crate) mod unknown_products;

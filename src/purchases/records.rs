@@ -31,6 +31,8 @@ pub enum Outcome {
     Repeated,
     /// It changed something, and nobody knows whose it is.
     NoUser,
+    /// It changed something, and the settings do not have what was bought: it gives nothing until they do.
+    NoProduct,
 }
 
 impl Outcome {
@@ -42,6 +44,7 @@ impl Outcome {
             Self::Unchanged => "unchanged",
             Self::Repeated => "repeated",
             Self::NoUser => "no_user",
+            Self::NoProduct => "no_product",
         }
     }
 }
@@ -138,7 +141,7 @@ pub fn bind(
     })
 }
 
-fn lock(db: &Db) -> Result<(), Failure> {
+pub(super) fn lock(db: &Db) -> Result<(), Failure> {
     if let Db::Transaction(..) = db {
         let sql = "select coalesce(cast(pg_catalog.pg_advisory_xact_lock($1) as text), '')";
         db.query(sql, &[LOCK.into()])?;
@@ -204,6 +207,9 @@ fn merge(db: &Db, event: &PurchaseEvent, rules: Rules<'_>) -> Result<Taken, Fail
             .notes
             .extend(give(db, place, (&after, users.1), rules)?);
         merged.is_nobodys = users.1.is_none() && !after.rows.is_empty();
+        let row = after.rows.get(&change.transaction);
+        let facts = row.and_then(|row| row.facts.as_ref());
+        merged.is_unknown = facts.is_some_and(|(_, it)| rules.products.get(&it.product).is_none());
         if differ(&before, &after) || users.0 != users.1 {
             merged.notes.push(json!({
                 "store": change.store, "transaction": change.transaction, "event": event.kind,
@@ -224,10 +230,11 @@ fn merge(db: &Db, event: &PurchaseEvent, rules: Rules<'_>) -> Result<Taken, Fail
     for detail in &merged.notes {
         note(db, by, ("purchase", merged.users.first().copied()), detail)?;
     }
-    let outcome = match (merged.notes.is_empty(), merged.is_nobodys) {
-        (true, _) => Outcome::Unchanged,
-        (false, true) => Outcome::NoUser,
-        (false, false) => Outcome::Applied,
+    let outcome = match &merged {
+        it if it.notes.is_empty() => Outcome::Unchanged,
+        it if it.is_unknown => Outcome::NoProduct,
+        it if it.is_nobodys => Outcome::NoUser,
+        _ => Outcome::Applied,
     };
     Ok(Taken {
         outcome,
@@ -236,7 +243,7 @@ fn merge(db: &Db, event: &PurchaseEvent, rules: Rules<'_>) -> Result<Taken, Fail
 }
 
 /// Brings the credits of each transaction to what its row says; what that changed.
-fn give(
+pub(super) fn give(
     db: &Db,
     (store, _): (&str, &str),
     (chain, user): (&Chain, Option<Uuid>),
@@ -260,6 +267,7 @@ struct Merged {
     users: Vec<Uuid>,
     notes: Vec<Value>,
     is_nobodys: bool,
+    is_unknown: bool,
 }
 
 impl Merged {

@@ -245,7 +245,7 @@ pub(super) fn save(
 
 /// A transaction waits for the developer's `on_purchase`, after all that changed before it. Also after a ledger was restored
 /// from a backup, revisions are higher than those before: hence the clock.
-fn let_wait(db: &Db, (store, id): (&str, &str), now: Timestamp) -> Result<(), Failure> {
+pub(super) fn let_wait(db: &Db, (store, id): (&str, &str), now: Timestamp) -> Result<(), Failure> {
     db.query(
         "update ledger.purchases set unsent = 1, revision =
              (select case when last.revision >= $3 then last.revision + 1 else $3 end

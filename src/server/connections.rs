@@ -138,6 +138,7 @@ pub async fn serve(
     let routes = router(&app);
     let (leave, stop) = (stop, CancellationToken::new());
     app.keep_house(&stop);
+    app.catch_up_purchases();
     let (sending, sent) = (TaskTracker::new(), CancellationToken::new());
     send_entries(&app, &sending, &sent);
     let connections = TaskTracker::new();

@@ -160,5 +160,24 @@ impl App {
             );
         }
         self.config.store(Arc::new(new));
+        self.catch_up_purchases();
+    }
+
+    /// Gives, in the background, what was bought of products that the settings did not have at that time.
+    pub(crate) fn catch_up_purchases(&self) {
+        let (intake, config, now) = (self.intake.clone(), self.config(), self.clock.now());
+        self.work.spawn(async move {
+            match intake.catch_up(config, now).await {
+                Ok(users) if users.is_empty() => {}
+                Ok(users) => {
+                    let users = users.len();
+                    tracing::info!(users, "[products] has what they bought now: it was given");
+                }
+                Err(error) => {
+                    let fix = "reload or restart, and it is tried again";
+                    tracing::error!(error, fix, "new products were not given to who bought them");
+                }
+            }
+        });
     }
 }

@@ -84,6 +84,7 @@ mod processes;
 mod promises;
 mod prompts;
 mod published_keys;
+mod purchase_times;
 mod purchases;
 mod quantities;
 mod reported_usage;

@@ -12,7 +12,7 @@ pub(crate) struct StoreReading {
     /// `appstore`, `revenuecat` …
     pub(crate) channel: &'static str,
     /// Events since the start, by what became of them.
-    pub(crate) events: [(&'static str, u64); 6],
+    pub(crate) events: [(&'static str, u64); 7],
     /// When the last one was taken, by any process; `None` for none that is known.
     pub(crate) last_at: Option<Timestamp>,
 }

@@ -6,15 +6,20 @@ use std::time::Duration;
 use super::{Check, Deployment};
 use crate::clock::Timestamp;
 use crate::config::Config;
+use crate::ledger::Failure;
 use crate::ledger::read::report::Reports;
-use crate::purchases::event::Channel;
+use crate::purchases::event::{Channel, Rules};
 use crate::purchases::jws::apple_root;
 use crate::purchases::records::last_events;
+use crate::purchases::unknown_products::unknown;
 
 /// A store that is silent for longer is worth a look.
 const SILENCE_MAX: Duration = Duration::from_hours(24 * 14);
 /// A root that ends sooner is worth a look.
 const ROOT_LEFT_MIN: Duration = Duration::from_hours(24 * 180);
+
+/// So many products are named.
+const NAMES_MAX: usize = 5;
 
 /// A line a store that is set, and one for the sandbox; none where no products are.
 pub(super) async fn check(deployment: Arc<Deployment>) -> Vec<Check> {
@@ -29,10 +34,17 @@ pub(super) async fn check(deployment: Arc<Deployment>) -> Vec<Check> {
     }
     let now = deployment.clock.now();
     let store = config.store.url.clone();
-    let reading = move || Reports::open(&store).and_then(|reports| last_events(reports.db()));
-    let last = tokio::task::spawn_blocking(reading).await;
-    let last = last.ok().and_then(Result::ok).unwrap_or_default();
+    let known = deployment.clone();
+    let reading = move || {
+        let reports = Reports::open(&store)?;
+        let products = &known.config.products;
+        let unknown = unknown(reports.db(), Rules { products, now })?;
+        Ok::<_, Failure>((last_events(reports.db())?, unknown))
+    };
+    let read = tokio::task::spawn_blocking(reading).await;
+    let (last, unknown) = read.ok().and_then(Result::ok).unwrap_or_default();
     let mut checks = products(config, &set);
+    checks.extend(bought_unknown(&unknown));
     for channel in set {
         let told = last.iter().find(|(of, _)| *of == channel);
         checks.push(silence(channel, told.map(|(_, at)| *at), now));
@@ -53,6 +65,25 @@ fn products(config: &Config, set: &[Channel]) -> Vec<Check> {
         return vec![Check::warn("purchases", detail, fix)];
     }
     vec![sandbox(config)]
+}
+
+/// Products that users have bought, and that give nothing.
+fn bought_unknown(names: &[String]) -> Option<Check> {
+    let first: Vec<&str> = names.iter().take(NAMES_MAX).map(String::as_str).collect();
+    let more = names
+        .len()
+        .checked_sub(first.len())
+        .filter(|more| *more > 0);
+    let more = more.map_or_else(String::new, |more| format!(" and {more} more"));
+    let name = first.first()?;
+    let fix = format!(
+        "write [products.\"{name}\"] with its plan or its credits: they are given at once, also for what was bought before"
+    );
+    let detail = format!(
+        "bought, and in no [products], so it gives nothing: {}{more}",
+        first.join(", ")
+    );
+    Some(Check::warn("products", detail, fix))
 }
 
 /// App Review and `TestFlight` buy in the sandbox.
