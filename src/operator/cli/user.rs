@@ -1,6 +1,11 @@
 //! `tollgate user …`: who there is, what one user has, and what the operator gives and takes.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
+use tokio::runtime::Handle;
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use super::table::{Look, Table};
@@ -13,12 +18,17 @@ use crate::ledger::grants::GRANT_MICROS_MAX;
 use crate::ledger::read::report::{Desk, Reports, SubscriptionRow};
 use crate::observe::visible::visible;
 use crate::operator::queries::grants::GrantRow;
+use crate::operator::queries::plan_reasons::DatabaseWord;
 use crate::operator::queries::sums::{GroupBy, UsageFilter};
 use crate::operator::queries::usage::{UsageRow, list as usage};
 use crate::operator::queries::users::{self, CreditRow, Sort, UserPage, UserRow};
 use crate::operator::queries::{Cursor, Slice, forget, grants};
 use crate::plan::{CreditBalanceRow, Per, Period, Unit};
 use crate::price::MicroUsd;
+use crate::supabase::{AskedUser, DeveloperDatabase};
+
+/// How long the developer's database may take to name a user's plan.
+const DATABASE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Look at users, give them plans and credits, block them, forget them
 #[derive(Debug, clap::Args)]
@@ -444,7 +454,17 @@ fn meant(config: &Config, user: &str) -> Result<Uuid, CommandError> {
 
 fn facts(config: &Config, user_id: Uuid) -> Result<(UserPage, Vec<UsageRow>), ledger::Failure> {
     let reports = Reports::open(&config.store.url)?;
-    let page = users::user(&reports, config, user_id, Clock::system().now())?;
+    let now = Clock::system().now();
+    let mut page = users::user(&reports, config, user_id, now)?;
+    let subject = page
+        .user
+        .issuer
+        .as_deref()
+        .zip(page.user.subject.as_deref());
+    let word = Handle::current().block_on(database_word(config, user_id, subject));
+    if !matches!(word, DatabaseWord::NotAsked) {
+        page = users::user_by(&reports, config, (user_id, &word), now)?;
+    }
     let wanted = UsageFilter {
         by: GroupBy::Model,
         from: Timestamp::EPOCH,
@@ -458,6 +478,30 @@ fn facts(config: &Config, user_id: Uuid) -> Result<(UserPage, Vec<UsageRow>), le
         &Slice::new(Some(Slice::MAX), None),
     )?;
     Ok((page, models.rows))
+}
+
+/// What the developer's database says of a user, if there is one.
+async fn database_word(
+    config: &Config,
+    user_id: Uuid,
+    subject: Option<(&str, &str)>,
+) -> DatabaseWord {
+    let database = match DeveloperDatabase::new(&config.directory.via, TaskTracker::new()) {
+        Ok(Some(database)) => database,
+        Ok(None) => return DatabaseWord::NotAsked,
+        Err(why) => return DatabaseWord::Unavailable(why),
+    };
+    let asked = AskedUser {
+        user_id,
+        session_id: None,
+        subject,
+    };
+    match timeout(DATABASE_TIMEOUT, database.check_user_limits(asked)).await {
+        Err(_) => DatabaseWord::Unavailable("no answer in time".to_owned()),
+        Ok(Err(failure)) => DatabaseWord::Unavailable(visible(&failure.to_string()).into_owned()),
+        Ok(Ok(Some(answer))) if !answer.allowed => DatabaseWord::Blocks,
+        Ok(Ok(answer)) => DatabaseWord::Answered(answer.map(|it| it.assigned)),
+    }
 }
 
 fn page_json(page: &UserPage, models: &[UsageRow]) -> Value {
@@ -504,6 +548,7 @@ fn page_text(page: &UserPage, models: &[UsageRow], look: Look) -> String {
     let source = match page.user.plan_source {
         "local" => "yours; a plan from your database or in the token goes first",
         "purchase" => "bought; yours, or a plan from your database or in the token, goes first",
+        "database" => "your database names it",
         "last_request" => "of the last request",
         _ => "nobody named one",
     };

@@ -22,6 +22,10 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest answer that is read.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
+/// How to get a notification of the App Store.
+const APPLES_TEST: &str = "let Apple send one: POST https://api.storekit.apple.com/inApps/v1/notifications/test with a key of App \
+Store Connect (for the sandbox URL: api.storekit-sandbox.apple.com), or buy something in TestFlight; then see `tollgate purchases --events`";
+
 /// Try a store's webhook
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -45,9 +49,10 @@ enum WebhookAction {
     },
 }
 
-/// Stores whose secret we have too. (Apple sends a test by itself: App Store Connect API, Request a Test Notification.)
+/// Stores whose secret we have too, and the App Store, which alone can sign.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum TestSender {
+    Appstore,
     Revenuecat,
     Superwall,
     Stripe,
@@ -58,7 +63,11 @@ pub(super) async fn run(args: &WebhookArgs, sources: &Sources) -> Result<(), Com
     let WebhookAction::Test { store, url } = &args.action;
     let config = Config::load(sources)?;
     let now = Clock::system().now();
-    let (path, body) = (store.path(), store.event(now).to_string());
+    let Some(body) = store.event(now) else {
+        let problem = "only Apple can sign a notification of the App Store";
+        return Err(CommandError::new(problem, APPLES_TEST));
+    };
+    let (path, body) = (store.path(), body.to_string());
     let uri = super::health::on_server(url.as_ref(), &sources.bind(), path)?;
     let mut request = Request::post(uri.clone()).header(header::CONTENT_TYPE, "application/json");
     for (name, value) in store.proof(&config, &body, now)? {
@@ -108,17 +117,19 @@ async fn send(request: Request<Bytes>) -> Result<(http::StatusCode, String), Str
 impl TestSender {
     const fn path(self) -> &'static str {
         match self {
+            Self::Appstore => "/webhooks/appstore",
             Self::Revenuecat => "/webhooks/revenuecat",
             Self::Superwall => "/webhooks/superwall",
             Self::Stripe => "/webhooks/stripe",
         }
     }
 
-    /// An event that changes nothing.
-    fn event(self, now: Timestamp) -> Value {
+    /// An event that changes nothing; none where we cannot sign one.
+    fn event(self, now: Timestamp) -> Option<Value> {
         let id = format!("tollgate-test-{}", Uuid::now_v7());
         let (millis, seconds) = (now.millis(), now.secs());
-        match self {
+        Some(match self {
+            Self::Appstore => return None,
             Self::Revenuecat => json!({ "api_version": "1.0", "event": {
                 "id": id, "type": "TEST", "event_timestamp_ms": millis, "environment": "SANDBOX", "store": "APP_STORE",
                 "app_user_id": Uuid::nil(),
@@ -133,7 +144,7 @@ impl TestSender {
                     "livemode": false, "data": { "object": {} },
                 })
             }
-        }
+        })
     }
 
     fn proof(
@@ -154,6 +165,7 @@ impl TestSender {
             sign_timed(body.as_bytes(), secret.current.expose_secret(), now)
         };
         Ok(match self {
+            Self::Appstore => Vec::new(),
             Self::Revenuecat => match (
                 &webhooks.revenuecat_secret,
                 &webhooks.revenuecat_authorization,

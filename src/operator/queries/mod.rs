@@ -12,6 +12,7 @@ pub mod grants;
 pub mod models;
 pub mod overview;
 pub mod pause;
+pub mod plan_reasons;
 pub mod prompts;
 pub mod purchases;
 pub mod requests;

@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::grants::{self, GrantRow};
+use super::plan_reasons::{DatabaseWord, PlanReasons, ended_purchase, last_plan};
 use super::{Cursor, Page, Slice, dollars, dollars_at, time_at, today_and_month};
 
 use crate::clock::Timestamp;
@@ -17,8 +18,8 @@ use crate::ledger::read::report::{By, Desk, Reports, SubscriptionRow, id_before,
 use crate::ledger::users::{find, has_requests};
 use crate::ledger::{Failure, limit_states};
 use crate::plan::{
-    Amount, Credit, CreditBalanceRow, EffectivePlan, LimitRow, LimitState, LivePurchase, Per,
-    Period, PlanSources, Unit, plan_for, resets_at, window,
+    Amount, Credit, CreditBalanceRow, EffectivePlan, LimitRow, LimitState, Per, Period,
+    PlanSources, Unit, plan_for, resets_at, window,
 };
 
 /// How users are sorted.
@@ -184,7 +185,8 @@ pub struct UserHead {
     pub subject: Option<String>,
     /// The plan that the operator gave, else that of the last request, else the default.
     pub plan: String,
-    /// Where that is known from: `local`, `purchase`, `last_request` or `default`.
+    /// Where that is known from: `local`, `purchase`, `last_request` or `default`; for the command line, which asks it, also
+    /// `database`.
     pub plan_source: &'static str,
     /// The operator's plan counts up to here; null for good.
     pub plan_until: Option<String>,
@@ -238,29 +240,47 @@ pub fn user(
     user_id: Uuid,
     now: Timestamp,
 ) -> Result<UserPage, Failure> {
+    user_by(reports, config, (user_id, &DatabaseWord::NotAsked), now)
+}
+
+/// The same, with what the developer's database says.
+///
+/// # Errors
+/// The ledger cannot be read.
+pub fn user_by(
+    reports: &Reports,
+    config: &Config,
+    (user_id, database): (Uuid, &DatabaseWord),
+    now: Timestamp,
+) -> Result<UserPage, Failure> {
     let zone = &config.server.time_zone;
     let said = reports.said_of(user_id, now)?;
     let blocked = said.is_blocked();
     let local = said.subscription_at(now);
     let given = local.as_ref().is_some_and(|row| row.plan.is_some());
     let live = config.products.live(&said.purchases, &config.plans, now);
+    let ended = ended_purchase(reports.db(), config, user_id, now)?;
     let claim = if given || !live.is_empty() {
         None
     } else {
-        last_plan(reports.db(), user_id)?
+        let sources = (said.subscription.as_ref(), ended.as_ref());
+        last_plan(reports.db(), user_id, sources, now)?
     };
     let until = said
         .subscription
         .and_then(|row| row.until)
         .filter(|until| given && now < *until);
+    let given = local.as_ref().and_then(|row| row.plan.clone());
     let reasons = PlanReasons {
-        given: local.as_ref().and_then(|row| row.plan.clone()),
-        until,
+        database,
+        given: given.map(|plan| (plan, until)),
         live: &live,
+        ended: ended.as_ref(),
         last: claim.as_deref(),
     };
-    let why = reasons.told(config);
+    let why = reasons.text(config);
     let looked = PlanSources {
+        database: database.answer().cloned(),
         local,
         claim,
         purchase: live.first().map(|live| (live.clone(), now)),
@@ -326,53 +346,6 @@ pub fn named(reports: &Reports, name: &str) -> Result<Vec<Uuid>, Failure> {
         return Ok(vec![id]);
     }
     Ok(found)
-}
-
-/// What may decide a user's plan, as far as it is known here.
-struct PlanReasons<'a> {
-    given: Option<String>,
-    until: Option<Timestamp>,
-    live: &'a [LivePurchase],
-    last: Option<&'a str>,
-}
-
-impl PlanReasons<'_> {
-    /// One line: what decides, and what would without it.
-    fn told(&self, config: &Config) -> String {
-        let known = |plan: &&str| config.plans.by_name.contains_key(*plan);
-        let until = |at: Option<Timestamp>| {
-            at.map_or_else(String::new, |at| format!(" until {}", at.rfc3339()))
-        };
-        let given = self.given.as_deref().filter(known);
-        let given = given.map(|plan| format!("{plan}: given by an operator{}", until(self.until)));
-        let bought = self.live.iter().map(|live| {
-            let (plan, bought) = (&live.plan, &live.purchase);
-            let end = until(live.ends_at);
-            format!(
-                "{plan}: bought as {} in {}{end}",
-                bought.product, bought.store
-            )
-        });
-        let last = self.last.filter(known);
-        let last = last.map(|plan| format!("{plan}: the plan of the last request"));
-        let default = format!("{}: the default", config.plans.default.name);
-        let mut reasons = given.into_iter().chain(bought).chain(last).chain([default]);
-        let first = reasons.next().unwrap_or_default();
-        let next = reasons.next();
-        next.map_or_else(
-            || first.clone(),
-            |next| format!("{first}; without it {next}"),
-        )
-    }
-}
-
-/// The plan of the last request.
-fn last_plan(db: &Db, user_id: Uuid) -> Result<Option<String>, Failure> {
-    let sql =
-        "select plan from ledger.requests where user_id = $1 order by started_at desc limit 1";
-    db.query_one(sql, &[user_id.to_string().into()])?
-        .map(|row| row.text(0))
-        .transpose()
 }
 
 fn month(db: &Db, user_id: Uuid, since: Timestamp) -> Result<Month, Failure> {
