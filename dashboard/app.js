@@ -138,8 +138,11 @@ function frame(answer) {
     page?.close();
     closeDialogs();
     for (const link of links) {
-      if (link.getAttribute("href") === href) link.setAttribute("aria-current", "page");
-      else link.removeAttribute("aria-current");
+      if (link.getAttribute("href") === href) {
+        link.setAttribute("aria-current", "page");
+        // On a phone the row of links is wider than the screen.
+        link.scrollIntoView({ block: "nearest", inline: "nearest" });
+      } else link.removeAttribute("aria-current");
     }
     document.title = `${label} · Tollgate`;
     page = open({ main, session, overview, id: userId && decoded(userId), query: new URLSearchParams(search) });

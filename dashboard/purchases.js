@@ -47,8 +47,7 @@ export function purchasesPage({ main }) {
     return [table("Purchases", [
       { label: "User", cell: (row) => userLink(row.user_id) },
       { label: "Product", grow: true, wrap: true, cell: (row) => [row.product ?? "–", h("div.muted.small", row.gives)] },
-      { label: "State", cell: (row) => [row.state, row.environment === "sandbox" && h("span.badge", "sandbox")] },
-      { label: "Until", number: true, cell: (row) => (row.ends_at ? f.time(row.ends_at) : "for ever") },
+      { label: "State", wrap: true, cell: (row) => [row.state, " ", row.environment === "sandbox" && h("span.badge", "sandbox"), h("div.muted.small", row.ends_at ? ["until ", f.time(row.ends_at)] : "for ever")] },
       { label: "Store", wide: true, cell: (row) => [row.store, h("div.muted.small", row.transaction)] },
     ], rows), more];
   }

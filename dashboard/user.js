@@ -8,6 +8,7 @@ import * as f from "./format.js";
 const AGAIN_MS = 5_000;
 const SOURCES = {
   local: "set by an operator",
+  purchase: "bought in a store",
   last_request: "as of the last request",
   default: "the default plan",
 };
@@ -20,6 +21,7 @@ export function userPage({ main, session, id }) {
   const path = `users/${encodeURIComponent(id)}`;
   const content = h("div.stack", { "aria-busy": "true" });
   const badges = h("p.badges");
+  const why = h("p.muted.small");
   const actions = h("div.actions");
   const latest = h("div");
   const limits = h("div");
@@ -31,7 +33,7 @@ export function userPage({ main, session, id }) {
   fill(main,
     h("p.crumb", h("a", { href: "#/users" }, "Users")),
     h("div.page-head",
-      h("div", h("h1.id", { tabindex: "-1" }, id, " ", h("button.icon-button", { type: "button", "aria-label": "Copy the id", onclick: copy }, icon("copy"))), badges),
+      h("div", h("h1.id", { tabindex: "-1" }, id, " ", h("button.icon-button", { type: "button", "aria-label": "Copy the id", onclick: copy }, icon("copy"))), badges, why),
       actions),
     problem, content);
   load(true);
@@ -55,6 +57,7 @@ export function userPage({ main, session, id }) {
     const { user } = data;
     fill(badges, h("span.badge", user.plan ?? "no plan"), h("span.muted.small", SOURCES[user.plan_source] ?? user.plan_source ?? ""),
       user.plan_until && h("span.muted.small", "until ", f.time(user.plan_until)), user.blocked && h("span.badge.danger", "blocked"));
+    fill(why, "Why: ", user.why);
     showActions();
     showLimits();
     fill(summary, h("dl.facts",
@@ -101,20 +104,18 @@ export function userPage({ main, session, id }) {
 
   function showCredits() {
     const balance = data.credit_balance;
-    fill(credits,
+    fill(credits, h("div.stack",
       balance && h("dl.facts",
         h("div", h("dt", "Left"), h("dd", f.money(f.micros(balance.remaining)))),
         h("div", h("dt", "Held"), h("dd", f.money(f.micros(balance.held)))),
         balance.next_expiry && h("div", h("dt", "The next end"), h("dd", f.time(balance.next_expiry)))),
       data.grants.length
         ? table("Grants", [
-          { label: "Given", wrap: true, cell: (row) => f.time(row.granted_at) },
-          { label: "From", grow: true, cell: (row) => row.source },
-          { label: "Of", number: true, cell: (row) => f.money(f.micros(row.granted_usd)) },
-          { label: "Left", number: true, cell: (row) => f.money(f.micros(row.remaining_usd)) },
-          { label: "Until", number: true, cell: (row) => (row.until ? f.time(row.until) : "no end") },
+          { label: "From", grow: true, wrap: true, cell: (row) => [row.source, h("div.muted.small", f.time(row.granted_at))] },
+          { label: "Left", number: true, cell: (row) => [f.money(f.micros(row.remaining_usd)), h("div.muted.small", `of ${f.money(f.micros(row.granted_usd))}`)] },
+          { label: "Until", wrap: true, cell: (row) => (row.until ? f.time(row.until) : "no end") },
         ], data.grants)
-        : empty("None", "Credits are dollars beside the plan. They pay for what does not fit its limits in dollars."));
+        : empty("None", "Credits are dollars beside the plan. They pay for what does not fit its limits in dollars.")));
     fill(raises, data.credits.length
       ? table("Raised limits", [
         { label: "Raises", grow: true, cell: (row) => `${f.unitName(row.unit)} ${f.perName(row.per)}` },

@@ -294,6 +294,7 @@ def check_full(run, users):
     run.checks.run("full: every page in light, in dark, and on a phone of 360 pixels", lambda: every_page(run, user))
     run.checks.run("full: search finds users by the beginning of an id, and pages go on", lambda: search(run, user))
     run.checks.run("full: a plan is changed, a user blocked and let in, a credit given, and the audit says so", lambda: steer(run, user))
+    run.checks.run("full: every form fits on a phone, and a user is forgotten", lambda: forget(run, users[5]))
     run.checks.run("full: pausing stops the app's requests, and the page says so", lambda: pause(run))
     run.checks.run("full: what is open now shows while it is open", lambda: opened(run))
     run.checks.run("full: text of strangers is text", lambda: hostile(run))
@@ -407,6 +408,8 @@ def steer(run, user):
         head = run.api(f"users/{user}")["user"]
         expect("the plan", (head["plan"], head["plan_source"], head["plan_until"][:16]), ("plus", "local", "2099-01-31T11:00"))
 
+        page_expects(page.get_by_text("Why: plus: given by an operator until 2099-01-31T11:00:00Z; without it")).to_be_visible()
+
         page.get_by_role("button", name="Give credits").click()
         page.get_by_label("Amount").fill("2.50")
         page.locator("dialog").get_by_role("button", name="Give credits").click()
@@ -439,6 +442,23 @@ def steer(run, user):
         expect("lines of the audit", lines.count() >= 5, True)
         page_expects(lines.filter(has_text="→ plus")).not_to_have_count(0)
         look.is_clean("the audit")
+
+
+def forget(run, user):
+    """The forms fit on a phone; and nothing is left of a user who is forgotten."""
+    with run.look(width=360, height=740) as look:
+        page = look.page
+        look.go(f"/users/{user}", user[:8])
+        for name in ("Give credits", "Raise a limit", "Forget"):
+            page.get_by_role("button", name=name).click()
+            look.is_clean(f"the dialog of {name} on a phone")
+            page.locator("dialog").get_by_role("button", name="Cancel").click()
+        page.get_by_role("button", name="Forget").click()
+        page.locator("dialog").get_by_role("button", name="Forget").click()
+        page_expects(page.get_by_text("No requests yet")).to_be_visible()
+        left = run.api(f"users/{user}")
+        expect("what is left of the user", (left["month"]["requests"], left["grants"]), (0, []))
+        look.is_clean("a user who was forgotten")
 
 
 def pause(run):
