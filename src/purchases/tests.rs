@@ -24,7 +24,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::config::{AppStore, StoreUrl};
 use crate::ledger::read::report::{Desk, Reports};
 use crate::ledger::{Ledger, Settings};
-use crate::plan::{Products, Purchase};
+use crate::plan::{Product, Products, Purchase};
 use crate::x509::TrustedRoot;
 
 const USER: &str = "0b9c7c1e-96f3-4f0c-8f2e-0d9f4c8a7e11";
@@ -499,7 +499,14 @@ fn transfer(from: &str, to: &str, at: i64) -> PurchaseEvent {
 fn a_transfer_moves_what_was_bought_before_it_in_whatever_order_both_come() {
     let (store, writer, folder) = ledger();
     let (desk, reports) = (Desk::open(&store).unwrap(), Reports::open(&store).unwrap());
-    let products = Products::default();
+    let basic = Product {
+        plan: Some("basic".to_owned()),
+        ..Product::default()
+    };
+    let products = Products {
+        by_name: [("basic".to_owned(), basic)].into(),
+        sandbox_plan: None,
+    };
     let [alice, bob, carol] = [1_u128, 2, 3].map(|number| Uuid::from_u128(number << 100 | number));
     let bought = |id: &str, owner: &str, at: i64| {
         let body = json!({ "event": {
