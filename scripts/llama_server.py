@@ -17,14 +17,19 @@ def main():
     parser.add_argument("--model", required=True, help="where the model's file is, or is to be put together")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--key", required=True, help="the only API key it takes")
+    parser.add_argument("--alias", default="gemma3-270m", help="the model's name")
+    parser.add_argument("--embeddings", action="store_true", help="serve embeddings, and nothing else")
     asked = parser.parse_args()
 
     params = xllamacpp.CommonParams()
     params.model.path = str(assemble(asked.model))
-    params.model_alias = {"gemma3-270m"}
+    params.model_alias = {asked.alias}
     params.hostnames = ["127.0.0.1"]
     params.port = asked.port
     params.api_keys = [asked.key]
+    if asked.embeddings:
+        params.embedding = True
+        params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     params.n_ctx = 4096
     params.n_parallel = 2
     params.endpoint_metrics = True  # its own count of tokens, which the ledger is compared with

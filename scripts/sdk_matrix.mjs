@@ -9,8 +9,10 @@ import { HumanMessage } from "@langchain/core/messages";
 import { tool as langChainTool } from "@langchain/core/tools";
 import { concat } from "@langchain/core/utils/stream";
 import { ChatOpenAI } from "@langchain/openai";
-import { generateText, Output, stepCountIs, streamText, tool } from "ai";
+import * as ai from "ai";
 import { z } from "zod";
+
+const { Output, stepCountIs, tool } = ai;
 
 const asked = JSON.parse(process.env.ASKED);
 const SAID = "word1 word2 word3 word4 word5 word6 word7 word8";
@@ -22,7 +24,9 @@ const weather = async ({ city }) => (city === "Paris" ? "sunny" : "unknown");
 const versionOf = (name) => JSON.parse(readFileSync(new URL(`node_modules/${name}/package.json`, import.meta.url))).version;
 
 /** Vercel's `ai`, over one of its providers. */
-function vercel(provider) {
+function vercel(provider, providerOptions = {}) {
+  const generateText = (options) => ai.generateText({ ...options, providerOptions });
+  const streamText = (options) => ai.streamText({ ...options, providerOptions });
   return (model) => ({
     whole: async () => (await generateText({ model: provider(model), prompt: ASKED, maxRetries: 0 })).text,
     stream: async () => {
@@ -88,6 +92,8 @@ const compatible = createOpenAICompatible({
 const openai = createOpenAI({ baseURL: asked.url, apiKey: asked.token });
 const sdks = {
   "ai + @ai-sdk/openai-compatible": ["@ai-sdk/openai-compatible", vercel((model) => compatible(model))],
+  // Unless it is told that nothing is stored, it names what the model said by ids that nobody knows.
+  "ai + @ai-sdk/openai, store: false": ["@ai-sdk/openai", vercel((model) => openai(model), { openai: { store: false } })],
   "ai + @ai-sdk/openai, .chat()": ["@ai-sdk/openai", vercel((model) => openai.chat(model))],
   "@langchain/openai": ["@langchain/openai", langChain],
 };

@@ -1,4 +1,4 @@
-"""One Python SDK in the matrix of sdk_matrix.py, which starts this in the SDK's own environment and says what a step is.
+"""The rows of one Python SDK in the matrix of sdk_matrix.py, which starts this in the SDK's own environment and says what a step is.
 
     sdk_matrix_one.py NAME          with {"url", "token", "models"} in ASKED
 
@@ -6,6 +6,7 @@ Prints one object a line: {"sdk", "manner", "step", "error"}. Each SDK is used a
 """
 
 import asyncio
+import itertools
 import json
 import os
 import sys
@@ -116,18 +117,21 @@ class PydanticAi(Sdk):
 
 
 class OpenAiAgents(Sdk):
-    """openai-agents on chat completions."""
+    """openai-agents on its default API, /v1/responses."""
 
     package = "openai-agents"
 
     def agent(self, **more):
-        from agents import Agent, OpenAIChatCompletionsModel, set_tracing_disabled
-        from openai import AsyncOpenAI
+        from agents import Agent, set_default_openai_client, set_tracing_disabled
 
         set_tracing_disabled(True)
-        client = AsyncOpenAI(base_url=self.url, api_key=self.token, max_retries=0)
-        model = OpenAIChatCompletionsModel(model=self.model, openai_client=client)
-        return Agent(name="one", instructions="Be brief.", model=model, **more)
+        set_default_openai_client(self.openai(), use_for_tracing=False)
+        return Agent(name="one", instructions="Be brief.", model=self.model, **more)
+
+    def openai(self):
+        from openai import AsyncOpenAI
+
+        return AsyncOpenAI(base_url=self.url, api_key=self.token, max_retries=0)
 
     def run(self, agent, text=ASKED):
         from agents import Runner
@@ -165,6 +169,19 @@ class OpenAiAgents(Sdk):
 
     def structured(self):
         return self.run(self.agent(output_type=Place)).city
+
+
+class OpenAiAgentsOnChat(OpenAiAgents):
+    """openai-agents on chat completions."""
+
+    name = "openai-agents, OpenAIChatCompletionsModel"
+
+    def agent(self, **more):
+        from agents import Agent, OpenAIChatCompletionsModel, set_tracing_disabled
+
+        set_tracing_disabled(True)
+        model = OpenAIChatCompletionsModel(model=self.model, openai_client=self.openai())
+        return Agent(name="one", instructions="Be brief.", model=model, **more)
 
 
 class Instructor(Sdk):
@@ -260,6 +277,48 @@ class OpenAiHelpers(Instructor):
         return place.city
 
 
+class OpenAiResponses(OpenAiHelpers):
+    """The helpers of OpenAI's SDK on /v1/responses; what the model said goes back as the items that it is."""
+
+    name = "openai, responses.parse() and .stream()"
+
+    def whole(self):
+        return self.openai().responses.create(model=self.model, input=ASKED).output_text
+
+    def stream(self):
+        with self.openai().responses.stream(model=self.model, input=ASKED) as events:
+            return [event.delta for event in events if event.type == "response.output_text.delta"]
+
+    def tools(self, streamed=False):
+        from openai.lib._tools import pydantic_function_tool
+
+        client = self.openai().responses
+        function = pydantic_function_tool(Place, name="weather")["function"]
+        offered = [{"type": "function", **function}]
+        items = [{"role": "user", "content": WEATHER}]
+
+        def ask():
+            if not streamed:
+                return client.parse(model=self.model, input=items, tools=offered)
+            with client.stream(model=self.model, input=items, tools=offered) as events:
+                return events.get_final_response()
+
+        answer = ask()
+        items += answer.output
+        for call in (item for item in answer.output if item.type == "function_call"):
+            result = weather(**json.loads(call.arguments))
+            items.append({"type": "function_call_output", "call_id": call.call_id, "output": result})
+        return ask().output_text
+
+    def structured(self):
+        items = [{"role": "user", "content": ASKED}]
+        client = self.openai().responses
+        answer = client.parse(model=self.model, input=items, text_format=Place)
+        items += [*answer.output, {"role": "user", "content": "And again?"}]
+        client.parse(model=self.model, input=items, text_format=Place)
+        return answer.output_parsed.city
+
+
 class LlamaIndex(Sdk):
     """LlamaIndex's OpenAILike."""
 
@@ -311,12 +370,12 @@ class LlamaIndex(Sdk):
 
 
 SDKS = {
-    "openai": OpenAiHelpers,
-    "langchain-openai": LangChain,
-    "pydantic-ai": PydanticAi,
-    "openai-agents": OpenAiAgents,
-    "instructor": Instructor,
-    "llama-index": LlamaIndex,
+    "openai": [OpenAiHelpers, OpenAiResponses],
+    "langchain-openai": [LangChain],
+    "pydantic-ai": [PydanticAi],
+    "openai-agents": [OpenAiAgents, OpenAiAgentsOnChat],
+    "instructor": [Instructor],
+    "llama-index": [LlamaIndex],
 }
 
 
@@ -330,11 +389,10 @@ def run_step(sdk, step):
 
 
 def main():
-    """Every step against every manner."""
+    """Every step of every row against every manner."""
     asked = json.loads(os.environ["ASKED"])
-    kind = SDKS[sys.argv[1]]
-    label = f"{getattr(kind, 'name', kind.package)} {version(kind.package)}"
-    for manner, model in asked["models"].items():
+    for kind, (manner, model) in itertools.product(SDKS[sys.argv[1]], asked["models"].items()):
+        label = f"{getattr(kind, 'name', kind.package)} {version(kind.package)}"
         sdk = kind(asked["url"], asked["token"], model)
         for step in (step for step in STEPS if getattr(sdk, step)):
             error = None
