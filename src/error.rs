@@ -47,69 +47,72 @@ macro_rules! codes {
 }
 
 codes! {
-    /// Wrong shape, type or range; `param` names the field.
+    /// A wrong shape, type or range; `param` names the field.
     InvalidRequest = "invalid_request", 400, "invalid_request_error";
-    /// A field, or a value of a known field, that costs money or keeps state.
+    /// A field, or a value of one, that costs extra, keeps state at the provider, or is unknown.
     UnsupportedField = "unsupported_field", 400, "invalid_request_error";
-    /// What the user said was flagged by the moderation of the plan.
+    /// What the user said was flagged by the moderation of the plan; `error.categories` says why. Nothing is charged.
     ContentFlagged = "content_flagged", 400, "invalid_request_error";
     /// No bearer token.
     MissingToken = "missing_token", 401, "authentication_error";
-    /// A token that is not a user's of this project.
+    /// Not a token of a user of this project, or of another issuer that is let in; the message says what is wrong with it.
     InvalidToken = "invalid_token", 401, "authentication_error";
-    /// A webhook without its store's proof.
+    /// On `/webhooks/…`: the event is not proven to come from the store.
     InvalidSignature = "invalid_signature", 401, "authentication_error";
-    /// Nothing is wrong but its age: the app should refresh it.
+    /// The token is valid, but too old: the app should refresh it.
     TokenExpired = "token_expired", 401, "authentication_error";
-    /// A limit per day, month, period or lifetime, or a request that could never fit.
+    /// A limit per day, month, period or lifetime is used up, or the request could never fit it.
     QuotaExceeded = "quota_exceeded", 402, "insufficient_quota";
-    /// A model that is not in the plan.
+    /// The model is not in the user's plan, does not exist, or does not serve this endpoint.
     ModelNotAllowed = "model_not_allowed", 403, "permission_error";
-    /// Anonymous users have no plan here.
+    /// The user is anonymous, and anonymous users have no plan here.
     AnonymousNotAllowed = "anonymous_not_allowed", 403, "permission_error";
-    /// Only attested devices are answered here.
+    /// Only requests that prove a real device are answered here.
     AttestationRequired = "attestation_required", 403, "permission_error";
-    /// The operator blocked this user.
+    /// The operator, or the operator's database, blocked this user.
     UserBlocked = "user_blocked", 403, "permission_error";
-    /// A token of the operator that may only read.
+    /// On the operator's listener: the token may only read.
     InsufficientScope = "insufficient_scope", 403, "permission_error";
-    /// A page of another origin, or a browser's request that does not say it is ours.
+    /// On the operator's listener: a page of another origin, or a browser's request that does not say it is ours.
     CrossOrigin = "cross_origin", 403, "permission_error";
-    /// No such path, or no such model in this user's plan.
+    /// No such path, no such model in the plan, no such prompt, or no answer of this user with this id.
     NotFound = "not_found", 404, "invalid_request_error";
-    /// A known path, another method.
+    /// The path takes another method: see the header `Allow`.
     MethodNotAllowed = "method_not_allowed", 405, "invalid_request_error";
-    /// A request that was sent before, whose answer is not here: it is still open, or is kept no longer.
+    /// The request was sent before with the same `Idempotency-Key`, and its answer is not here: it is still open, or is kept
+    /// no longer.
     AnswerGone = "answer_gone", 409, "invalid_request_error";
-    /// A purchase that is another user's.
+    /// The purchase belongs to another user, for whom it still counts.
     PurchaseTaken = "purchase_taken", 409, "invalid_request_error";
-    /// More bytes than `body_bytes_max`.
+    /// The body is larger than `[server] body_bytes_max` or, if it has a file, `file_bytes_max`.
     BodyTooLarge = "body_too_large", 413, "invalid_request_error";
-    /// A content type other than JSON, or any content encoding.
+    /// The body is not of the endpoint's media type, which is JSON for most, or it is compressed (`Content-Encoding`).
     UnsupportedMediaType = "unsupported_media_type", 415, "invalid_request_error";
-    /// An `Idempotency-Key` that stands for another request.
+    /// Within the last 24 hours the user sent another request with this `Idempotency-Key`, to another path or with another
+    /// body.
     IdempotencyKeyReused = "idempotency_key_reused", 422, "invalid_request_error";
-    /// More header bytes than `header_bytes_max`.
+    /// More header bytes than `[server] header_bytes_max`; refused before anything is read, so without a body.
     HeadersTooLarge = "headers_too_large", 431, "invalid_request_error";
-    /// A limit per minute or hour.
+    /// A limit per minute or hour is used up, or too many new users came from one address.
     RateLimited = "rate_limited", 429, "rate_limit_error";
-    /// More open requests than the plan allows.
+    /// The user has more open requests than the plan's `concurrent_requests` allows.
     TooManyConcurrent = "too_many_concurrent", 429, "rate_limit_error";
-    /// The upstream failed, answered nonsense, or refused the operator's key or budget.
+    /// The provider failed, sent an invalid answer, or refused the operator's key or budget.
     UpstreamError = "upstream_error", 502, "api_error";
     /// The ledger cannot be written.
     StoreUnavailable = "store_unavailable", 503, "api_error";
-    /// The keys that verify tokens could not be fetched.
+    /// The keys that verify tokens, of Supabase or of another issuer, could not be fetched.
     AuthUnavailable = "auth_unavailable", 503, "api_error";
     /// Nobody can say which plan the user has.
     DirectoryUnavailable = "directory_unavailable", 503, "api_error";
-    /// The upstream cannot be reached, or said 429 or 503.
+    /// The provider cannot be reached, is overloaded, or limits the operator.
     UpstreamUnavailable = "upstream_unavailable", 503, "api_error";
     /// The operator paused the app, or the day's ceiling is reached.
     Paused = "paused", 503, "api_error";
-    /// Too many open requests on this server.
+    /// There are more open requests than this server takes.
     Overloaded = "overloaded", 503, "api_error";
-    /// The upstream did not answer in time.
+    /// The provider did not answer in time. The request is charged what was set aside, because the provider may have done the
+    /// work.
     UpstreamTimeout = "upstream_timeout", 504, "api_error";
 }
 
