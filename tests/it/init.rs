@@ -91,6 +91,7 @@ fn what_init_writes_for_each_provider_passes_check() {
         ];
         let said = done(&run(folder, &[&first, more].concat()));
         assert!(said.contains("Next: tollgate check"), "{provider}: {said}");
+        assert!(!said.contains("No Supabase project"), "{provider}: {said}");
         let (file, env) = (folder.join("tollgate.toml"), folder.join(".env"));
         assert_eq!((mode(&file), mode(&env)), (0o644, 0o600));
         assert!(!std::fs::read_to_string(&file).unwrap().contains("sk-"));
@@ -127,6 +128,7 @@ fn init_writes_nothing_over_and_says_what_is_missing() {
     assert!(said.contains("stays as it is"), "{said}");
     assert!(said.contains("DATABASE_URL='postgres://u:p@h/d'"), "{said}");
     assert!(said.contains("set SUPABASE_URL in "), "{said}");
+    assert!(said.contains("No Supabase project yet?"), "{said}");
     assert_eq!(
         std::fs::read_to_string(folder.join(".env")).unwrap(),
         "PORT=1234\n"
@@ -137,4 +139,25 @@ fn init_writes_nothing_over_and_says_what_is_missing() {
     assert_eq!(again.status.code(), Some(1));
     let after = std::fs::read_to_string(folder.join("tollgate.toml")).unwrap();
     assert_eq!(before, after);
+}
+
+/// The request that init prints fits what it wrote; docs/commands.md, which is run, types it as it stands.
+#[test]
+fn the_first_request_that_init_prints_is_one_of_its_provider() {
+    for (provider, path) in [("openai", "api/chat"), ("anthropic", "v1/messages")] {
+        let folder = Folder::new();
+        let folder = folder.0.as_path();
+        let said = done(&run(folder, &["init", "--yes", "--provider", provider]));
+        let (told, curl) = said.split_once("\n  curl ").unwrap();
+        assert!(
+            told.contains("\n  TOKEN=$(tollgate token --user "),
+            "{told}"
+        );
+        assert!(
+            curl.starts_with(&format!("localhost:8080/{path} ")),
+            "{curl}"
+        );
+        let body = curl.rsplit('\'').nth(1).unwrap();
+        serde_json::from_str::<serde_json::Value>(body).unwrap();
+    }
 }

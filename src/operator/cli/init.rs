@@ -193,7 +193,8 @@ impl Setup {
         } else {
             text.push(format!("SUPABASE_URL={}\n", self.supabase_url));
         }
-        text.push("# Only if the project still signs tokens with the shared secret (HS256): Settings, JWT keys.\n# JWT_SECRET=\n".to_owned());
+        text.push("# Only if the project still signs tokens with the shared secret (HS256): Settings, JWT keys. Or, to try things without a\n\
+             # project, any 32 characters: `tollgate token` then makes tokens.\n# JWT_SECRET=\n".to_owned());
         if let Some(variable) = self.preset.api_key_env {
             text.push(format!(
                 "# The key of {}. It stays on this server.\n# {variable}=\n",
@@ -223,8 +224,23 @@ impl Setup {
         } else {
             format!("set {} in {}; then ", missing.join(" and "), env.display())
         };
+        let trial = if self.supabase_url.is_empty() {
+            "\nNo Supabase project yet? JWT_SECRET in its place, 32 characters or more (openssl rand -hex 32)."
+        } else {
+            ""
+        };
+        // Anthropic's models serve its own API only, which wants a cap.
+        let (path, cap) = if self.preset.name == "anthropic" {
+            ("v1/messages", "\"max_tokens\": 100, ")
+        } else {
+            ("api/chat", "")
+        };
         format!(
-            "{first}tollgate check, tollgate doctor (it tries everything for real), tollgate serve."
+            "{first}tollgate check, tollgate doctor (it tries everything for real), tollgate serve.{trial}\n\n\
+             A first answer, while it serves. TOKEN is the access token of a user of your app; with JWT_SECRET this makes one:\n\n  \
+             TOKEN=$(tollgate token --user 7c0e8f52-5d0e-4a4e-9d43-0f4f4d1c6b11)\n  \
+             curl localhost:8080/{path} -H \"Authorization: Bearer $TOKEN\" \\\n    \
+             -H 'Content-Type: application/json' -d '{{{cap}\"messages\": [{{\"role\": \"user\", \"content\": \"Hello\"}}]}}'"
         )
     }
 }
