@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 TYPESCRIPT=$(sed -n 's/.*"typescript": "\(.*\)".*/\1/p' js/package.json)
 
 # What the pages show beside the package.
-BESIDE=(openai@6.49.0 @anthropic-ai/sdk@1.14.0 ai@6.0.326 @ai-sdk/openai-compatible@2.0.92 @supabase/supabase-js@2.119.1 @types/react@19.3.3 @types/node@20)
+BESIDE=(openai@6.49.0 @anthropic-ai/sdk@1.14.0 ai@6.0.326 @ai-sdk/openai-compatible@2.0.92 @ai-sdk/openai@3.0.141 @supabase/supabase-js@2.119.1 @types/react@19.3.3 @types/node@20)
 VERSIONS=$(printf '%s ' "${BESIDE[@]}" | sha256sum | cut -c 1-12)
 
 folder=target/typescript-$TYPESCRIPT

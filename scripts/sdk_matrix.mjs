@@ -9,10 +9,8 @@ import { HumanMessage } from "@langchain/core/messages";
 import { tool as langChainTool } from "@langchain/core/tools";
 import { concat } from "@langchain/core/utils/stream";
 import { ChatOpenAI } from "@langchain/openai";
-import * as ai from "ai";
+import { defaultSettingsMiddleware, generateText, Output, stepCountIs, streamText, tool, wrapLanguageModel } from "ai";
 import { z } from "zod";
-
-const { Output, stepCountIs, tool } = ai;
 
 const asked = JSON.parse(process.env.ASKED);
 const SAID = "word1 word2 word3 word4 word5 word6 word7 word8";
@@ -24,9 +22,7 @@ const weather = async ({ city }) => (city === "Paris" ? "sunny" : "unknown");
 const versionOf = (name) => JSON.parse(readFileSync(new URL(`node_modules/${name}/package.json`, import.meta.url))).version;
 
 /** Vercel's `ai`, over one of its providers. */
-function vercel(provider, providerOptions = {}) {
-  const generateText = (options) => ai.generateText({ ...options, providerOptions });
-  const streamText = (options) => ai.streamText({ ...options, providerOptions });
+function vercel(provider) {
   return (model) => ({
     whole: async () => (await generateText({ model: provider(model), prompt: ASKED, maxRetries: 0 })).text,
     stream: async () => {
@@ -90,10 +86,11 @@ const compatible = createOpenAICompatible({
   includeUsage: true,
 });
 const openai = createOpenAI({ baseURL: asked.url, apiKey: asked.token });
+// Unless it is told that nothing is stored, it names what the model said by ids that nobody knows.
+const storeless = defaultSettingsMiddleware({ settings: { providerOptions: { openai: { store: false } } } });
 const sdks = {
   "ai + @ai-sdk/openai-compatible": ["@ai-sdk/openai-compatible", vercel((model) => compatible(model))],
-  // Unless it is told that nothing is stored, it names what the model said by ids that nobody knows.
-  "ai + @ai-sdk/openai, store: false": ["@ai-sdk/openai", vercel((model) => openai(model), { openai: { store: false } })],
+  "ai + @ai-sdk/openai, store: false": ["@ai-sdk/openai", vercel((model) => wrapLanguageModel({ model: openai(model), middleware: storeless }))],
   "ai + @ai-sdk/openai, .chat()": ["@ai-sdk/openai", vercel((model) => openai.chat(model))],
   "@langchain/openai": ["@langchain/openai", langChain],
 };

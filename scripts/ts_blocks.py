@@ -3,8 +3,10 @@
 import pathlib
 import re
 import sys
+import textwrap
 
-BLOCK = re.compile(r"^```ts\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# In lists, blocks are indented.
+BLOCK = re.compile(r"^(?P<indent> *)```ts\n(?P<text>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
 
 
 def main():
@@ -18,9 +20,9 @@ def main():
         for page in sorted(pathlib.Path().glob(pattern)):
             text = page.read_text(encoding="utf-8")
             for match in BLOCK.finditer(text):
-                line = text[: match.start(1)].count("\n")
+                line = text[: match.start("text")].count("\n")
                 name = f"{'-'.join(page.with_suffix('').parts)}-{line + 1}.ts"
-                (folder / name).write_text("\n" * line + match[1] + "export {};\n", encoding="utf-8")
+                (folder / name).write_text("\n" * line + textwrap.dedent(match["text"]) + "export {};\n", encoding="utf-8")
                 count += 1
     print(f"{count} blocks of TypeScript")
 
