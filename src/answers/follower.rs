@@ -72,6 +72,11 @@ impl Follower {
         self.answer.name.id
     }
 
+    /// Whose answer it is.
+    pub(crate) fn user_id(&self) -> Uuid {
+        self.answer.name.user_id
+    }
+
     /// With the number of each event, from the one after this on.
     #[must_use]
     pub(crate) const fn numbered_after(mut self, event: u64) -> Self {

@@ -86,7 +86,7 @@ pub(super) async fn send(app: Arc<App>, admitted: Admitted, log: RequestLog) -> 
         let exchange = dispatched.follow(exchange);
         app.work
             .spawn(turn.run.drive(exchange, heads::stopped, cut));
-        return replay::first(turn.caller).await;
+        return replay::first(&app, turn.caller).await;
     }
     let caller_left = dispatched.caller_left.clone();
     let (sent, refusing) = (dispatched.sent.clone(), dispatched.refusing.clone());

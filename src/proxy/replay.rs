@@ -13,8 +13,9 @@ use super::idempotency;
 use crate::answers::{Claim, Follower, HeadOutcome, Lookup, Run};
 use crate::app::{App, Place, RequestId};
 use crate::error::{Code, Refusal};
-use crate::ledger::IdempotencyKey;
 use crate::ledger::read::report::Reports;
+use crate::ledger::{EndState, IdempotencyKey, Repetition};
+use crate::price::MicroUsd;
 
 /// Says that an answer is the one that was given before.
 pub(crate) const REPLAYED_HEADER: HeaderName = HeaderName::from_static("idempotent-replayed");
@@ -83,14 +84,21 @@ pub(super) async fn claim(
     }
 }
 
-/// The answer to the caller of the first request.
-pub(super) async fn first(caller: Follower) -> Response {
-    match caller.head().await {
-        HeadOutcome::Answer(status, headers) => answer(caller, (status, headers), ()),
-        HeadOutcome::Unsent | HeadOutcome::Gone => {
-            idempotency::gone("This answer was stopped.", caller.id(), None).into_response()
-        }
+/// The answer to the caller of the first request; how it ended, where it was stopped or broke off before anybody heard of it.
+pub(super) async fn first(app: &Arc<App>, caller: Follower) -> Response {
+    if let HeadOutcome::Answer(status, headers) = caller.head().await {
+        return answer(caller, (status, headers), ());
     }
+    let refusal = match keyed_request(app, (caller.user_id(), caller.id())).await {
+        Ok(Some(request)) => idempotency::refusal(&request),
+        // Nothing is charged, so the key is free again.
+        Ok(None) => {
+            let end = (EndState::Voided, MicroUsd(0));
+            idempotency::gone("This answer was stopped.", caller.id(), Some(end))
+        }
+        Err(refusal) => refusal,
+    };
+    refusal.into_response()
 }
 
 /// The answer with this id, to its user, from the event after `after` on.
@@ -136,8 +144,7 @@ pub(crate) async fn stop(app: &Arc<App>, (user_id, id): (Uuid, Uuid)) -> Result<
 
 /// Why there is no answer here, by what the ledger knows of its request.
 async fn not_here(app: &Arc<App>, (user_id, id): (Uuid, Uuid), was_here: bool) -> Refusal {
-    let read = move |reports: &Reports| reports.keyed_request(user_id, id);
-    match app.directory.reader().read(read).await {
+    match keyed_request(app, (user_id, id)).await {
         Ok(Some(request)) => {
             let refusal = idempotency::refusal(&request);
             if was_here {
@@ -147,14 +154,23 @@ async fn not_here(app: &Arc<App>, (user_id, id): (Uuid, Uuid), was_here: bool) -
             }
         }
         Ok(None) => unknown(),
-        Err(error) => {
-            tracing::warn!(error, "the usage log cannot be read");
-            Refusal::new(
-                Code::StoreUnavailable,
-                "The usage log cannot be read right now.",
-            )
-        }
+        Err(refusal) => refusal,
     }
+}
+
+/// What the ledger knows of a request that has a key.
+async fn keyed_request(
+    app: &Arc<App>,
+    (user_id, id): (Uuid, Uuid),
+) -> Result<Option<Repetition>, Refusal> {
+    let read = move |reports: &Reports| reports.keyed_request(user_id, id);
+    app.directory.reader().read(read).await.map_err(|error| {
+        tracing::warn!(error, "the usage log cannot be read");
+        Refusal::new(
+            Code::StoreUnavailable,
+            "The usage log cannot be read right now.",
+        )
+    })
 }
 
 pub(crate) fn unknown() -> Refusal {

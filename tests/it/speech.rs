@@ -258,6 +258,29 @@ async fn sound_that_breaks_off_breaks_off_for_its_caller_and_is_charged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn sound_with_a_key_that_breaks_off_at_once_is_heard_or_told_how_it_ended() {
+    let door = Door::open(settings()).await;
+    let alice = door.user("alice");
+    let steps = [Step::Body(SOUND.to_vec()), Step::Reset];
+    door.upstream
+        .always(move |seen| sound(seen, "audio/mpeg", steps.to_vec()));
+    // Its caller is told of the head and of the end at nearly the same time: whichever is heard first.
+    for number in 0..60 {
+        let body = speak("a");
+        let keyed = call(&alice, &body).header("idempotency-key", &number.to_string());
+        let answer = alice.front.open(keyed).await.unwrap().rest().await;
+        if answer.status == 200 || answer.code() == "upstream_error" {
+            continue;
+        }
+        let is_open = !answer.header("retry-after").is_empty();
+        let request = answer.refused(409, "answer_gone").json()["error"]["request"].clone();
+        assert_eq!(is_open, request["state"].is_null(), "{request}");
+        assert_eq!(is_open, request["cost_usd"].is_null(), "{request}");
+    }
+    door.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn only_sound_is_passed_on_as_such() {
     let door = Door::open(settings()).await;
     let alice = door.user("alice");
