@@ -1,10 +1,12 @@
 //! The end of a run: the upstream's log, request by request, against the ledger.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
+use crate::endpoints::PATHS;
 use crate::ledger::{Row, Snapshot};
 use crate::load;
 use crate::support::oracle::{Charged, invoice, off_the_books};
+use crate::support::pictures;
 use crate::support::settings::Settings;
 use crate::support::upstream::Served;
 
@@ -42,7 +44,7 @@ pub(crate) fn violations(seen: &Snapshot, served: &[Served], settings: &Settings
     }
     for (id, served) in last {
         let row = rows[id];
-        let is_of_another = model_of(served) != Some(&row.model) && row.is_charged();
+        let is_of_another = model_of(served).as_ref() != Some(&row.model) && row.is_charged();
         // The process died, or its caller left, on the way to the next.
         if is_of_another && !row.has("swept") && !row.has("not_connected") {
             found.push(format!("{id} is another's: {served:?}: {row:?}"));
@@ -67,13 +69,28 @@ pub(crate) fn violations(seen: &Snapshot, served: &[Served], settings: &Settings
     found
 }
 
-fn model_of(served: &Served) -> Option<&str> {
-    served.seen.body["model"].as_str()
+fn model_of(served: &Served) -> Option<String> {
+    pictures::sent(&served.seen, "model")
+}
+
+/// So many requests of each endpoint were served, and so many of them are charged.
+pub(crate) fn endpoints(seen: &Snapshot, served: &[Served]) -> BTreeMap<&'static str, [usize; 2]> {
+    let charged = seen.rows.iter().filter(|row| row.is_charged());
+    let charged: HashSet<&str> = charged.map(|row| row.id.as_str()).collect();
+    let mut counts = BTreeMap::from(PATHS.map(|path| (path, [0; 2])));
+    for served in served {
+        let id = served.seen.request.header("x-client-request-id");
+        if let Some(count) = counts.get_mut(served.seen.request.target.as_str()) {
+            count[0] += 1;
+            count[1] += usize::from(id.is_some_and(|id| charged.contains(id)));
+        }
+    }
+    counts
 }
 
 /// A request that was sent again with its key is charged once within a day.
 fn charged_twice(rows: &HashMap<&str, &Row>, served: &[Served]) -> Vec<String> {
-    let mut by_key: HashMap<&str, Vec<&Row>> = HashMap::new();
+    let mut by_key: HashMap<String, Vec<&Row>> = HashMap::new();
     for served in served {
         let id = served.seen.request.header("x-client-request-id");
         let row = id.and_then(|id| rows.get(id));
@@ -114,10 +131,15 @@ fn disagreement(served: &Served, row: &Row, settings: &Settings) -> Option<Strin
             served.answered, row.state
         ));
     }
+    if served.seen.is_moderation() && row.used[2] != 0 {
+        return Some("is free, and is charged".to_owned());
+    }
     if served.books.is_some() {
-        let price = settings.price(served.seen.body["model"].as_str()?)?;
+        let Some(price) = model_of(served).and_then(|model| settings.price(&model)) else {
+            return Some(format!("has no price: {:?}", model_of(served)));
+        };
         let flags: Vec<String> = row.flags.split(',').map(str::to_owned).collect();
-        let [_, tokens, cost] = row.used;
+        let [_, tokens, cost, ..] = row.used;
         let charged = Charged {
             cost,
             tokens,
@@ -135,5 +157,5 @@ fn disagreement(served: &Served, row: &Row, settings: &Settings) -> Option<Strin
         invoice(served, price),
         (bill.prompt + bill.completion) as i64,
     );
-    (row.used[1..] != [tokens, cost]).then(|| format!("was billed {bill:?}, {cost} micro-dollars"))
+    (row.used[1..3] != [tokens, cost]).then(|| format!("was billed {bill:?}, {cost} micro-dollars"))
 }

@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use rusqlite::{Connection, OpenFlags};
 use tokio_postgres::SimpleQueryMessage;
 
+use crate::credits::{GRANTS, Grant, USES, Use};
 use crate::load::{CEILING, PlanFacts};
 
 /// Where the ledger is.
@@ -28,8 +29,8 @@ const WINDOWS: &str = "select user_id, per, starts_at, ends_at, requests_used, t
                        tokens_held, micros_held from windows";
 const ROWS: &str = "select id, user_id, state, flags, load, held_input_tokens + held_output_tokens, held_micros, \
                     input_tokens + output_tokens, cost_micros, started_at, coalesce(ended_at, -1), model, \
-                    case when paid_by <> 'credits' then 0 when state = 'held' then held_micros else credit_micros end \
-                    from requests";
+                    case when paid_by <> 'credits' then 0 when state = 'held' then held_micros else credit_micros end, \
+                    paid_by from requests";
 
 /// One row of `windows`.
 #[derive(Clone, Debug)]
@@ -58,6 +59,7 @@ pub(crate) struct Row {
     pub(crate) ended: i64,
     /// What credits hold or pay of it: it is in no window but the app's.
     pub(crate) credits: i64,
+    pub(crate) is_by_credits: bool,
 }
 
 impl Row {
@@ -87,6 +89,8 @@ impl Row {
 pub(crate) struct Snapshot {
     pub(crate) windows: Vec<Window>,
     pub(crate) rows: Vec<Row>,
+    pub(crate) grants: Vec<Grant>,
+    pub(crate) uses: Vec<Use>,
 }
 
 impl Reader {
@@ -114,7 +118,7 @@ impl Reader {
         }
     }
 
-    /// The windows that hold something, every open row, every overrun, and all that is negative: for the check of every few
+    /// The windows that hold something, every open row, every overrun, every grant, and all that is negative: for the check of every few
     /// milliseconds.
     pub(crate) async fn glance(&self) -> Result<Snapshot, String> {
         let (windows, rows) = (
@@ -125,26 +129,30 @@ impl Reader {
         self.snapshot(
             &format!("{WINDOWS} where {windows}"),
             &format!("{ROWS} where {rows}"),
+            &format!("{USES} where held_micros <> 0"),
         )
         .await
     }
 
     /// Everything.
     pub(crate) async fn look(&self) -> Result<Snapshot, String> {
-        self.snapshot(WINDOWS, ROWS).await
+        self.snapshot(WINDOWS, ROWS, USES).await
     }
 
-    async fn snapshot(&self, windows: &str, rows: &str) -> Result<Snapshot, String> {
+    async fn snapshot(&self, windows: &str, rows: &str, uses: &str) -> Result<Snapshot, String> {
         let begin = match self {
             Self::Sqlite(_) => "begin",
             Self::Postgres(_) => "begin isolation level repeatable read",
         };
         self.query(begin).await?;
         let found = (self.query(windows).await, self.query(rows).await);
+        let credits = (self.query(GRANTS).await, self.query(uses).await);
         self.query("rollback").await?;
         Ok(Snapshot {
             windows: found.0?.iter().map(|found| window(found)).collect(),
             rows: found.1?.iter().map(|found| row(found)).collect(),
+            grants: credits.0?.iter().map(|found| Grant::read(found)).collect(),
+            uses: credits.1?.iter().map(|found| Use::read(found)).collect(),
         })
     }
 
@@ -224,6 +232,7 @@ fn row(row: &[String]) -> Row {
         ended: number(&row[10]),
         model: row[11].clone(),
         credits: number(&row[12]),
+        is_by_credits: row[13] == "credits",
         state,
     }
 }
@@ -393,6 +402,10 @@ fn unsound(row: &Row) -> Option<&'static str> {
         "lost" if row.used != row.held => Some("lost, and not for its hold"),
         "settled" if (micros > row.held[2] || tokens > row.held[1]) && !row.has("overrun") => {
             Some("above its hold")
+        }
+        // Only what a provider reported beyond the hold may be more than the credits.
+        "settled" | "lost" if row.is_by_credits && row.credits != micros && !row.has("overrun") => {
+            Some("not paid by credits in full")
         }
         "held" | "settled" | "lost" | "voided" => None,
         _ => Some("in no state of the contract"),

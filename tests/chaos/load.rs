@@ -10,11 +10,13 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
+use crate::endpoints::{self, Ask};
 use crate::script::Mood;
 use crate::support::caller::{Answer, Call, User, and, chat};
 use crate::support::door::Door;
 use crate::support::load::Dice;
 use crate::support::oracle::REFUSALS;
+use crate::support::pictures;
 use crate::support::reply::{GARBAGE, Reply, Step, Talk};
 use crate::support::tokens;
 use crate::support::upstream::Seen;
@@ -65,6 +67,12 @@ pub(crate) const PLANS: &[PlanFacts] = &[
         concurrent: 8,
         limits: &[("month", "cost_usd", 100_000_000)],
     },
+    // What a plan pays here is soon spent: most is paid by credits.
+    PlanFacts {
+        name: "credits",
+        concurrent: 4,
+        limits: &[("month", "cost_usd", 300)],
+    },
 ];
 
 /// What the whole app may spend in a day, in micro-dollars.
@@ -83,10 +91,9 @@ fn models(families: &[&Family]) -> String {
     let of_families = families
         .iter()
         .flat_map(|family| [family.talks(), family.thinks()]);
-    let models = ["gpt-4o-mini", "gpt-4o", "either"]
-        .map(str::to_owned)
-        .into_iter()
-        .chain(of_families);
+    let models = ["gpt-4o-mini", "gpt-4o", "either"].iter();
+    let models = models.chain(&endpoints::MODELS);
+    let models = models.map(|name| (*name).to_owned()).chain(of_families);
     models
         .map(|model| format!("{model:?}"))
         .collect::<Vec<_>>()
@@ -106,9 +113,16 @@ pub(crate) fn upstreams(families: &[&Family]) -> String {
          [prices.gone-1]\ninput = \"0.3\"\noutput = \"0.4\"\n\
          [prices.{OTHER}]\ninput = \"0.2\"\noutput = \"0.8\"\n"
     );
-    let others = families.iter().map(|family| family.upstream());
+    // Its two models and no other: a name that two upstreams serve would be asked of both.
+    let others = families.iter().map(|family| {
+        let (all, both) = (
+            format!("{}-*", family.name),
+            [family.talks(), family.thinks()],
+        );
+        family.upstream().replace(&all, &both.join("\", \""))
+    });
     let prices = families.iter().map(|family| family.prices());
-    [plain.to_owned(), either]
+    [plain.to_owned(), either, endpoints::UPSTREAMS.to_owned()]
         .into_iter()
         .chain(others)
         .chain(prices)
@@ -135,7 +149,7 @@ pub(crate) fn plans(families: &[&Family]) -> String {
             .collect();
         let _ = writeln!(
             text,
-            "[plans.{}]\nmodels = [{models}]\nmax_output_tokens = 200\nmax_choices = 2\n\
+            "[plans.{}]\nmodels = [{models}]\nmax_output_tokens = 200\nmax_choices = 2\nmax_images = 2\n\
              concurrent_requests = {}\nlimits = [{}]",
             plan.name,
             plan.concurrent,
@@ -199,9 +213,32 @@ impl Crowd {
         self.users.iter().flat_map(of).collect()
     }
 
-    fn somebody(&self, elapsed: Duration, dice: &mut Dice) -> User {
+    /// Who asks at this time, by plan and number.
+    fn generation(&self, elapsed: Duration) -> &[Vec<User>] {
         let generation = (elapsed.as_millis() / GENERATION.as_millis()) as usize;
-        let users = &self.users[generation.min(self.users.len() - 1)];
+        &self.users[generation.min(self.users.len() - 1)]
+    }
+
+    /// Those of them who buy credits: most have a plan that pays little.
+    pub(crate) fn buyers(&self, elapsed: Duration) -> Vec<User> {
+        let mut buyers = Vec::new();
+        for (users, plan) in self.generation(elapsed).iter().zip(PLANS) {
+            match plan.name {
+                "credits" => buyers.extend_from_slice(users),
+                "dollars" | "mixed" => buyers.push(users[0].clone()),
+                _ => {}
+            }
+        }
+        buyers
+    }
+
+    /// Everybody who ever asks.
+    pub(crate) fn everybody(&self) -> impl Iterator<Item = &User> {
+        self.users.iter().flatten().flatten()
+    }
+
+    fn somebody(&self, elapsed: Duration, dice: &mut Dice) -> User {
+        let users = self.generation(elapsed);
         let plan = &users[dice.below(users.len() as u64) as usize];
         plan[dice.below(plan.len() as u64) as usize].clone()
     }
@@ -269,7 +306,7 @@ async fn nonsense(world: &World, user: &User, dice: &mut Dice) {
 }
 
 async fn chats(user: &User, families: &[&'static Family], dice: &mut Dice) {
-    let call = user.call(&body(families, dice));
+    let call = ask(families, "", dice).call(user, 0);
     sends(user, call, dice).await;
 }
 
@@ -341,9 +378,7 @@ impl Heard {
 /// for the rest of its answer, until there is an answer that is final.
 async fn persists(world: &World, user: &User, families: &[&'static Family], dice: &mut Dice) {
     let key = format!("{:016x}", dice.below(u64::MAX));
-    let mut body = body(families, dice);
-    let prompt = body["messages"][0]["content"].as_str().unwrap();
-    body["messages"][0]["content"] = format!("{prompt}{KEY_IN_PROMPT}{key};").into();
+    let ask = ask(families, &format!("{KEY_IN_PROMPT}{key};"), dice);
     let mut heard = Heard::default();
     for _ in 0..2 + dice.below(6) {
         // Thrown before anything is waited for, as above.
@@ -353,8 +388,8 @@ async fn persists(world: &World, user: &User, families: &[&'static Family], dice
             front,
             ..user.clone()
         };
-        let again = user
-            .call(&rotated(&body, own.below(5) as usize))
+        let again = ask
+            .call(&user, own.below(5) as usize)
             .header("idempotency-key", &key);
         let rest = heard.rest(&user).filter(|_| own.below(2) == 0);
         let after = rest.as_ref().map_or(0, |_| heard.events.len());
@@ -373,17 +408,26 @@ async fn persists(world: &World, user: &User, families: &[&'static Family], dice
 const KEY_IN_PROMPT: &str = " key-";
 
 /// The key of a request that [`persists`] sent.
-pub(crate) fn key_of(seen: &Seen) -> Option<&str> {
-    let prompt = seen.body["messages"][0]["content"].as_str()?;
+pub(crate) fn key_of(seen: &Seen) -> Option<String> {
+    let prompt = said(seen)?;
     let (_, rest) = prompt.rsplit_once(KEY_IN_PROMPT)?;
-    Some(rest.split_once(';')?.0)
+    Some(rest.split_once(';')?.0.to_owned())
 }
 
-/// The same object with its members in another order.
-fn rotated(body: &Value, places: usize) -> Value {
-    let members: Vec<_> = body.as_object().unwrap().clone().into_iter().collect();
-    let (last, first) = members.split_at(places % members.len());
-    first.iter().chain(last).cloned().collect()
+/// What a request says, whatever its endpoint.
+fn said(seen: &Seen) -> Option<String> {
+    said_in(&seen.body).or_else(|| pictures::sent(seen, "prompt"))
+}
+
+/// The same of a body of JSON.
+pub(crate) fn said_in(body: &Value) -> Option<String> {
+    let places = [
+        &body["messages"][0]["content"],
+        &body["input"],
+        &body["prompt"],
+    ];
+    let said = places.into_iter().find_map(Value::as_str);
+    said.map(str::to_owned)
 }
 
 /// Whether sending again would change nothing.
@@ -399,7 +443,11 @@ fn is_final(world: &World, answer: &Answer) -> bool {
             if is_open == answer.header("retry-after").is_empty()
                 || is_open != request["cost_usd"].is_null()
             {
-                world.complain(format!("neither open nor ended: {answer:?}"));
+                world.complain(format!(
+                    "neither open nor ended: {}, {}",
+                    answer.what,
+                    answer.text()
+                ));
             }
             !is_open
         }
@@ -408,18 +456,21 @@ fn is_final(world: &World, answer: &Answer) -> bool {
     }
 }
 
-/// A chat, with what the upstream is to do in its prompt.
-fn body(families: &[&'static Family], dice: &mut Dice) -> Value {
+/// A request of any endpoint, with what the upstream is to do in its prompt, and `last` behind it.
+fn ask(families: &[&'static Family], last: &str, dice: &mut Dice) -> Ask {
     let deeds = [
         "words", "words", "words", "words", "words", "words", "cap", "cap", "slow", "long",
         "garbage", "mute", "over", "model", "reset", "close", "stall", "dumb", "dead", "error",
     ];
     let deed = deeds[dice.below(deeds.len() as u64) as usize];
     let prompt = format!(
-        "do-{deed}-{}; {}",
+        "do-{deed}-{}; {}{last}",
         dice.below(60),
         "more ".repeat(dice.below(12) as usize)
     );
+    if dice.below(5) < 2 {
+        return Ask::other(&prompt, dice);
+    }
     let mut body = chat(&prompt);
     if dice.below(5) < 3 {
         body = and(body, &json!({"stream": true}));
@@ -432,16 +483,19 @@ fn body(families: &[&'static Family], dice: &mut Dice) -> Value {
         8..16 => body = and(body, &json!({"model": family.talks()})),
         _ => body = and(body, &json!({"model": family.thinks()})),
     }
-    match dice.below(4) {
+    Ask::chat(match dice.below(4) {
         0 => body,
         1 => and(body, &json!({"max_tokens": 1 + dice.below(30), "n": 2})),
         _ => and(body, &json!({"max_completion_tokens": 1 + dice.below(250)})),
-    }
+    })
 }
 
 /// What the upstream answers.
 pub(crate) fn answer(seen: &Seen, mood: Mood) -> Reply {
     let (deed, number) = deed(seen).unwrap_or_else(|| ("words".to_owned(), 5));
+    if let Some(reply) = endpoints::answer(seen, (&deed, number), mood) {
+        return reply;
+    }
     if let Some(family) = zoo::of(seen) {
         let mut scene = scene(&deed, number, mood);
         scene.trouble = scene.trouble.filter(|trouble| trouble.is_of(family));
@@ -509,7 +563,7 @@ pub(crate) fn answer(seen: &Seen, mood: Mood) -> Reply {
 }
 
 /// The same of a family of the zoo.
-fn scene(deed: &str, number: u64, mood: Mood) -> Scene {
+pub(crate) fn scene(deed: &str, number: u64, mood: Mood) -> Scene {
     let words = Scene {
         thinks: if number.is_multiple_of(3) {
             number % 7
@@ -570,7 +624,7 @@ fn scene(deed: &str, number: u64, mood: Mood) -> Scene {
 
 /// The `do-DEED-NUMBER;` of a prompt.
 fn deed(seen: &Seen) -> Option<(String, u64)> {
-    let prompt = seen.body["messages"][0]["content"].as_str()?;
+    let prompt = said(seen)?;
     let (_, rest) = prompt.split_once("do-")?;
     let (deed, number) = rest.split_once(';')?.0.split_once('-')?;
     Some((deed.to_owned(), number.parse().ok()?))

@@ -35,6 +35,8 @@
 #[path = "../it/support/mod.rs"]
 mod support;
 
+mod credits;
+mod endpoints;
 mod judge;
 mod ledger;
 mod load;

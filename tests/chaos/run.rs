@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
+use crate::credits::{self, Till, Watched, beyond_grants};
 use crate::judge;
 use crate::ledger::{
     Place, Reader, Snapshot, beyond_limits, held_unlike_the_rows, unlike_the_rows,
@@ -25,8 +26,13 @@ const EVERY: Duration = Duration::from_millis(10);
 /// machine has other things to do.
 const LOOKS_MIN: u64 = 10;
 const WHOLE_LOOKS_MIN: f64 = 0.5;
+/// At the end the clock is so far ahead, in days: where no ceiling is used up.
+const DAYS_AHEAD: i64 = 200;
 /// How long it may take until nothing is open any more.
 const QUIET_WITHIN: Duration = Duration::from_secs(15);
+
+/// A run that is this long has requests of every endpoint.
+const ENOUGH: Duration = Duration::from_secs(20);
 
 /// How often the ledger was looked at.
 #[derive(Default)]
@@ -69,8 +75,14 @@ pub(crate) async fn run(seed: u64, store: Store, length: Duration) -> Option<&'s
     let plans = Arc::new(crowd.plans());
     let looks = Arc::new(Looks::default());
     let mut dice = Dice::of(script.load_seed);
-    let callers: Vec<_> = (0..CALLERS)
-        .map(|_| tokio::spawn(keeps_calling(world.clone(), crowd.clone(), dice.another())))
+    let callers = (0..CALLERS).map(|_| dice.another()).collect::<Vec<_>>();
+    let till = Arc::new(Till::default());
+    credits::sells_in_advance(&world, &crowd, &till, &mut dice).await;
+    let seller = credits::keeps_selling(world.clone(), crowd.clone(), till.clone(), dice.another());
+    let seller = tokio::spawn(seller);
+    let callers: Vec<_> = callers
+        .into_iter()
+        .map(|dice| tokio::spawn(keeps_calling(world.clone(), crowd.clone(), dice)))
         .collect();
     let watch = tokio::spawn(watch(world.clone(), plans.clone(), looks.clone()));
     let lanes: Vec<_> = script
@@ -90,6 +102,8 @@ pub(crate) async fn run(seed: u64, store: Store, length: Duration) -> Option<&'s
         }
     }
     end(callers).await;
+    till.close();
+    seller.await.unwrap();
     for lane in lanes {
         lane.await.unwrap();
     }
@@ -100,7 +114,21 @@ pub(crate) async fn run(seed: u64, store: Store, length: Duration) -> Option<&'s
     progress(&world, &looks);
     looks.were_enough(length);
     let untried = world.untried();
-    close(world, &left, &plans).await;
+    let mut found = credits_at_the_end(&world, &crowd, &till, &left).await;
+    let endpoints = judge::endpoints(&left, &world.door.upstream.log());
+    let counts: Vec<String> = endpoints
+        .iter()
+        .map(|(path, [served, charged])| format!("{served} {path} ({charged})"))
+        .collect();
+    println!("served (charged): {}", counts.join(", "));
+    if length >= ENOUGH {
+        // (Of the two for images one is enough: they are one in the ledger.)
+        let unasked = endpoints
+            .iter()
+            .filter(|(path, [_, charged])| *charged == 0 && **path != "/v1/images/edits");
+        found.extend(unasked.map(|(path, _)| format!("{path} was never paid for")));
+    }
+    close(world, &left, &plans, found).await;
     println!(
         "chaos: seed {seed} on {} holds: {}",
         store.name(),
@@ -124,6 +152,7 @@ async fn watch(
 ) {
     let place = world.place();
     let mut look_again = Instant::now();
+    let mut watched = Watched::default();
     loop {
         // A server that is down, or a ledger that is locked while it is recovered, is looked at a moment later.
         let Ok(reader) = Reader::connect(&place).await else {
@@ -142,6 +171,8 @@ async fn watch(
             };
             let mut found = beyond_limits(&seen, &plans);
             found.extend(held_unlike_the_rows(&seen));
+            found.extend(beyond_grants(&seen, whole));
+            found.extend(watched.spent_again(&seen));
             if whole {
                 looks.whole.fetch_add(1, Ordering::Relaxed);
                 found.extend(unlike_the_rows(&seen));
@@ -218,7 +249,7 @@ async fn end(tasks: Vec<JoinHandle<()>>) {
 
 /// Everything is mended: each process serves within seconds, by itself.
 async fn served_again(world: &World) {
-    crate::support::faketime::ahead(&world.door, 200 * 86_400); // where no ceiling is used up
+    crate::support::faketime::ahead(&world.door, DAYS_AHEAD * 86_400);
     let user = Crowd::newcomer(&world.door);
     let begun = Instant::now();
     for number in 0..2 {
@@ -257,8 +288,38 @@ async fn quiet(world: &World) -> Snapshot {
     }
 }
 
-async fn close(world: Arc<World>, seen: &Snapshot, plans: &HashMap<String, &'static PlanFacts>) {
-    let mut found = beyond_limits(seen, plans);
+/// Law 9 once nothing is open: what was given is what was sold, and what is left is what users are told.
+async fn credits_at_the_end(
+    world: &World,
+    crowd: &Crowd,
+    till: &Till,
+    seen: &Snapshot,
+) -> Vec<String> {
+    let mut found = beyond_grants(seen, true);
+    found.extend(till.disagreements(seen));
+    let front = (&world.front(0), DAYS_AHEAD * 86_400_000);
+    found.extend(credits::told_of_another_rest(crowd, seen, front).await);
+    let paid = seen
+        .rows
+        .iter()
+        .filter(|row| row.is_by_credits && row.is_charged());
+    if paid.count() == 0 {
+        found.push("credits paid for nothing".to_owned());
+    }
+    let check = tokio::task::block_in_place(|| world.door.tollgate(&["ledger", "check"]));
+    if check.code != Some(0) {
+        found.push(format!("`ledger check`: {check:?}"));
+    }
+    found
+}
+
+async fn close(
+    world: Arc<World>,
+    seen: &Snapshot,
+    plans: &HashMap<String, &'static PlanFacts>,
+    mut found: Vec<String>,
+) {
+    found.extend(beyond_limits(seen, plans));
     found.extend(unlike_the_rows(seen));
     found.extend(judge::violations(
         seen,
@@ -287,10 +348,14 @@ fn told_of(seen: &Snapshot) -> String {
         for flag in row.flags.split(',').filter(|flag| !flag.is_empty()) {
             *states.entry(format!("({flag})")).or_default() += 1;
         }
+        if row.is_by_credits {
+            *states.entry("(by credits)".to_owned()).or_default() += 1;
+        }
     }
     let states: Vec<String> = states
         .iter()
         .map(|(name, count)| format!("{count} {name}"))
         .collect();
-    format!("{} rows: {}", seen.rows.len(), states.join(", "))
+    let credits = credits::summary(seen);
+    format!("{} rows: {}; {credits}", seen.rows.len(), states.join(", "))
 }

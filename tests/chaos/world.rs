@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
+use crate::credits;
 use crate::ledger::{Place, Reader};
 use crate::load;
 use crate::script::{Fault, Mood, Script, Store};
@@ -72,6 +73,8 @@ impl World {
             .with(WAITS)
             .with(&load::plans(&script.families))
             .with(&load::upstreams(&script.families))
+            .with(&credits::products())
+            .env(credits::AUTHORIZATION_ENV, credits::AUTHORIZATION)
             .with(&format!(
                 "proxy.on_disconnect = \"{}\"",
                 script.on_disconnect

@@ -31,6 +31,22 @@ pub(crate) fn file(name: &str) -> Vec<u8> {
     std::fs::read(format!("{directory}{name}")).unwrap()
 }
 
+/// A sound that is made of nothing: a WAV of so many milliseconds, eight bytes each.
+pub(crate) fn wav(millis: u32) -> Vec<u8> {
+    let bytes = millis * 8;
+    let mut file = b"RIFF".to_vec();
+    file.extend((bytes + 36).to_le_bytes());
+    file.extend(b"WAVEfmt \x10\0\0\0\x01\0\x01\0");
+    file.extend([8000_u32.to_le_bytes(), 8000_u32.to_le_bytes()].concat());
+    file.extend(b"\x01\0\x08\0data");
+    file.extend(bytes.to_le_bytes());
+    file.resize(file.len() + bytes as usize, 0x80);
+    file
+}
+
+/// What such a file is called.
+pub(crate) const MADE: &str = "made.wav";
+
 /// A form with texts and a file, in this order of parts.
 #[derive(Clone)]
 pub(crate) struct Form {
@@ -41,13 +57,18 @@ pub(crate) struct Form {
 impl Form {
     /// With a prompt that has a serial, by which the oracle finds the upstream's line.
     pub(crate) fn new(model: &str) -> Self {
+        Self::saying(model, "Hello")
+    }
+
+    /// The same with another text in front of the prompt.
+    pub(crate) fn saying(model: &str, text: &str) -> Self {
         let serial = serial_in(chat("").to_string().as_bytes()).unwrap();
         Self {
             parts: Vec::new(),
             boundary: "client-boundary".to_owned(),
         }
         .text("model", model)
-        .text("prompt", &format!("Hello {PROMPT_CANARY} ask-{serial};"))
+        .text("prompt", &format!("{text} {PROMPT_CANARY} ask-{serial};"))
     }
 
     /// One more text.
@@ -156,18 +177,21 @@ fn parts<'a>(body: &'a [u8], boundary: &str) -> Option<Vec<(String, &'a [u8])>> 
     (rest == b"--\r\n").then_some(parts)
 }
 
-/// The file that a request carries, and its real length in milliseconds.
-fn sent(seen: &Seen) -> (Vec<u8>, u64) {
+/// The real length of the file that a request carries, in milliseconds.
+fn length(seen: &Seen) -> u64 {
+    if seen.body["file"]["name"] == MADE {
+        let bytes = seen.body["file"]["bytes"].as_u64().unwrap();
+        return (bytes - wav(0).len() as u64) / 8;
+    }
     let body = &seen.request.body;
     let holds = |data: &[u8]| body.windows(data.len()).any(|bytes| bytes == data);
-    let known = FILES.iter().map(|(name, millis)| (file(name), *millis));
-    let mut found = known.filter(|(data, _)| holds(data));
-    found.next().expect("a file that the fake knows")
+    let mut found = FILES.iter().filter(|(name, _)| holds(&file(name)));
+    found.next().expect("a file that the fake knows").1
 }
 
 /// What the fake bills for a request, and the usage that says so.
 pub(crate) fn bill(seen: &Seen, words: u64) -> (Bill, Value) {
-    let (_, millis) = sent(seen);
+    let millis = length(seen);
     if seen.body["model"] == "whisper-1" {
         let seconds = millis.div_ceil(1000);
         let bill = Bill {
