@@ -19,6 +19,10 @@ test *ARGS:
 phone LIVES="10000":
     TOLLGATE_PHONE_LIVES={{LIVES}} cargo test --locked --test it -- phone::
 
+# Tell a ledger of random histories of a subscription, in any order, twice, by several channels; on SQLite and Postgres: [HISTORIES]
+purchases HISTORIES="1000":
+    TOLLGATE_PURCHASE_HISTORIES={{HISTORIES}} cargo test --locked --lib -- purchases::tests::the_rows_of_a_ledger
+
 # Break everything under load, as a seed decides: [--seed N] [--seeds HOW_MANY] [--minutes M | --seconds S] [--on sqlite|postgres|both]
 chaos *ARGS:
     cargo test --locked --test chaos -- run {{ARGS}}

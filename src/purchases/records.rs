@@ -72,16 +72,28 @@ pub fn take(
     rules: Rules<'_>,
     again: bool,
 ) -> Result<Taken, Failure> {
-    desk.db().in_transaction(|db| {
-        lock(db)?;
-        if !again && is_known(db, event)? {
-            let (outcome, users) = (Outcome::Repeated, Vec::new());
-            return Ok(Taken { outcome, users });
-        }
-        let taken = merge(db, event, rules)?;
-        remember(db, event, &taken, rules.now)?;
-        Ok(taken)
-    })
+    desk.db()
+        .in_transaction(|db| take_within(db, event, rules, again))
+}
+
+/// The same as a step of a transaction of the caller's.
+///
+/// # Errors
+/// As [`take`].
+pub(super) fn take_within(
+    db: &Db,
+    event: &PurchaseEvent,
+    rules: Rules<'_>,
+    again: bool,
+) -> Result<Taken, Failure> {
+    lock(db)?;
+    if !again && is_known(db, event)? {
+        let (outcome, users) = (Outcome::Repeated, Vec::new());
+        return Ok(Taken { outcome, users });
+    }
+    let taken = merge(db, event, rules)?;
+    remember(db, event, &taken, rules.now)?;
+    Ok(taken)
 }
 
 /// Binds a transaction that Apple signed to the user who sent it.

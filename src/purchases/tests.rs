@@ -428,10 +428,20 @@ fn owned(reports: &Reports, user: Uuid, now: i64) -> Vec<Purchase> {
     reports.said_of(user, now).unwrap().purchases
 }
 
+/// How many histories are told to a ledger: two hundred, or as many as `just purchases` says.
+fn histories() -> u64 {
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "how long a test takes is no setting"
+    )]
+    let said = std::env::var("TOLLGATE_PURCHASE_HISTORIES");
+    said.map_or(200, |said| said.parse().unwrap())
+}
+
 #[test]
 fn the_rows_of_a_ledger_say_the_same_and_an_event_is_taken_once() {
     let (store, writer, folder) = ledger();
-    rows_say_the_same(&store, 30);
+    rows_say_the_same(&store, histories());
     writer.close();
     drop(std::fs::remove_dir_all(folder));
 }
@@ -441,8 +451,14 @@ async fn the_rows_of_a_ledger_on_postgres_say_the_same() {
     let Some(server) = crate::pg::tests::Postgres::start(&[]) else {
         return;
     };
-    tokio::task::block_in_place(|| rows_say_the_same(&StoreUrl::Postgres(server.url("")), 12));
+    let store = StoreUrl::Postgres(server.url(""));
+    tokio::task::block_in_place(|| rows_say_the_same(&store, histories()));
 }
+
+/// So many histories are told in one transaction: what a commit costs is not what is tried here.
+const HISTORIES_AT_ONCE: usize = 50;
+/// The first of them are told as a store tells them, each event in a transaction of its own.
+const HISTORIES_ALONE: u64 = 5;
 
 fn rows_say_the_same(store: &StoreUrl, histories: u64) {
     let (desk, reports) = (
@@ -450,38 +466,84 @@ fn rows_say_the_same(store: &StoreUrl, histories: u64) {
         Reports::open(store).unwrap(),
     );
     let products = Products::default();
-    for seed in 0..histories {
+    let rules = rules(&products);
+    for seed in 0..HISTORIES_ALONE {
+        let history = History::of(seed);
+        let take = |event: &PurchaseEvent| records::take(&desk, event, rules, false).unwrap();
+        history.is_taken_once(take);
+        history.stands_in_rows(&reports);
+    }
+    let seeds: Vec<u64> = (HISTORIES_ALONE..histories).collect();
+    for seeds in seeds.chunks(HISTORIES_AT_ONCE) {
+        let told: Vec<History> = seeds.iter().map(|seed| History::of(*seed)).collect();
+        let told_at_once = desk.db().in_transaction(|db| {
+            for history in &told {
+                let take =
+                    |event: &PurchaseEvent| records::take_within(db, event, rules, false).unwrap();
+                history.is_taken_once(take);
+            }
+            Ok(())
+        });
+        told_at_once.unwrap();
+        for history in &told {
+            history.stands_in_rows(&reports);
+        }
+    }
+}
+
+/// A history of a user of its own, and what is told of it.
+struct History {
+    seed: u64,
+    user: Uuid,
+    steps: Vec<Step>,
+    events: Vec<PurchaseEvent>,
+}
+
+impl History {
+    fn of(seed: u64) -> Self {
         let mut dice = Dice(seed * 7919);
         let steps = history(&mut dice);
         let user = Uuid::from_u128(u128::from(seed) + 1);
-        let mut again = 0;
-        let events = told(&steps, &mut dice);
-        for event in &events {
-            let mut event = event.clone();
+        let mut events = told(&steps, &mut dice);
+        for event in &mut events {
             event.id = format!("{seed}-{}", event.id);
             if let Some(change) = &mut event.change {
                 change.owner = Some(user.to_string());
                 change.original = format!("{seed}-{}", change.original);
                 change.transaction = format!("{seed}-{}", change.transaction);
             }
-            let taken = records::take(&desk, &event, rules(&products), false).unwrap();
-            again += usize::from(taken.outcome == Outcome::Repeated);
         }
-        let mut ids: Vec<_> = events
-            .iter()
-            .map(|event| (event.channel, &event.id))
-            .collect();
+        Self {
+            seed,
+            user,
+            steps,
+            events,
+        }
+    }
+
+    fn is_taken_once(&self, take: impl Fn(&PurchaseEvent) -> records::Taken) {
+        let again = |event: &&PurchaseEvent| take(event).outcome == Outcome::Repeated;
+        let again = self.events.iter().filter(again).count();
+        let ids = self.events.iter().map(|event| (event.channel, &event.id));
+        let mut ids: Vec<_> = ids.collect();
         ids.sort();
         ids.dedup();
-        assert_eq!(again, events.len() - ids.len());
-        let model = model(&steps);
-        for now in moments(&steps) {
-            let mut products: Vec<String> = owned(&reports, user, now)
+        assert_eq!(again, self.events.len() - ids.len());
+    }
+
+    fn stands_in_rows(&self, reports: &Reports) {
+        let model = model(&self.steps);
+        // At every moment; of the later ones at two that differ from one history to the next.
+        let step = if self.seed < 30 { 1 } else { 4 };
+        let first = self.seed as usize % step;
+        for now in moments(&self.steps).into_iter().skip(first).step_by(step) {
+            let mut products: Vec<String> = owned(reports, self.user, now)
                 .into_iter()
                 .map(|purchase| purchase.product)
                 .collect();
             products.sort();
             products.dedup();
+            let seed = self.seed;
             assert_eq!(products, counted(&model, now), "seed {seed} at {now}");
         }
     }
