@@ -68,6 +68,7 @@ mod limits_page;
 mod log_lines;
 mod messages;
 mod metrics;
+mod mixed;
 mod model_limits;
 mod models;
 mod moderation;
