@@ -5,7 +5,10 @@ import Foundation
 
 public struct Product: Sendable {
     public init() {}
-    public enum PurchaseResult: Sendable { case success(VerificationResult<Transaction>), userCancelled, pending }
+    public enum PurchaseResult: Sendable {
+        case success(VerificationResult<Transaction>)
+        case userCancelled, pending
+    }
     public struct PurchaseOption: Hashable, Sendable {
         public static func appAccountToken(_: UUID) -> PurchaseOption { PurchaseOption() }
     }
@@ -14,7 +17,8 @@ public struct Product: Sendable {
 
 public enum VerificationResult<SignedType: Sendable>: Sendable {
     public enum VerificationError: Error { case invalidSignature }
-    case unverified(SignedType, VerificationError), verified(SignedType)
+    case unverified(SignedType, VerificationError)
+    case verified(SignedType)
     public var jwsRepresentation: String { "" }
 }
 
