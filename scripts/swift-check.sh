@@ -92,14 +92,17 @@ python3 scripts/swift_blocks.py target/swift-blocks
 # shellcheck disable=SC2016
 in_swift 'cd target/swift-blocks
   blocks=../../swift/Blocks
-  for module in RevenueCat StoreKit Supabase SuperwallKit SwiftUI; do
-    swiftc -emit-module -module-name $module -parse-as-library $blocks/$module.swift -o $module.swiftmodule || exit
+  # Only pages without our package see the stores: the example app asks whether there is a StoreKit, and has no stub in mind.
+  mkdir -p stores
+  for module in Supabase SwiftUI stores/RevenueCat stores/StoreKit stores/SuperwallKit; do
+    name=${module#*/}
+    swiftc -emit-module -module-name $name -parse-as-library $blocks/$name.swift -o $module.swiftmodule || exit
   done
   check() { swiftc -typecheck -parse-as-library -warnings-as-errors -I . -I ../swift/debug/Modules "$@"; }
   each() {
     case $1 in
       *.package.swift) check -swift-version "$2" $blocks/App.swift $blocks/PaywallShape.swift "$1" ;;
-      *) check -swift-version "$2" $blocks/Shim.swift "$1" ;;
+      *) check -swift-version "$2" -I stores $blocks/Shim.swift "$1" ;;
     esac || { echo "$1, in mode $2"; exit 1; }
   }
   echo "$(ls *.swift | wc -l) pages with Swift, in modes 5 and 6"
