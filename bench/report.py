@@ -174,12 +174,20 @@ def overshoot_part(overshoot):
     """The promises about money."""
     if not overshoot:
         return ""
-    budget, cut = overshoot["budget"], overshoot["cut"]
+    budget = overshoot["budget"]
     return (f"## Overshoot\n\n- {budget['at_once']} requests at once against a budget for ten, {budget['users']} users in turn: "
             f"**{budget['cents_overshot']:.2f} cents over** by the upstream's own count. At most ${budget['most_charged_micros'] / 1e6:.6f} of "
             f"${budget['budget_micros'] / 1e6:.6f} was spent; {budget['served_at_least']} to {budget['served_at_most']} requests were served (the last "
             "ones shorter, where a little was left), all others refused with 402.\n"
-            f"- {cut['streams']:,} streams with a moment to hang up chosen at random: {cut['hung_up']:,} were cut, {cut['whole']:,} had ended before. The "
+            + "\n".join(cut_part(overshoot[name], what) for name, what in CUTS.items() if name in overshoot))
+
+
+CUTS = {"cut": "streams", "cut_responses": "streams of `/v1/responses`"}
+
+
+def cut_part(cut, what):
+    """What became of streams that were left."""
+    return (f"- {cut['streams']:,} {what} with a moment to hang up chosen at random: {cut['hung_up']:,} were cut, {cut['whole']:,} had ended before. The "
             f"upstream served {cut['tokens_served']:,} tokens; **{cut['tokens_not_charged']} were not charged**, {cut['tokens_charged_and_not_served']} "
             f"were charged and not served. **{cut['rows_without_end']} rows without an end.**")
 

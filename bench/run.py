@@ -2,7 +2,7 @@
 """`just bench`: measures Tollgate beside nginx and a Python sketch, and writes RESULTS.md and results.svg.
 
     bench/run.py [--quick] [--rounds N]     every row of the table (about 15 minutes; --quick: two)
-    bench/run.py overshoot                  a budget for ten under 200 at once; 10,000 streams cut at random
+    bench/run.py overshoot                  a budget for ten under 200 at once; 10,000 streams of chat and of responses cut at random
     bench/run.py soak [--minutes N]         half an hour at half load with hang-ups
     bench/run.py growth [--users N --rows N] 1,000 users against 1,000,000, 100 rows of log against 10,000,000
     bench/run.py compare --with BINARY      this build against another one, in turns: CPU a request
@@ -12,6 +12,7 @@ Each writes its figures to bench/figures/NAME.json and then the report.
 """
 
 import argparse
+import concurrent.futures
 import contextlib
 import json
 import os
@@ -250,15 +251,19 @@ def compare(args):
 
 # --- the overshoot test ---
 
+RESPONSES = "/v1/responses"
+
+
 def overshoot(args):
     """Cents over a budget, tokens served and not charged, rows without an end. All must be 0."""
     streams = 1000 if args.quick else 10_000
     with scratch() as folder, rig.Upstream(folder).serve() as upstream:
-        figures = {"budget": budget(folder, upstream, 3 if args.quick else 20), "cut": cut(folder, upstream, streams)}
+        figures = {"budget": budget(folder, upstream, 3 if args.quick else 20), "cut": cut(folder, upstream, streams),
+                   "cut_responses": cut(folder, upstream, streams, RESPONSES)}
     keep("overshoot", figures)
     print(json.dumps(figures, indent=1))
-    parts = figures["budget"], figures["cut"]
-    if parts[0]["cents_overshot"] or parts[1]["tokens_not_charged"] or parts[1]["rows_without_end"]:
+    cuts = figures["cut"], figures["cut_responses"]
+    if figures["budget"]["cents_overshot"] or any(part["tokens_not_charged"] or part["rows_without_end"] for part in cuts):
         raise SystemExit("overshot")
 
 
@@ -269,7 +274,7 @@ def rows_of(folder, sql):
 
 
 def budget(folder, upstream, users):
-    """200 requests at once of a user whose budget is for ten. One costs 10,060 micro-dollars: a cent."""
+    """200 requests at once, chats and responses, of a user whose budget is for ten. One costs 10,060 micro-dollars: a cent."""
     price, each = (2.5, 10), 1000
     cost = int(24 * price[0] + each * price[1])
     target = rig.Tollgate(os.path.join(folder, "budget"), upstream)
@@ -278,9 +283,12 @@ def budget(folder, upstream, users):
     with target.serve():
         for user in range(users):
             tokens = upstream.tokens(1, first=user)
-            result = target.load(tokens=tokens, first=user, requests=200, concurrency=200, events=each, max_tokens=each,
-                                 model="gpt-4o", delay_us=50_000)
-            for status, count in result["statuses"].items():
+            def ask(path, tokens=tokens, user=user):
+                return rig.load(target.url + path, tokens=tokens, first=user, requests=100, concurrency=100, events=each,
+                                max_tokens=each, model="gpt-4o", delay_us=50_000)
+            with concurrent.futures.ThreadPoolExecutor() as at_once:
+                results = list(at_once.map(ask, [target.path, RESPONSES]))
+            for status, count in [pair for result in results for pair in result["statuses"].items()]:
                 statuses[status] = statuses.get(status, 0) + count
         for served in upstream.served()["users"]:
             spent = served["input_tokens"] * price[0] + served["output_tokens"] * price[1]
@@ -292,14 +300,15 @@ def budget(folder, upstream, users):
             "statuses": statuses}
 
 
-def cut(folder, upstream, streams):
+def cut(folder, upstream, streams, path="/v1/chat/completions", rate=400):
     """Streams whose callers hang up at a random moment: before the first byte, in the middle, near the end."""
-    target = rig.Tollgate(os.path.join(folder, "cut"), upstream)
+    target = rig.Tollgate(os.path.join(folder, "cut" + path.replace("/", "-")), upstream)
+    target.path = path
     urllib.request.urlopen(urllib.request.Request(upstream.url + "/forget", method="POST"), timeout=10).close()
     with target.serve():
         # The keys are fetched and the tokens known before: the callers are to be cut in the work, not at the door.
         target.load(tokens=upstream.tokens(1000), requests=1000, concurrency=64)
-        result = target.load(tokens=upstream.tokens(1000), requests=streams, rate=400, stream=True, events=32,
+        result = target.load(tokens=upstream.tokens(1000), requests=streams, rate=rate, stream=True, events=32,
                              interval_us=4000, delay_us=5000, hang_up=1.0, hang_up_within_ms=180)
         deadline = time.monotonic() + 60
         open_rows = "select count(*) from requests where state = 'held'"

@@ -19,7 +19,7 @@ use crate::stats::{Dice, Durations, due};
 /// Arguments of `load`.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Such as `http://127.0.0.1:8080/v1/chat/completions`
+    /// Such as `http://127.0.0.1:8080/v1/chat/completions`; the body is of the API that it ends with (`/responses` too)
     #[arg(long)]
     url: String,
     /// A file with an access token a line; the requests take turns
@@ -76,6 +76,9 @@ pub(crate) struct Args {
     #[arg(long, default_value = "gpt-4o-mini")]
     model: String,
 }
+
+const INSTRUCTIONS: &str = "You are a helpful assistant in a mobile app. Answer briefly, in the language of the question, and \
+                            say so when you do not know.";
 
 /// What became of all requests.
 #[derive(Debug, Default)]
@@ -267,7 +270,9 @@ impl Load {
                         seen.first
                             .map_or(Duration::ZERO, |first| first.saturating_duration_since(due)),
                     );
-                    tally.unfinished += u64::from(self.args.stream && !seen.is_done());
+                    // (A stream of responses has no such mark.)
+                    let has_mark = self.args.stream && !self.is_responses();
+                    tally.unfinished += u64::from(has_mark && !seen.is_done());
                 }
             }
         }
@@ -313,6 +318,10 @@ impl Load {
         Ok((wire, head))
     }
 
+    fn is_responses(&self) -> bool {
+        self.path.ends_with("/responses")
+    }
+
     fn written(&self, index: u64) -> Vec<u8> {
         let place = index % self.tokens.len() as u64;
         let token = self.tokens.get(place as usize).map_or("", String::as_str);
@@ -329,22 +338,31 @@ impl Load {
         } else {
             format!("\"model\":\"{}\",", args.model)
         };
+        let (cap_name, streams) = if self.is_responses() {
+            ("max_output_tokens", ",\"stream\":true")
+        } else {
+            let streams = ",\"stream\":true,\"stream_options\":{\"include_usage\":true}";
+            ("max_tokens", streams)
+        };
         let cap = if args.max_tokens > 0 {
-            format!(",\"max_tokens\":{}", args.max_tokens)
+            format!(",\"{cap_name}\":{}", args.max_tokens)
         } else {
             String::new()
         };
-        let stream = if args.stream {
-            ",\"stream\":true,\"stream_options\":{\"include_usage\":true}"
-        } else {
-            ""
-        };
-        let body = format!(
-            "{{{model}\"messages\":[{{\"role\":\"system\",\"content\":\"You are a helpful assistant in a mobile app. Answer \
-             briefly, in the language of the question, and say so when you do not know.\"}},{{\"role\":\"user\",\"content\":\
-             \"bench:user={user},events={events},interval={interval_us},delay={delay_us}; What should I cook tonight with \
-             rice, two eggs and a leek, if I have twenty minutes and one pan?\"}}],\"temperature\":0.7{cap}{stream}}}"
+        let stream = if args.stream { streams } else { "" };
+        let asked = format!(
+            "bench:user={user},events={events},interval={interval_us},delay={delay_us}; What should I cook tonight with \
+             rice, two eggs and a leek, if I have twenty minutes and one pan?"
         );
+        let said = if self.is_responses() {
+            format!("\"instructions\":\"{INSTRUCTIONS}\",\"input\":\"{asked}\"")
+        } else {
+            format!(
+                "\"messages\":[{{\"role\":\"system\",\"content\":\"{INSTRUCTIONS}\"}},{{\"role\":\"user\",\"content\":\
+                 \"{asked}\"}}]"
+            )
+        };
+        let body = format!("{{{model}{said},\"temperature\":0.7{cap}{stream}}}");
         let more = args
             .header
             .as_ref()

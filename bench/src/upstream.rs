@@ -47,6 +47,8 @@ struct Wanted {
     delay: Duration,
     stream: bool,
     usage: bool,
+    /// A response, and no chat.
+    responses: bool,
     /// What a whole answer says it was made by: a proxy may charge by it. Streams are all of the first.
     model: &'static str,
 }
@@ -65,6 +67,8 @@ struct Upstream {
     jwks: String,
     /// The chunks of a stream's events, by the place in [`WORDS`].
     events: Vec<Vec<u8>>,
+    /// The same of a stream of responses, whose events have a number each: here always the same one.
+    deltas: Vec<Vec<u8>>,
     served: RefCell<BTreeMap<u64, Served>>,
     open: RefCell<u64>,
 }
@@ -88,6 +92,7 @@ pub(crate) async fn run(args: Args) -> Result<(), String> {
             .iter()
             .map(|word| chunk(&event(json!({"content": word}))))
             .collect(),
+        deltas: WORDS.iter().map(|word| delta(word)).collect(),
         served: RefCell::default(),
         open: RefCell::default(),
     });
@@ -114,8 +119,11 @@ impl Upstream {
 
     async fn answer(&self, wire: &mut Wire, asked: &Asked) -> io::Result<()> {
         match (asked.method.as_str(), asked.path.as_str()) {
-            ("POST", path) if path.ends_with("/chat/completions") => {
-                let wanted = wanted(&asked.body);
+            ("POST", path)
+                if path.ends_with("/chat/completions") || path.ends_with("/responses") =>
+            {
+                let mut wanted = wanted(&asked.body);
+                wanted.responses = path.ends_with("/responses");
                 self.count(wanted.user, |served| served.requests += 1);
                 let _open = Open::new(&self.open);
                 sleep_if(wanted.delay).await;
@@ -141,13 +149,17 @@ impl Upstream {
 
     async fn whole(&self, wire: &mut Wire, wanted: Wanted) -> io::Result<()> {
         let text: String = (0..wanted.events).filter_map(word).collect();
-        let answer = json!({
-            "id": "chatcmpl-bench000000000000000000000000", "object": "chat.completion", "created": 1_764_000_000,
-            "model": wanted.model,
-            "choices": [{"index": 0, "message": {"role": "assistant", "content": text, "refusal": null, "annotations": []},
-                         "logprobs": null, "finish_reason": "stop"}],
-            "usage": usage(wanted.events), "service_tier": "default", "system_fingerprint": "fp_bench",
-        });
+        let answer = if wanted.responses {
+            response("completed", &text, wanted)
+        } else {
+            json!({
+                "id": "chatcmpl-bench000000000000000000000000", "object": "chat.completion", "created": 1_764_000_000,
+                "model": wanted.model,
+                "choices": [{"index": 0, "message": {"role": "assistant", "content": text, "refusal": null, "annotations": []},
+                             "logprobs": null, "finish_reason": "stop"}],
+                "usage": usage(wanted.events), "service_tier": "default", "system_fingerprint": "fp_bench",
+            })
+        };
         // Counted before it is written: a model is paid for what it made, whether anybody reads it or not.
         self.count(wanted.user, |served| served.output_tokens += wanted.events);
         wire.write(&json_answer(&answer.to_string())).await?;
@@ -159,9 +171,19 @@ impl Upstream {
         let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n\
                     transfer-encoding: chunked\r\nx-request-id: req_bench\r\n\r\n";
         let mut first = head.as_bytes().to_vec();
-        first.extend(chunk(&event(
-            json!({"role": "assistant", "content": "", "refusal": null}),
-        )));
+        if wanted.responses {
+            let begun = response("in_progress", "", wanted);
+            first.extend(named("response.created", json!({"response": begun})));
+        } else {
+            first.extend(chunk(&event(
+                json!({"role": "assistant", "content": "", "refusal": null}),
+            )));
+        }
+        let events = if wanted.responses {
+            &self.deltas
+        } else {
+            &self.events
+        };
         wire.write(&first).await?;
         let start = Instant::now();
         for index in 0..wanted.events {
@@ -170,16 +192,24 @@ impl Upstream {
                 sleep_until(start + wanted.interval * u32::try_from(index).unwrap_or(u32::MAX))
                     .await;
             }
-            if let Some(event) = self.events.get(index as usize % WORDS.len()) {
+            if let Some(event) = events.get(index as usize % WORDS.len()) {
                 wire.write(event).await?;
             }
             self.count(wanted.user, |served| served.output_tokens += 1);
         }
-        let mut last = chunk(&finish());
+        let mut last = if wanted.responses {
+            let text: String = (0..wanted.events).filter_map(word).collect();
+            let whole = response("completed", &text, wanted);
+            named("response.completed", json!({"response": whole}))
+        } else {
+            chunk(&finish())
+        };
         if wanted.usage {
             last.extend(chunk(&usage_event(wanted.events)));
         }
-        last.extend(chunk("[DONE]"));
+        if !wanted.responses {
+            last.extend(chunk("[DONE]"));
+        }
         last.extend(b"0\r\n\r\n");
         wire.write(&last).await?;
         self.count(wanted.user, |served| served.whole += 1);
@@ -236,7 +266,11 @@ fn wanted(body: &[u8]) -> Wanted {
     let told = after(body, b"bench:").unwrap_or_default();
     let told = told.split(|byte| *byte == b';').next().unwrap_or_default();
     let number = |name: &[u8]| after(told, name).and_then(leading_number);
-    let cap = [b"\"max_completion_tokens\":".as_slice(), b"\"max_tokens\":"];
+    let cap = [
+        b"\"max_completion_tokens\":".as_slice(),
+        b"\"max_tokens\":",
+        b"\"max_output_tokens\":",
+    ];
     let cap = cap
         .iter()
         .find_map(|name| after(body, name).and_then(leading_number))
@@ -251,6 +285,7 @@ fn wanted(body: &[u8]) -> Wanted {
         delay: Duration::from_micros(number(b"delay=").unwrap_or(0)),
         stream: is_true(b"\"stream\":"),
         usage: is_true(b"\"include_usage\":"),
+        responses: false,
         model: if memmem::find(body, b"\"gpt-4o\"").is_some() {
             "gpt-4o-2024-08-06"
         } else {
@@ -284,6 +319,37 @@ fn json_answer(body: &str) -> Vec<u8> {
 fn chunk(data: &str) -> Vec<u8> {
     let event = format!("data: {data}\n\n");
     format!("{:x}\r\n{event}\r\n", event.len()).into_bytes()
+}
+
+/// An event of a stream of responses as a chunk of its own.
+fn named(kind: &str, mut event: Value) -> Vec<u8> {
+    if let Some(members) = event.as_object_mut() {
+        members.insert("type".to_owned(), json!(kind));
+        members.insert("sequence_number".to_owned(), json!(0));
+    }
+    let event = format!("event: {kind}\ndata: {event}\n\n");
+    format!("{:x}\r\n{event}\r\n", event.len()).into_bytes()
+}
+
+fn delta(word: &str) -> Vec<u8> {
+    named(
+        "response.output_text.delta",
+        json!({"item_id": "msg_bench", "output_index": 0, "content_index": 0, "delta": word, "logprobs": []}),
+    )
+}
+
+/// A response; one that is in progress has neither output nor usage.
+fn response(status: &str, text: &str, wanted: Wanted) -> Value {
+    let is_whole = status == "completed";
+    let message = json!({"id": "msg_bench", "type": "message", "role": "assistant", "status": status,
+        "content": [{"type": "output_text", "text": text, "annotations": [], "logprobs": []}]});
+    let usage = json!({"input_tokens": PROMPT_TOKENS, "input_tokens_details": {"cached_tokens": 0},
+        "output_tokens": wanted.events, "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": PROMPT_TOKENS + wanted.events});
+    json!({"id": "resp_bench", "object": "response", "created_at": 1_764_000_000, "status": status, "model": wanted.model,
+        "error": null, "incomplete_details": null, "service_tier": "default", "store": false,
+        "output": if is_whole { json!([message]) } else { json!([]) },
+        "usage": if is_whole { usage } else { Value::Null }})
 }
 
 fn usage(output: u64) -> Value {
@@ -333,6 +399,7 @@ mod tests {
             delay: Duration::from_micros(5),
             stream: true,
             usage: true,
+            responses: false,
             model: MODEL,
         };
         assert_eq!(wanted(body), all);

@@ -320,7 +320,7 @@ pub(crate) async fn keeps_selling(
         match own.below(8) {
             0 => {
                 operators += 1;
-                gives(&world, &user, &till, 1_000 + operators).await;
+                gives(&world, &user, &till, 1_000 + operators);
             }
             1..4 => refunds(&world, &user, &till, &mut own).await,
             _ => sells(&world, &user, &till, &mut own).await,
@@ -330,7 +330,7 @@ pub(crate) async fn keeps_selling(
 }
 
 /// An operator gives some, on the command line.
-async fn gives(world: &World, user: &User, till: &Till, amount: i64) {
+fn gives(world: &World, user: &User, till: &Till, amount: i64) {
     let sale = till.open(user, None, amount);
     let (id, amount) = (user.id.to_string(), format!("0.{amount:06}"));
     let given =
