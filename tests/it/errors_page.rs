@@ -13,7 +13,7 @@ const HEAD: &str = "| code | status | what it means | what the operator can do |
 const OPEN: &str = "WRITE THIS";
 
 struct Code {
-    code: String,
+    name: String,
     status: String,
     meaning: String,
 }
@@ -31,7 +31,7 @@ fn codes(source: &str) -> Vec<Code> {
         let parts: Vec<&str> = line.split('"').collect();
         assert_eq!(parts.len(), 5, "{line}");
         codes.push(Code {
-            code: parts[1].to_owned(),
+            name: parts[1].to_owned(),
             status: parts[2].trim_matches([',', ' ']).to_owned(),
             meaning: std::mem::take(&mut meaning).join(" "),
         });
@@ -57,15 +57,15 @@ fn page(old: &str, codes: &[Code]) -> String {
         .collect();
     let mut page = format!("{before}{HEAD}");
     for Code {
-        code,
+        name,
         status,
         meaning,
     } in codes
     {
-        let advice = by_hand.get(code.as_str()).cloned().unwrap_or(vec![OPEN; 2]);
+        let advice = by_hand.get(name.as_str()).cloned().unwrap_or(vec![OPEN; 2]);
         writeln!(
             page,
-            "| `{code}` | {status} | {meaning} | {} |",
+            "| `{name}` | {status} | {meaning} | {} |",
             advice.join(" | ")
         )
         .unwrap();
@@ -85,14 +85,14 @@ fn the_page_of_errors_has_every_code_with_its_status_and_meaning() {
     assert!(
         served.eq(codes
             .iter()
-            .map(|code| (code.code.as_str(), code.status.clone()))),
+            .map(|code| (code.name.as_str(), code.status.clone()))),
         "the codes were not read as the compiler reads them"
     );
     for code in &codes {
         assert!(
             code.meaning.ends_with('.'),
             "{} says what it means",
-            code.code
+            code.name
         );
     }
     let made = page(&old, &codes);

@@ -1,5 +1,5 @@
 //! docs/settings.md is made from tollgate.example.toml, which is the defaults and says what each key does:
-//! `TOLLGATE_WRITE_PAGES=1 cargo test --test it settings_page` writes it anew. limits_page.rs adds how far numbers may be set.
+//! `TOLLGATE_WRITE_PAGES=1 cargo test --test it settings_page` writes it anew. `limits_page.rs` adds how far numbers may be set.
 
 use std::fmt::Write as _;
 use std::path::Path;
