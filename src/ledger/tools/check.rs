@@ -11,8 +11,8 @@ use serde::Serialize;
 use crate::clock::Timestamp;
 use crate::config::StoreUrl;
 use crate::ledger::price_ids::id_of;
-use crate::ledger::read::connection::{Cell, Db, Row};
-use crate::ledger::read::report::{id_before, quantities_of};
+use crate::ledger::read::connection::{Db, Row};
+use crate::ledger::read::report::quantities_of;
 use crate::ledger::settlement::COST_MAX;
 use crate::ledger::sqlite::{Book, Failure};
 use crate::price::{Price, Quantities};
@@ -93,7 +93,7 @@ pub(super) const SUMS: &str = "
     cast(coalesce(sum(case when r.state = 'held' and (w.user_id = 'app' or r.paid_by <> 'credits')
                            then r.held_micros else 0 end), 0) as bigint)";
 
-const WINDOW: &str =
+pub(super) const WINDOW: &str =
     "w.user_id, w.ends_at, w.per, w.starts_at, w.requests_used, w.tokens_used, w.micros_used,
     w.requests_held, w.tokens_held, w.micros_held";
 
@@ -247,40 +247,6 @@ impl Snapshot {
             after = last;
         }
     }
-
-    /// These are few, and their requests are found by their ids.
-    fn windows_of_the_app(
-        &self,
-        found: &mut CheckReport,
-        whole_since: Timestamp,
-    ) -> Result<(), Failure> {
-        let sql = "select starts_at, ends_at, per from ledger.windows where user_id = 'app'";
-        for window in self.db.query(sql, &[])? {
-            let (starts, ends) = (window.int(0)?, window.int(1)?);
-            let sql = format!(
-                "select {WINDOW}, {SUMS} from ledger.windows as w left join ledger.requests as r
-                     on r.id >= $1 and r.started_at >= $2 and r.started_at < $3
-                 where w.user_id = 'app' and w.starts_at = $2 and w.ends_at = $3 and w.per = $4 group by {WINDOW}"
-            );
-            let per = window.text(2)?;
-            let sums = |first: String| {
-                let params: [Cell; 4] =
-                    [first.into(), starts.into(), ends.into(), per.clone().into()];
-                self.db.query(&sql, &params)
-            };
-            for row in sums(id_before(Timestamp::from_millis(starts)))? {
-                if agrees(&row)? {
-                    found.compare(&row, whole_since)?;
-                    continue;
-                }
-                // A clock that was set forth in between makes an id of long before its request was held.
-                for row in sums(String::new())? {
-                    found.compare(&row, whole_since)?;
-                }
-            }
-        }
-        Ok(())
-    }
 }
 
 /// Prices by their ids.
@@ -314,19 +280,9 @@ pub(super) const AMOUNTS: [&str; 12] = [
     "characters held",
 ];
 /// How many of them windows have.
-const AMOUNTS_OF_WINDOWS: usize = 6;
+pub(super) const AMOUNTS_OF_WINDOWS: usize = 6;
 /// Where the first of them stands in a row.
-const FIRST_AMOUNT: usize = 4;
-
-/// Whether a window says what its rows add up to.
-fn agrees(row: &Row) -> Result<bool, Failure> {
-    for place in FIRST_AMOUNT..FIRST_AMOUNT.saturating_add(AMOUNTS_OF_WINDOWS) {
-        if row.int(place)? != row.int(place.saturating_add(AMOUNTS_OF_WINDOWS))? {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
+pub(super) const FIRST_AMOUNT: usize = 4;
 
 impl CheckReport {
     /// `because` is the law's number and a sentence.
@@ -372,7 +328,7 @@ impl CheckReport {
 
     /// Laws 4 and 5: a window says what its rows add up to. Of a window whose first requests are forgotten only this is
     /// known: it says no less.
-    fn compare(&mut self, row: &Row, whole_since: Timestamp) -> Result<(), Failure> {
+    pub(super) fn compare(&mut self, row: &Row, whole_since: Timestamp) -> Result<(), Failure> {
         let start = Timestamp::from_millis(row.int(3)?).rfc3339();
         let what = format!("window {} of {} from {start}", row.text(2)?, row.text(0)?);
         let sums = FIRST_AMOUNT.saturating_add(AMOUNTS_OF_WINDOWS);

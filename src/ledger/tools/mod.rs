@@ -2,6 +2,7 @@
 
 pub mod backup;
 pub mod check;
+mod check_app;
 mod check_credits;
 mod check_tallies;
 pub mod export;
