@@ -27,7 +27,7 @@ CODE = re.compile(
 NOUNS = {"Seed", "Feed", "Need", "Speed", "Embed", "Shed", "Bed", "Thread", "Unauthorized", "Weekday", "Embedding", "Setting",
          "Billing", "Pricing", "String", "Ring", "Ping", "Timing", "Encoding", "Heading", "Listing", "Meaning", "Reading", "Spelling",
          "Warning", "Finding", "Rounding", "Mapping", "Thing", "Reasoning", "Framing", "Routing", "Tracing", "Logging", "Streaming",
-         "Padding", "Offering", "Settings"}
+         "Padding", "Offering", "Settings", "Bound"}
 IRREGULAR = {"Kept", "Told", "Said", "Sent", "Read", "Held", "Known", "Taken", "Given", "Written", "Seen", "Found", "Made", "Done",
              "Gone", "Lost", "Paid", "Spent", "Meant", "Left", "Shown", "Drawn", "Chosen", "Asked", "Put", "Cut", "Bound", "Built",
              "Unsent", "Unread", "Unknown"}

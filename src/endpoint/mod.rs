@@ -29,6 +29,7 @@ mod route;
 mod schema;
 mod settings;
 pub mod speech;
+mod token_bound;
 pub mod transcriptions;
 mod user_input;
 mod weight;
@@ -49,6 +50,7 @@ use crate::plan::{Plan, Quote};
 use crate::price::{Price, PriceTable, Usage};
 use crate::prompt::Prompts;
 
+pub use model_choice::OrderedModel;
 pub use route::Route;
 pub use settings::Settable;
 pub use user_input::UserInput;
@@ -226,14 +228,24 @@ impl<'a> Terms<'a> {
 /// Its fields are allowed, its output is capped, its price is fixed and its prompt bounded. It knows nothing of limits and
 /// money left. Invariant: what is priced is exactly what [`Endpoint::body`] writes. `Debug` shows no prompt.
 pub trait Endpoint: fmt::Debug + Send + Sync {
+    /// The model that it is for.
+    fn ordered_model(&self) -> &OrderedModel;
+
     /// The canonical name of the model: it has a price, is in the plan and serves this endpoint.
-    fn model(&self) -> &str;
+    fn model(&self) -> &str {
+        &self.ordered_model().name
+    }
 
     /// The name that the caller asked for, where that is another than [`Endpoint::model`].
-    fn requested_model(&self) -> Option<&str>;
+    fn requested_model(&self) -> Option<&str> {
+        self.ordered_model().requested.as_deref()
+    }
 
     /// The entry of the plan that allows the model: the operator's name for it, or its own. Limits for one model go by it.
-    fn plan_entry(&self) -> &str;
+    fn plan_entry(&self) -> &str {
+        let model = self.ordered_model();
+        model.entry.as_deref().unwrap_or(&model.name)
+    }
 
     /// The version of the server's prompt that it begins with, if it does. What a provider says of such a request may quote
     /// the prompt, and is not told.
@@ -241,8 +253,10 @@ pub trait Endpoint: fmt::Debug + Send + Sync {
         None
     }
 
-    /// The price of the model.
-    fn price(&self) -> &Price;
+    /// The price that it is ordered at: the model's.
+    fn price(&self) -> &Price {
+        &self.ordered_model().price
+    }
 
     /// What the user said since the last answer, for a plan that has it checked. An endpoint that takes no words of a user's
     /// leaves it as it is.

@@ -25,6 +25,31 @@ pub(super) struct Choice<'a> {
     pub(super) entry: Option<String>,
 }
 
+impl Choice<'_> {
+    /// The model, as an order has it.
+    pub(super) fn into_ordered(self) -> OrderedModel {
+        OrderedModel {
+            name: self.name.to_owned(),
+            requested: self.requested,
+            entry: self.entry,
+            price: self.price.clone(),
+        }
+    }
+}
+
+/// The model that an order is for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OrderedModel {
+    /// Its canonical name: it has a price, is in the plan and serves the endpoint.
+    pub(super) name: String,
+    /// The name that was asked for, where it is another.
+    pub(super) requested: Option<String>,
+    /// The entry of the plan that allows it, where that has another name.
+    pub(super) entry: Option<String>,
+    /// What it costs.
+    pub(super) price: Price,
+}
+
 /// The model that answers for the name that was asked for, or else for the plan's first that serves the endpoint.
 ///
 /// # Errors

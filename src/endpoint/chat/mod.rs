@@ -23,14 +23,14 @@ use serde::Serialize;
 
 use crate::dialect::{CapName, Dialect, Manner};
 use crate::endpoint::field_error::FieldError;
-use crate::endpoint::model_choice::{self, Choice};
+use crate::endpoint::model_choice::{self, Choice, OrderedModel};
 use crate::endpoint::{Endpoint, JSON, Reader, Settable, Spec, Terms, UserInput, json, settings};
 use crate::error::Refusal;
 use crate::meter::{Measured, Meter, whole};
 use crate::model::{Capability, Tokenizer};
 use crate::plan::{Plan, Quote};
 use crate::price::tokenizer;
-use crate::price::{Price, Quantities, Usage};
+use crate::price::{Quantities, Usage};
 
 use wire::{ImageUrl, Message, Request, StreamOptions};
 
@@ -59,10 +59,7 @@ const CHAT: Spec = Spec {
 pub struct Order {
     /// As it will be sent, without what is always said anew: model, cap, stream options, and what is merely accepted.
     request: Request,
-    model: String,
-    requested_model: Option<String>,
-    entry: Option<String>,
-    price: Price,
+    model: OrderedModel,
     choices: u32,
     output_cap: u32,
     wants_usage: bool,
@@ -81,7 +78,7 @@ pub struct Order {
 impl fmt::Debug for Order {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Order")
-            .field("model", &self.model)
+            .field("model", &self.model.name)
             .field("choices", &self.choices)
             .field("output_cap", &self.output_cap)
             .field("input_tokens", &self.input_tokens)
@@ -116,21 +113,16 @@ impl Order {
             check::request(&request, terms.plan)?;
         }
         let is_plain = reasoning::settle(&mut request, &choice, terms.plan);
-        let Choice {
-            name: model, price, ..
-        } = choice;
+        let model = choice.into_ordered();
         let cap = request.max_completion_tokens.or(request.max_tokens);
         let cap = cap
             .and_then(|cap| u32::try_from(cap).ok())
             .unwrap_or(u32::MAX);
         let options = request.stream_options.take();
         clear_rewritten_fields(&mut request);
-        let weight = bound::in_bytes(&request, model, price.tokenizer);
+        let weight = bound::in_bytes(&request, &model.name, model.price.tokenizer);
         Ok(Self {
-            model: model.to_owned(),
-            requested_model: choice.requested,
-            entry: choice.entry,
-            price: price.clone(),
+            model,
             choices: request.n.and_then(|n| u32::try_from(n).ok()).unwrap_or(1),
             output_cap: cap.min(terms.plan.max_output_tokens),
             is_plain,
@@ -155,7 +147,7 @@ impl Order {
     fn image_refusal(&self, cap: u64) -> Option<Refusal> {
         // The caller does not see the server's prompt, which is the first message.
         let hidden = usize::from(self.prompt_version.is_some());
-        let images = image::all(&self.request, (&self.model, self.is_openai()), hidden);
+        let images = image::all(&self.request, (&self.model.name, self.is_openai()), hidden);
         let total = images
             .iter()
             .fold(0_u64, |total, (_, tokens)| total.saturating_add(*tokens));
@@ -176,13 +168,13 @@ impl Order {
     /// margin, images at their most. Never above the bound. Takes time as [`Endpoint::narrow`] does.
     #[must_use]
     pub fn estimate_input_tokens(&self) -> u64 {
-        let weight = bound::likely(&self.request, &self.model, self.price.tokenizer);
+        let weight = bound::likely(&self.request, &self.model.name, self.model.price.tokenizer);
         weight.estimate().min(self.input_tokens)
     }
 
     /// The model is one of OpenAI's: so says its tokenizer.
     fn is_openai(&self) -> bool {
-        self.price.tokenizer != Tokenizer::Unknown
+        self.model.price.tokenizer != Tokenizer::Unknown
     }
 
     fn messages(&self) -> impl Iterator<Item = &Message> {
@@ -191,24 +183,12 @@ impl Order {
 }
 
 impl Endpoint for Order {
-    fn model(&self) -> &str {
+    fn ordered_model(&self) -> &OrderedModel {
         &self.model
-    }
-
-    fn requested_model(&self) -> Option<&str> {
-        self.requested_model.as_deref()
-    }
-
-    fn plan_entry(&self) -> &str {
-        self.entry.as_deref().unwrap_or(&self.model)
     }
 
     fn prompt_version(&self) -> Option<&str> {
         self.prompt_version.as_deref()
-    }
-
-    fn price(&self) -> &Price {
-        &self.price
     }
 
     fn user_input(&self) -> Result<UserInput<'_>, Refusal> {
@@ -233,7 +213,7 @@ impl Endpoint for Order {
 
     fn quote(&self, min_output_tokens: u32) -> Quote {
         Quote {
-            price: self.price.clone(),
+            price: self.model.price.clone(),
             base: Quantities::of_input(self.input_tokens),
             output_cap: self.output_cap,
             output_floor: min_output_tokens.min(self.output_cap),
@@ -256,10 +236,10 @@ impl Endpoint for Order {
     }
 
     fn check_least_input(&self, plan: &Plan) -> Result<(), Refusal> {
-        let tokenizer = self.price.tokenizer;
+        let tokenizer = self.model.price.tokenizer;
         let least = |text: &str| tokenizer::least(tokenizer, text);
         let least =
-            bound::counted(&self.request, &self.model, tokenizer, &least).bound_with_margin();
+            bound::counted(&self.request, &self.model.name, tokenizer, &least).bound_with_margin();
         if least <= u64::from(plan.max_input_tokens) {
             return Ok(());
         }
@@ -267,10 +247,11 @@ impl Endpoint for Order {
     }
 
     fn narrow(&mut self, most: u64) {
-        let tokenizer = self.price.tokenizer;
+        let tokenizer = self.model.price.tokenizer;
         if !self.counted {
             let exact = tokenizer::bound_of_all(tokenizer, most, |count| {
-                bound::counted(&self.request, &self.model, tokenizer, count).bound_with_margin()
+                bound::counted(&self.request, &self.model.name, tokenizer, count)
+                    .bound_with_margin()
             });
             self.input_tokens =
                 exact.map_or(self.input_tokens, |exact| self.input_tokens.min(exact));
@@ -297,7 +278,7 @@ impl Endpoint for Order {
             Cow::Borrowed(&self.request)
         };
         let outgoing = OutgoingBody {
-            model: &self.model,
+            model: &self.model.name,
             request: &request,
             max_completion_tokens: (cap_name != CapName::MaxTokens).then_some(cap),
             max_tokens: (cap_name != CapName::MaxCompletionTokens).then_some(cap),
@@ -329,7 +310,7 @@ impl Endpoint for Order {
     fn estimate(&self, seen: &Measured) -> Usage {
         Usage {
             input_tokens: self.estimate_input_tokens(),
-            output_tokens: tokenizer::count(self.price.tokenizer, &seen.text),
+            output_tokens: tokenizer::count(self.model.price.tokenizer, &seen.text),
             ..Usage::default()
         }
     }

@@ -17,14 +17,14 @@ use uuid::Uuid;
 use crate::dialect::{Dialect, Manner};
 use crate::endpoint::field_error::{Checked, FieldError};
 use crate::endpoint::json::{self, object};
-use crate::endpoint::model_choice::{self, Choice};
+use crate::endpoint::model_choice::{self, OrderedModel};
+use crate::endpoint::token_bound::{BareTexts, TokenBound, input_too_long};
 use crate::endpoint::{Endpoint, JSON, Reader, Settable, Spec, Terms, UserInput, settings};
 use crate::error::Refusal;
 use crate::meter::Measured;
-use crate::model::{Capability, Tokenizer};
+use crate::model::Capability;
 use crate::plan::{Plan, Quote};
-use crate::price::tokenizer;
-use crate::price::{Price, Quantities, Usage};
+use crate::price::{Quantities, Usage};
 
 use self::input::Input;
 
@@ -32,9 +32,6 @@ use self::input::Input;
 const DIMENSIONS_MAX: i64 = 65_536;
 /// The longest `user`, in bytes.
 const USER_BYTES_MAX: usize = 1024;
-/// What a server whose tokenizer is not known may add to each input: marks around it, and the words that some models want
-/// before it (`Represent this sentence for searching relevant passages: `).
-const FRAME_UNKNOWN: u64 = 32;
 /// The longest answer: 2048 vectors of OpenAI's largest model in base64, twice.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// The dimensions of OpenAI's largest model, which count where none are asked for.
@@ -75,21 +72,17 @@ object! {
 pub struct EmbeddingsOrder {
     /// Without model and user, which are written anew.
     request: Request,
-    model: String,
-    requested_model: Option<String>,
-    entry: Option<String>,
-    price: Price,
-    /// At least as many tokens as all inputs will be billed as.
-    input_tokens: u64,
-    narrowed: bool,
+    model: OrderedModel,
+    /// Of all inputs.
+    bound: TokenBound,
 }
 
 /// Without the inputs.
 impl fmt::Debug for EmbeddingsOrder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EmbeddingsOrder")
-            .field("model", &self.model)
-            .field("input_tokens", &self.input_tokens)
+            .field("model", &self.model.name)
+            .field("input_tokens", &self.bound.tokens())
             .finish_non_exhaustive()
     }
 }
@@ -102,68 +95,37 @@ impl EmbeddingsOrder {
     pub fn parse(body: &[u8], terms: &Terms<'_>) -> Result<Self, Refusal> {
         let mut request: Request = json::read(body)?;
         check(&request)?;
-        let Choice {
-            name,
-            price,
-            requested,
-            entry,
-            alias,
-            ..
-        } = model_choice::choose(request.model.as_deref(), terms, Capability::Embeddings)?;
-        if let Some(alias) = alias {
+        let asked = request.model.as_deref();
+        let choice = model_choice::choose(asked, terms, Capability::Embeddings)?;
+        if let Some(alias) = choice.alias {
             settings::apply(&mut request, alias, |_, _| ())?;
             check(&request)?;
         }
+        let model = choice.into_ordered();
         (request.model, request.user) = (None, None);
-        let mut order = Self {
+        let bound = TokenBound::in_bytes(&request, model.price.tokenizer);
+        Ok(Self {
             request,
-            model: name.to_owned(),
-            requested_model: requested,
-            entry,
-            price: price.clone(),
-            input_tokens: 0,
-            narrowed: false,
-        };
-        order.input_tokens = order.bound(&|text| tokenizer::bytes_bound(price.tokenizer, text));
-        Ok(order)
+            model,
+            bound,
+        })
     }
+}
 
-    /// All inputs, by a count of a text, and what may be added to each.
-    fn bound(&self, count: &dyn Fn(&str) -> u64) -> u64 {
-        let added = if self.price.tokenizer == Tokenizer::Unknown {
-            self.inputs().saturating_mul(FRAME_UNKNOWN)
-        } else {
-            0
-        };
-        self.tokens(count).saturating_add(added)
-    }
-
-    /// The tokens of all inputs, by a count of a text.
+impl BareTexts for Request {
     fn tokens(&self, count: &dyn Fn(&str) -> u64) -> u64 {
-        let input = self.request.input.as_ref();
+        let input = self.input.as_ref();
         input.map_or(0, |input| input.tokens(count))
     }
 
-    fn inputs(&self) -> u64 {
-        self.request.input.as_ref().map_or(0, Input::inputs)
+    fn texts(&self) -> u64 {
+        self.input.as_ref().map_or(0, Input::inputs)
     }
 }
 
 impl Endpoint for EmbeddingsOrder {
-    fn model(&self) -> &str {
+    fn ordered_model(&self) -> &OrderedModel {
         &self.model
-    }
-
-    fn requested_model(&self) -> Option<&str> {
-        self.requested_model.as_deref()
-    }
-
-    fn plan_entry(&self) -> &str {
-        self.entry.as_deref().unwrap_or(&self.model)
-    }
-
-    fn price(&self) -> &Price {
-        &self.price
     }
 
     fn user_input(&self) -> Result<UserInput<'_>, Refusal> {
@@ -185,8 +147,8 @@ impl Endpoint for EmbeddingsOrder {
 
     fn quote(&self, _: u32) -> Quote {
         Quote {
-            price: self.price.clone(),
-            base: Quantities::of_input(self.input_tokens),
+            price: self.model.price.clone(),
+            base: Quantities::of_input(self.bound.tokens()),
             output_cap: 0,
             output_floor: 0,
             choices: 1,
@@ -194,44 +156,24 @@ impl Endpoint for EmbeddingsOrder {
     }
 
     fn check_input(&self, plan: &Plan) -> Result<(), Refusal> {
-        let (bound, cap) = (self.input_tokens, plan.max_input_tokens);
-        if bound <= u64::from(cap) {
-            return Ok(());
-        }
-        let message = format!(
-            "The input is too long: it may come to {bound} tokens in all, and the plan allows {cap} a request. Send less of it at once."
-        );
-        Err(Refusal::invalid("input", message))
+        self.bound.check(plan, input_too_long)
     }
 
     fn check_least_input(&self, plan: &Plan) -> Result<(), Refusal> {
-        let tokenizer = self.price.tokenizer;
-        if self.tokens(&|text| tokenizer::least(tokenizer, text))
-            <= u64::from(plan.max_input_tokens)
-        {
-            return Ok(());
-        }
-        self.check_input(plan)
+        self.bound.check_least(&self.request, plan, input_too_long)
     }
 
     fn narrow(&mut self, most: u64) {
-        if self.narrowed {
-            return;
-        }
-        let tokenizer = self.price.tokenizer;
-        let counted = tokenizer::bound_of_bare_texts(tokenizer, most, |count| self.bound(count));
-        self.input_tokens =
-            counted.map_or(self.input_tokens, |counted| self.input_tokens.min(counted));
-        self.narrowed = true;
+        self.bound.narrow(&self.request, most);
     }
 
     fn is_narrowed(&self) -> bool {
-        self.narrowed
+        self.bound.is_narrowed()
     }
 
     fn body(&self, _: u32, manner: Manner, user: &str) -> Bytes {
         let outgoing = OutgoingBody {
-            model: &self.model,
+            model: &self.model.name,
             request: &self.request,
             user: (manner.dialect == Dialect::Openai).then_some(user),
         };
@@ -244,12 +186,7 @@ impl Endpoint for EmbeddingsOrder {
     }
 
     fn estimate(&self, _: &Measured) -> Usage {
-        let tokenizer = self.price.tokenizer;
-        let counted = self.tokens(&|text| tokenizer::count(tokenizer, text));
-        Usage {
-            input_tokens: counted.min(self.input_tokens),
-            ..Usage::default()
-        }
+        Usage::of_input(self.bound.likely(&self.request))
     }
 }
 

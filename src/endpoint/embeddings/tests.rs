@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::clock::Timestamp;
-use crate::model::ModelTable;
+use crate::model::{ModelTable, Tokenizer};
+
 use crate::price::{PriceTable, Rate};
 use crate::prompt::Prompts;
 

@@ -24,7 +24,7 @@ use super::form::{Boundary, FormBody, FormWriter};
 use crate::dialect::{Dialect, Manner};
 use crate::endpoint::field_error::FieldError;
 use crate::endpoint::json;
-use crate::endpoint::model_choice::{self, Choice};
+use crate::endpoint::model_choice::{self, OrderedModel};
 use crate::endpoint::{
     Endpoint, Incoming, JSON, MULTIPART, Reader, Settable, Spec, Terms, UserInput, settings,
 };
@@ -92,9 +92,7 @@ pub struct ImagesOrder {
     request: Request,
     /// What came as a form, and goes as one.
     form: Option<(FormImages, Boundary)>,
-    model: String,
-    requested_model: Option<String>,
-    entry: Option<String>,
+    model: OrderedModel,
     kind: ImageKind,
     /// At least as many tokens as the prompt, and the images in it, will be billed as.
     text_tokens: u64,
@@ -107,7 +105,7 @@ impl fmt::Debug for ImagesOrder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ImagesOrder")
             .field("operation", &self.operation)
-            .field("model", &self.model)
+            .field("model", &self.model.name)
             .field("size", &self.kind.size)
             .finish_non_exhaustive()
     }
@@ -129,18 +127,13 @@ impl ImagesOrder {
         if operation == Operation::Edit && form.is_none() && count_of(&request) == 0 {
             return Err(FieldError::missing("images").into());
         }
-        let Choice {
-            name,
-            price,
-            requested,
-            entry,
-            alias,
-            ..
-        } = model_choice::choose(request.model.as_deref(), terms, Capability::Images)?;
-        if let Some(alias) = alias {
+        let asked = request.model.as_deref();
+        let choice = model_choice::choose(asked, terms, Capability::Images)?;
+        if let Some(alias) = choice.alias {
             settings::apply(&mut request, alias, |_, _| ())?;
             request::check(&mut request, operation, caps)?;
         }
+        let (name, price) = (choice.name, choice.price);
         let wished = (request.size.as_deref(), request.quality.as_deref());
         let kind = size::choose(wished, caps, (name, price))?;
         check_answer(&request, &kind)?;
@@ -154,9 +147,7 @@ impl ImagesOrder {
             image_tokens: inputs::tokens(name, &request, form.as_ref().map(|(images, _)| images)),
             request,
             form,
-            model: name.to_owned(),
-            requested_model: requested,
-            entry,
+            model: choice.into_ordered(),
             kind,
             narrowed: false,
         })
@@ -249,16 +240,8 @@ fn check_answer(request: &Request, kind: &ImageKind) -> Result<(), FieldError> {
 }
 
 impl Endpoint for ImagesOrder {
-    fn model(&self) -> &str {
+    fn ordered_model(&self) -> &OrderedModel {
         &self.model
-    }
-
-    fn requested_model(&self) -> Option<&str> {
-        self.requested_model.as_deref()
-    }
-
-    fn plan_entry(&self) -> &str {
-        self.entry.as_deref().unwrap_or(&self.model)
     }
 
     fn price(&self) -> &Price {
@@ -328,7 +311,7 @@ impl Endpoint for ImagesOrder {
 
     fn body(&self, _: u32, manner: Manner, user: &str) -> Bytes {
         let outgoing = OutgoingImages {
-            model: &self.model,
+            model: &self.model.name,
             request: &self.request,
             user: (manner.dialect == Dialect::Openai).then_some(user),
         };

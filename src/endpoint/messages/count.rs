@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::wire::{Request, Thinking};
 use super::{MessagesOrder, check};
 use crate::dialect::Manner;
-use crate::endpoint::{Endpoint, JSON, Reader, Settable, Spec, Terms, json};
+use crate::endpoint::{Endpoint, JSON, OrderedModel, Reader, Settable, Spec, Terms, json};
 use crate::error::Refusal;
 use crate::meter::whole::Whole;
 use crate::meter::{Fault, Measured};
@@ -62,16 +62,8 @@ impl CountOrder {
 }
 
 impl Endpoint for CountOrder {
-    fn model(&self) -> &str {
-        self.order.model()
-    }
-
-    fn requested_model(&self) -> Option<&str> {
-        self.order.requested_model()
-    }
-
-    fn plan_entry(&self) -> &str {
-        self.order.plan_entry()
+    fn ordered_model(&self) -> &OrderedModel {
+        self.order.ordered_model()
     }
 
     fn price(&self) -> &Price {

@@ -22,14 +22,14 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::dialect::Manner;
-use crate::endpoint::model_choice::{self, Choice};
+use crate::endpoint::model_choice::{self, OrderedModel};
 use crate::endpoint::{Endpoint, JSON, Reader, Settable, Spec, Terms, UserInput, json, settings};
 use crate::error::Refusal;
 use crate::meter::{Measured, Meter, messages};
 use crate::model::{Capability, Tokenizer};
 use crate::plan::{Plan, Quote};
 use crate::price::tokenizer;
-use crate::price::{Price, Quantities, Usage};
+use crate::price::{Quantities, Usage};
 
 use self::bound::PromptWeight;
 use self::wire::{CacheControl, InnerBlock, Metadata, Request, Thinking, inner};
@@ -58,10 +58,7 @@ pub struct MessagesOrder {
     /// As it will be sent, without what is always said anew: model, cap, thinking, tier and user.
     request: Request,
     thinking: Option<Thinking>,
-    model: String,
-    requested_model: Option<String>,
-    entry: Option<String>,
-    price: Price,
+    model: OrderedModel,
     output_cap: u32,
     /// Some part of the prompt is to be kept for an hour, at a higher price.
     keeps_for_an_hour: bool,
@@ -74,7 +71,7 @@ pub struct MessagesOrder {
 impl fmt::Debug for MessagesOrder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MessagesOrder")
-            .field("model", &self.model)
+            .field("model", &self.model.name)
             .field("output_cap", &self.output_cap)
             .field("input_tokens", &self.input_tokens)
             .finish_non_exhaustive()
@@ -102,23 +99,13 @@ impl MessagesOrder {
             settings::apply(&mut request, alias, |_, _| ())?;
         }
         thinking::settle(&mut request, &choice, terms.plan);
-        let Choice {
-            name,
-            price,
-            requested,
-            entry,
-            ..
-        } = choice;
         let cap = request.max_tokens.and_then(|cap| u32::try_from(cap).ok());
         let input_tokens = PromptWeight::in_bytes(&request);
         let keeps_for_an_hour = keeps_for_an_hour(&request);
         (request.model, request.max_tokens) = (None, None);
         (request.metadata, request.service_tier) = (None, None);
         Ok(Self {
-            model: name.to_owned(),
-            requested_model: requested,
-            entry,
-            price: price.clone(),
+            model: choice.into_ordered(),
             output_cap: cap.unwrap_or(u32::MAX).min(terms.plan.max_output_tokens),
             keeps_for_an_hour,
             input_tokens,
@@ -141,20 +128,8 @@ impl MessagesOrder {
 }
 
 impl Endpoint for MessagesOrder {
-    fn model(&self) -> &str {
+    fn ordered_model(&self) -> &OrderedModel {
         &self.model
-    }
-
-    fn requested_model(&self) -> Option<&str> {
-        self.requested_model.as_deref()
-    }
-
-    fn plan_entry(&self) -> &str {
-        self.entry.as_deref().unwrap_or(&self.model)
-    }
-
-    fn price(&self) -> &Price {
-        &self.price
     }
 
     fn user_input(&self) -> Result<UserInput<'_>, Refusal> {
@@ -180,7 +155,7 @@ impl Endpoint for MessagesOrder {
             base.cache_write_1h_tokens = self.input_tokens;
         }
         Quote {
-            price: self.price.clone(),
+            price: self.model.price.clone(),
             base,
             output_cap: self.output_cap,
             output_floor: min_output_tokens.max(self.least_cap()).min(self.output_cap),
@@ -223,7 +198,7 @@ impl Endpoint for MessagesOrder {
     fn body(&self, output_cap: u32, _: Manner, user: &str) -> Bytes {
         let cap = output_cap.min(self.output_cap);
         let outgoing = OutgoingBody {
-            model: &self.model,
+            model: &self.model.name,
             max_tokens: cap,
             request: &self.request,
             thinking: self

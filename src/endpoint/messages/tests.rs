@@ -13,7 +13,7 @@ use crate::clock::Timestamp;
 use crate::dialect::Dialect;
 use crate::error::Code;
 use crate::model::{Alias, Effort, ModelTable, Tokenizer};
-use crate::price::{PriceEntry, PriceTable, tokenizer};
+use crate::price::{Price, PriceEntry, PriceTable, tokenizer};
 use crate::prompt::Prompts;
 
 /// A plan whose models are Claude's; one reasons by efforts, of one nothing is known.

@@ -3,6 +3,7 @@
 use crate::endpoint::chat::image_url;
 use crate::endpoint::field_error::{Checked, FieldError};
 use crate::endpoint::json::{List, TextOr, object};
+use crate::endpoint::token_bound::{BareTexts, tokens_of};
 
 /// How many inputs a request may have.
 const INPUTS_MAX: usize = 2048;
@@ -95,6 +96,16 @@ impl Request {
             TextOr::Other(part) => part.text.as_deref(),
         });
         only.into_iter().chain(of_items)
+    }
+}
+
+impl BareTexts for Request {
+    fn tokens(&self, count: &dyn Fn(&str) -> u64) -> u64 {
+        tokens_of(self.texts(), count)
+    }
+
+    fn texts(&self) -> u64 {
+        u64::try_from(self.texts().count()).unwrap_or(u64::MAX)
     }
 }
 

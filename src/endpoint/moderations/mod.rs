@@ -17,21 +17,19 @@ use uuid::Uuid;
 
 use crate::dialect::Manner;
 use crate::endpoint::json;
-use crate::endpoint::model_choice::{self, Choice};
+use crate::endpoint::model_choice::{self, OrderedModel};
+use crate::endpoint::token_bound::{TokenBound, input_too_long};
 use crate::endpoint::{Endpoint, JSON, Reader, Settable, Spec, Terms};
 use crate::error::Refusal;
 use crate::meter::Measured;
-use crate::model::{Capability, Tokenizer};
+use crate::model::Capability;
 use crate::plan::{Plan, Quote};
-use crate::price::tokenizer;
-use crate::price::{Price, Quantities, Usage};
+use crate::price::{Quantities, Usage};
 
 use self::input::Request;
 
 /// What OpenAI takes where a request names no model.
 pub(crate) const DEFAULT_MODEL: &str = "omni-moderation-latest";
-/// What a server whose tokenizer is not known may add to each input.
-const FRAME_UNKNOWN: u64 = 32;
 /// The longest answer: some 2 KiB for each of the most inputs.
 const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
@@ -55,21 +53,17 @@ pub static SPEC: Spec = Spec {
 pub struct ModerationOrder {
     /// Without its model, which is written anew.
     request: Request,
-    model: String,
-    requested_model: Option<String>,
-    entry: Option<String>,
-    price: Price,
-    /// At least as many tokens as its texts will be billed as; none where it is free.
-    input_tokens: u64,
-    narrowed: bool,
+    model: OrderedModel,
+    /// Of its texts; none where it is free.
+    bound: TokenBound,
 }
 
 /// Without the inputs.
 impl fmt::Debug for ModerationOrder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ModerationOrder")
-            .field("model", &self.model)
-            .field("input_tokens", &self.input_tokens)
+            .field("model", &self.model.name)
+            .field("input_tokens", &self.bound.tokens())
             .finish_non_exhaustive()
     }
 }
@@ -86,67 +80,33 @@ impl ModerationOrder {
         let has_default = || terms.plan.models.iter().any(|entry| entry == DEFAULT_MODEL);
         let asked = request.model.as_deref();
         let asked = asked.or_else(|| has_default().then_some(DEFAULT_MODEL));
-        let Choice {
-            name,
-            price,
-            requested,
-            entry,
-            ..
-        } = model_choice::choose(asked, terms, Capability::Moderations)?;
-        if !price.is_free() {
-            request.check_has_no_images()?;
-        }
+        let choice = model_choice::choose(asked, terms, Capability::Moderations)?;
+        let model = choice.into_ordered();
         request.model = None;
-        let mut order = Self {
-            request,
-            model: name.to_owned(),
-            requested_model: requested,
-            entry,
-            price: price.clone(),
-            input_tokens: 0,
-            narrowed: price.is_free(),
-        };
-        if !price.is_free() {
-            order.input_tokens = order.bound(&|text| tokenizer::bytes_bound(price.tokenizer, text));
-        }
-        Ok(order)
-    }
-
-    /// All texts, by a count of a text, and what may be added to each.
-    fn bound(&self, count: &dyn Fn(&str) -> u64) -> u64 {
-        let frame = if self.price.tokenizer == Tokenizer::Unknown {
-            FRAME_UNKNOWN
+        let tokenizer = model.price.tokenizer;
+        let bound = if model.price.is_free() {
+            TokenBound::free(tokenizer)
         } else {
-            0
+            request.check_has_no_images()?;
+            TokenBound::in_bytes(&request, tokenizer)
         };
-        let texts = self.request.texts();
-        texts.fold(0_u64, |sum, text| {
-            sum.saturating_add(count(text)).saturating_add(frame)
+        Ok(Self {
+            request,
+            model,
+            bound,
         })
     }
 }
 
 impl Endpoint for ModerationOrder {
-    fn model(&self) -> &str {
+    fn ordered_model(&self) -> &OrderedModel {
         &self.model
-    }
-
-    fn requested_model(&self) -> Option<&str> {
-        self.requested_model.as_deref()
-    }
-
-    fn plan_entry(&self) -> &str {
-        self.entry.as_deref().unwrap_or(&self.model)
-    }
-
-    fn price(&self) -> &Price {
-        &self.price
     }
 
     fn quote(&self, _: u32) -> Quote {
         Quote {
-            price: self.price.clone(),
-            base: Quantities::of_input(self.input_tokens),
+            price: self.model.price.clone(),
+            base: Quantities::of_input(self.bound.tokens()),
             output_cap: 0,
             output_floor: 0,
             choices: 1,
@@ -154,46 +114,24 @@ impl Endpoint for ModerationOrder {
     }
 
     fn check_input(&self, plan: &Plan) -> Result<(), Refusal> {
-        let (bound, cap) = (self.input_tokens, plan.max_input_tokens);
-        if bound <= u64::from(cap) {
-            return Ok(());
-        }
-        let message = format!(
-            "The input is too long: it may come to {bound} tokens in all, and the plan allows {cap} a request. Send less of it at once."
-        );
-        Err(Refusal::invalid("input", message))
+        self.bound.check(plan, input_too_long)
     }
 
     fn check_least_input(&self, plan: &Plan) -> Result<(), Refusal> {
-        let tokenizer = self.price.tokenizer;
-        let texts = self.request.texts();
-        let least = texts.fold(0_u64, |sum, text| {
-            sum.saturating_add(tokenizer::least(tokenizer, text))
-        });
-        if least <= u64::from(plan.max_input_tokens) {
-            return Ok(());
-        }
-        self.check_input(plan)
+        self.bound.check_least(&self.request, plan, input_too_long)
     }
 
     fn narrow(&mut self, most: u64) {
-        if self.narrowed {
-            return;
-        }
-        let tokenizer = self.price.tokenizer;
-        let counted = tokenizer::bound_of_bare_texts(tokenizer, most, |count| self.bound(count));
-        self.input_tokens =
-            counted.map_or(self.input_tokens, |counted| self.input_tokens.min(counted));
-        self.narrowed = true;
+        self.bound.narrow(&self.request, most);
     }
 
     fn is_narrowed(&self) -> bool {
-        self.narrowed
+        self.bound.is_narrowed()
     }
 
     fn body(&self, _: u32, _: Manner, _: &str) -> Bytes {
         let outgoing = OutgoingBody {
-            model: &self.model,
+            model: &self.model.name,
             request: &self.request,
         };
         // Writing to memory cannot fail, and no value in a request is one that JSON cannot write.
@@ -201,7 +139,7 @@ impl Endpoint for ModerationOrder {
     }
 
     fn reader(&self, _: Uuid) -> Reader {
-        Reader::whole(if self.price.is_free() {
+        Reader::whole(if self.model.price.is_free() {
             answer::read_free
         } else {
             answer::read_priced
@@ -209,15 +147,7 @@ impl Endpoint for ModerationOrder {
     }
 
     fn estimate(&self, _: &Measured) -> Usage {
-        let tokenizer = self.price.tokenizer;
-        let texts = self.request.texts();
-        let counted = texts.fold(0_u64, |sum, text| {
-            sum.saturating_add(tokenizer::count(tokenizer, text))
-        });
-        Usage {
-            input_tokens: counted.min(self.input_tokens),
-            ..Usage::default()
-        }
+        Usage::of_input(self.bound.likely(&self.request))
     }
 }
 

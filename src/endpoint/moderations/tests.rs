@@ -47,7 +47,7 @@ fn parse(models: &str, body: &str) -> Result<ModerationOrder, Refusal> {
 #[test]
 fn without_a_model_it_is_the_providers_default_if_the_plan_has_it() {
     let body = r#"{"input": "a"}"#;
-    let model = |models: &str| parse(models, body).map(|order| order.model);
+    let model = |models: &str| parse(models, body).map(|order| order.model.name);
     assert_eq!(
         model(r#"["gpt-4o", "guard", "omni-moderation-latest"]"#).unwrap(),
         DEFAULT_MODEL

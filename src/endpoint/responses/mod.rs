@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 use self::wire::ResponsesBody;
 use super::json::TextOr;
-use super::model_choice::{self, Choice};
+use super::model_choice::{self, OrderedModel};
 use super::{Endpoint, JSON, Reader, Settable, Spec, Terms, UserInput, json};
 use crate::dialect::{Dialect, Manner};
 use crate::error::Refusal;
@@ -32,7 +32,7 @@ use crate::meter::{Measured, Meter, responses};
 use crate::model::{Capability, Tokenizer};
 use crate::plan::{Plan, Quote};
 use crate::price::tokenizer;
-use crate::price::{Price, Quantities, Usage};
+use crate::price::{Quantities, Usage};
 
 /// The longest whole response: it repeats the instructions and tools of its request.
 const ANSWER_BYTES_MAX: usize = 24 * 1024 * 1024;
@@ -57,10 +57,7 @@ pub static SPEC: Spec = Spec {
 pub struct ResponseOrder {
     /// As it will be sent, without what is always said anew, and what is merely accepted.
     request: ResponsesBody,
-    model: String,
-    requested_model: Option<String>,
-    entry: Option<String>,
-    price: Price,
+    model: OrderedModel,
     output_cap: u32,
     prompt_cache_key: Option<String>,
     /// The model does not reason before it answers, for sure.
@@ -74,7 +71,7 @@ pub struct ResponseOrder {
 impl fmt::Debug for ResponseOrder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseOrder")
-            .field("model", &self.model)
+            .field("model", &self.model.name)
             .field("output_cap", &self.output_cap)
             .field("input_tokens", &self.input_tokens)
             .finish_non_exhaustive()
@@ -98,21 +95,16 @@ impl ResponseOrder {
             settle::apply(&mut request, alias)?;
         }
         let is_plain = settle::effort(&mut request, &choice, terms.plan);
-        let Choice {
-            name: model, price, ..
-        } = choice;
+        let model = choice.into_ordered();
         let cap = request.max_output_tokens.take();
         let cap = cap
             .and_then(|cap| u32::try_from(cap).ok())
             .unwrap_or(u32::MAX);
         let prompt_cache_key = request.prompt_cache_key.take();
         clear_rewritten_fields(&mut request);
-        let weight = bound::in_bytes(&request, model, price.tokenizer);
+        let weight = bound::in_bytes(&request, &model.name, model.price.tokenizer);
         Ok(Self {
-            model: model.to_owned(),
-            requested_model: choice.requested,
-            entry: choice.entry,
-            price: price.clone(),
+            model,
             output_cap: cap.min(terms.plan.max_output_tokens),
             prompt_cache_key,
             is_plain,
@@ -124,7 +116,7 @@ impl ResponseOrder {
 
     /// The refusal that names an image, where the input would fit without its images.
     fn image_refusal(&self, cap: u64) -> Option<Refusal> {
-        let model = (self.model.as_str(), self.is_openai());
+        let model = (self.model.name.as_str(), self.is_openai());
         let images = items::images(&self.request);
         let images: Vec<_> = images
             .map(|(path, url, detail)| (path, super::image::tokens_max(model, url, detail)))
@@ -147,7 +139,7 @@ impl ResponseOrder {
 
     /// The model is one of OpenAI's: so says its tokenizer.
     fn is_openai(&self) -> bool {
-        self.price.tokenizer != Tokenizer::Unknown
+        self.model.price.tokenizer != Tokenizer::Unknown
     }
 
     /// What OpenAI gets: it keeps nothing, so it could not find reasoning that it is to know by its id.
@@ -168,20 +160,8 @@ impl ResponseOrder {
 }
 
 impl Endpoint for ResponseOrder {
-    fn model(&self) -> &str {
+    fn ordered_model(&self) -> &OrderedModel {
         &self.model
-    }
-
-    fn requested_model(&self) -> Option<&str> {
-        self.requested_model.as_deref()
-    }
-
-    fn plan_entry(&self) -> &str {
-        self.entry.as_deref().unwrap_or(&self.model)
-    }
-
-    fn price(&self) -> &Price {
-        &self.price
     }
 
     fn user_input(&self) -> Result<UserInput<'_>, Refusal> {
@@ -202,7 +182,7 @@ impl Endpoint for ResponseOrder {
 
     fn quote(&self, min_output_tokens: u32) -> Quote {
         Quote {
-            price: self.price.clone(),
+            price: self.model.price.clone(),
             base: Quantities::of_input(self.input_tokens),
             output_cap: self.output_cap,
             output_floor: min_output_tokens.max(check::CAP_MIN).min(self.output_cap),
@@ -226,9 +206,9 @@ impl Endpoint for ResponseOrder {
     }
 
     fn check_least_input(&self, plan: &Plan) -> Result<(), Refusal> {
-        let tokenizer = self.price.tokenizer;
+        let tokenizer = self.model.price.tokenizer;
         let least = |text: &str| tokenizer::least(tokenizer, text);
-        let least = bound::counted(&self.request, &self.model, tokenizer, &least);
+        let least = bound::counted(&self.request, &self.model.name, tokenizer, &least);
         if least.bound_with_margin() <= u64::from(plan.max_input_tokens) {
             return Ok(());
         }
@@ -236,10 +216,11 @@ impl Endpoint for ResponseOrder {
     }
 
     fn narrow(&mut self, most: u64) {
-        let tokenizer = self.price.tokenizer;
+        let tokenizer = self.model.price.tokenizer;
         if !self.counted {
             let exact = tokenizer::bound_of_all(tokenizer, most, |count| {
-                bound::counted(&self.request, &self.model, tokenizer, count).bound_with_margin()
+                bound::counted(&self.request, &self.model.name, tokenizer, count)
+                    .bound_with_margin()
             });
             self.input_tokens =
                 exact.map_or(self.input_tokens, |exact| self.input_tokens.min(exact));
@@ -260,7 +241,7 @@ impl Endpoint for ResponseOrder {
         };
         let cache_key = self.prompt_cache_key.as_deref().filter(|_| openai);
         let outgoing = OutgoingResponse {
-            model: &self.model,
+            model: &self.model.name,
             request: &request,
             max_output_tokens: output_cap.min(self.output_cap),
             store: false,
@@ -281,9 +262,9 @@ impl Endpoint for ResponseOrder {
     }
 
     fn estimate(&self, seen: &Measured) -> Usage {
-        let tokenizer = self.price.tokenizer;
+        let tokenizer = self.model.price.tokenizer;
         let count = |text: &str| tokenizer::count(tokenizer, text);
-        let likely = bound::counted(&self.request, &self.model, tokenizer, &count).estimate();
+        let likely = bound::counted(&self.request, &self.model.name, tokenizer, &count).estimate();
         Usage {
             input_tokens: likely.min(self.input_tokens),
             output_tokens: count(&seen.text),

@@ -216,7 +216,7 @@ proptest! {
         let mut order = parse(&json!({"model": model, "input": items, "instructions": texts[0]})).unwrap();
         let cheap = bound(&order);
         order.narrow(u64::MAX);
-        let counted = texts.iter().map(|text| tokenizer::count(order.price.tokenizer, text)).sum::<u64>();
+        let counted = texts.iter().map(|text| tokenizer::count(order.model.price.tokenizer, text)).sum::<u64>();
         prop_assert!(bound(&order) <= cheap && bound(&order) >= counted, "{} {cheap} {counted}", bound(&order));
         prop_assert!(order.estimate(&Measured::default()).input_tokens <= bound(&order));
         let sent: Value = serde_json::from_slice(&order.body(7, Dialect::Compatible.into(), "u")).unwrap();

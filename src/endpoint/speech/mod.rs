@@ -16,7 +16,7 @@ use uuid::Uuid;
 use crate::dialect::Manner;
 use crate::endpoint::field_error::{Checked, FieldError};
 use crate::endpoint::json::{self, TextOr, object};
-use crate::endpoint::model_choice::{self, Choice};
+use crate::endpoint::model_choice::{self, OrderedModel};
 use crate::endpoint::{
     ByteAnswer, Endpoint, JSON, Reader, Settable, Spec, Terms, UserInput, settings,
 };
@@ -25,7 +25,7 @@ use crate::meter::Measured;
 use crate::model::Capability;
 use crate::plan::{Plan, Quote};
 use crate::price::tokenizer;
-use crate::price::{Price, Quantities, Rate, Usage};
+use crate::price::{Quantities, Rate, Usage};
 
 /// The longest `input` and `instructions`, in characters.
 const TEXT_CHARS_MAX: usize = 4096;
@@ -79,10 +79,7 @@ object! {
 pub struct SpeechOrder {
     /// Without model and stream format, which are written anew or not at all.
     request: Request,
-    model: String,
-    requested_model: Option<String>,
-    entry: Option<String>,
-    price: Price,
+    model: OrderedModel,
     /// The code points of the input.
     characters: u64,
     /// At least as many tokens as the input with its instructions, and the sound of the input, will be billed as; zero where
@@ -95,7 +92,7 @@ pub struct SpeechOrder {
 impl fmt::Debug for SpeechOrder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SpeechOrder")
-            .field("model", &self.model)
+            .field("model", &self.model.name)
             .field("characters", &self.characters)
             .finish_non_exhaustive()
     }
@@ -109,15 +106,9 @@ impl SpeechOrder {
     pub fn parse(body: &[u8], terms: &Terms<'_>) -> Result<Self, Refusal> {
         let mut request: Request = json::read(body)?;
         check(&request)?;
-        let Choice {
-            name,
-            price,
-            requested,
-            entry,
-            alias,
-            ..
-        } = model_choice::choose(request.model.as_deref(), terms, Capability::Speech)?;
-        if let Some(alias) = alias {
+        let asked = request.model.as_deref();
+        let choice = model_choice::choose(asked, terms, Capability::Speech)?;
+        if let Some(alias) = choice.alias {
             settings::apply(&mut request, alias, |_, _| ())?;
             check(&request)?;
         }
@@ -129,10 +120,7 @@ impl SpeechOrder {
         let mut order = Self {
             characters: u64::try_from(input.chars().count()).unwrap_or(u64::MAX),
             request,
-            model: name.to_owned(),
-            requested_model: requested,
-            entry,
-            price: price.clone(),
+            model: choice.into_ordered(),
             input_tokens: 0,
             audio_tokens: 0,
         };
@@ -146,7 +134,7 @@ impl SpeechOrder {
     fn count(&mut self) {
         let count = |text: &Option<String>| {
             let count =
-                |text: &String| tokenizer::bound_up_to(self.price.tokenizer, text, u64::MAX);
+                |text: &String| tokenizer::bound_up_to(self.model.price.tokenizer, text, u64::MAX);
             text.as_ref().map_or(0, count)
         };
         let spoken = count(&self.request.input);
@@ -162,7 +150,7 @@ impl SpeechOrder {
 
     /// Tokens cost something, and not characters.
     fn is_priced_in_tokens(&self) -> bool {
-        !self.price.is_free() && self.price.rates.characters == Rate::default()
+        !self.model.price.is_free() && self.model.price.rates.characters == Rate::default()
     }
 
     /// What is used, whatever is heard of it.
@@ -178,20 +166,8 @@ impl SpeechOrder {
 }
 
 impl Endpoint for SpeechOrder {
-    fn model(&self) -> &str {
+    fn ordered_model(&self) -> &OrderedModel {
         &self.model
-    }
-
-    fn requested_model(&self) -> Option<&str> {
-        self.requested_model.as_deref()
-    }
-
-    fn plan_entry(&self) -> &str {
-        self.entry.as_deref().unwrap_or(&self.model)
-    }
-
-    fn price(&self) -> &Price {
-        &self.price
     }
 
     fn user_input(&self) -> Result<UserInput<'_>, Refusal> {
@@ -204,7 +180,7 @@ impl Endpoint for SpeechOrder {
 
     fn quote(&self, _: u32) -> Quote {
         Quote {
-            price: self.price.clone(),
+            price: self.model.price.clone(),
             base: self.ordered(),
             output_cap: 0,
             output_floor: 0,
@@ -229,7 +205,7 @@ impl Endpoint for SpeechOrder {
 
     fn body(&self, _: u32, _: Manner, _: &str) -> Bytes {
         let outgoing = OutgoingSpeech {
-            model: &self.model,
+            model: &self.model.name,
             request: &self.request,
         };
         // Writing to memory cannot fail, and no value in a request is one that JSON cannot write.

@@ -20,24 +20,23 @@ use self::upload::Upload;
 use super::audio::{self, AudioFile};
 use super::field_error::FieldError;
 use super::form::{FormBody, FormPart};
-use super::model_choice::{self, Choice};
+use super::model_choice::{self, OrderedModel};
+use super::token_bound::{BareTexts, TokenBound, tokens_of};
 use super::{Endpoint, Incoming, MULTIPART, Reader, Settable, Spec, Terms, UserInput};
 use super::{json, settings};
 use crate::dialect::Manner;
 use crate::error::Refusal;
 use crate::meter::transcript::{self, TranscriptBound};
 use crate::meter::{Measured, Meter};
-use crate::model::{Capability, Tokenizer};
+use crate::model::Capability;
 use crate::plan::{Plan, Quote};
 use crate::price::tokenizer;
-use crate::price::{Price, Quantities, Usage};
+use crate::price::{Quantities, Usage};
 
 /// The most tokens that a second of audio has. (OpenAI's models have ten.)
 const AUDIO_TOKENS: u64 = 20;
 /// The most tokens of text that are said in a second.
 const OUTPUT_TOKENS: u64 = 15;
-/// What a server whose tokenizer is not known may add to a text.
-const FRAME_UNKNOWN: u64 = 32;
 /// The longest answer: an hour with the time of each word.
 const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
@@ -60,18 +59,13 @@ pub static SPEC: Spec = Spec {
 pub struct TranscriptionOrder {
     /// As it is sent: it is long, so it is written once.
     upload: Upload,
-    model: String,
-    requested_model: Option<String>,
-    entry: Option<String>,
-    price: Price,
+    model: OrderedModel,
     is_paid_in_tokens: bool,
     format: ResponseFormat,
     is_stream: bool,
     /// What the user wrote beside the audio.
     texts: Vec<String>,
-    /// At least as many tokens as those are.
-    text_tokens: u64,
-    narrowed: bool,
+    bound: TokenBound,
     audio: AudioFile,
 }
 
@@ -79,9 +73,9 @@ pub struct TranscriptionOrder {
 impl fmt::Debug for TranscriptionOrder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TranscriptionOrder")
-            .field("model", &self.model)
+            .field("model", &self.model.name)
             .field("audio", &self.audio)
-            .field("text_tokens", &self.text_tokens)
+            .field("text_tokens", &self.bound.tokens())
             .finish_non_exhaustive()
     }
 }
@@ -98,53 +92,32 @@ impl TranscriptionOrder {
         let mut fields: Fields = form.into_fields()?;
         fields.prepare()?;
         let file = only(&files)?;
-        let Choice {
-            name,
-            price,
-            requested,
-            entry,
-            alias,
-            ..
-        } = model_choice::choose(fields.model.as_deref(), terms, Capability::Transcriptions)?;
-        if let Some(alias) = alias {
+        let asked = fields.model.as_deref();
+        let choice = model_choice::choose(asked, terms, Capability::Transcriptions)?;
+        if let Some(alias) = choice.alias {
             settings::apply(&mut fields, alias, |_, _| ())?;
             fields.prepare()?;
         }
+        let model = choice.into_ordered();
         let is_stream = fields.stream == Some(true);
-        if is_stream && !terms.models.streams(name) {
-            let what = format!("is not possible with `{name}`: leave it out");
+        if is_stream && !terms.models.streams(&model.name) {
+            let what = format!("is not possible with `{}`: leave it out", model.name);
             return Err(FieldError::unsupported("stream", what).into());
         }
         let audio = audio::read(&file.data);
         check_length(&audio, terms.plan)?;
-        fields.model = Some(name.to_owned());
-        let mut order = Self {
-            upload: Upload::write(&fields, file, audio.format)?,
-            model: name.to_owned(),
-            requested_model: requested,
-            entry,
-            price: price.clone(),
-            is_paid_in_tokens: price.is_paid_in_tokens(),
-            format: fields.format(),
+        fields.model = Some(model.name.clone());
+        let upload = Upload::write(&fields, file, audio.format)?;
+        let (format, texts) = (fields.format(), fields.into_texts());
+        Ok(Self {
+            upload,
+            is_paid_in_tokens: model.price.is_paid_in_tokens(),
+            bound: TokenBound::in_bytes(texts.as_slice(), model.price.tokenizer),
+            model,
+            format,
             is_stream,
-            texts: fields.into_texts(),
-            text_tokens: 0,
-            narrowed: false,
+            texts,
             audio,
-        };
-        order.text_tokens = order.tokens(&|text| tokenizer::bytes_bound(price.tokenizer, text));
-        Ok(order)
-    }
-
-    /// The texts beside the audio, by a count of a text, and what may be added to each.
-    fn tokens(&self, count: &dyn Fn(&str) -> u64) -> u64 {
-        let frame = if self.price.tokenizer == Tokenizer::Unknown {
-            FRAME_UNKNOWN
-        } else {
-            0
-        };
-        self.texts.iter().fold(0_u64, |sum, text| {
-            sum.saturating_add(count(text)).saturating_add(frame)
         })
     }
 
@@ -166,8 +139,8 @@ impl TranscriptionOrder {
         }
     }
 
-    fn bound(&self) -> TranscriptBound {
-        let most = self.input(self.text_tokens);
+    fn transcript_bound(&self) -> TranscriptBound {
+        let most = self.input(self.bound.tokens());
         TranscriptBound {
             seconds: most.audio_seconds,
             input_tokens: most.input_tokens,
@@ -177,20 +150,8 @@ impl TranscriptionOrder {
 }
 
 impl Endpoint for TranscriptionOrder {
-    fn model(&self) -> &str {
+    fn ordered_model(&self) -> &OrderedModel {
         &self.model
-    }
-
-    fn requested_model(&self) -> Option<&str> {
-        self.requested_model.as_deref()
-    }
-
-    fn plan_entry(&self) -> &str {
-        self.entry.as_deref().unwrap_or(&self.model)
-    }
-
-    fn price(&self) -> &Price {
-        &self.price
     }
 
     /// What was written. What is heard in the audio nobody knows before.
@@ -216,8 +177,8 @@ impl Endpoint for TranscriptionOrder {
 
     fn quote(&self, _: u32) -> Quote {
         Quote {
-            price: self.price.clone(),
-            base: self.input(self.text_tokens),
+            price: self.model.price.clone(),
+            base: self.input(self.bound.tokens()),
             output_cap: self.output_cap(),
             output_floor: self.output_cap(),
             choices: 1,
@@ -225,41 +186,20 @@ impl Endpoint for TranscriptionOrder {
     }
 
     fn check_input(&self, plan: &Plan) -> Result<(), Refusal> {
-        let (bound, cap) = (self.text_tokens, plan.max_input_tokens);
-        if bound <= u64::from(cap) {
-            return Ok(());
-        }
-        let message = format!(
-            "The prompt is too long: it may come to {bound} tokens, and the plan allows {cap} a request."
-        );
-        Err(Refusal::invalid("prompt", message))
+        self.bound.check(plan, prompt_too_long)
     }
 
     fn check_least_input(&self, plan: &Plan) -> Result<(), Refusal> {
-        let tokenizer = self.price.tokenizer;
-        let texts = self.texts.iter();
-        let least = texts.fold(0_u64, |sum, text| {
-            sum.saturating_add(tokenizer::least(tokenizer, text))
-        });
-        if least <= u64::from(plan.max_input_tokens) {
-            return Ok(());
-        }
-        self.check_input(plan)
+        let texts = self.texts.as_slice();
+        self.bound.check_least(texts, plan, prompt_too_long)
     }
 
     fn narrow(&mut self, most: u64) {
-        if self.narrowed {
-            return;
-        }
-        let tokenizer = self.price.tokenizer;
-        let counted = tokenizer::bound_of_bare_texts(tokenizer, most, |count| self.tokens(count));
-        self.text_tokens =
-            counted.map_or(self.text_tokens, |counted| self.text_tokens.min(counted));
-        self.narrowed = true;
+        self.bound.narrow(self.texts.as_slice(), most);
     }
 
     fn is_narrowed(&self) -> bool {
-        self.narrowed
+        self.bound.is_narrowed()
     }
 
     fn body(&self, _: u32, _: Manner, _: &str) -> Bytes {
@@ -280,7 +220,7 @@ impl Endpoint for TranscriptionOrder {
     }
 
     fn reader(&self, _: Uuid) -> Reader {
-        let bound = self.bound();
+        let bound = self.transcript_bound();
         if self.is_stream {
             Reader::Stream(Box::new(Meter::transcript(bound)))
         } else if self.format.is_text() {
@@ -291,19 +231,31 @@ impl Endpoint for TranscriptionOrder {
     }
 
     fn estimate(&self, seen: &Measured) -> Usage {
-        let tokenizer = self.price.tokenizer;
         if !self.is_paid_in_tokens {
             return self.input(0);
         }
-        let texts = self.texts.iter();
-        let counted = texts.fold(0_u64, |sum, text| {
-            sum.saturating_add(tokenizer::count(tokenizer, text))
-        });
         Usage {
-            output_tokens: tokenizer::count(tokenizer, &seen.text),
-            ..self.input(counted.min(self.text_tokens))
+            output_tokens: tokenizer::count(self.model.price.tokenizer, &seen.text),
+            ..self.input(self.bound.likely(self.texts.as_slice()))
         }
     }
+}
+
+impl BareTexts for [String] {
+    fn tokens(&self, count: &dyn Fn(&str) -> u64) -> u64 {
+        tokens_of(self.iter().map(String::as_str), count)
+    }
+
+    fn texts(&self) -> u64 {
+        u64::try_from(self.len()).unwrap_or(u64::MAX)
+    }
+}
+
+fn prompt_too_long(bound: u64, cap: u32) -> Refusal {
+    let message = format!(
+        "The prompt is too long: it may come to {bound} tokens, and the plan allows {cap} a request."
+    );
+    Refusal::invalid("prompt", message)
 }
 
 /// The one file of a form.
