@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use uuid::Uuid;
 
 use super::event::{Channel, PurchaseEvent, Rules};
-use super::records::{self, Outcome, PurchaseTaken, Taken};
+use super::records::{self, EventEffect, Outcome, PurchaseConflict};
 use super::unknown_products;
 use crate::clock::Timestamp;
 use crate::config::Config;
@@ -130,7 +130,7 @@ impl Intake {
         event: PurchaseEvent,
         config: Arc<Config>,
         now: Timestamp,
-    ) -> Result<Taken, Refusal> {
+    ) -> Result<EventEffect, Refusal> {
         let summary = EventSummary::of(&event);
         let taking = self
             .desk
@@ -149,7 +149,7 @@ impl Intake {
         event: PurchaseEvent,
         user: Uuid,
         (config, now): (Arc<Config>, Timestamp),
-    ) -> Result<Result<Taken, PurchaseTaken>, Refusal> {
+    ) -> Result<Result<EventEffect, PurchaseConflict>, Refusal> {
         let summary = EventSummary::of(&event);
         let binding = self
             .desk
@@ -206,7 +206,7 @@ impl Intake {
         Ok(users)
     }
 
-    fn count(&self, event: &EventSummary, taken: &Taken, now: Timestamp) {
+    fn count(&self, event: &EventSummary, taken: &EventEffect, now: Timestamp) {
         let channel = event.channel;
         if let Some(counts) = self.counts(channel) {
             counts.of(taken.outcome).fetch_add(1, Ordering::Relaxed);

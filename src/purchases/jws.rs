@@ -57,7 +57,7 @@ struct Header {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Signed {
+struct DatedPayload {
     signed_date: i64,
 }
 
@@ -84,7 +84,7 @@ pub fn verify<T: DeserializeOwned>(
         return Err("its header has another algorithm than ES256, or `crit`");
     }
     let body = decode(payload)?;
-    let dated: Signed = serde_json::from_slice(&body).map_err(|_| "it has no signedDate")?;
+    let dated: DatedPayload = serde_json::from_slice(&body).map_err(|_| "it has no signedDate")?;
     let at = Timestamp::from_millis(dated.signed_date);
     let (key, signer) = key_of(&header.x5c, more, at)?;
     if !key.is_p256() {

@@ -51,7 +51,7 @@ impl Outcome {
 
 /// What was done with an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Taken {
+pub struct EventEffect {
     /// What became of it.
     pub outcome: Outcome,
     /// Whose purchases it touched.
@@ -60,7 +60,7 @@ pub struct Taken {
 
 /// The purchase is somebody else's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PurchaseTaken;
+pub struct PurchaseConflict;
 
 /// Takes an event, once; with `again` also one that was taken before.
 ///
@@ -71,7 +71,7 @@ pub fn take(
     event: &PurchaseEvent,
     rules: Rules<'_>,
     again: bool,
-) -> Result<Taken, Failure> {
+) -> Result<EventEffect, Failure> {
     desk.db()
         .in_transaction(|db| take_within(db, event, rules, again))
 }
@@ -85,11 +85,11 @@ pub(super) fn take_within(
     event: &PurchaseEvent,
     rules: Rules<'_>,
     again: bool,
-) -> Result<Taken, Failure> {
+) -> Result<EventEffect, Failure> {
     lock(db)?;
     if !again && is_known(db, event)? {
         let (outcome, users) = (Outcome::Repeated, Vec::new());
-        return Ok(Taken { outcome, users });
+        return Ok(EventEffect { outcome, users });
     }
     let taken = merge(db, event, rules)?;
     remember(db, event, &taken, rules.now)?;
@@ -105,11 +105,11 @@ pub fn bind(
     event: &PurchaseEvent,
     user: Uuid,
     rules: Rules<'_>,
-) -> Result<Result<Taken, PurchaseTaken>, Failure> {
+) -> Result<Result<EventEffect, PurchaseConflict>, Failure> {
     desk.db().in_transaction(|db| {
         lock(db)?;
         let Some(change) = &event.change else {
-            return Ok(Err(PurchaseTaken));
+            return Ok(Err(PurchaseConflict));
         };
         let original = original_of(db, change)?;
         let chain = chain_of(db, &change.store, &original)?;
@@ -118,10 +118,10 @@ pub fn bind(
         let place = (change.store.as_str(), change.transaction.as_str());
         let given_to = credits::given_to(db, place)?;
         if given_to.is_some_and(|other| other != user) {
-            return Ok(Err(PurchaseTaken));
+            return Ok(Err(PurchaseConflict));
         }
         if others.is_some() && chain.is_live(rules.now) {
-            return Ok(Err(PurchaseTaken));
+            return Ok(Err(PurchaseConflict));
         }
         let mut bound = event.clone();
         if let Some(change) = &mut bound.change {
@@ -167,7 +167,12 @@ fn is_known(db: &Db, event: &PurchaseEvent) -> Result<bool, Failure> {
     Ok(db.query_one(sql, &key)?.is_some())
 }
 
-fn remember(db: &Db, event: &PurchaseEvent, taken: &Taken, now: Timestamp) -> Result<(), Failure> {
+fn remember(
+    db: &Db,
+    event: &PurchaseEvent,
+    taken: &EventEffect,
+    now: Timestamp,
+) -> Result<(), Failure> {
     let change = event.change.as_ref();
     let user = taken.users.first().map(Uuid::to_string);
     db.query(
@@ -197,8 +202,8 @@ fn remember(db: &Db, event: &PurchaseEvent, taken: &Taken, now: Timestamp) -> Re
 }
 
 /// Merges what an event says, and notes what it changed.
-fn merge(db: &Db, event: &PurchaseEvent, rules: Rules<'_>) -> Result<Taken, Failure> {
-    let mut merged = Merged::default();
+fn merge(db: &Db, event: &PurchaseEvent, rules: Rules<'_>) -> Result<EventEffect, Failure> {
+    let mut merged = EventChanges::default();
     for OwnerMove { from, to } in &event.moves {
         for moved in move_owner(db, (from, to), event.at, rules.now)? {
             let place = (moved.store.as_str(), "");
@@ -248,7 +253,7 @@ fn merge(db: &Db, event: &PurchaseEvent, rules: Rules<'_>) -> Result<Taken, Fail
         it if it.is_nobodys => Outcome::NoUser,
         _ => Outcome::Applied,
     };
-    Ok(Taken {
+    Ok(EventEffect {
         outcome,
         users: merged.users,
     })
@@ -275,14 +280,14 @@ pub(super) fn give(
 
 /// What an event changed.
 #[derive(Default)]
-struct Merged {
+struct EventChanges {
     users: Vec<Uuid>,
     notes: Vec<Value>,
     is_nobodys: bool,
     is_unknown: bool,
 }
 
-impl Merged {
+impl EventChanges {
     fn touch(&mut self, from: Option<Uuid>, to: Option<Uuid>) {
         self.users.extend(from.iter().chain(&to));
         self.notes

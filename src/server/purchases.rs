@@ -33,21 +33,22 @@ const BODY_BYTES_MAX: usize = 64 * 1024;
 
 /// An event was taken.
 #[derive(Serialize, ToSchema)]
-pub(super) struct EventTaken {
+#[schema(as = EventTaken)]
+pub(super) struct EventAnswer {
     /// `applied`, `unchanged`, `repeated`; `no_user` where nobody knows whose it is, `no_product` where `[products]` does not have
     /// what was bought.
     outcome: &'static str,
 }
 
 /// Why a webhook is not taken.
-enum NotTaken {
+enum WebhookFault {
     /// Its proof is wrong or missing.
     Unproven(&'static str),
     /// The store sent it, and it cannot be read.
     Unreadable(String),
 }
 
-type ReadEvent = Result<PurchaseEvent, NotTaken>;
+type ReadEvent = Result<PurchaseEvent, WebhookFault>;
 
 /// The refusals of a webhook.
 struct WebhookRefusals;
@@ -85,17 +86,17 @@ impl IntoResponses for PurchaseRefusals {
     tag = "purchases",
     security(()),
     request_body(content = Object, description = "Apple's notification: `{\"signedPayload\": \"…\"}`"),
-    responses((status = 200, body = EventTaken), WebhookRefusals)
+    responses((status = 200, body = EventAnswer), WebhookRefusals)
 )]
 pub(super) async fn from_appstore(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<EventTaken>, Refusal> {
+) -> Result<Json<EventAnswer>, Refusal> {
     receive(&app, Channel::AppStore, (headers, body), |said| {
         let trust = said.config.appstore.as_ref();
-        let trust = trust.ok_or(NotTaken::Unproven("[webhooks] appstore is not set"))?;
-        appstore::notification(said.body, trust).map_err(NotTaken::Unproven)
+        let trust = trust.ok_or(WebhookFault::Unproven("[webhooks] appstore is not set"))?;
+        appstore::notification(said.body, trust).map_err(WebhookFault::Unproven)
     })
     .await
 }
@@ -107,21 +108,21 @@ pub(super) async fn from_appstore(
     tag = "purchases",
     security(()),
     request_body(content = Object, description = "RevenueCat's event: `{\"api_version\", \"event\"}`"),
-    responses((status = 200, body = EventTaken), WebhookRefusals)
+    responses((status = 200, body = EventAnswer), WebhookRefusals)
 )]
 pub(super) async fn from_revenuecat(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<EventTaken>, Refusal> {
+) -> Result<Json<EventAnswer>, Refusal> {
     receive(&app, Channel::RevenueCat, (headers, body), |said| {
         let secrets = (
             said.config.revenuecat_secret.as_ref(),
             said.config.revenuecat_authorization.as_ref(),
         );
         signature::revenuecat(said.headers, said.body, secrets, said.now)
-            .map_err(NotTaken::Unproven)?;
-        revenuecat::event(said.body).map_err(NotTaken::Unreadable)
+            .map_err(WebhookFault::Unproven)?;
+        revenuecat::event(said.body).map_err(WebhookFault::Unreadable)
     })
     .await
 }
@@ -133,19 +134,19 @@ pub(super) async fn from_revenuecat(
     tag = "purchases",
     security(()),
     request_body(content = Object, description = "Superwall's event, signed by the rules of Standard Webhooks"),
-    responses((status = 200, body = EventTaken), WebhookRefusals)
+    responses((status = 200, body = EventAnswer), WebhookRefusals)
 )]
 pub(super) async fn from_superwall(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<EventTaken>, Refusal> {
+) -> Result<Json<EventAnswer>, Refusal> {
     receive(&app, Channel::Superwall, (headers, body), |said| {
         let secret = said.config.superwall_secret.as_ref();
-        let secret = secret.ok_or(NotTaken::Unproven("superwall_secret_env is not set"))?;
+        let secret = secret.ok_or(WebhookFault::Unproven("superwall_secret_env is not set"))?;
         let id = signature::standard_webhook(said.headers, said.body, secret, said.now)
-            .map_err(NotTaken::Unproven)?;
-        superwall::event(&id, said.body).map_err(NotTaken::Unreadable)
+            .map_err(WebhookFault::Unproven)?;
+        superwall::event(&id, said.body).map_err(WebhookFault::Unreadable)
     })
     .await
 }
@@ -157,23 +158,24 @@ pub(super) async fn from_superwall(
     tag = "purchases",
     security(()),
     request_body(content = Object, description = "Stripe's event, with its object (a snapshot)"),
-    responses((status = 200, body = EventTaken), WebhookRefusals)
+    responses((status = 200, body = EventAnswer), WebhookRefusals)
 )]
 pub(super) async fn from_stripe(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<EventTaken>, Refusal> {
+) -> Result<Json<EventAnswer>, Refusal> {
     let config = app.config();
     receive(&app, Channel::Stripe, (headers, body), |said| {
         let secret = said.config.stripe_secret.as_ref();
-        let secret = secret.ok_or(NotTaken::Unproven("stripe_secret_env is not set"))?;
-        signature::stripe(said.headers, said.body, secret, said.now).map_err(NotTaken::Unproven)?;
+        let secret = secret.ok_or(WebhookFault::Unproven("stripe_secret_env is not set"))?;
+        signature::stripe(said.headers, said.body, secret, said.now)
+            .map_err(WebhookFault::Unproven)?;
         let rules = StripeRules {
             products: &config.products,
             grace: said.config.stripe_grace,
         };
-        stripe::event(said.body, rules).map_err(NotTaken::Unreadable)
+        stripe::event(said.body, rules).map_err(WebhookFault::Unreadable)
     })
     .await
 }
@@ -191,7 +193,7 @@ async fn receive(
     channel: Channel,
     (headers, body): (HeaderMap, Body),
     read: impl FnOnce(&Delivery<'_>) -> ReadEvent,
-) -> Result<Json<EventTaken>, Refusal> {
+) -> Result<Json<EventAnswer>, Refusal> {
     check_media_type(&headers)?;
     let config = app.config();
     let address = address_of(&headers, &config.server);
@@ -205,26 +207,26 @@ async fn receive(
         config: &config.webhooks,
         now,
     };
-    let event = read(&delivery).map_err(|not| refuse(app, channel, not, now))?;
+    let event = read(&delivery).map_err(|fault| refuse(app, channel, fault, now))?;
     let taken = app.intake.take(event, config, now).await?;
     for user in &taken.users {
         app.directory.refresh(*user);
     }
     let outcome = taken.outcome.as_str();
-    Ok(Json(EventTaken { outcome }))
+    Ok(Json(EventAnswer { outcome }))
 }
 
 /// What is wrong with a proof is for the log alone.
-fn refuse(app: &App, channel: Channel, not: NotTaken, now: Timestamp) -> Refusal {
-    match not {
-        NotTaken::Unproven(why) => {
+fn refuse(app: &App, channel: Channel, fault: WebhookFault, now: Timestamp) -> Refusal {
+    match fault {
+        WebhookFault::Unproven(why) => {
             app.intake.refused(channel, why, false, now);
             Refusal::new(
                 Code::InvalidSignature,
                 "This is not proven to come from the store.",
             )
         }
-        NotTaken::Unreadable(why) => {
+        WebhookFault::Unreadable(why) => {
             app.intake.refused(channel, &why, true, now);
             Refusal::new(Code::InvalidRequest, why)
         }
