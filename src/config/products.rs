@@ -34,7 +34,7 @@ impl Config {
 }
 
 /// A product, and whether it has a rank of its own.
-struct Ranked {
+struct RankedProduct {
     product: Product,
     rank: Option<u32>,
 }
@@ -65,7 +65,7 @@ pub(super) fn products(
         return Err(Invalid);
     }
     check_ranks(section, &by_name, ranks)?;
-    let ranked = |(name, it): (String, Ranked)| {
+    let ranked = |(name, it): (String, RankedProduct)| {
         let of_plan = it.product.plan.as_ref().and_then(|plan| ranks.get(plan));
         let rank = it.rank.or(of_plan.copied()).unwrap_or(0);
         (name, Product { rank, ..it.product })
@@ -79,7 +79,7 @@ pub(super) fn products(
 /// Where two plans can be bought, each says which goes before the other.
 fn check_ranks(
     section: &Section<'_>,
-    products: &BTreeMap<String, Ranked>,
+    products: &BTreeMap<String, RankedProduct>,
     ranks: &BTreeMap<String, u32>,
 ) -> Result<(), Invalid> {
     let bought = products
@@ -89,7 +89,7 @@ fn check_ranks(
     if plans.len() < 2 {
         return Ok(());
     }
-    let has_none = |it: &Ranked| {
+    let has_none = |it: &RankedProduct| {
         let plan = it.product.plan.as_ref();
         it.rank.is_none() && plan.is_some_and(|plan| !ranks.contains_key(plan))
     };
@@ -111,7 +111,11 @@ fn check_ranks(
         .error(key, section.origin, Problem::new(problem, fix)))
 }
 
-fn product(name: &str, section: &Section<'_>, plans: Option<&Plans>) -> Result<Ranked, Invalid> {
+fn product(
+    name: &str,
+    section: &Section<'_>,
+    plans: Option<&Plans>,
+) -> Result<RankedProduct, Invalid> {
     let known = |plan: &str| match plans {
         Some(plans) if !plans.by_name.contains_key(plan) => {
             let fix = format!("name one of: {}", plans::names(plans));
@@ -151,7 +155,7 @@ fn product(name: &str, section: &Section<'_>, plans: Option<&Plans>) -> Result<R
         let what = Problem::new("is the end of credits, and there are none", fix);
         return Err(section.wrong("expires", what));
     }
-    Ok(Ranked {
+    Ok(RankedProduct {
         product,
         rank: rank?,
     })
