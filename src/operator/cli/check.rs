@@ -8,7 +8,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::config::units::{show_duration, show_size};
 use crate::config::{Config, UpstreamConfig, Via};
 use crate::dialect::Dialect;
-use crate::plan::{Limit, Per, Plan, Unit};
+use crate::plan::{Limit, Plan, Unit};
 use crate::price::MicroUsd;
 use crate::prompt::Prompt;
 
@@ -278,14 +278,11 @@ fn purchase_lines(page: &mut SettingsPage, config: &Config) {
 fn stops_who_paid(plan: &Plan) -> Option<String> {
     let is_lifted = |limit: &&Limit| limit.unit == Unit::CostUsd;
     plan.limits.iter().find(is_lifted)?;
-    let stops = |limit: &&Limit| {
-        limit.unit == Unit::Requests && !matches!(limit.per, Per::Minute | Per::Hour)
-    };
-    let stopping: Vec<String> = plan.limits.iter().filter(stops).map(limit).collect();
+    let stopping: Vec<String> = plan.limits_despite_credits().map(limit).collect();
     (!stopping.is_empty()).then(|| {
         format!(
-            "{}: credits do not lift {}: whoever bought some is refused there, too. Limit requests per minute or hour \
-             instead",
+            "{}: credits do not lift {}: whoever bought some is refused there, too. Limit that per minute or hour, or in \
+             dollars, instead",
             plan.name,
             stopping.join(", ")
         )
@@ -357,6 +354,7 @@ fn dollars(MicroUsd(micros): MicroUsd) -> String {
 mod tests {
     use super::*;
     use crate::config::Sources;
+    use crate::plan::Per;
 
     fn sources() -> Sources {
         let env = [
@@ -420,13 +418,13 @@ mod tests {
         let told = of(&[
             dollars,
             (Per::Day, Unit::Requests, 50),
-            (Per::Lifetime, Unit::Requests, 9),
+            (Per::Lifetime, Unit::Tokens, 9),
             (Per::Hour, Unit::Requests, 5),
         ])
         .unwrap();
         assert!(
             told.starts_with(
-                "free: credits do not lift 50 requests per day, 9 requests per lifetime:"
+                "free: credits do not lift 50 requests per day, 9 tokens per lifetime:"
             ),
             "{told}"
         );

@@ -531,7 +531,7 @@ fn page_json(page: &UserPage, models: &[UsageRow]) -> Value {
 fn page_text(page: &UserPage, models: &[UsageRow], look: Look) -> String {
     let mut text = String::new();
     let mut line = |name: &str, said: String| {
-        text.extend([&look.bold(&format!("{name:7}")), said.as_str(), "\n"]);
+        text.extend([&look.bold(&format!("{name:8}")), said.as_str(), "\n"]);
     };
     let blocked = if page.user.blocked {
         look.alert("   BLOCKED")
