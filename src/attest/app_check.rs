@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue};
 
 use crate::auth::Device;
 use crate::auth::keys::Jwks;
-use crate::auth::signed::{NotSigned, SignedClaims};
+use crate::auth::signed::{SignatureFault, SignedClaims};
 use crate::clock::Timestamp;
 use crate::config::AppCheck;
 
@@ -28,8 +28,8 @@ pub(super) async fn device_of(
     };
     let claims = match SignedClaims::of(jwks, token, now).await {
         Ok(claims) => claims,
-        Err(NotSigned::Wrong) => return Device::Unattested,
-        Err(NotSigned::Unavailable) => return Device::Unknown,
+        Err(SignatureFault::Wrong) => return Device::Unattested,
+        Err(SignatureFault::Unavailable) => return Device::Unknown,
     };
     let number = &app_check.project_number;
     let issuer = claims.text("iss").and_then(|iss| iss.strip_prefix(ISSUER));

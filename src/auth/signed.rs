@@ -14,7 +14,7 @@ pub(crate) struct SignedClaims(Claims);
 
 /// Why there are none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum NotSigned {
+pub(crate) enum SignatureFault {
     /// The token is none, or nobody of this set signed it.
     Wrong,
     /// The keys cannot be had.
@@ -26,21 +26,25 @@ impl SignedClaims {
     ///
     /// # Errors
     /// It has not, or nobody can say.
-    pub(crate) async fn of(jwks: &Jwks, token: &str, now: Timestamp) -> Result<Self, NotSigned> {
+    pub(crate) async fn of(
+        jwks: &Jwks,
+        token: &str,
+        now: Timestamp,
+    ) -> Result<Self, SignatureFault> {
         if token.len() > BEARER_BYTES_MAX {
-            return Err(NotSigned::Wrong);
+            return Err(SignatureFault::Wrong);
         }
-        let parts = Parts::split(token).map_err(|_| NotSigned::Wrong)?;
+        let parts = Parts::split(token).map_err(|_| SignatureFault::Wrong)?;
         let Scheme::Key(algorithm) = parts.scheme else {
-            return Err(NotSigned::Wrong);
+            return Err(SignatureFault::Wrong);
         };
         let kid = parts.kid.as_deref();
         let set = jwks.set_for(kid, algorithm, now).await;
-        let set = set.map_err(|keys::Unavailable| NotSigned::Unavailable)?;
+        let set = set.map_err(|keys::Unavailable| SignatureFault::Unavailable)?;
         if !set.verifies(kid, algorithm, (parts.message, &parts.signature)) {
-            return Err(NotSigned::Wrong);
+            return Err(SignatureFault::Wrong);
         }
-        parts.claims().map(Self).ok_or(NotSigned::Wrong)
+        parts.claims().map(Self).ok_or(SignatureFault::Wrong)
     }
 
     /// A claim that is text.
