@@ -120,15 +120,15 @@ impl NestedEntry for InputItem {
 
 /// A list that servers want to see in what they said, and whose content nobody reads: it is sent empty.
 #[derive(Clone, PartialEq)]
-pub(super) struct Emptied;
+pub(super) struct EmptyList;
 
-impl<'de> Deserialize<'de> for Emptied {
+impl<'de> Deserialize<'de> for EmptyList {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         IgnoredAny::deserialize(deserializer).map(|_| Self)
     }
 }
 
-impl Serialize for Emptied {
+impl Serialize for EmptyList {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq([(); 0])
     }
@@ -153,8 +153,8 @@ object! {
         file_url = "file_url": Ignored,
         file_data = "file_data": Ignored,
         filename = "filename": Ignored,
-        annotations = "annotations": Emptied,
-        logprobs = "logprobs": Emptied,
+        annotations = "annotations": EmptyList,
+        logprobs = "logprobs": EmptyList,
         parsed = "parsed": Ignored,
     }
 }
