@@ -9,7 +9,7 @@ use super::ResponseWatch;
 use super::event::{EventFacts, stem};
 use super::object::ResponseFacts;
 use super::tally::{PartPlace, Span};
-use super::text::Generated;
+use super::text::GeneratedText;
 use crate::meter::Measured;
 use crate::meter::chat::Finish;
 use crate::meter::usage::{self, UsageVerdict};
@@ -27,7 +27,7 @@ impl ResponseWatch {
             kind: digest(stem),
         };
         for delta in &facts.deltas {
-            let text = Generated::of(delta).text;
+            let text = GeneratedText::of(delta).text;
             if !self.tally.add(place, text.len()) {
                 self.measured.text_overflow = true;
             }
@@ -40,7 +40,10 @@ impl ResponseWatch {
             }
         }
         if !facts.wholes.is_empty() {
-            let all = facts.wholes.iter().map(|whole| Generated::of(whole).text);
+            let all = facts
+                .wholes
+                .iter()
+                .map(|whole| GeneratedText::of(whole).text);
             self.deliver_rest(Span::Part(place), &all.collect::<String>());
         }
         if let Some(part) = facts.part {
@@ -103,8 +106,8 @@ impl ResponseWatch {
         (self.measured.finished, self.measured.done) = (true, true);
     }
 
-    fn generated(&mut self, raw: &RawValue) -> Generated {
-        let generated = Generated::of(raw);
+    fn generated(&mut self, raw: &RawValue) -> GeneratedText {
+        let generated = GeneratedText::of(raw);
         self.shows_reasoning |= generated.shows_reasoning;
         self.hides_reasoning |= generated.hides_reasoning;
         generated
@@ -179,14 +182,14 @@ impl ResponseWatch {
 /// The item that an event is about.
 fn item_of(facts: &EventFacts<'_>) -> u64 {
     #[derive(Deserialize)]
-    struct Named {
+    struct ItemId {
         id: Option<String>,
     }
     if let Some(index) = facts.item_index {
         return index;
     }
     let of_item = || {
-        let item: Named = serde_json::from_str(facts.item?.get()).ok()?;
+        let item: ItemId = serde_json::from_str(facts.item?.get()).ok()?;
         item.id
     };
     let id = facts.item_id.clone().or_else(of_item);

@@ -12,7 +12,7 @@ use crate::meter::lenient::{SaysSomething, others_are};
 
 /// What was generated of one or more items.
 #[derive(Debug, Default)]
-pub(super) struct Generated {
+pub(super) struct GeneratedText {
     pub(super) text: String,
     /// Reasoning in words.
     pub(super) shows_reasoning: bool,
@@ -22,7 +22,7 @@ pub(super) struct Generated {
     pub(super) is_silent: bool,
 }
 
-impl Generated {
+impl GeneratedText {
     /// Reads a value. What is no JSON counts as it is written.
     pub(super) fn of(raw: &RawValue) -> Self {
         let mut generated = Self::default();
@@ -34,7 +34,7 @@ impl Generated {
     }
 }
 
-struct Walk<'g>(&'g mut Generated);
+struct Walk<'g>(&'g mut GeneratedText);
 
 #[derive(Deserialize)]
 #[serde(field_identifier, rename_all = "snake_case")]
