@@ -55,11 +55,11 @@ use crate::server::layers::{self, Listener};
 #[derive(Clone)]
 pub(crate) struct AdminState {
     app: Arc<App>,
-    shared: Arc<AdminShared>,
+    shared: Arc<AdminMemory>,
 }
 
 /// State between requests, in memory only.
-struct AdminShared {
+struct AdminMemory {
     started_at: Timestamp,
     /// The listener is on this machine only. As it was when it began to listen: settings that are read later change that
     /// nowhere but in the file.
@@ -169,7 +169,7 @@ macro_rules! operator_routes {
 /// All routes of the operator's listener, with the layers around them.
 pub(crate) fn router(app: &Arc<App>, stop: &CancellationToken) -> Router {
     let desk = Arc::new(SharedConnection::changing(&app.ledger));
-    let shared = AdminShared {
+    let shared = AdminMemory {
         started_at: app.clock.now(),
         is_local: app.config().server.admin_is_local(),
         reader: Arc::new(Reader::reading(&app.ledger)),
