@@ -522,7 +522,7 @@ impl History {
         }
     }
 
-    fn is_taken_once(&self, take: impl Fn(&PurchaseEvent) -> records::Taken) {
+    fn is_taken_once(&self, take: impl Fn(&PurchaseEvent) -> records::EventEffect) {
         let again = |event: &&PurchaseEvent| take(event).outcome == Outcome::Repeated;
         let again = self.events.iter().filter(again).count();
         let ids = self.events.iter().map(|event| (event.channel, &event.id));
