@@ -96,13 +96,13 @@ struct JsonObject {
 }
 
 impl JsonObject {
-    /// A member's name; its value follows.
+    /// A member's name, which is one of ours; its value follows.
     fn name(&mut self, name: &str) {
-        if self.text.len() > 1 {
-            self.text.push(b',');
+        let begin: &[u8] = if self.text.len() > 1 { b",\"" } else { b"\"" };
+        let name = name.strip_prefix("r#").unwrap_or(name).as_bytes();
+        for part in [begin, name, b"\":"] {
+            self.text.extend_from_slice(part);
         }
-        self.quoted(name.strip_prefix("r#").unwrap_or(name));
-        self.text.push(b':');
     }
 
     fn member(&mut self, name: &str, text: &str) {

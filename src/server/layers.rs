@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
-use axum::middleware::{Next, from_fn_with_state, map_request_with_state};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use tower::ServiceBuilder;
@@ -43,15 +43,8 @@ where
     };
     routes.layer(
         ServiceBuilder::new()
-            // Outermost: whatever answers below may do so while the caller still sends.
-            .layer(map_request_with_state(app.clone(), lingering::let_finish))
             // Before all that answers: every answer has an id, a refusal and a preflight too.
-            .layer(from_fn_with_state(app.clone(), name_request))
-            // Before all that reads: nothing is made of a request that could be read in two ways.
-            .layer(map_request_with_state(
-                (app.clone(), listener),
-                refuse_odd_framing,
-            ))
+            .layer(from_fn_with_state((app.clone(), listener), receive))
             // Outside the log: a browser's preflight is no request of a user's, and what the log refuses is readable.
             .option_layer(cors)
             // Innermost: it sees what the routes say.
@@ -59,8 +52,14 @@ where
     )
 }
 
-/// Gives the request its id, whatever the client sent, and the answer the same.
-async fn name_request(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+/// Gives the request its id, whatever the client sent, and the answer the same. What could be read in two ways goes no further.
+async fn receive(
+    State((app, listener)): State<(Arc<App>, Listener)>,
+    request: Request,
+    next: Next,
+) -> Response {
+    // Whatever answers from here on may do so while the caller still sends.
+    let mut request = lingering::let_finish(app.clone(), request);
     let id = RequestId::new(app.clock.now()).0;
     let Ok(value) = HeaderValue::from_str(id.hyphenated().encode_lower(&mut Uuid::encode_buffer()))
     else {
@@ -70,7 +69,10 @@ async fn name_request(State(app): State<Arc<App>>, mut request: Request, next: N
         .headers_mut()
         .insert(RequestId::HEADER, value.clone());
     let is_anthropics = is_anthropics(request.uri().path());
-    let mut response = next.run(request).await;
+    let mut response = match odd_framing(request.headers()) {
+        Some(message) => refuse_odd_framing((&app, listener), request.uri().path(), message),
+        None => next.run(request).await,
+    };
     if is_anthropics && response.headers().contains_key(CODE_HEADER) {
         let said = response.headers().get(RequestId::HEADER).cloned();
         response = in_anthropics_shape(response, said.as_ref().unwrap_or(&value)).await;
@@ -99,29 +101,26 @@ async fn in_anthropics_shape(response: Response, id: &HeaderValue) -> Response {
     Response::from_parts(head, Body::from(body.to_string()))
 }
 
-/// What two readers may read in two ways is answered with 400 and the end of the connection: a transfer coding other than one
-/// plain `chunked` (RFC 9112 §6.1, §7; what stands before this server may have seen the end of the body elsewhere), and
-/// several hosts (§3.2).
-async fn refuse_odd_framing(
-    State((app, listener)): State<(Arc<App>, Listener)>,
-    request: Request,
-) -> Result<Request, Response> {
-    let Some(message) = odd_framing(request.headers()) else {
-        return Ok(request);
-    };
+/// 400 and the end of the connection.
+fn refuse_odd_framing(
+    (app, listener): (&App, Listener),
+    path: &str,
+    message: &'static str,
+) -> Response {
     if listener == Listener::Users {
         let outcome = RequestOutcome::Refused(Code::InvalidRequest);
-        app.metrics
-            .request(request.uri().path(), outcome, Duration::ZERO);
+        app.metrics.request(path, outcome, Duration::ZERO);
     }
     let mut response = Refusal::new(Code::InvalidRequest, message).into_response();
     response
         .headers_mut()
         .insert(header::CONNECTION, HeaderValue::from_static("close"));
-    Err(response)
+    response
 }
 
-/// What to tell the sender of a request whose framing or host could be read in two ways.
+/// What to tell the sender of a request whose framing or host two readers may read in two ways: a transfer coding other than
+/// one plain `chunked` (RFC 9112 §6.1, §7; what stands before this server may have seen the end of the body elsewhere), and
+/// several hosts (§3.2).
 fn odd_framing(headers: &HeaderMap) -> Option<&'static str> {
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
     let is_plain = codings

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use bytes::Bytes;
 use http::header;
 use http_body::{Frame, SizeHint};
@@ -21,7 +21,7 @@ use crate::app::App;
 const LEFT_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// The request with a body that is read on when the handler has dropped it: the caller can finish sending.
-pub(crate) async fn let_finish(State(app): State<Arc<App>>, request: Request) -> Request {
+pub(crate) fn let_finish(app: Arc<App>, request: Request) -> Request {
     // Who expects `100 Continue` sends nothing before it.
     let is_coming = !request.headers().contains_key(header::EXPECT);
     request.map(|body| {

@@ -19,10 +19,19 @@ pub(super) const INSERT_REQUEST: &str = "
                           held_characters, held_images, plan_model, prompt_version, paid_by)
     values (?1, ?2, ?3, ?4, ?5, ?6, 'held', ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)";
 
-/// Its parameters: eight, and the quantities in their order.
-pub(super) static END_REQUEST: LazyLock<String> = LazyLock::new(|| {
+/// Ends a request; its parameters are eight, and the quantities in their order.
+pub(super) static END_REQUEST: LazyLock<String> = LazyLock::new(|| end_with(&Quantities::NAMES));
+
+/// The same with the tokens of text alone, which come first: for nearly all requests, whose other quantities stay zero.
+pub(super) static END_TEXT_REQUEST: LazyLock<String> =
+    LazyLock::new(|| end_with(Quantities::NAMES.split_at(TEXT_QUANTITIES).0));
+
+/// How many of the quantities are tokens of text: they are the first.
+const TEXT_QUANTITIES: usize = 4;
+
+fn end_with(quantities: &[&str]) -> String {
     let quantities = (9..)
-        .zip(Quantities::NAMES)
+        .zip(quantities)
         .map(|(place, name)| format!(", {name} = ?{place}"))
         .collect::<Vec<_>>()
         .concat();
@@ -31,7 +40,7 @@ pub(super) static END_REQUEST: LazyLock<String> = LazyLock::new(|| {
                 cost_micros = ?7, unsent = ?8{quantities}
          where id = ?1 and state = 'held'"
     )
-});
+}
 
 /// `or fail`: SQLite copies each page before a statement on several rows that may have to be undone by itself. This one is
 /// not: if it fails it takes its whole transaction with it.
@@ -48,6 +57,7 @@ pub(in crate::ledger) struct Batch<'b> {
     pub(super) book: &'b Book,
     insert: Option<CachedStatement<'b>>,
     end: Option<CachedStatement<'b>>,
+    end_text: Option<CachedStatement<'b>>,
     add_used: Option<CachedStatement<'b>>,
 }
 
@@ -58,6 +68,7 @@ impl Book {
             book: self,
             insert: None,
             end: None,
+            end_text: None,
             add_used: None,
         }
     }
@@ -266,13 +277,19 @@ impl Batch<'_> {
 
     /// Ends the row of an open request; gives back how many rows ended.
     fn end_request(&mut self, said: &[&dyn ToSql], used: &Quantities) -> Result<usize, Failure> {
-        let statement = self.book.at_hand(&mut self.end, &END_REQUEST)?;
+        let values = used.values();
+        let (text, others) = values.split_at(TEXT_QUANTITIES);
+        let (statement, values) = if others.iter().all(|count| *count == 0) {
+            (self.book.at_hand(&mut self.end_text, &END_TEXT_REQUEST)?, text)
+        } else {
+            (self.book.at_hand(&mut self.end, &END_REQUEST)?, &values[..])
+        };
         for (place, value) in (1_usize..).zip(said) {
             statement.raw_bind_parameter(place, value)?;
         }
         let first = said.len().saturating_add(1);
-        for (place, count) in (first..).zip(used.values()) {
-            statement.raw_bind_parameter(place, to_i64(count))?;
+        for (place, count) in (first..).zip(values) {
+            statement.raw_bind_parameter(place, to_i64(*count))?;
         }
         Ok(statement.raw_execute()?)
     }

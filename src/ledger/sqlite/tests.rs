@@ -2,7 +2,7 @@
 
 use jiff::tz::TimeZone;
 
-use super::batch::{END_REQUEST, INSERT_REQUEST};
+use super::batch::{END_REQUEST, END_TEXT_REQUEST, INSERT_REQUEST};
 use super::*;
 use crate::ledger::{HoldRequest, NoHold};
 use crate::plan::window;
@@ -32,7 +32,7 @@ fn what_is_sorted_lies_beside_the_ledger() {
 fn no_statement_of_a_request_makes_a_table_of_its_own() {
     let path = std::env::temp_dir().join(format!("tollgate-sqlite-{}.db", Uuid::now_v7()));
     let book = Book::open(&path, Uuid::now_v7()).unwrap();
-    for sql in [INSERT_REQUEST, &END_REQUEST] {
+    for sql in [INSERT_REQUEST, &END_REQUEST, &END_TEXT_REQUEST] {
         let mut explain = book.db.prepare(&format!("explain {sql}")).unwrap();
         let mut rows = explain.raw_query();
         let mut steps = 0;
