@@ -280,7 +280,10 @@ impl Batch<'_> {
         let values = used.values();
         let (text, others) = values.split_at(TEXT_QUANTITIES);
         let (statement, values) = if others.iter().all(|count| *count == 0) {
-            (self.book.at_hand(&mut self.end_text, &END_TEXT_REQUEST)?, text)
+            (
+                self.book.at_hand(&mut self.end_text, &END_TEXT_REQUEST)?,
+                text,
+            )
         } else {
             (self.book.at_hand(&mut self.end, &END_REQUEST)?, &values[..])
         };
