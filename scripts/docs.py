@@ -157,7 +157,7 @@ class Page:
                 file.write(text)
             os.chmod(path, 0o755)
         os.symlink(os.path.join(bin_, "tollgate"), os.path.join(work, "target", "release", "tollgate"))
-        for name in ("deploy", "scripts", "docs"):
+        for name in ("bench", "deploy", "scripts", "docs"):
             os.symlink(os.path.join(ROOT, name), os.path.join(work, name))
 
     def look(self):
