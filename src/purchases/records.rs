@@ -167,6 +167,7 @@ fn is_known(db: &Db, event: &PurchaseEvent) -> Result<bool, Failure> {
     Ok(db.query_one(sql, &key)?.is_some())
 }
 
+/// An event that is told again changes nothing, and still waits for its product.
 fn remember(
     db: &Db,
     event: &PurchaseEvent,
@@ -180,7 +181,9 @@ fn remember(
              (channel, event_id, kind, at, received_at, store, transaction_id, user_id, outcome)
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
          on conflict (channel, event_id) do update set received_at = excluded.received_at,
-             user_id = excluded.user_id, outcome = excluded.outcome",
+             user_id = excluded.user_id, outcome = case
+                 when purchase_events.outcome = 'no_product' and excluded.outcome = 'unchanged'
+                 then 'no_product' else excluded.outcome end",
         &[
             event.channel.as_str().into(),
             event.id.clone().into(),

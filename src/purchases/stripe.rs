@@ -228,10 +228,6 @@ impl StripeObject<'_> {
     /// A refund of a payment that a checkout made. That of a subscription's invoice
     /// ends nothing: the subscription ends by its own events.
     fn refund(&self) -> Option<PurchaseChange> {
-        // Until 2025-03-31 a charge named its invoice. Since then only the payment does, and that is in no row.
-        if self.object.text("/invoice").is_some() {
-            return None;
-        }
         let payment = self.object.text("/payment_intent")?;
         let (refunded, all) = (
             self.object.number("/amount_refunded")?,

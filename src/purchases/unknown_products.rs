@@ -12,32 +12,38 @@ use crate::ledger::Failure;
 use crate::ledger::read::connection::Db;
 use crate::ledger::read::report::{By, Desk, note};
 
-/// A transaction of an unknown product.
+/// How many share a transaction of the ledger: holds and webhooks wait for it.
+const BATCH: usize = 50;
+
+/// An event that told of an unknown product.
 struct UnknownPurchase {
+    channel: String,
+    event: String,
     store: String,
     transaction: String,
     original: String,
     product: String,
 }
 
-/// Gives what products that are known by now give. Whose purchases it touched.
+/// Gives what products that are known by now give. Whose purchases it touched. Told twice, or by two processes at once, it gives
+/// nothing twice: a grant is found again by its transaction.
 ///
 /// # Errors
 /// The ledger cannot be written.
 pub(super) fn catch_up(desk: &Desk, rules: Rules<'_>) -> Result<Vec<Uuid>, Failure> {
-    if waiting(desk.db(), rules)?.is_empty() {
-        return Ok(Vec::new());
+    let all = waiting(desk.db(), rules)?;
+    let mut users = Vec::new();
+    for some in all.chunks(BATCH) {
+        users.extend(desk.db().in_transaction(|db| {
+            lock(db)?;
+            let settled = some.iter().map(|it| settle(db, it, rules));
+            settled.collect::<Result<Vec<_>, Failure>>()
+        })?);
     }
-    desk.db().in_transaction(|db| {
-        lock(db)?;
-        let mut users = Vec::new();
-        for it in waiting(db, rules)? {
-            users.extend(settle(db, &it, rules)?);
-        }
-        users.sort_unstable();
-        users.dedup();
-        Ok(users)
-    })
+    let mut users: Vec<_> = users.into_iter().flatten().collect();
+    users.sort_unstable();
+    users.dedup();
+    Ok(users)
 }
 
 /// Products that somebody has bought, whose purchase counts, and that the settings do not have.
@@ -55,17 +61,19 @@ pub(crate) fn unknown(db: &Db, rules: Rules<'_>) -> Result<Vec<String>, Failure>
 }
 
 fn waiting(db: &Db, rules: Rules<'_>) -> Result<Vec<UnknownPurchase>, Failure> {
-    let sql = "select distinct p.store, p.transaction_id, p.original_id, p.product
+    let sql = "select e.channel, e.event_id, p.store, p.transaction_id, p.original_id, p.product
                from ledger.purchase_events as e
                join ledger.purchases as p on p.store = e.store and p.transaction_id = e.transaction_id
-               where e.outcome = $1 and p.product is not null order by 1, 2";
+               where e.outcome = $1 and p.product is not null order by 3, 4, 1, 2";
     let rows = db.query(sql, &[Outcome::NoProduct.as_str().into()])?;
     let all = rows.iter().map(|row| {
         Ok(UnknownPurchase {
-            store: row.text(0)?,
-            transaction: row.text(1)?,
-            original: row.text(2)?,
-            product: row.text(3)?,
+            channel: row.text(0)?,
+            event: row.text(1)?,
+            store: row.text(2)?,
+            transaction: row.text(3)?,
+            original: row.text(4)?,
+            product: row.text(5)?,
         })
     });
     let mut all = all.collect::<Result<Vec<_>, Failure>>()?;
@@ -92,10 +100,10 @@ fn settle(db: &Db, purchase: &UnknownPurchase, rules: Rules<'_>) -> Result<Optio
     };
     db.query(
         "update ledger.purchase_events set outcome = $3, user_id = $4
-         where store = $1 and transaction_id = $2 and outcome = $5",
+         where channel = $1 and event_id = $2 and outcome = $5",
         &[
-            transaction.0.into(),
-            transaction.1.into(),
+            purchase.channel.clone().into(),
+            purchase.event.clone().into(),
             outcome.as_str().into(),
             user.map(|user| user.to_string()).into(),
             Outcome::NoProduct.as_str().into(),

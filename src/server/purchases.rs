@@ -20,7 +20,7 @@ use crate::app::sender_address::address_of;
 use crate::app::stranger_bodies::whole;
 use crate::app::{App, Caller};
 use crate::clock::Timestamp;
-use crate::config::Webhooks;
+use crate::config::Config;
 use crate::error::{Code, Refusal};
 use crate::openapi::{USER, refusals};
 use crate::proxy::check_media_type;
@@ -94,7 +94,7 @@ pub(super) async fn from_appstore(
     body: Body,
 ) -> Result<Json<EventAnswer>, Refusal> {
     receive(&app, Channel::AppStore, (headers, body), |said| {
-        let trust = said.config.appstore.as_ref();
+        let trust = said.config.webhooks.appstore.as_ref();
         let trust = trust.ok_or(WebhookFault::Unproven("[webhooks] appstore is not set"))?;
         appstore::notification(said.body, trust).map_err(WebhookFault::Unproven)
     })
@@ -117,8 +117,8 @@ pub(super) async fn from_revenuecat(
 ) -> Result<Json<EventAnswer>, Refusal> {
     receive(&app, Channel::RevenueCat, (headers, body), |said| {
         let secrets = (
-            said.config.revenuecat_secret.as_ref(),
-            said.config.revenuecat_authorization.as_ref(),
+            said.config.webhooks.revenuecat_secret.as_ref(),
+            said.config.webhooks.revenuecat_authorization.as_ref(),
         );
         signature::revenuecat(said.headers, said.body, secrets, said.now)
             .map_err(WebhookFault::Unproven)?;
@@ -142,7 +142,7 @@ pub(super) async fn from_superwall(
     body: Body,
 ) -> Result<Json<EventAnswer>, Refusal> {
     receive(&app, Channel::Superwall, (headers, body), |said| {
-        let secret = said.config.superwall_secret.as_ref();
+        let secret = said.config.webhooks.superwall_secret.as_ref();
         let secret = secret.ok_or(WebhookFault::Unproven("superwall_secret_env is not set"))?;
         let id = signature::standard_webhook(said.headers, said.body, secret, said.now)
             .map_err(WebhookFault::Unproven)?;
@@ -165,15 +165,14 @@ pub(super) async fn from_stripe(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<EventAnswer>, Refusal> {
-    let config = app.config();
     receive(&app, Channel::Stripe, (headers, body), |said| {
-        let secret = said.config.stripe_secret.as_ref();
+        let secret = said.config.webhooks.stripe_secret.as_ref();
         let secret = secret.ok_or(WebhookFault::Unproven("stripe_secret_env is not set"))?;
         signature::stripe(said.headers, said.body, secret, said.now)
             .map_err(WebhookFault::Unproven)?;
         let rules = StripeRules {
-            products: &config.products,
-            grace: said.config.stripe_grace,
+            products: &said.config.products,
+            grace: said.config.webhooks.stripe_grace,
         };
         stripe::event(said.body, rules).map_err(WebhookFault::Unreadable)
     })
@@ -184,7 +183,7 @@ pub(super) async fn from_stripe(
 struct Delivery<'a> {
     headers: &'a HeaderMap,
     body: &'a [u8],
-    config: &'a Webhooks,
+    config: &'a Config,
     now: Timestamp,
 }
 
@@ -195,16 +194,18 @@ async fn receive(
     read: impl FnOnce(&Delivery<'_>) -> ReadEvent,
 ) -> Result<Json<EventAnswer>, Refusal> {
     check_media_type(&headers)?;
-    let config = app.config();
-    let address = address_of(&headers, &config.server);
-    let bounds = (BODY_BYTES_MAX, config.server.body_timeout);
+    let server = &app.config().server;
+    let address = address_of(&headers, server);
+    let bounds = (BODY_BYTES_MAX, server.body_timeout);
     let body = app.stranger_bodies.read(body, address, bounds).await?;
+    // Only now: settings that came meanwhile count for the event, whose body may have taken seconds.
+    let config = app.config();
     let _place = app.intake.place()?;
     let now = app.clock.now();
     let delivery = Delivery {
         headers: &headers,
         body: &body,
-        config: &config.webhooks,
+        config: &config,
         now,
     };
     let event = read(&delivery).map_err(|fault| refuse(app, channel, fault, now))?;

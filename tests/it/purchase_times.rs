@@ -112,6 +112,9 @@ async fn what_was_bought_before_the_settings_had_its_product_is_given_once_they_
         (credits(&alice).await, plan(&bob).await.as_str()),
         (None, "free by default")
     );
+    // Told again from a file it changes nothing, and still waits.
+    door.write_file("events.jsonl", &format!("{coins}\n"));
+    door.must(&["purchases", "replay", "events.jsonl"]);
     // The operator hears of it in the log, in the list of events, and of `doctor`.
     door.process.until_it_says("in no [products]").await;
     let told = door.must(&["purchases", "--events"]);
