@@ -75,7 +75,11 @@ fn is_framed(seen: &Seen, data: &[u8]) {
         let (name, payload) = event;
         assert!(!name.is_empty(), "an event without a name");
         let json = Json::read(&payload);
-        let is_ours = name == b"error" || name == b"response.failed" || is_one_piece;
+        // What fails is told in our words, by the type of the payload: its event may have another name.
+        let ours = [&b"error"[..], b"response.failed"];
+        let kind = json.as_ref().and_then(|json| json.get("type"));
+        let is_failure = matches!(kind, Some(Json::Text(kind)) if ours.contains(&kind.as_bytes()));
+        let is_ours = ours.contains(&&name[..]) || is_failure || is_one_piece;
         if !is_ours {
             let lines: Vec<&[u8]> = payload.split(|byte| *byte == b'\n').collect();
             let came = |line: &&[u8]| {
