@@ -264,7 +264,12 @@ impl Meter {
             if body.len().saturating_add(chunk.len()) > most {
                 return Err(Fault::EventTooLarge);
             }
-            body.extend_from_slice(chunk);
+            // The white space before it is no part of it, in whatever pieces it comes.
+            body.extend_from_slice(if body.is_empty() {
+                past_blanks(chunk)
+            } else {
+                chunk
+            });
             return Ok(());
         }
         let read = splitter.push(chunk, |event| reader.event(event, out));
@@ -357,11 +362,21 @@ impl Meter {
 
 /// JSON begins so that no stream of events does.
 fn form_of(chunk: &[u8]) -> Form {
-    match chunk.iter().find(|byte| !BEFORE_AN_ANSWER.contains(byte)) {
+    match past_blanks(chunk).first() {
         None => Form::Unknown,
         Some(b'{' | b'[') => Form::Whole(Vec::new()),
         Some(_) => Form::Events,
     }
+}
+
+/// Without what may stand before an answer.
+fn past_blanks(chunk: &[u8]) -> &[u8] {
+    let begins = chunk
+        .iter()
+        .position(|byte| !BEFORE_AN_ANSWER.contains(byte));
+    begins
+        .and_then(|begins| chunk.get(begins..))
+        .unwrap_or_default()
 }
 
 /// Reads usage and text off a whole answer.
