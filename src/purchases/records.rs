@@ -197,8 +197,9 @@ fn remember(
         ],
     )?;
     let old = now.minus(KEEP_EVENTS).millis();
+    // What waits for its product waits for as long as that takes.
     db.query(
-        "delete from ledger.purchase_events where received_at < $1",
+        "delete from ledger.purchase_events where received_at < $1 and outcome <> 'no_product'",
         &[old.into()],
     )?;
     Ok(())

@@ -97,12 +97,6 @@ endpoints = ["images"]
 [prices.voice]
 characters = "15"
 endpoints = ["speech"]
-[prices.whisper-1]
-minute = "0.006"
-[prices.scribe]
-input = "6"
-output = "8"
-endpoints = ["transcriptions"]
 "#;
 
 /// A request of some endpoint.

@@ -19,6 +19,7 @@ use crate::support::oracle::REFUSALS;
 use crate::support::pictures;
 use crate::support::reply::{GARBAGE, Reply, Step, Talk};
 use crate::support::tokens;
+use crate::support::transcriptions;
 use crate::support::upstream::Seen;
 use crate::support::zoo::{self, Family, Habit, Scene, Trouble};
 use crate::world::World;
@@ -122,8 +123,10 @@ pub(crate) fn upstreams(families: &[&Family]) -> String {
         family.upstream().replace(&all, &both.join("\", \""))
     });
     let prices = families.iter().map(|family| family.prices());
-    [plain.to_owned(), either, endpoints::UPSTREAMS.to_owned()]
+    let endpoints = [endpoints::UPSTREAMS, transcriptions::PRICES].map(str::to_owned);
+    [plain.to_owned(), either]
         .into_iter()
+        .chain(endpoints)
         .chain(others)
         .chain(prices)
         .collect()

@@ -48,18 +48,13 @@ fn settings() -> Settings {
         [prices.voice]
         characters = "15"
         endpoints = ["speech"]
-        [prices.whisper-1]
-        minute = "0.006"
-        [prices.scribe]
-        input = "6"
-        output = "8"
-        endpoints = ["transcriptions"]
         [plans.free]
         models = ["gpt-4o-mini", "claude-talks", "text-embedding-3-small", "gpt-image-2", "voice", "whisper-1", "scribe", "omni-moderation-latest"]
         concurrent_requests = 1000
         limits = [{ per = "lifetime", cost_usd = "0.020000" }]
         "#,
     )
+    .with(transcriptions::PRICES)
 }
 
 /// One request of each endpoint, or two where a model may be paid in two ways.

@@ -10,21 +10,12 @@ use crate::support::caller::{Answer, Call, User};
 use crate::support::door::Door;
 use crate::support::reply::{Bill, Books, Reply, Step};
 use crate::support::settings::Settings;
-use crate::support::transcriptions::{Form, PATH, bill, events, file, stream, transcript};
+use crate::support::transcriptions::{Form, PATH, PRICES, bill, events, file, stream, transcript};
 
 /// A model that is paid by the minute, and one that is paid by the token.
 fn settings() -> Settings {
-    Settings::new().with(
-        r#"
-        plans.free.models = ["gpt-4o-mini", "whisper-1", "scribe"]
-        [prices.whisper-1]
-        minute = "0.006"
-        [prices.scribe]
-        input = "6"
-        output = "8"
-        endpoints = ["transcriptions"]
-        "#,
-    )
+    let models = r#"plans.free.models = ["gpt-4o-mini", "whisper-1", "scribe"]"#;
+    Settings::new().with(models).with(PRICES)
 }
 
 fn limited(limits: &str) -> Settings {

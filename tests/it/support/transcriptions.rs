@@ -9,6 +9,15 @@ use super::wire::Request;
 
 /// The path.
 pub(crate) const PATH: &str = "/v1/audio/transcriptions";
+/// The models that it bills: one by the minute, and one by the token.
+pub(crate) const PRICES: &str = r#"
+    [prices.whisper-1]
+    minute = "0.006"
+    [prices.scribe]
+    input = "6"
+    output = "8"
+    endpoints = ["transcriptions"]
+"#;
 /// Micro-dollars a minute of `whisper-1`.
 const A_MINUTE: u64 = 6000;
 /// Tokens of a second of audio, at the fake.
