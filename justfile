@@ -5,7 +5,7 @@ _list:
 
 # Serve with a stand-in model, and show one request and its price
 demo:
-    cargo run --release -- demo
+    cargo run -- demo
 
 # Build with optimisations
 build:
