@@ -499,27 +499,39 @@ fn decide(
     for state in &mut states {
         state.standing = of_others(state.standing, own_by_plan);
     }
-    let mut with_credits = credits.map(|left| plan::limits_with_credits(&states, left));
-    let hold = plan::admit_with_credits(&request.quote, &states, with_credits.as_deref());
-    let hold = hold.map_err(|exceeded| {
+    let mut by_credits = credits.map(|left| plan::limits_with_credits(&states, left));
+    let fit = |states: &[LimitState], by_credits: &Option<Vec<LimitState>>| {
+        plan::admit_with_credits(&request.quote, states, by_credits.as_deref())
+    };
+    let of_plan = |exceeded| {
         NoHold::Limit(Exceeded {
             credits,
             ..exceeded
         })
-    })?;
-    let (Some((amount, window)), Some(standing)) = (request.ceiling, ceiling) else {
-        return Ok(hold);
     };
-    let limit = Limit::of_all(window.per, Unit::CostUsd, amount);
+    let (Some((amount, window)), Some(standing)) = (request.ceiling, ceiling) else {
+        return fit(&states, &by_credits).map_err(of_plan);
+    };
     let ceiling = LimitState {
-        limit,
+        limit: Limit::of_all(window.per, Unit::CostUsd, amount),
         window,
         standing,
     };
-    if let Some(states) = &mut with_credits {
+    if let Some(states) = &mut by_credits {
         states.push(ceiling.clone());
     }
     states.push(ceiling);
-    plan::admit_with_credits(&request.quote, &states, with_credits.as_deref())
-        .map_err(|_| NoHold::Ceiling(window.end))
+    fit(&states, &by_credits).map_err(|_| {
+        // Too much for the plan, or for the ceiling alone?
+        for states in [Some(&mut states), by_credits.as_mut()]
+            .into_iter()
+            .flatten()
+        {
+            states.pop();
+        }
+        match fit(&states, &by_credits) {
+            Err(exceeded) => of_plan(exceeded),
+            Ok(_) => NoHold::Ceiling(window.end),
+        }
+    })
 }

@@ -214,7 +214,7 @@ impl Model {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ModelTable {
     models: BTreeMap<String, Model>,
-    /// What the names of a family begin with, and what is known of them; the longest first. Every request looks here.
+    /// What the names of a family begin with, and what is known of them; the longest first. Requests for models without an entry look here.
     families: Vec<(String, Model)>,
     aliases: BTreeMap<String, Alias>,
 }
@@ -245,10 +245,28 @@ impl ModelTable {
             }
         }
         families.sort_by_key(|(start, _)| std::cmp::Reverse(start.len()));
-        Self {
+        let table = Self {
             models: single,
             families,
             aliases: BTreeMap::new(),
+        };
+        let models = table.models.iter();
+        let models = models.map(|(name, model)| (name.clone(), table.completed(name, model)));
+        Self {
+            models: models.collect(),
+            ..table
+        }
+    }
+
+    /// A model with what its families say of it, so that no request has to look there.
+    fn completed(&self, name: &str, model: &Model) -> Model {
+        let endpoints = self.known(name, |model| model.endpoints.clone());
+        Model {
+            endpoints: endpoints.or_else(|| Some(Capability::DEFAULT.to_vec())),
+            streams: Some(self.streams(name)),
+            tokenizer: Some(self.tokenizer(name)),
+            reasoning: Some(self.reasons(name)),
+            ..model.clone()
         }
     }
 

@@ -148,8 +148,7 @@ impl Quote {
     /// What is held when each choice may have `output_cap` tokens.
     #[must_use]
     pub fn amounts(&self, output_cap: u32) -> Amounts {
-        let most = self.quantities(output_cap);
-        Amounts::of_request(&most, self.price.bound(&most))
+        self.hold(output_cap).amounts
     }
 
     /// The most of everything that it uses when each choice may have `output_cap` tokens.
@@ -165,10 +164,11 @@ impl Quote {
     /// The hold when each choice may have `output_cap` tokens.
     #[must_use]
     pub fn hold(&self, output_cap: u32) -> Hold {
+        let quantities = self.quantities(output_cap);
         Hold {
             output_cap,
-            quantities: self.quantities(output_cap),
-            amounts: self.amounts(output_cap),
+            quantities,
+            amounts: Amounts::of_request(&quantities, self.price.bound(&quantities)),
             paid_by: PaidBy::Plan,
         }
     }
@@ -207,14 +207,15 @@ pub struct Exceeded {
 /// # Errors
 /// The limit that resets last among those that even the floor does not fit.
 pub fn admit(quote: &Quote, limits: &[LimitState]) -> Result<Hold, Exceeded> {
-    let fits = |cap: u32| {
-        let amounts = quote.amounts(cap);
+    let has_room = |amounts: Amounts| {
         limits
             .iter()
             .all(|state| amounts.of(state.limit.unit) <= state.remaining())
     };
-    if fits(quote.output_cap) {
-        return Ok(quote.hold(quote.output_cap));
+    let fits = |cap: u32| has_room(quote.amounts(cap));
+    let whole = quote.hold(quote.output_cap);
+    if has_room(whole.amounts) {
+        return Ok(whole);
     }
     let floor = quote.output_floor.min(quote.output_cap);
     if !fits(floor) {

@@ -121,12 +121,7 @@ impl Db {
     /// All rows of an answer.
     pub(crate) fn query(&self, sql: &str, params: &[Cell]) -> Result<Vec<Row>, Failure> {
         match self {
-            // `?1`, since SQLite numbers `$1` not by its digit but by where it stands.
-            Self::Sqlite(book) => sqlite_query(
-                &book.db,
-                &sql.replace("ledger.", "main.").replace('$', "?"),
-                params,
-            ),
+            Self::Sqlite(book) => sqlite_query(&book.db, &on_sqlite(sql), params),
             Self::Postgres(db, runtime) => {
                 postgres_rows(&runtime.block_on(db.query(on_postgres(sql), sent(params)))?)
             }
@@ -197,6 +192,11 @@ pub(crate) fn sqlite_query(
             .map(Row)
     })?;
     Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// `?1`, since SQLite numbers `$1` not by its digit but by where it stands.
+pub(super) fn on_sqlite(sql: &str) -> String {
+    sql.replace("ledger.", "main.").replace('$', "?")
 }
 
 fn on_postgres(sql: &str) -> String {

@@ -405,18 +405,20 @@ fn bounds(which: ReportRange) -> [Cell; 3] {
     [subject.into(), from.millis().into(), until.millis().into()]
 }
 
+/// The subscription, the credits and the purchases of a user, in this order.
+const SAID_OF: &str = "select plan, period_start, period_end, until, blocked, null, null, cast(null as bigint), cast(null as bigint)
+    from ledger.subscriptions where user_id = $1
+    union all
+    select null, null, null, given_at, amount, per, unit, null, null from ledger.credits
+    where user_id = $1 and counts_until > $2
+    union all
+    select p.product, p.purchased_at, p.expires_at, p.ends_at, p.sandbox, 'purchase', p.store, o.will_renew, 1
+    from ledger.purchase_origins as o
+    join ledger.purchases as p on p.store = o.store and p.original_id = o.original_id
+    where o.user_id = $1 and p.product is not null and p.state <> 'unknown'
+      and (p.ends_at is null or p.ends_at > $3)";
+
 pub(crate) fn said_of(db: &Db, user_id: Uuid, now: Timestamp) -> Result<UserOverrides, Failure> {
-    let sql = "select plan, period_start, period_end, until, blocked, null, null, cast(null as bigint), cast(null as bigint)
-               from ledger.subscriptions where user_id = $1
-               union all
-               select null, null, null, given_at, amount, per, unit, null, null from ledger.credits
-               where user_id = $1 and counts_until > $2
-               union all
-               select p.product, p.purchased_at, p.expires_at, p.ends_at, p.sandbox, 'purchase', p.store, o.will_renew, 1
-               from ledger.purchase_origins as o
-               join ledger.purchases as p on p.store = o.store and p.original_id = o.original_id
-               where o.user_id = $1 and p.product is not null and p.state <> 'unknown'
-                 and (p.ends_at is null or p.ends_at > $3)";
     // The margin is for a time zone that was changed since.
     let since = now.minus(Duration::from_hours(26)).millis();
     let mut said = UserOverrides::default();
@@ -425,7 +427,7 @@ pub(crate) fn said_of(db: &Db, user_id: Uuid, now: Timestamp) -> Result<UserOver
         since.into(),
         now.millis().into(),
     ];
-    for row in db.query(sql, &params)? {
+    for row in db.query(SAID_OF, &params)? {
         match row.maybe_text(5)? {
             None => said.subscription = Some(subscription_of(&row)?),
             Some(_) if row.maybe_int(8)?.is_some() => said.purchases.push(purchase_of(&row)?),
@@ -654,4 +656,32 @@ pub(crate) fn note(
         )?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::StatementStatus;
+
+    use super::*;
+    use crate::ledger::read::connection::on_sqlite;
+
+    /// Every request of somebody who asks seldom reads this: it must not be compiled each time.
+    #[test]
+    fn what_is_said_of_a_user_is_planned_once() {
+        let path = std::env::temp_dir().join(format!("tollgate-said-{}.db", Uuid::now_v7()));
+        let db = Db::Sqlite(Box::new(Book::open(&path, Uuid::now_v7()).unwrap()));
+        for user in 1..=3 {
+            let said = said_of(&db, Uuid::from_u128(user), Timestamp::from_millis(7)).unwrap();
+            assert_eq!(said, UserOverrides::default());
+        }
+        let Db::Sqlite(book) = &db else {
+            panic!("it is a file");
+        };
+        let kept = book.db.prepare_cached(&on_sqlite(SAID_OF)).unwrap();
+        assert_eq!(kept.get_status(StatementStatus::Run), 3, "it is kept");
+        assert_eq!(kept.get_status(StatementStatus::RePrepare), 0);
+        drop(kept);
+        drop(db);
+        drop(std::fs::remove_file(&path));
+    }
 }

@@ -13,12 +13,6 @@ use crate::ledger::{Charge, EndState, Ending, HoldRequest, NoHold, decide, price
 use crate::plan::{Amounts, Hold, PaidBy, Per, Window};
 use crate::price::{MicroUsd, Price, Quantities};
 
-pub(super) const INSERT_REQUEST: &str = "
-    insert into requests (id, user_id, plan, endpoint, model, upstream, state, held_input_tokens, held_output_tokens,
-                          held_micros, started_at, owner, requested_model, feature, price_id, held_audio_seconds,
-                          held_characters, held_images, plan_model, prompt_version, paid_by)
-    values (?1, ?2, ?3, ?4, ?5, ?6, 'held', ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)";
-
 /// Ends a request; its parameters are eight, and the quantities in their order.
 pub(super) static END_REQUEST: LazyLock<String> = LazyLock::new(|| end_with(&Quantities::NAMES));
 
@@ -55,7 +49,8 @@ const NOBODY: &str = "ffffffff-ffff-ffff-ffff-ffffffffffff";
 /// The statements of holds and endings, from their first use on. Whoever else ends requests meanwhile prepares its own.
 pub(in crate::ledger) struct Batch<'b> {
     pub(super) book: &'b Book,
-    insert: Option<CachedStatement<'b>>,
+    pub(super) insert: Option<CachedStatement<'b>>,
+    pub(super) insert_plain: Option<CachedStatement<'b>>,
     end: Option<CachedStatement<'b>>,
     end_text: Option<CachedStatement<'b>>,
     add_used: Option<CachedStatement<'b>>,
@@ -67,6 +62,7 @@ impl Book {
         Batch {
             book: self,
             insert: None,
+            insert_plain: None,
             end: None,
             end_text: None,
             add_used: None,
@@ -90,7 +86,7 @@ impl Book {
         Ok(id)
     }
 
-    fn at_hand<'s, 'b>(
+    pub(super) fn at_hand<'s, 'b>(
         &'b self,
         slot: &'s mut Option<CachedStatement<'b>>,
         sql: &str,
@@ -166,41 +162,6 @@ impl Batch<'_> {
         );
         self.book.open.borrow_mut().insert(request.id, open);
         Ok(Ok(hold))
-    }
-
-    fn insert_request(
-        &mut self,
-        user: &str,
-        request: &HoldRequest,
-        hold: &Hold,
-        price_id: &str,
-    ) -> Result<(), Failure> {
-        let most = &hold.quantities;
-        self.book
-            .at_hand(&mut self.insert, INSERT_REQUEST)?
-            .execute(params![
-                text_of(request.id, &mut Uuid::encode_buffer()),
-                user,
-                request.plan,
-                request.endpoint,
-                request.model,
-                request.upstream,
-                to_i64(most.input_tokens),
-                to_i64(most.output_tokens),
-                hold.amounts.cost,
-                request.now.millis(),
-                self.book.owner,
-                request.requested_model,
-                request.feature,
-                price_id,
-                to_i64(most.audio_seconds),
-                to_i64(most.characters),
-                to_i64(most.images),
-                request.plan_model,
-                request.prompt_version,
-                hold.paid_by.as_str(),
-            ])?;
-        Ok(())
     }
 
     /// Law 3: ends an open request; a request that has ended, or that is not there, stays as it is.

@@ -5,6 +5,7 @@
 
 mod batch;
 mod credits;
+mod insert;
 mod keys;
 mod maintenance;
 mod replace;
@@ -19,6 +20,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use uuid::Uuid;
 
@@ -616,8 +618,17 @@ pub(super) fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, Failu
         ))
     })?;
     db.busy_timeout(BUSY_TIMEOUT)?;
+    keep_plans(&db)?;
     sort_beside(path, &db);
     Ok(db)
+}
+
+/// Has SQLite plan a statement once, whatever values are bound to it (the "query planner stability guarantee"). Otherwise it
+/// plans anew for each value that is compared with a column of a partial index, and a statement that was kept ready is
+/// compiled at every use: that took longer than all the rest of a request.
+fn keep_plans(db: &Connection) -> Result<(), Failure> {
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    Ok(())
 }
 
 /// Has SQLite put what it sorts and rewrites into the ledger's own folder: in a container with a read-only root no other can

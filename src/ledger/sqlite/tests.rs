@@ -2,7 +2,8 @@
 
 use jiff::tz::TimeZone;
 
-use super::batch::{END_REQUEST, END_TEXT_REQUEST, INSERT_REQUEST};
+use super::batch::{END_REQUEST, END_TEXT_REQUEST};
+use super::insert::{INSERT_PLAIN_REQUEST, INSERT_REQUEST};
 use super::*;
 use crate::ledger::{HoldRequest, NoHold};
 use crate::plan::window;
@@ -32,7 +33,12 @@ fn what_is_sorted_lies_beside_the_ledger() {
 fn no_statement_of_a_request_makes_a_table_of_its_own() {
     let path = std::env::temp_dir().join(format!("tollgate-sqlite-{}.db", Uuid::now_v7()));
     let book = Book::open(&path, Uuid::now_v7()).unwrap();
-    for sql in [INSERT_REQUEST, &END_REQUEST, &END_TEXT_REQUEST] {
+    for sql in [
+        INSERT_REQUEST,
+        INSERT_PLAIN_REQUEST,
+        &END_REQUEST,
+        &END_TEXT_REQUEST,
+    ] {
         let mut explain = book.db.prepare(&format!("explain {sql}")).unwrap();
         let mut rows = explain.raw_query();
         let mut steps = 0;
@@ -141,6 +147,46 @@ fn what_was_rolled_back_is_in_nobodys_memory() {
             used: held,
             held: Amounts::default()
         }
+    );
+    drop(book);
+    drop(std::fs::remove_file(&path));
+}
+
+/// Most holds are written by the shorter statement; their rows are those of the longer one.
+#[test]
+fn both_statements_write_the_same_row_of_a_plain_hold() {
+    let path = std::env::temp_dir().join(format!("tollgate-sqlite-{}.db", Uuid::now_v7()));
+    let book = Book::open(&path, Uuid::now_v7()).unwrap();
+    let (plain, _) = hold(1);
+    let named = HoldRequest {
+        feature: Some("chat".to_owned()),
+        ..hold(2).0
+    };
+    book.begin().unwrap();
+    for request in [&plain, &named] {
+        book.batch().hold(request).unwrap().unwrap();
+    }
+    book.commit().unwrap();
+    book.db
+        .execute("update requests set feature = null", [])
+        .unwrap();
+    let others: String = book
+        .db
+        .query_row(
+            "select group_concat(name) from pragma_table_info('requests') where name <> 'id'",
+            [],
+            |row| row.get(0),
+        )
+        .unwrap();
+    let distinct = format!("select count(*) from (select distinct {others} from requests)");
+    let count = |sql: &str| {
+        book.db
+            .query_row(sql, [], |row| row.get::<_, i64>(0))
+            .unwrap()
+    };
+    assert_eq!(
+        (count(&distinct), count("select count(*) from requests")),
+        (1, 2)
     );
     drop(book);
     drop(std::fs::remove_file(&path));
