@@ -81,8 +81,9 @@ pub(crate) async fn serve(
         spec.paths.first().copied().unwrap_or_default(),
     ));
     let mut log = RequestLog::begin(&app, id, (spec, route), request.headers());
-    match admit(&app, spec, &mut log, request).await {
-        Ok(Admission::Run(admitted)) => dispatch::send(app, *admitted, log).await,
+    // Boxed: each has several kilobytes, which every layer above would move.
+    match Box::pin(admit(&app, spec, &mut log, request)).await {
+        Ok(Admission::Run(admitted)) => Box::pin(dispatch::send(app, *admitted, log)).await,
         Ok(Admission::Replay(first, response)) => {
             log.replayed(first, response.status());
             response
