@@ -6,7 +6,9 @@
 
 pub mod audio;
 pub mod config;
+pub mod image_size;
 pub mod json;
+pub mod multipart;
 pub mod order;
 pub mod responses;
 pub mod stream;

@@ -11,15 +11,17 @@ use base64::engine::general_purpose::STANDARD;
 const STEPS_MAX: usize = 4096;
 
 /// Width and height in pixels, neither of them zero.
-pub(crate) type Size = (u64, u64);
+pub type Size = (u64, u64);
 
 /// The size of a PNG, JPEG, WebP or GIF. A HEIC is read too: apps are seen to send one under the name of a JPEG.
-pub(crate) fn size(encoded: &str) -> Option<Size> {
+#[must_use]
+pub fn size(encoded: &str) -> Option<Size> {
     size_of(File::Encoded(encoded.as_bytes()))
 }
 
 /// The same of a file as it is.
-pub(crate) fn size_of_file(file: &[u8]) -> Option<Size> {
+#[must_use]
+pub fn size_of_file(file: &[u8]) -> Option<Size> {
     size_of(File::Plain(file))
 }
 

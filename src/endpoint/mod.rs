@@ -16,7 +16,7 @@ pub(crate) mod field_error;
 pub(crate) mod form;
 mod image;
 pub mod image_generation;
-pub(crate) mod image_size;
+pub mod image_size;
 mod json;
 pub(crate) mod json_text;
 mod members;

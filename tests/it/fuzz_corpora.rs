@@ -1,6 +1,7 @@
 //! What fuzzing has kept: every input of `fuzz/corpus` again, without an engine. `just fuzz` looks for more.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::json;
 
@@ -64,6 +65,23 @@ fn kept_answers_are_charged_what_they_say() {
 #[test]
 fn kept_files_of_audio_have_a_length() {
     replay("audio", targets::audio::check);
+}
+
+#[test]
+fn kept_forms_are_sent_as_they_are_held() {
+    static TAKEN: AtomicUsize = AtomicUsize::new(0);
+    replay("multipart", |form| {
+        TAKEN.fetch_add(targets::multipart::taken(form), Ordering::Relaxed);
+    });
+    assert!(
+        TAKEN.load(Ordering::Relaxed) >= 8,
+        "most kept forms are refused: {TAKEN:?}"
+    );
+}
+
+#[test]
+fn kept_images_have_one_size() {
+    replay("image_size", targets::image_size::check);
 }
 
 #[test]
