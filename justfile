@@ -5,7 +5,7 @@ _list:
 
 # Serve with a stand-in model, and show one request and its price
 demo:
-    cargo run -- demo
+    cargo run --release -- demo
 
 # Build with optimisations
 build:
@@ -78,6 +78,10 @@ docker *ARGS:
 swift:
     scripts/swift-check.sh --tsan
 
+# The Kotlin of the recipes compiled beside stubs, their Dart parsed
+recipes:
+    scripts/recipe-check.sh
+
 # The TypeScript package, and the TypeScript of docs/answers.md in Chromium and Node
 js:
     scripts/js-check.sh
@@ -117,7 +121,7 @@ bench *arguments:
     cargo build --release --locked -p tollgate -p tollgate-bench
     bench/run.py {{arguments}}
 
-# Fuzz one kind of input: token, order, stream, responses, usage, audio, webhooks or config (cargo install cargo-fuzz; needs c++)
+# Fuzz one kind of input: token, order, stream, responses, usage, audio, multipart, image_size, webhooks or config (cargo install cargo-fuzz; needs c++)
 fuzz TARGET MINUTES="10":
     nice -n 10 cargo fuzz run -s none {{TARGET}} -- -max_total_time=$(({{MINUTES}} * 60)) -timeout=200 -rss_limit_mb=1024 -max_len=4096 -dict=fuzz/{{TARGET}}.dict
 

@@ -29,7 +29,7 @@ ROOT = os.path.dirname(HERE)
 
 # (page, how the block begins): who tries it, or why nobody can here.
 UNTRIED = {
-    ("README.md", "cargo run -- demo"): "both are steps of .ci/run",
+    ("README.md", "cargo run --release -- demo"): "both are steps of .ci/run",
     ("README.md", "SUPABASE_URL=https://your-project"): "the lines of a file, which docs/quick-start.md writes",
     ("README.md", "docker build -t tollgate ."): "scripts/docker-try.sh builds the image and runs the demo in it",
     ("README.md", "docker compose run --rm tollgate check"): "scripts/docker-try.sh, as docs/docker.md has it",

@@ -92,17 +92,22 @@ python3 scripts/swift_blocks.py target/swift-blocks
 # shellcheck disable=SC2016
 in_swift 'cd target/swift-blocks
   blocks=../../swift/Blocks
-  # Only pages without our package see the stores: the example app asks whether there is a StoreKit, and has no stub in mind.
-  mkdir -p stores
-  for module in Supabase SwiftUI stores/RevenueCat stores/StoreKit stores/SuperwallKit; do
-    name=${module#*/}
-    swiftc -emit-module -module-name $name -parse-as-library $blocks/$name.swift -o $module.swiftmodule || exit
-  done
-  check() { swiftc -typecheck -parse-as-library -warnings-as-errors -I . -I ../swift/debug/Modules "$@"; }
+  # The stubs of what Apple and the stores have are in a folder of their own: what asks whether there is a StoreKit is told no
+  # where that folder is not named. With it, the package is compiled once more, with its files for Apple systems.
+  mkdir -p apple
+  module() { swiftc -emit-module -parse-as-library -warnings-as-errors -module-name "$1" -o "$2/$1.swiftmodule" -I . -I "$2" $3; }
+  for name in Supabase SwiftUI; do module $name . $blocks/$name.swift || exit; done
+  for name in CryptoKit DeviceCheck FirebaseAppCheck RevenueCat StoreKit SuperwallKit; do module $name apple $blocks/$name.swift || exit; done
+  for name in Tollgate TollgateUI; do module $name apple "-swift-version 6 ../../swift/Sources/$name/*.swift" || exit; done
+  check() { swiftc -typecheck -parse-as-library -warnings-as-errors -I . "$@"; }
   each() {
     case $1 in
-      *.package.swift) check -swift-version "$2" $blocks/App.swift $blocks/PaywallShape.swift "$1" ;;
-      *) check -swift-version "$2" -I stores $blocks/Shim.swift "$1" ;;
+      *.package.swift)
+        if grep -q "^import StoreKit" "$1"; then set -- "$1" "$2" -I apple $blocks/Store.swift; else set -- "$1" "$2" -I ../swift/debug/Modules; fi
+        page=$1 mode=$2
+        shift 2
+        check -swift-version "$mode" "$@" $blocks/App.swift $blocks/PaywallShape.swift "$page" ;;
+      *) check -swift-version "$2" -I apple $blocks/Shim.swift "$1" ;;
     esac || { echo "$1, in mode $2"; exit 1; }
   }
   echo "$(ls *.swift | wc -l) pages with Swift, in modes 5 and 6"
@@ -111,5 +116,8 @@ in_swift 'cd target/swift-blocks
     each "$page" 5 & first=$!
     each "$page" 6 && wait $first || exit
   done
-  for mode in 5 6; do check -swift-version $mode $blocks/PaywallShape.swift ../../examples/ios/*.swift || exit; done'
+  for mode in 5 6; do
+    check -swift-version $mode -I ../swift/debug/Modules $blocks/PaywallShape.swift ../../examples/ios/*.swift || exit
+    check -swift-version $mode -I apple ../../examples/ios/*.swift || exit
+  done'
 if [[ -n $tsan ]]; then tested swift-tsan --sanitize=thread; fi

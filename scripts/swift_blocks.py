@@ -12,7 +12,7 @@ import textwrap
 # Pages whose blocks use the types of another page.
 BUILDS_ON = {"errors.md": "ios.md", "answers.md": "ios.md", "responses.md": "ios.md"}
 # What can be imported here: Foundation, the package, and the stubs in swift/Blocks of what others make.
-KNOWN = {"Foundation", "RevenueCat", "StoreKit", "Supabase", "SuperwallKit", "SwiftUI", "Tollgate", "TollgateUI"}
+KNOWN = {"CryptoKit", "DeviceCheck", "FirebaseAppCheck", "Foundation", "RevenueCat", "StoreKit", "Supabase", "SuperwallKit", "SwiftUI", "Tollgate", "TollgateUI"}
 # In lists, blocks are indented. One that only Apple's systems can compile has a line before it that says so.
 BLOCK = re.compile(r"^(?: *<!-- not compiled here: (?P<why>[^\n]*) -->\n+)?(?P<indent> *)```swift\n(?P<text>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
 DECLARATION = re.compile(r"(?:@\w+\s+)*(?:\w+\s+)*(?:struct|class|enum|actor|extension|func|protocol)\b|let \w+ = TollgateClient\(")

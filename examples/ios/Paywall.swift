@@ -3,7 +3,7 @@
     import SwiftUI
     import Tollgate
 
-    // For Apple's systems only: read, and not compiled by us.
+    // For Apple's systems only: compiled by us against stubs, and not run.
 
     /// What is used up, until when, and what can be bought. A purchase is the plan of the server before the sheet is closed.
     struct Paywall: View {

@@ -25,3 +25,5 @@ let checkout = server
 @MainActor func openURL(_: URL) {}
 let accessToken = ""
 let server = URL(string: "https://api.example.com")!
+let challenge = ""
+@MainActor var request = URLRequest(url: server)

@@ -1,10 +1,15 @@
-// A stub, not StoreKit: the few shapes of it that docs/purchases.md uses, so that the page's blocks can be type-checked on Linux.
+// A stub, not StoreKit: the few shapes of it that the pages, the package's StoreKitPurchases.swift and the example app use, so that they can be
+// type-checked on Linux.
 // Nothing of it does anything, and what compiles against it may still be wrong on Apple's systems.
 
 import Foundation
 
-public struct Product: Sendable {
+public struct Product: Identifiable, Sendable {
     public init() {}
+    public var id: String { "" }
+    public var displayName: String { "" }
+    public var displayPrice: String { "" }
+    public static func products(for _: [String]) async throws -> [Product] { [] }
     public enum PurchaseResult: Sendable {
         case success(VerificationResult<Transaction>)
         case userCancelled, pending
@@ -20,10 +25,20 @@ public enum VerificationResult<SignedType: Sendable>: Sendable {
     case unverified(SignedType, VerificationError)
     case verified(SignedType)
     public var jwsRepresentation: String { "" }
+    public var unsafePayloadValue: SignedType {
+        switch self {
+        case .unverified(let value, _), .verified(let value): value
+        }
+    }
 }
 
 public struct Transaction: Sendable {
     public static var updates: AsyncStream<VerificationResult<Transaction>> { AsyncStream { $0.finish() } }
     public static var currentEntitlements: AsyncStream<VerificationResult<Transaction>> { updates }
+    public static var unfinished: AsyncStream<VerificationResult<Transaction>> { updates }
     public func finish() async {}
+}
+
+public enum AppStore {
+    public static func sync() async throws {}
 }

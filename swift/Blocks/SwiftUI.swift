@@ -1,6 +1,8 @@
 // The shapes of SwiftUI that the documentation and examples/ios use, so that they can be type-checked on Linux. Nothing of it does
 // anything, and what compiles against it may still be wrong on Apple's systems.
 
+import Foundation
+
 @MainActor public protocol View {
     associatedtype Body: View
     @ViewBuilder var body: Body { get }
@@ -43,7 +45,35 @@ public struct Group: Shape {}
     public var projectedValue: Binding<Value> { Binding() }
 }
 
-public struct Text: Shape { public init(_: some StringProtocol) {} }
+public struct DismissAction { public func callAsFunction() {} }
+public struct EnvironmentValues { public var dismiss: DismissAction { DismissAction() } }
+@propertyWrapper public struct Environment<Value> {
+    public init(_: KeyPath<EnvironmentValues, Value>) {}
+    public var wrappedValue: Value { fatalError("a shape") }
+}
+
+/// A text with places, of which one may be a date as people say it.
+public struct LocalizedStringKey: ExpressibleByStringInterpolation {
+    public struct RelativeStyle {
+        public enum Presentation { case named, numeric }
+        public static func relative(presentation _: Presentation) -> RelativeStyle { RelativeStyle() }
+    }
+    public struct StringInterpolation: StringInterpolationProtocol {
+        public init(literalCapacity _: Int, interpolationCount _: Int) {}
+        public mutating func appendLiteral(_: String) {}
+        public mutating func appendInterpolation(_: Date, format _: RelativeStyle) {}
+    }
+    public init(stringLiteral _: String) {}
+    public init(stringInterpolation _: StringInterpolation) {}
+}
+
+public struct Text: Shape {
+    @_disfavoredOverload public init(_: some StringProtocol) {}
+    public init(_: LocalizedStringKey) {}
+}
+public struct ForEach: Shape {
+    public init<Data: RandomAccessCollection>(_: Data, @ViewBuilder content _: (Data.Element) -> some View) where Data.Element: Identifiable {}
+}
 public struct Spacer: Shape { public init() {} }
 public struct ProgressView: Shape {
     public init() {}

@@ -3,7 +3,7 @@
     import DeviceCheck
     import Foundation
 
-    // For Apple's systems only: read, and not run by us.
+    // For Apple's systems only: compiled by us against stubs, and not run.
 
     /// Proves by App Attest that the app is genuine. The server's token lasts an hour; failure goes on without.
     @available(iOS 16, macOS 13, tvOS 16, visionOS 1, *)

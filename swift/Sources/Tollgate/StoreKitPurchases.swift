@@ -2,7 +2,7 @@
     import Foundation
     import StoreKit
 
-    // For Apple's systems only: read, and not run by us.
+    // For Apple's systems only: compiled by us against stubs, and not run.
 
     @available(iOS 16, macOS 13, tvOS 16, watchOS 9, *)
     extension TollgateClient {
