@@ -31,7 +31,7 @@ def write():
     if run:
         parts += [head(run), "![CPU beside nginx](results.svg)", cpu_table(run), paced_table(run), first_table(run), memory_table(run),
                   postgres_part(run)]
-    parts += [part for part in (growth_part(figures("growth")), overshoot_part(figures("overshoot")), soak_part(figures("soak"))) if part]
+    parts += [part for part in (endpoints_part(figures("endpoints")), growth_part(figures("growth")), overshoot_part(figures("overshoot")), soak_part(figures("soak"))) if part]
     with open(os.path.join(HERE, "RESULTS.md"), "w", encoding="utf-8") as file:
         file.write("\n\n".join(parts) + "\n")
     if run:
@@ -153,6 +153,22 @@ def postgres_part(run):
     theirs = spread([result["postgres_cpu_s_per_1k"] for result in run["holds"]])
     return (f"## Postgres\n\nPostgreSQL {run['postgres']} of its own on the same two cores, 256 requests at once: **{rate} holds a second** (each also "
             f"ended). CPU seconds a thousand: Tollgate {own}, Postgres {theirs}.")
+
+
+def endpoints_part(run):
+    """Every endpoint beside nginx."""
+    if not run:
+        return ""
+    on = run["machine"]
+    lines = [f"## Every endpoint\n\nSeconds of CPU a thousand requests, 64 at once, 1,000 users; {run['requests']:,} requests in each of "
+             f"{len(run['rounds'])} rounds, {on['day']}. Streams have 16 events, a picture 64 KB, speech 32 KB, a file to transcribe 32 KB. Whole answers "
+             "of one token or a hundred cost the same: what differs is how much is read, checked and written anew.\n",
+             "| | nginx | **Tollgate**, SQLite | × nginx |", "|---|---|---|---|"]
+    for name in run["rounds"][0]:
+        theirs, ours = ([round_[name][target]["cpu_s_per_1k"] for round_ in run["rounds"]] for target in ("nginx", "tollgate"))
+        ratio = [our / their for our, their in zip(ours, theirs)]
+        lines.append(f"| {name} | {spread(theirs)} | {spread(ours)} | {spread(ratio, '{:.1f}')} |")
+    return "\n".join(lines)
 
 
 def growth_part(growth):

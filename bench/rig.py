@@ -42,7 +42,7 @@ cost_usd_per_day = "1000000"
 
 [plans.bench]
 default = true
-models = ["gpt-4o-mini", "gpt-4o"]
+models = {models}
 max_output_tokens = 1024
 concurrent_requests = 1000
 limits = [{limits}]
@@ -322,6 +322,7 @@ class Tollgate(Target):
     binary = TOLLGATE
     ready_path = "/health/ready"
     limits = LIMITS
+    models = ["gpt-4o-mini", "gpt-4o"]
     on_disconnect = "drain"
 
     def missing(self):
@@ -332,7 +333,8 @@ class Tollgate(Target):
         return "sqlite:ledger.db"
 
     def prepare(self):
-        text = CONFIG.format(port=self.port, store=self.store(), limits=self.limits, on_disconnect=self.on_disconnect)
+        text = CONFIG.format(port=self.port, store=self.store(), limits=self.limits, on_disconnect=self.on_disconnect,
+                             models=json.dumps(self.models))
         with open(os.path.join(self.folder, "tollgate.toml"), "w", encoding="utf-8") as file:
             file.write(text)
 

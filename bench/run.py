@@ -3,6 +3,7 @@
 
     bench/run.py [--quick] [--rounds N]     every row of the table (about 15 minutes; --quick: two)
     bench/run.py overshoot                  a budget for ten under 200 at once; 10,000 streams of chat and of responses cut at random
+    bench/run.py endpoints [--quick]        CPU a request of every endpoint, beside nginx
     bench/run.py soak [--minutes N]         half an hour at half load with hang-ups
     bench/run.py growth [--users N --rows N] 1,000 users against 1,000,000, 100 rows of log against 10,000,000
     bench/run.py compare --with BINARY      this build against another one, in turns: CPU a request
@@ -24,6 +25,7 @@ import tempfile
 import time
 import urllib.request
 
+import endpoints
 import report
 import rig
 from rig import say
@@ -247,6 +249,14 @@ def compare(args):
     for row, found in ratios.items():
         low, _, high = statistics.quantiles(found, n=4)
         say(f"{row}: {statistics.median(found):.3f} (half of the turns within {low:.3f} and {high:.3f})")
+
+
+def every_endpoint(args):
+    """CPU a request of every endpoint, beside nginx."""
+    requests, rounds = (500, 1) if args.quick else (4000, args.rounds or 3)
+    with scratch() as folder, rig.Upstream(folder).serve() as upstream:
+        measured = list(endpoints.measure(upstream, folder, rounds, requests, burn))
+    keep("endpoints", {"rounds": measured, "requests": requests})
 
 
 # --- the overshoot test ---
@@ -476,7 +486,7 @@ def seed(path, users, rows):
 def main():
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="?", default="all", choices=["all", "overshoot", "soak", "growth", "compare", "report"])
+    parser.add_argument("what", nargs="?", default="all", choices=["all", "endpoints", "overshoot", "soak", "growth", "compare", "report"])
     parser.add_argument("--quick", action="store_true", help="two minutes: one round, fewer requests")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--scale", type=float, help="the share of the full number of requests")
@@ -488,7 +498,7 @@ def main():
     parser.add_argument("--rows", type=int, default=10_000_000)
     args = parser.parse_args()
     rig.end_on_sigterm()
-    whats = {"all": measure_all, "overshoot": overshoot, "soak": soak, "growth": growth, "compare": compare, "report": lambda _: report.write()}
+    whats = {"all": measure_all, "endpoints": every_endpoint, "overshoot": overshoot, "soak": soak, "growth": growth, "compare": compare, "report": lambda _: report.write()}
     whats[args.what](args)
 
 

@@ -72,6 +72,12 @@ pub(crate) struct Args {
     /// One more header, as `name: value`
     #[arg(long)]
     header: Option<String>,
+    /// A file that is the body of every request, in place of a chat
+    #[arg(long)]
+    body: Option<PathBuf>,
+    /// What that file is
+    #[arg(long, default_value = "application/json")]
+    content_type: String,
     /// The model that is asked for; empty for none
     #[arg(long, default_value = "gpt-4o-mini")]
     model: String,
@@ -100,6 +106,7 @@ struct Load {
     address: String,
     path: String,
     tokens: Vec<String>,
+    body: Option<Vec<u8>>,
     idle: RefCell<Vec<Wire>>,
     begun: Cell<u64>,
     tally: RefCell<Tally>,
@@ -165,7 +172,12 @@ pub(crate) async fn run(args: Args) -> Result<(), String> {
     if tokens.is_empty() || (args.requests.is_none() && args.seconds.is_none()) {
         return Err("wanted: a token at least, and --requests or --seconds".to_owned());
     }
+    let body = args
+        .body
+        .as_ref()
+        .map(|file| fs::read(file).map_err(|error| format!("{}: {error}", file.display())));
     let load = Rc::new(Load {
+        body: body.transpose()?,
         address: address.to_owned(),
         path: format!("/{path}"),
         tokens,
@@ -271,7 +283,7 @@ impl Load {
                             .map_or(Duration::ZERO, |first| first.saturating_duration_since(due)),
                     );
                     // (A stream of responses has no such mark.)
-                    let has_mark = self.args.stream && !self.is_responses();
+                    let has_mark = self.args.stream && !self.is_responses() && self.body.is_none();
                     tally.unfinished += u64::from(has_mark && !seen.is_done());
                 }
             }
@@ -362,18 +374,20 @@ impl Load {
                  \"{asked}\"}}]"
             )
         };
-        let body = format!("{{{model}{said},\"temperature\":0.7{cap}{stream}}}");
+        let chat = || format!("{{{model}{said},\"temperature\":0.7{cap}{stream}}}").into_bytes();
+        let body = self.body.clone().unwrap_or_else(chat);
         let more = args
             .header
             .as_ref()
             .map(|header| format!("{header}\r\n"))
             .unwrap_or_default();
         let (path, address, length) = (&self.path, &self.address, body.len());
-        format!(
-            "POST {path} HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\n\
-             accept: */*\r\nuser-agent: tollgate-bench\r\n{more}content-length: {length}\r\n\r\n{body}"
-        )
-        .into_bytes()
+        let content_type = &args.content_type;
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {token}\r\ncontent-type: {content_type}\r\n\
+             accept: */*\r\nuser-agent: tollgate-bench\r\n{more}content-length: {length}\r\n\r\n"
+        );
+        [head.as_bytes(), &body].concat()
     }
 
     fn told(&self) -> Value {

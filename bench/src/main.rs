@@ -18,7 +18,7 @@ enum Command {
     /// Serve as OpenAI and as Supabase's key set; prints its address
     Upstream(upstream::Args),
     /// Send requests and print as JSON how long they took
-    Load(load::Args),
+    Load(Box<load::Args>),
     /// Print an access token a line, for users 0, 1, 2 …
     Tokens(tokens::Args),
 }
@@ -34,7 +34,7 @@ fn main() -> ExitCode {
             let local = tokio::task::LocalSet::new();
             match command {
                 Command::Upstream(args) => local.block_on(&runtime, upstream::run(args)),
-                Command::Load(args) => local.block_on(&runtime, load::run(args)),
+                Command::Load(args) => local.block_on(&runtime, load::run(*args)),
                 Command::Tokens(args) => tokens::run(&args),
             }
         });

@@ -69,6 +69,8 @@ struct Upstream {
     events: Vec<Vec<u8>>,
     /// The same of a stream of responses, whose events have a number each: here always the same one.
     deltas: Vec<Vec<u8>>,
+    /// Whole answers of the endpoints that are not asked for so many tokens, by the end of their path.
+    others: Vec<(&'static str, Vec<u8>)>,
     served: RefCell<BTreeMap<u64, Served>>,
     open: RefCell<u64>,
 }
@@ -93,6 +95,7 @@ pub(crate) async fn run(args: Args) -> Result<(), String> {
             .map(|word| chunk(&event(json!({"content": word}))))
             .collect(),
         deltas: WORDS.iter().map(|word| delta(word)).collect(),
+        others: others(),
         served: RefCell::default(),
         open: RefCell::default(),
     });
@@ -139,7 +142,10 @@ impl Upstream {
                 self.served.borrow_mut().clear();
                 wire.write(&json_answer("{}")).await
             }
-            _ => wire.write(&json_answer("{}")).await,
+            (_, path) => match self.others.iter().find(|(end, _)| path.ends_with(end)) {
+                Some((_, answer)) => wire.write(answer).await,
+                None => wire.write(&json_answer("{}")).await,
+            },
         }
     }
 
@@ -305,6 +311,51 @@ fn leading_number(bytes: &[u8]) -> Option<u64> {
         .next()
         .unwrap_or_default();
     std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+/// What the other endpoints answer, as OpenAI and Anthropic do, with the usage that they report.
+fn others() -> Vec<(&'static str, Vec<u8>)> {
+    let embedding: Vec<f64> = (0..256).map(|place| f64::from(place) / 1000.0).collect();
+    let flags = json!({"harassment": false, "hate": false, "self-harm": false, "sexual": false, "violence": false});
+    let scores = json!({"harassment": 0.01, "hate": 0.01, "self-harm": 0.01, "sexual": 0.01, "violence": 0.01});
+    let json = [
+        (
+            "/embeddings",
+            json!({"object": "list", "model": "text-embedding-3-small",
+                   "data": [{"object": "embedding", "index": 0, "embedding": embedding}],
+                   "usage": {"prompt_tokens": PROMPT_TOKENS, "total_tokens": PROMPT_TOKENS}}),
+        ),
+        (
+            "/moderations",
+            json!({"id": "modr-bench", "model": "omni-moderation-latest",
+                   "results": [{"flagged": false, "categories": flags, "category_scores": scores}]}),
+        ),
+        (
+            "/images/generations",
+            json!({"created": 1_764_000_000, "data": [{"b64_json": "iVBO".repeat(16 * 1024)}],
+                   "usage": {"input_tokens": 9, "output_tokens": 272, "total_tokens": 281,
+                             "input_tokens_details": {"text_tokens": 9, "image_tokens": 0}}}),
+        ),
+        (
+            "/audio/transcriptions",
+            json!({"text": "Two eggs, a leek and rice.", "usage": {"type": "duration", "seconds": 4}}),
+        ),
+        (
+            "/messages",
+            json!({"id": "msg_bench", "type": "message", "role": "assistant", "model": "claude-bench",
+                   "content": [{"type": "text", "text": "Fried rice with leek and egg."}], "stop_reason": "end_turn",
+                   "stop_sequence": null, "usage": {"input_tokens": PROMPT_TOKENS, "output_tokens": 9,
+                   "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}}),
+        ),
+    ];
+    let sound = vec![0x55; 32 * 1024];
+    let head = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: audio/mpeg\r\ncontent-length: {}\r\n\r\n",
+        sound.len()
+    );
+    let speech = ("/audio/speech", [head.as_bytes(), &sound].concat());
+    let json = json.map(|(end, body)| (end, json_answer(&body.to_string())));
+    json.into_iter().chain([speech]).collect()
 }
 
 fn json_answer(body: &str) -> Vec<u8> {
