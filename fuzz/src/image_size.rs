@@ -65,7 +65,7 @@ fn plain(file: &[u8]) -> Option<(u64, u64)> {
         Some((big(16)?, big(20)?))
     } else if file.starts_with(b"GIF8") {
         Some((short(6)?, short(8)?))
-    } else if file.get(12..16) == Some(b"VP8X") {
+    } else if file.starts_with(b"RIFF") && file.get(8..16) == Some(b"WEBPVP8X") {
         Some((three(24)?, three(27)?))
     } else {
         None

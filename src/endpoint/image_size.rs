@@ -180,7 +180,7 @@ fn webp(file: File<'_>) -> Option<Size> {
         match &kind {
             b"VP8X" => {
                 let side = |offset| Some(u24le(file.read(field(offset))?).saturating_add(1));
-                canvas = (side(4)?, side(7)?);
+                canvas = larger(canvas, (side(4)?, side(7)?));
             }
             b"VP8 " => {
                 let [0x9D, 0x01, 0x2A] = file.read(field(3))? else {
@@ -321,6 +321,15 @@ mod tests {
         // A screen of 1 × 1, a frame of 5000 × 4000 at 0, 0.
         let gif = b"GIF89a\x01\0\x01\0\0\0\0!\xFE\x02ab\0,\0\0\0\0\x88\x13\xA0\x0F\0";
         assert_eq!(of(gif), Some((5000, 4000)));
+        // Two canvases, of 400 × 256 and of 1 × 1; readers differ in which they believe.
+        let canvas = |[width, height]: [u8; 2]| {
+            [&b"VP8X\x0A\0\0\0\0\0\0\0"[..], &[width, 1, 0, height, 0, 0]].concat()
+        };
+        let small = b"VP8X\x0A\0\0\0\0\0\0\0\0\0\0\0\0\0".to_vec();
+        let head = b"RIFF\xFF\0\0\0WEBP".to_vec();
+        let end = b"ANMF\0\0\0\0".to_vec();
+        let webp = [head, canvas([143, 255]), small, end].concat();
+        assert_eq!(of(&webp), Some((400, 256)));
     }
 
     #[test]
