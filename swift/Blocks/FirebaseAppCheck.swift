@@ -1,12 +1,11 @@
-// A stub, not FirebaseAppCheck: the two shapes of it that docs/devices.md uses.
+// A stub, not Firebase: the two shapes of App Check that docs/devices.md uses. The token is not Sendable, as its public header has it;
+// the rest is from memory.
 
-import Foundation
-
-public final class AppCheckToken: Sendable {
-    public var token: String { "" }
+open class AppCheck {
+    open class func appCheck() -> AppCheck { AppCheck() }
+    open func token(forcingRefresh _: Bool) async throws -> AppCheckToken { AppCheckToken() }
 }
 
-public final class AppCheck: Sendable {
-    public static func appCheck() -> AppCheck { AppCheck() }
-    public func token(forcingRefresh _: Bool) async throws -> AppCheckToken { AppCheckToken() }
+open class AppCheckToken {
+    public let token = ""
 }
