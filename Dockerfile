@@ -13,11 +13,12 @@ FROM rust:1.95-bookworm AS builder
 WORKDIR /src
 
 # First build the dependencies with an empty program, so that their layer is built again only when the lock file changes.
-# The workspace needs the manifest and one source file of bench/, which is not built here.
+# The workspace needs the manifest and one source file of bench/, which is not built here, and of http1/, which is.
 COPY Cargo.toml Cargo.lock ./
 COPY bench/Cargo.toml bench/
-RUN mkdir -p src tests/it tests/chaos benches/micro bench/src \
-    && touch src/lib.rs \
+COPY http1/Cargo.toml http1/
+RUN mkdir -p src tests/it tests/chaos benches/micro bench/src http1/src \
+    && touch src/lib.rs http1/src/lib.rs \
     && echo 'fn main() {}' > src/main.rs \
     && cp src/main.rs tests/it/main.rs \
     && cp src/main.rs tests/chaos/main.rs \
@@ -28,7 +29,7 @@ RUN mkdir -p src tests/it tests/chaos benches/micro bench/src \
 
 COPY . .
 # Cargo decides by modification times, and the empty program may be newer than the sources.
-RUN touch src/lib.rs src/main.rs \
+RUN touch src/lib.rs src/main.rs http1/src/lib.rs \
     && cargo build --release --locked --bin tollgate \
     && mkdir /data
 

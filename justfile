@@ -121,7 +121,7 @@ bench *arguments:
     cargo build --release --locked -p tollgate -p tollgate-bench
     bench/run.py {{arguments}}
 
-# Fuzz one kind of input: token, order, stream, responses, usage, audio, multipart, image_size, webhooks or config (cargo install cargo-fuzz; needs c++)
+# Fuzz one kind of input: token, order, stream, responses, usage, audio, multipart, image_size, webhooks, http1 or config (cargo install cargo-fuzz; needs c++)
 fuzz TARGET MINUTES="10":
     nice -n 10 cargo fuzz run -s none {{TARGET}} -- -max_total_time=$(({{MINUTES}} * 60)) -timeout=200 -rss_limit_mb=1024 -max_len=4096 -dict=fuzz/{{TARGET}}.dict
 

@@ -34,8 +34,8 @@ for member in $members; do
 done
 # Of the sources that the manifests name, the Dockerfile makes empty ones, so that the dependencies are a layer of their own.
 made=" $(sed -n 's/^RUN mkdir -p \(.*\) \\$/\1/p' Dockerfile) "
-for source in src/lib.rs $(sed -n 's/^path = "\(.*\.rs\)"$/\1/p' Cargo.toml) $(sed 's| *$||; s|  *|/src/main.rs |g; s|$|/src/main.rs|' <<<"$members"); do
-  if [[ $made != *" $(dirname "$source") "* ]] || ! grep -qF -e "touch $source " -e "> $source " -e "cp src/main.rs $source " Dockerfile; then
+for source in src/lib.rs $(sed -n 's/^path = "\(.*\.rs\)"$/\1/p' Cargo.toml) $(for member in $members; do for name in main lib; do [[ ! -f $member/src/$name.rs ]] || echo "$member/src/$name.rs"; done; done); do
+  if [[ $made != *" $(dirname "$source") "* ]] || ! grep -qF -e "touch $source " -e "touch src/lib.rs $source " -e "> $source " -e "cp src/main.rs $source " Dockerfile; then
     printf '%s is named by a manifest, and the Dockerfile makes no empty one\n' "$source"
     failed=1
   fi

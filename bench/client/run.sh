@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measures the HTTP/1 client of src/upstream beside hyper's. Needs valgrind for the instructions.
+# Measures our HTTP/1 client (http1/) beside hyper's. Needs valgrind for the instructions.
 set -euo pipefail
 cd "$(dirname "$0")"
 cargo build --release

@@ -6,6 +6,7 @@
 
 pub mod audio;
 pub mod config;
+pub mod http1;
 pub mod image_size;
 pub mod json;
 pub mod multipart;

@@ -6,12 +6,9 @@
 
 mod advice;
 pub mod answer;
-mod connection;
 mod connector;
 mod error_body;
 mod exchange;
-mod framing;
-mod head;
 pub mod health;
 mod pool;
 mod redact;
@@ -41,11 +38,8 @@ pub use self::exchange::{Exchange, SendError};
 use self::health::{Failure, Health};
 use self::pool::Pool;
 pub use self::pool::UpstreamBody;
-use self::request::Request;
 use self::rotation::{Rotation, SecondTry};
 
-/// The longest head of an answer, in bytes.
-const ANSWER_HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Idle connections kept for each host.
 const IDLE_CONNECTIONS_MAX: usize = 256;
 /// The longest answer to a question of [`Upstreams::ask`].
@@ -169,7 +163,7 @@ impl Upstreams {
     ) -> Exchange {
         sent.store(false, Ordering::Release);
         let with_key =
-            |key, outgoing: Outgoing| Request::paid((to, key), (outgoing, sent.clone()), &names);
+            |key, outgoing: Outgoing| request::paid((to, key), (outgoing, sent.clone()), &names);
         let again = to.api_key_previous.as_ref();
         let again = again.and_then(|key| with_key(Some(key), outgoing.clone()));
         let again = again.map(|request| SecondTry {
@@ -222,7 +216,7 @@ impl Upstreams {
         to: &UpstreamConfig,
         path: &str,
     ) -> Result<(StatusCode, Bytes), String> {
-        let request = Request::question(to, path)
+        let request = request::question(to, path)
             .ok_or("its address or a header cannot be written as HTTP")?;
         let pool = self.pool(to).ok_or("TLS cannot be set up")?;
         let limit = self.head_timeout;

@@ -16,17 +16,18 @@ use bytes::Bytes;
 use http::Uri;
 use http_body::{Body, Frame, SizeHint};
 use hyper::rt::Executor;
+use hyper_rustls::MaybeHttpsStream;
 use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
 use tokio::time::Instant;
+use tollgate_http1::{Framing, Head, Origin, Request};
 use tower::ServiceExt;
 
 use super::answer::Answer;
-use super::connection::Connection;
-use super::framing::Framing;
-use super::head::Head;
-use super::request::{Origin, Request};
-
 use super::{BoxError, IDLE_CONNECTIONS_MAX};
+
+type Connection = tollgate_http1::Connection<MaybeHttpsStream<TokioIo<TcpStream>>>;
 
 /// Makes connections and keeps those that nobody uses. Cheap to clone; clones share them.
 #[derive(Clone)]

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
-use http::uri::{Authority, Scheme};
+use http::uri::Scheme;
 use secrecy::{ExposeSecret, SecretString};
+use tollgate_http1::{Origin, Request};
 use uuid::Uuid;
 
 use super::{Names, Outgoing};
@@ -26,66 +27,52 @@ const ALWAYS: &str = concat!(
 /// The version of Anthropic's API that requests are written by.
 const ANTHROPIC_VERSION: &[u8] = b"2023-06-01";
 
-/// Where a connection leads.
-pub(super) type Origin = (Scheme, Authority);
-
-/// A request, and where it goes.
-pub(super) struct Request {
-    pub(super) origin: Origin,
-    pub(super) head: Bytes,
-    pub(super) body: Bytes,
-    /// True from the moment at which the upstream may have any of it.
-    pub(super) sent: Arc<AtomicBool>,
+/// A user's request to an upstream with this key. None when a setting cannot be written as HTTP.
+pub(super) fn paid(
+    (to, key): (&UpstreamConfig, Option<&SecretString>),
+    (outgoing, sent): (Outgoing, Arc<AtomicBool>),
+    names: &Names,
+) -> Option<Request> {
+    let Outgoing {
+        path,
+        body,
+        content_type,
+        stream,
+        anthropic_beta,
+    } = outgoing;
+    let accept = if stream {
+        "text/event-stream"
+    } else {
+        "application/json"
+    };
+    let mut head = Head::begin("POST", to, path, accept)?;
+    head.put("content-type: ", content_type.as_bytes())?;
+    let id = names.request_id.hyphenated();
+    head.put(
+        "x-client-request-id: ",
+        id.encode_lower(&mut Uuid::encode_buffer()).as_bytes(),
+    )?;
+    if let Some(traceparent) = &names.traceparent {
+        head.put("traceparent: ", traceparent.as_bytes())?;
+    }
+    if let Some(beta) = anthropic_beta {
+        head.put("anthropic-version: ", ANTHROPIC_VERSION)?;
+        if !beta.is_empty() {
+            head.put("anthropic-beta: ", beta.as_bytes())?;
+        }
+    }
+    head.prove(to, key)?;
+    head.end(body, sent)
 }
 
-impl Request {
-    /// A user's request to an upstream with this key. None when a setting cannot be written as HTTP.
-    pub(super) fn paid(
-        (to, key): (&UpstreamConfig, Option<&SecretString>),
-        (outgoing, sent): (Outgoing, Arc<AtomicBool>),
-        names: &Names,
-    ) -> Option<Self> {
-        let Outgoing {
-            path,
-            body,
-            content_type,
-            stream,
-            anthropic_beta,
-        } = outgoing;
-        let accept = if stream {
-            "text/event-stream"
-        } else {
-            "application/json"
-        };
-        let mut head = Head::begin("POST", to, path, accept)?;
-        head.put("content-type: ", content_type.as_bytes())?;
-        let id = names.request_id.hyphenated();
-        head.put(
-            "x-client-request-id: ",
-            id.encode_lower(&mut Uuid::encode_buffer()).as_bytes(),
-        )?;
-        if let Some(traceparent) = &names.traceparent {
-            head.put("traceparent: ", traceparent.as_bytes())?;
-        }
-        if let Some(beta) = anthropic_beta {
-            head.put("anthropic-version: ", ANTHROPIC_VERSION)?;
-            if !beta.is_empty() {
-                head.put("anthropic-beta: ", beta.as_bytes())?;
-            }
-        }
-        head.prove(to, key)?;
-        head.end(body, sent)
+/// A GET of what follows an upstream's base URL, with the key in force.
+pub(super) fn question(to: &UpstreamConfig, path: &str) -> Option<Request> {
+    let mut head = Head::begin("GET", to, path, "application/json")?;
+    if to.manner.dialect == Dialect::Anthropic {
+        head.put("anthropic-version: ", ANTHROPIC_VERSION)?;
     }
-
-    /// A GET of what follows an upstream's base URL, with the key in force.
-    pub(super) fn question(to: &UpstreamConfig, path: &str) -> Option<Self> {
-        let mut head = Head::begin("GET", to, path, "application/json")?;
-        if to.manner.dialect == Dialect::Anthropic {
-            head.put("anthropic-version: ", ANTHROPIC_VERSION)?;
-        }
-        head.prove(to, to.api_key.as_ref())?;
-        head.end(Bytes::new(), Arc::default())
-    }
+    head.prove(to, to.api_key.as_ref())?;
+    head.end(Bytes::new(), Arc::default())
 }
 
 /// The head of a request while it is written.
@@ -188,7 +175,7 @@ mod tests {
                 anthropic_beta: None,
             };
             let parts = (outgoing, Arc::default());
-            let request = Request::paid((&to, Some(&SecretString::from(key))), parts, &names);
+            let request = paid((&to, Some(&SecretString::from(key))), parts, &names);
             request.map(|request| String::from_utf8(request.head.to_vec()).unwrap())
         };
         let written = head("sk-a b\t\u{e9}").unwrap();

@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use http::StatusCode;
+use tollgate_http1::Request;
 
 use super::BoxError;
 use super::answer::Answer;
 use super::pool::Pool;
-use super::request::Request;
 
 /// The upstreams whose previous key was the one that was taken last.
 #[derive(Clone, Debug, Default)]

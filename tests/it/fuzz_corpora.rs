@@ -94,6 +94,11 @@ fn kept_webhooks_prove_nothing_without_a_secret_and_are_read_or_refused() {
     replay("webhooks", targets::webhooks::check);
 }
 
+#[test]
+fn kept_raw_answers_are_read_the_same_however_they_are_cut() {
+    replay("http1", targets::http1::check);
+}
+
 /// The body of an answer.
 fn body(reply: &Reply) -> Vec<u8> {
     let bytes = |step: &Step| match step {

@@ -247,6 +247,7 @@ fn sources(place: &Path, found: &mut Vec<PathBuf>) {
 fn files(root: &Path) -> Vec<(String, String)> {
     let mut files = Vec::new();
     sources(&root.join("src"), &mut files);
+    sources(&root.join("http1/src"), &mut files);
     let named = files.into_iter().map(|file| {
         let name = file
             .strip_prefix(root)

@@ -1,4 +1,4 @@
-//! The HTTP/1 client of `src/upstream/` beside hyper's `client::conn::http1`, whose connection is polled in the task of its
+//! Our HTTP/1 client (`http1/`) beside hyper's `client::conn::http1`, whose connection is polled in the task of its
 //! request: `just bench-client`.
 //!
 //!     tollgate-bench-client server PORT

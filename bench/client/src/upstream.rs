@@ -1,12 +1,6 @@
-//! The real client, from `src/upstream/`, with the little that it needs around it.
+//! The real client, from `http1/` and `src/upstream/pool.rs`, with the little that it needs around it.
 #![allow(dead_code, reason = "not all of it is used here")]
 
-#[path = "../../../src/upstream/connection.rs"]
-mod connection;
-#[path = "../../../src/upstream/framing.rs"]
-mod framing;
-#[path = "../../../src/upstream/head.rs"]
-mod head;
 #[path = "../../../src/upstream/pool.rs"]
 mod pool;
 
@@ -24,23 +18,6 @@ use tokio::net::TcpStream;
 
 pub use self::pool::UpstreamBody;
 
-mod request {
-    use std::sync::Arc;
-    use std::sync::atomic::AtomicBool;
-
-    use bytes::Bytes;
-    use http::uri::{Authority, Scheme};
-
-    pub(super) type Origin = (Scheme, Authority);
-
-    pub(super) struct Request {
-        pub(super) origin: Origin,
-        pub(super) head: Bytes,
-        pub(super) body: Bytes,
-        pub(super) sent: Arc<AtomicBool>,
-    }
-}
-
 mod answer {
     #[derive(Debug)]
     pub(super) struct Answer {
@@ -52,7 +29,6 @@ mod answer {
 
 pub type Io = hyper_rustls::MaybeHttpsStream<TokioIo<TcpStream>>;
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
-const ANSWER_HEAD_BYTES_MAX: usize = 64 * 1024;
 const IDLE_CONNECTIONS_MAX: usize = 256;
 
 #[derive(Clone)]
@@ -103,7 +79,7 @@ impl Client {
             body.len()
         )
         .unwrap();
-        let request = request::Request {
+        let request = tollgate_http1::Request {
             origin: (Scheme::HTTP, authority.parse().unwrap()),
             head: head.into(),
             body: Bytes::from_static(body.as_bytes()),

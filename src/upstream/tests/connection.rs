@@ -1,6 +1,7 @@
 //! Answers written byte by byte: what is read of them, and whether their connection is used again.
 
 use http_body::Body;
+use tollgate_http1::ANSWER_HEAD_BYTES_MAX;
 
 use super::*;
 

@@ -1,7 +1,6 @@
 //! Tries the way out against servers that misbehave, on loopback.
 
 mod connection;
-mod splits;
 
 use std::pin::Pin;
 use std::sync::atomic::AtomicUsize;

@@ -7,26 +7,29 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use memchr::memmem;
 
-use super::ANSWER_HEAD_BYTES_MAX;
-use super::framing::{Framing, ProtocolError};
+use crate::framing::{Framing, ProtocolError};
 
+/// The longest head of an answer, in bytes, interim answers before it included.
+pub const ANSWER_HEAD_BYTES_MAX: usize = 64 * 1024;
 /// The most headers of an answer.
 const HEADERS_MAX: usize = 100;
 
 /// The head of an answer.
 #[derive(Debug)]
-pub(super) struct Head {
-    pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
+pub struct Head {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its headers.
+    pub headers: HeaderMap,
     /// Where its body ends.
-    pub(super) framing: Framing,
+    pub framing: Framing,
     /// After this answer the connection can be used again, as far as the head says.
-    pub(super) keeps: bool,
+    pub keeps: bool,
 }
 
 /// Bytes in which the head of an answer is looked for. Interim answers (100, 102, 103) are passed over.
 #[derive(Debug, Default)]
-pub(super) struct HeadReader {
+pub struct HeadReader {
     unread: BytesMut,
     /// The bytes of interim answers.
     passed: usize,
@@ -38,7 +41,7 @@ impl HeadReader {
     ///
     /// # Errors
     /// It is no head, has no end within the bound, or was cut.
-    pub(super) fn take(&mut self, read: &[u8]) -> Result<Option<(Head, Bytes)>, ProtocolError> {
+    pub fn take(&mut self, read: &[u8]) -> Result<Option<(Head, Bytes)>, ProtocolError> {
         if read.is_empty() {
             return Err(ProtocolError::Cut);
         }

@@ -6,8 +6,7 @@ use hyper_util::rt::TokioIo;
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::super::framing::ProtocolError;
-use super::super::head::HeadReader;
+use super::{HeadReader, ProtocolError};
 
 /// What was read of an answer before its connection was closed.
 #[derive(Clone, Debug, Default, PartialEq)]

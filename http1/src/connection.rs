@@ -14,24 +14,37 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::buf::Chain;
 use bytes::{Buf, Bytes};
+use http::uri::{Authority, Scheme};
 use hyper::rt::{Read, ReadBuf, Write};
-use hyper_rustls::MaybeHttpsStream;
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 
-use super::framing::ProtocolError;
-use super::head::{Head, HeadReader};
-use super::request::{Origin, Request};
-
-pub(super) type Io = MaybeHttpsStream<TokioIo<TcpStream>>;
+use crate::framing::ProtocolError;
+use crate::head::{Head, HeadReader};
 
 /// The most that is read at once, in bytes.
 const READ_BYTES: usize = 8 * 1024;
 
+/// Where a connection leads.
+pub type Origin = (Scheme, Authority);
+
+/// A request as bytes, and where it goes. Its head is sent as it is: whoever wrote it answers for it.
+///
+/// Not [`Debug`](std::fmt::Debug): its head has a key.
+pub struct Request {
+    /// Where it goes.
+    pub origin: Origin,
+    /// Its head, to the empty line.
+    pub head: Bytes,
+    /// What follows the head.
+    pub body: Bytes,
+    /// True from the moment at which the upstream may have any of it.
+    pub sent: Arc<AtomicBool>,
+}
+
 /// A connection, and what is still to be sent on it.
-pub(super) struct Connection {
-    io: Io,
-    pub(super) origin: Origin,
+pub struct Connection<T> {
+    io: T,
+    /// Where it leads.
+    pub origin: Origin,
     outgoing: Option<RequestRest>,
     /// The request could not be sent to its end.
     is_cut: bool,
@@ -44,7 +57,11 @@ struct RequestRest {
 }
 
 impl RequestRest {
-    fn poll(&mut self, io: &mut Io, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll<T: Write + Unpin>(
+        &mut self,
+        io: &mut T,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
         while self.bytes.has_remaining() {
             self.sent.store(true, Ordering::Release);
             let mut parts = [IoSlice::new(&[]); 2];
@@ -60,8 +77,9 @@ impl RequestRest {
     }
 }
 
-impl Connection {
-    pub(super) fn new(io: Io, origin: Origin) -> Self {
+impl<T: Read + Write + Unpin> Connection<T> {
+    /// A connection that was made, on which nothing was sent.
+    pub fn new(io: T, origin: Origin) -> Self {
         Self {
             io,
             origin,
@@ -71,7 +89,7 @@ impl Connection {
     }
 
     /// Whether nobody has closed it or sent what was not asked for. Nobody is woken for it later.
-    pub(super) fn is_usable(&mut self) -> bool {
+    pub fn is_usable(&mut self) -> bool {
         // A task that has read much is told that there is nothing, to let others run: that must not be believed here.
         let look = tokio::task::unconstrained(poll_fn(|context| self.poll(context, |_| Ok(()))));
         pin!(look)
@@ -80,7 +98,10 @@ impl Connection {
     }
 
     /// Sends a request and reads the head of its answer, and what came together with it.
-    pub(super) async fn exchange(&mut self, request: Request) -> io::Result<(Head, Bytes)> {
+    ///
+    /// # Errors
+    /// The connection broke, or what came is no answer ([`ProtocolError`]).
+    pub async fn exchange(&mut self, request: Request) -> io::Result<(Head, Bytes)> {
         let Request {
             head, body, sent, ..
         } = request;
@@ -106,12 +127,16 @@ impl Connection {
         }
     }
 
-    /// Sends on, as far as it goes now, and reads once.
-    pub(super) fn poll<T>(
+    /// Sends on, as far as it goes now, and reads once. What was read is given to `take`; nothing read means that the
+    /// connection was closed.
+    ///
+    /// # Errors
+    /// The connection broke, or `take` refused what was read.
+    pub fn poll<R>(
         &mut self,
         context: &mut Context<'_>,
-        take: impl FnOnce(&[u8]) -> Result<T, ProtocolError>,
-    ) -> Poll<io::Result<T>> {
+        take: impl FnOnce(&[u8]) -> Result<R, ProtocolError>,
+    ) -> Poll<io::Result<R>> {
         if let Some(outgoing) = &mut self.outgoing
             && let Poll::Ready(outcome) = outgoing.poll(&mut self.io, context)
         {

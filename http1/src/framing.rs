@@ -12,7 +12,7 @@ const CHUNK_LINE_BYTES_MAX: usize = 16 * 1024;
 
 /// Why an answer cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ProtocolError {
+pub enum ProtocolError {
     /// Its head is none of HTTP/1.
     Head(httparse::Error),
     /// Its head, or a line between its chunks, has no end within the bound.
@@ -50,7 +50,7 @@ impl From<ProtocolError> for io::Error {
 
 /// What is left of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Framing {
+pub enum Framing {
     /// So many bytes.
     Length(u64),
     /// Chunks.
@@ -61,7 +61,7 @@ pub(super) enum Framing {
 
 /// Between or in which bytes of chunks the reader stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Chunks {
+pub struct Chunks {
     at: At,
     /// What is left of the chunk, or the part of its size that was read.
     left: u64,
@@ -88,7 +88,8 @@ enum At {
 
 impl Framing {
     /// A body in chunks, of which nothing was read.
-    pub(super) const fn chunked() -> Self {
+    #[must_use]
+    pub const fn chunked() -> Self {
         Self::Chunked(Chunks {
             at: At::SizeStart,
             left: 0,
@@ -97,7 +98,8 @@ impl Framing {
     }
 
     /// Whether nothing is left.
-    pub(super) fn is_ended(&self) -> bool {
+    #[must_use]
+    pub fn is_ended(&self) -> bool {
         match self {
             Self::Length(left) => *left == 0,
             Self::Chunked(chunks) => chunks.at == At::End,
@@ -110,7 +112,7 @@ impl Framing {
     ///
     /// # Errors
     /// It is no body, or it was cut.
-    pub(super) fn take(&mut self, read: &[u8]) -> Result<(Bytes, Bytes), ProtocolError> {
+    pub fn take(&mut self, read: &[u8]) -> Result<(Bytes, Bytes), ProtocolError> {
         let (payload, rest): (Bytes, &[u8]) = match self {
             Self::UntilClose if read.is_empty() => {
                 *self = Self::Length(0);
