@@ -17,7 +17,7 @@ SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || 
 export SOURCE_DATE_EPOCH
 cargo cyclonedx --quiet --format json --spec-version 1.5 --describe binaries --target "$target"
 # It writes one beside each binary of the workspace; only this one is shipped. No path of this machine stays in it.
-sed "s|path+file://$PWD#|pkg:cargo/|g" tollgate_bin.cdx.json >"$out"
+sed "s|path+file://$PWD#|pkg:cargo/|g; s|path+file://$PWD/http1#|pkg:cargo/|g" tollgate_bin.cdx.json >"$out"
 rm -f tollgate_bin.cdx.json bench/*_bin.cdx.json
 
 cargo tree --locked --package tollgate --target "$target" --edges normal --prefix none |
