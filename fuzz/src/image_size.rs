@@ -32,7 +32,15 @@ pub fn check(file: &[u8]) {
             continue;
         };
         let longer = [image, file].concat();
-        let (wider, higher) = has_one_size(&longer).expect("what had a size has one");
+        let Some((wider, higher)) = has_one_size(&longer) else {
+            // The last box of a HEIC that was cut off goes on in what follows, and may be none there.
+            assert_eq!(
+                image.get(4..8),
+                Some(&b"ftyp"[..]),
+                "what had a size has one"
+            );
+            continue;
+        };
         assert!(wider >= width && higher >= height, "{size:?}");
     }
 }
